@@ -1,0 +1,46 @@
+"""Makes recorded text safe to show: what a terminal or a reader would obey becomes visible.
+
+An agent chooses what it sends, so a statement may hold escape sequences that retitle the window
+of whoever investigates it, or bidirectional controls that show `DROP` as something else. They are
+written out (`\\x1b`, `\\u202e`) rather than dropped: that they were sent is evidence.
+
+Sources: ECMA-48 (C0 and C1 controls); Unicode UAX 9 and CVE-2021-42574 (bidirectional controls).
+"""
+
+from __future__ import annotations
+
+import re
+
+_OBEYED = (
+    r"\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e"  # invisible fillers, Arabic letter mark
+    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    r"\ud800-\udfff"  # lone surrogates: no encoding could print them
+    r"\U000e0000-\U000e0fff"  # tags and variation selectors, which hide whole texts
+)
+_LINE = re.compile(f"[{_OBEYED}]")
+_BLOCK = re.compile(f"(?![\\n\\t])[{_OBEYED}]")
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text: str, *, block: bool = False) -> str:
+    r"""Return `text` with each character that a terminal obeys written as an escape.
+
+    With `block`, line feeds and tabs stay, for text that is shown over several lines. A backslash
+    of the text itself stays single: this is for eyes, not for reading back.
+
+    >>> printable("a\x1b[2Jb\u202e")
+    'a\\x1b[2Jb\\u202e'
+    """
+    return (_BLOCK if block else _LINE).sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    named = _NAMED.get(character)
+    if named is not None:
+        return named
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
