@@ -1,0 +1,665 @@
+"""`agentaudit.toml` as frozen models.
+
+Nothing in the file is ever ignored: an unknown key is an error that names the nearest valid one,
+and a key whose feature does not exist yet is an error that says so, unless it is set to the value
+that means "off". All problems of a file are reported at once. Secrets stand in the file only by
+reference and are read by `Target.read_password`, never kept in a model.
+
+Format: docs/settings.md
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import socket
+import subprocess
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from agentaudit.errors import SettingsError
+from agentaudit.model import Durability
+
+MAX_SECRET_BYTES = 64 * 1024
+SECRET_COMMAND_TIMEOUT_S = 10
+
+ASYMMETRIC_ALGORITHMS: Final = frozenset(
+    {
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
+        "EdDSA",
+    }
+)
+"""`none` and the HMAC family are missing on purpose: RFC 8725, sections 2.1 and 3.1."""
+
+_DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)")
+_DURATION_UNIT = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+_SIZE = re.compile(r"(\d{1,12})(B|KiB|MiB|GiB|TiB)")
+_SIZE_UNIT = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a duration like 30s, 50m, 12h or 30d")
+    return int(match[1]) * _DURATION_UNIT[match[2]]
+
+
+def _size(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a size like 512KiB, 256MiB or 10GiB, or a number of bytes")
+    return int(match[1]) * _SIZE_UNIT[match[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a TCP port; `str()` gives the form that the file has, IPv6 in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` is `localhost` or a loopback address; other names are not resolved.
+
+    >>> is_loopback("127.8.0.1"), is_loopback("::1"), is_loopback("localhost.example.com")
+    (True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address(value: object) -> object:
+    if isinstance(value, Address):
+        return value
+    text = value if isinstance(value, str) else ""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not colon or not host or (":" in host) != bracketed or not re.fullmatch(r"\d{1,5}", port):
+        raise ValueError('expected "host:port", or "[address]:port" for IPv6')
+    if int(port) > 65535:
+        raise ValueError("expected a port up to 65535")
+    return Address(host, int(port))
+
+
+def _durability(value: object) -> object:
+    names = {mode.name.lower(): mode for mode in Durability}
+    if isinstance(value, Durability):
+        return value
+    if not isinstance(value, str) or value not in names:
+        raise ValueError('expected "strict", "writes" or "relaxed"')
+    return names[value]
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+AddressText = Annotated[Address, BeforeValidator(_address)]
+DurabilityText = Annotated[Durability, BeforeValidator(_durability)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+def _located(value: Path | None, info: ValidationInfo) -> Path | None:
+    """Resolve a path of the file against the file's own folder."""
+    if value is None:
+        return None
+    root: Path = (info.context or {}).get("root", Path())
+    return root / value
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Gateway(_Table):
+    """`[gateway]`: who this gateway is, where it records, and how soon a record counts."""
+
+    name: Name
+    origin: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+    archive: Path = Path("archive")
+    keys: Path = Path("keys")
+    durability: DurabilityText = Durability.STRICT
+    segment_events: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    segment_bytes: Size = 256 << 20
+    segment_age: Duration = timedelta(hours=24)
+    drain_timeout: Duration = timedelta(seconds=30)
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+
+    @field_validator("archive", "keys", "tls_cert_file", "tls_key_file", mode="after")
+    @classmethod
+    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return _located(value, info)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Gateway:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file are given together or not at all")
+        if self.keys.is_relative_to(self.archive):
+            raise ValueError("keys must lie outside archive: who copies one must not get the other")
+        return self
+
+
+class Listen(_Table):
+    """`[listen]`: the addresses that clients connect to; port 0 takes any free port."""
+
+    postgres: AddressText | None = None
+
+
+class Limits(_Table):
+    """`[limits]`: quotas, each of which ends a session or an actor's new one."""
+
+    session_bytes: Size = 50 << 30
+    actor_connections: Annotated[int, Field(ge=1)] = 200
+    preauth_connections: Annotated[int, Field(ge=1)] = 200
+    max_session: Duration = timedelta(hours=12)
+
+
+class Issuer(_Table):
+    """`[[issuer]]`: an OIDC provider, and what its tokens must say."""
+
+    url: str
+    audience: Annotated[tuple[str, ...], Field(min_length=1)]
+    groups_claim: str = "groups"
+    user_claim: str = "sub"
+    agent_claim: str = "azp"
+    require: dict[str, str | int | bool | tuple[str, ...]] = Field(default_factory=dict)
+    ca_file: Path | None = None
+    algorithms: Annotated[tuple[str, ...], Field(min_length=1)] = ("RS256", "ES256")
+
+    @field_validator("ca_file", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("ca_file", mode="after")
+    @classmethod
+    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return _located(value, info)
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        refuse_unsafe_url(value)
+        return value
+
+    @field_validator("algorithms")
+    @classmethod
+    def _are_asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for algorithm in value:
+            if algorithm not in ASYMMETRIC_ALGORITHMS:
+                allowed = ", ".join(sorted(ASYMMETRIC_ALGORITHMS))
+                raise ValueError(f'"{algorithm}" is not one of {allowed}')
+        return value
+
+
+def refuse_unsafe_url(url: str) -> None:
+    """Return if keys may be fetched from `url`: https, or plain http on loopback.
+
+    Raises:
+        ValueError: it says what is wrong with the address.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError("expected an https address")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("plain http is for loopback only; use https")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("expected an address without user, query or fragment")
+    if not 0 < (parts.port or 1) < 65536:
+        raise ValueError("expected a port up to 65535")
+
+
+AuthMethod = Literal["scram-sha-256", "scram-sha-256-plus", "md5", "password", "none"]
+
+
+class Target(_Table):
+    """`[[target]]`: a database that clients ask for by `name`, and how the gateway logs in."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
+    protocol: Literal["postgres"] = "postgres"
+    address: AddressText
+    database: Annotated[str, Field(min_length=1, max_length=63)]
+    user: Annotated[str, Field(min_length=1, max_length=63)]
+    password_file: Path | None = None
+    password_env: str | None = None
+    password_command: tuple[str, ...] = ()
+    tls: Literal["disable", "require", "verify-full"] = "verify-full"
+    tls_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    require_auth: Annotated[tuple[AuthMethod, ...], Field(min_length=1)] = (
+        "scram-sha-256",
+        "scram-sha-256-plus",
+    )
+    groups: tuple[str, ...] = ()
+    access: Literal["standing"] = "standing"
+    default: Literal["allow"] = "allow"
+
+    @field_validator("password_file", "tls_ca_file", "tls_cert_file", "tls_key_file", mode="after")
+    @classmethod
+    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return _located(value, info)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Target:
+        given = [self.password_file is not None, self.password_env is not None]
+        if sum([*given, bool(self.password_command)]) > 1:
+            raise ValueError(
+                "at most one of password_file, password_env and password_command may be given"
+            )
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file are given together or not at all")
+        if self.tls == "disable" and (self.tls_ca_file or self.tls_cert_file):
+            raise ValueError('tls_ca_file and tls_cert_file mean nothing with tls = "disable"')
+        return self
+
+    def read_password(self) -> str | None:
+        """Return the backend's password, or None where the target names none.
+
+        Blocks: a file is read, a command run (10 s at most). One newline at the end is not part
+        of the secret.
+
+        Raises:
+            SettingsError: the reference leads nowhere; the message never holds the secret.
+        """
+        where = f'target "{self.name}"'
+        if self.password_file is not None:
+            return _decode_secret(_read_limited(self.password_file, where), where)
+        if self.password_env is not None:
+            value = os.environ.get(self.password_env)
+            if value is None:
+                raise SettingsError(
+                    f"{where}: the environment has no {self.password_env}",
+                    hint="set the variable that password_env names",
+                )
+            return value
+        if self.password_command:
+            return _decode_secret(_run_limited(self.password_command, where), where)
+        return None
+
+
+def _read_limited(path: Path, where: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(
+            f"{where}: password_file {path}: {error.strerror or 'cannot be read'}",
+            hint="create the file, readable for the gateway alone",
+        ) from None
+
+
+def _run_limited(argv: Sequence[str], where: str) -> bytes:
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=SECRET_COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        # Neither text of these holds the command's output, but a timeout's holds the whole argv.
+        problem = "took too long" if isinstance(error, subprocess.TimeoutExpired) else "cannot run"
+        raise SettingsError(f"{where}: password_command {argv[0]}: {problem}") from None
+    if done.returncode:
+        raise SettingsError(
+            f"{where}: password_command {argv[0]}: exit status {done.returncode}",
+            hint="run it by hand as the gateway's user",
+        )
+    return done.stdout
+
+
+def _decode_secret(raw: bytes, where: str) -> str:
+    if len(raw) > MAX_SECRET_BYTES:
+        raise SettingsError(f"{where}: the password is longer than {MAX_SECRET_BYTES} bytes")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{where}: the password is not UTF-8") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text or "\0" in text:
+        raise SettingsError(f"{where}: the password is empty or holds a NUL")
+    return text
+
+
+class Settings(_Table):
+    """A whole `agentaudit.toml`; paths are absolute once `load` has returned it."""
+
+    gateway: Gateway
+    listen: Listen = Listen()
+    limits: Limits = Limits()
+    issuer: tuple[Issuer, ...] = ()
+    target: tuple[Target, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        for what, names in (
+            ("issuer url", [issuer.url for issuer in self.issuer]),
+            ("target name", [target.name for target in self.target]),
+        ):
+            for name in sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f'{what} "{name}" is given twice')
+        address = self.listen.postgres
+        if address is not None and not address.is_loopback and self.gateway.tls_cert_file is None:
+            raise ValueError(
+                f"listen.postgres is {address}, and without gateway.tls_cert_file"
+                " only loopback may be listened on: tokens would cross the network in clear"
+            )
+        return self
+
+    def policy_document(self) -> bytes:
+        """Return what is in force for sessions as canonical JSON (RFC 8785), without secrets."""
+        document = {
+            "default": "allow",
+            "masks": [],
+            "retention": [],
+            "rules": [],
+            "targets": [
+                {"access": t.access, "default": t.default, "groups": list(t.groups), "name": t.name}
+                for t in sorted(self.target, key=lambda t: t.name)
+            ],
+        }
+        return json.dumps(
+            document, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+
+    def policy_digest(self) -> str:
+        """Return the SHA-256 of `policy_document` in lower-case hex: what sessions refer to."""
+        return hashlib.sha256(self.policy_document()).hexdigest()
+
+
+_ON = object()
+"""No value of a key marked so means "off": its mere presence asks for what is not there."""
+
+# What DESIGN promises and a later release brings. A value that means "off" is accepted, so that
+# one file can be explicit; any other is refused by name, because an ignored rule is a hole.
+_LATER: Final[Mapping[str, Mapping[str, object]]] = {
+    "": {
+        "roles": _ON,
+        "rule": [],
+        "mask": [],
+        "retention": [],
+        "webhook": [],
+    },
+    "gateway": {"workers": 1, "state": _ON},
+    "listen": {
+        "ssh": _ON,
+        "http": _ON,
+        "control": _ON,
+        "proxy_protocol": [],
+        "postgres_oauth": False,
+    },
+    "limits": {"disk_warn": _ON, "disk_stop": _ON, "journal_max": _ON, "max_holds_per_actor": _ON},
+    "issuer": {},
+    "target": {
+        "credential_command": [],
+        "inspect_user": "",
+        "inspect_password_file": _ON,
+        "approvers": [],
+        "max_window": _ON,
+        "linger": _ON,
+        "single_window": False,
+        "enforce_read_only": False,
+        "payload_limit": "",
+        "retention": _ON,
+        "tags": {},
+        "recheck": False,
+    },
+}
+_LATER_VALUES: Final[Mapping[tuple[str, str], tuple[object, ...]]] = {
+    ("target", "protocol"): ("ssh", "aws", "kubernetes", "mcp", "http"),
+    ("target", "access"): ("request",),
+    ("target", "default"): ("hold", "deny"),
+}
+
+
+def load(path: Path) -> Settings:
+    """Return the settings in `path`; relative paths in it are taken from the file's own folder.
+
+    Files that it names are not opened here: `agentaudit check` and the gateway do that.
+
+    Raises:
+        SettingsError: every problem of the file, one a line, each with file and key.
+    """
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: {error.strerror or 'cannot be read'}",
+            hint="agentaudit init writes a file to start from",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from None
+    problems = _refuse_later(document)
+    try:
+        settings = Settings.model_validate(document, context={"root": path.absolute().parent})
+    except ValidationError as error:
+        # include_input=False: a secret written into the wrong key must not come back in an error.
+        problems += [_describe(each) for each in error.errors(include_input=False)]
+        settings = None
+    if settings is None or problems:
+        raise SettingsError(
+            "\n".join(f"{path}: {problem}" for problem in problems),
+            hint="docs/settings.md lists every key",
+        )
+    return settings
+
+
+def _refuse_later(document: dict[str, Any]) -> list[str]:
+    """Return a problem for each key of a later release, and take all of those out of `document`."""
+    problems = _refuse_later_keys(document, "", "")
+    for section in ("gateway", "listen", "limits", "issuer", "target"):
+        value = document.get(section)
+        tables = value if isinstance(value, list) else [value]
+        for number, table in enumerate(tables):
+            if isinstance(table, dict):
+                where = _place((section, number) if isinstance(value, list) else (section,))
+                problems += _refuse_later_keys(table, section, f"{where}.")
+    return problems
+
+
+def _refuse_later_keys(table: dict[str, Any], section: str, prefix: str) -> list[str]:
+    problems = []
+    for key, off in _LATER[section].items():
+        if key in table:
+            value = table.pop(key)
+            if off is _ON or value != off or type(value) is not type(off):
+                problems.append(f"{prefix}{key}: not available yet")
+    for (owner, key), later in _LATER_VALUES.items():
+        if owner == section and isinstance(table.get(key), str) and table[key] in later:
+            problems.append(f'{prefix}{key}: "{table.pop(key)}" is not available yet')
+    return problems
+
+
+def _place(location: Sequence[str | int]) -> str:
+    """Return a location of the file as a person counts: `target[2].address`."""
+    text = ""
+    for part in location:
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    location: tuple[str | int, ...] = error["loc"]
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f'unknown key, the nearest valid one is "{_nearest(location)}"'
+    elif error["type"] == "missing":
+        message = "missing"
+    elif message[:1].isupper():
+        message = message[:1].lower() + message[1:]
+    place = _place(location)
+    return f"{place}: {message}" if place else message
+
+
+_SECTIONS: Final[Mapping[str, type[_Table]]] = {
+    "": Settings,
+    "gateway": Gateway,
+    "listen": Listen,
+    "limits": Limits,
+    "issuer": Issuer,
+    "target": Target,
+}
+
+
+def _nearest(location: Sequence[str | int]) -> str:
+    """Return the valid key most like the last part of `location`: of its own table if it can be."""
+    wrong = str(location[-1])
+    section = str(location[0]) if len(location) > 1 else ""
+    here = [*_SECTIONS[section].model_fields, *_LATER[section]]
+    near = difflib.get_close_matches(wrong, here, n=1, cutoff=0.7)
+    if near:
+        return near[0]
+    # A key in the wrong table is as common a slip as a misspelt one.
+    elsewhere = {
+        key: f"{name}.{key}"
+        for name, table in _SECTIONS.items()
+        if name not in ("", section)
+        for key in (*table.model_fields, *_LATER[name])
+    }
+    near = difflib.get_close_matches(wrong, elsewhere, n=1, cutoff=0.7)
+    if near:
+        return elsewhere[near[0]]
+    return difflib.get_close_matches(wrong, here, n=1, cutoff=0)[0]
+
+
+_DEFAULT: Final = """\
+# agentaudit: every key is explained in docs/settings.md.
+# Relative paths start at this file's folder. Durations: 30s, 50m, 12h, 30d. Sizes: 256MiB.
+
+[gateway]
+name = "{name}"                       # [a-z0-9-]; part of every path, so choose it for good
+# Unique in the world: witnesses know this log as origin/name.
+origin = "{origin}"
+archive = "archive"                # everything that is recorded
+keys = "keys"                      # what signs the log; keep a copy of keys/{name}.vkey elsewhere
+# strict: on disk before it is forwarded · writes: plain reads may go earlier · relaxed: within 50 ms
+durability = "strict"
+segment_events = 1_000_000         # a segment is sealed at the first of these three
+segment_bytes = "256MiB"
+segment_age = "24h"
+drain_timeout = "30s"              # how long sessions may go on after SIGTERM
+# tls_cert_file = "tls/cert.pem"   # without these two only loopback may be listened on
+# tls_key_file = "tls/key.pem"
+
+[listen]
+postgres = "127.0.0.1:6432"
+
+[limits]
+session_bytes = "50GiB"            # a session that moved more is ended
+actor_connections = 200            # of one user at a time
+preauth_connections = 200          # that have not shown a valid token yet
+max_session = "12h"
+
+# Who may say who somebody is: nobody can connect before there is an issuer.
+# [[issuer]]
+# url = "https://idp.example.com"  # exactly as the token's "iss" has it
+# audience = ["agentaudit"]
+# groups_claim = "groups"          # dotted path allowed
+# user_claim = "sub"
+# agent_claim = "azp"              # else client_id
+# require = {{}}                     # further claims that must match
+# ca_file = ""                     # instead of the system's certificate authorities
+# algorithms = ["RS256", "ES256"]
+
+# What clients ask for by dbname: psql "host=… port=6432 dbname=orders user=x password=$TOKEN"
+# [[target]]
+# name = "orders"
+# protocol = "postgres"
+# address = "db.internal:5432"
+# database = "orders"
+# user = "orders_rw"
+# password_file = "secrets/orders" # or password_env = "…", or password_command = ["…"]
+# tls = "verify-full"              # disable, require, verify-full
+# tls_ca_file = "tls/db-ca.pem"
+# require_auth = ["scram-sha-256", "scram-sha-256-plus"]
+# groups = ["data-agents"]         # who may connect at all; nobody if absent
+"""
+
+
+def write_default(directory: Path, *, name: str = "gw1", origin: str = "") -> list[Path]:
+    """Write a commented `agentaudit.toml` that starts as it is; return the file and its folders.
+
+    Makes `directory` with `archive` (0750), `keys` and `secrets` (0700) inside. Without `origin`
+    the host's name is taken. The log's keys are made by whoever owns their format.
+
+    Raises:
+        SettingsError: there is such a file already; nothing is overwritten.
+    """
+    path = Path(directory) / "agentaudit.toml"
+    text = _DEFAULT.format(name=name, origin=origin or _host_name())
+    folders = [path.parent / "archive", path.parent / "keys", path.parent / "secrets"]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+        for folder, mode in zip(folders, (0o750, 0o700, 0o700), strict=True):
+            folder.mkdir(mode=mode, exist_ok=True)
+    except FileExistsError:
+        raise SettingsError(
+            f"{path}: exists already", hint="choose another folder, or remove the file first"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"{path.parent}: {error.strerror or 'cannot be written'}") from None
+    return [path, *folders]
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^a-z0-9.-]+", "-", socket.gethostname().lower()).strip(".-")
+    return name or "localhost"
