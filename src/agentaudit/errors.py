@@ -50,3 +50,7 @@ class ArchiveError(AgentauditError):
 
 class TamperedError(ArchiveError):
     """The archive contradicts what was signed; start is refused until an operator looks."""
+
+
+class QuestionError(AgentauditError):
+    """Whoever asks must ask otherwise: no such session, command, side or key file."""
