@@ -261,6 +261,7 @@ def refuse_unsafe_url(url: str) -> None:
 
 
 AuthMethod = Literal["scram-sha-256", "scram-sha-256-plus", "md5", "password", "none"]
+"""As libpq's `require_auth`; `scram-sha-256` is with or without channel binding, `-plus` with."""
 
 
 class Target(_Table):
@@ -278,10 +279,7 @@ class Target(_Table):
     tls_ca_file: Path | None = None
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
-    require_auth: Annotated[tuple[AuthMethod, ...], Field(min_length=1)] = (
-        "scram-sha-256",
-        "scram-sha-256-plus",
-    )
+    require_auth: Annotated[tuple[AuthMethod, ...], Field(min_length=1)] = ("scram-sha-256",)
     groups: tuple[str, ...] = ()
     access: Literal["standing"] = "standing"
     default: Literal["allow"] = "allow"
@@ -589,7 +587,7 @@ name = "{name}"                       # [a-z0-9-]; part of every path, so choose
 origin = "{origin}"
 archive = "archive"                # everything that is recorded
 keys = "keys"                      # what signs the log; keep a copy of keys/{name}.vkey elsewhere
-# strict: on disk before it is forwarded · writes: plain reads may go earlier · relaxed: within 50 ms
+# strict: on disk before it is forwarded · writes: plain reads go earlier · relaxed: within 50 ms
 durability = "strict"
 segment_events = 1_000_000         # a segment is sealed at the first of these three
 segment_bytes = "256MiB"
@@ -628,7 +626,7 @@ max_session = "12h"
 # password_file = "secrets/orders" # or password_env = "…", or password_command = ["…"]
 # tls = "verify-full"              # disable, require, verify-full
 # tls_ca_file = "tls/db-ca.pem"
-# require_auth = ["scram-sha-256", "scram-sha-256-plus"]
+# require_auth = ["scram-sha-256"]
 # groups = ["data-agents"]         # who may connect at all; nobody if absent
 """
 
