@@ -1,0 +1,112 @@
+# Every target does its own set-up: a fresh machine needs Python 3.11 with venv and pip, make, and
+# the package indexes. What is installed is pinned by hash in requirements-*.lock and lands in
+# .venv; Debian packages come by apt-get as root, or are named and missed.
+
+VENV    ?= .venv
+WORKERS ?= 2
+BUILD   := .build
+BIN     := $(VENV)/bin
+PYTHON  ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+
+# No option here may need a newer pip than the 23.2 that comes with Python 3.11.
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --no-input
+LOCKED  := --quiet --require-hashes --no-deps --only-binary :all:
+
+PYTEST  := $(BIN)/python -m pytest -p tools.outcomes
+LONG    := full or browser
+LOCKS   := gateway lab demo dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo lab test test-all rest long doctest lint docs notebook wheel coverage bench lock clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- run it ------------------------------------------------------------------------------------
+
+demo: $(VENV)/.demo  ## the main job on embedded parts, with a summary, in under five minutes
+	$(BIN)/agentaudit demo demo-run
+
+lab: $(VENV)/.demo  ## open JupyterLab on the demo's archive, or on the sample where there is none
+	$(BIN)/agentaudit lab $(firstword $(wildcard demo-run/archive) sample_data/archive)
+
+bench: $(VENV)/.dev  ## pgbench direct, through pgbouncer and through the gateway, as ratios
+	tools/debian postgresql pgbouncer
+	$(BIN)/python -m benchmarks
+
+# --- test it -----------------------------------------------------------------------------------
+
+test: $(VENV)/.dev  ## unit tests and one end-to-end run per protocol
+	tools/debian postgresql
+	$(call pytest,test,-m "not ($(LONG))" tests)
+
+test-all:  ## everything: make test, lint, docs, long and browser tests, notebook, wheel, coverage
+	.ci/run
+
+# All of test-all that `make test` leaves out, so that .ci/run repeats nothing.
+rest: lint docs long doctest notebook wheel coverage
+
+long: $(VENV)/.dev
+	tools/debian postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation
+	$(call pytest,long,-m "$(LONG)" tests)
+
+doctest: $(VENV)/.dev
+	$(call pytest,doctest,--doctest-modules src/agentaudit)
+
+notebook: $(VENV)/.dev  ## execute the notebooks on the sample archive
+	$(call pytest,notebook,--nbmake --nbmake-timeout=120 notebooks)
+
+# Each run writes what became of its tests, and its coverage where MEASURED is set.
+pytest = mkdir -p $(BUILD)/outcomes $(BUILD)/coverage && \
+	$(if $(MEASURED),COVERAGE_FILE=$(BUILD)/coverage/$(1)) \
+	$(PYTEST) -n $(WORKERS) --dist loadgroup --outcomes $(BUILD)/outcomes/$(1).json \
+	$(if $(MEASURED),--cov --cov-report=) $(2)
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m tools.coverage_gates $(BUILD)/coverage
+
+lint: $(VENV)/.dev  ## style, types, layers, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+docs: $(VENV)/.dev  ## build the documentation, warnings being errors, and run its examples
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder doctest docs docs/_build/doctest
+
+wheel: $(VENV)/.dev  ## build the wheel and try it in a virtual environment of its own
+	rm -rf $(BUILD)/wheel
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(BUILD)/wheel .
+	$(PYTHON) -m venv $(BUILD)/wheel/venv
+	$(BUILD)/wheel/venv/bin/python -m pip --disable-pip-version-check install $(LOCKED) -r requirements-gateway.lock
+	$(BUILD)/wheel/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps $(BUILD)/wheel/*.whl
+	$(BIN)/python -m tools.wheel $(BUILD)/wheel
+
+# --- set it up ---------------------------------------------------------------------------------
+
+lock: $(VENV)/.dev  ## make the lock files again from pyproject.toml
+	$(BIN)/python -m tools.lock $(LOCKS)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "agentaudit: no python3 is installed" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "agentaudit: Python 3.11 or newer is needed; set PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamp is younger than all that decides what is installed.
+$(addprefix $(VENV)/.,demo dev): $(VENV)/.%: requirements-%.lock requirements-build.lock pyproject.toml | $(BIN)/python
+	$(PIP) install $(LOCKED) -r requirements-build.lock
+	$(PIP) install $(LOCKED) -r requirements-$*.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:  ## remove what make made, but for .venv and the demo's archive
+	rm -rf $(BUILD) artifacts docs/_build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+	find src tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv and the demo's archive too
+	rm -rf $(VENV) demo-run

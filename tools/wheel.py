@@ -1,0 +1,64 @@
+"""Tries a freshly built wheel as a stranger would: nothing of the checkout on the path.
+
+Takes the folder that `make wheel` filled: the wheel, and a virtual environment `venv` with the
+gateway's pinned packages and that wheel.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+# An install for gateways must start without anything that only notebooks need.
+FOREIGN_TO_GATEWAYS = ("duckdb", "polars", "jupyterlab", "anywidget", "IPython", "nbconvert")
+
+
+def missing_files(wheel: Path) -> list[str]:
+    """Return the tracked files of the package that the wheel lacks."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "src/agentaudit"], check=True, capture_output=True, text=True
+    ).stdout.split()
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    return [path for path in tracked if path.removeprefix("src/") not in packed]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check the one wheel below the folder `argv[0]`; return 0, or 1 with what is wrong."""
+    folder = Path(argv[0]).resolve()
+    (wheel,) = folder.glob("*.whl")
+    missing = missing_files(wheel)
+    if missing:
+        print(f"{wheel.name} lacks: {', '.join(missing)}")
+        return 1
+
+    programs = folder / "venv/bin"
+    modules = ", ".join(FOREIGN_TO_GATEWAYS)
+    settings = folder / "try"
+    sample = Path("sample_data").resolve()
+    commands: tuple[list[str | Path], ...] = (
+        [programs / "agentaudit", "--help"],
+        [programs / "agentaudit", "init", settings],
+        [programs / "agentaudit", "verify", "--key", sample / "archive.vkey", sample / "archive"],
+        [
+            programs / "python",
+            "-c",
+            "import importlib.util as u, agentaudit.gateway.server\n"
+            f"found = [m for m in {FOREIGN_TO_GATEWAYS!r} if u.find_spec(m)]\n"
+            "assert not found, found",
+        ],
+    )
+    for command in commands:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{' '.join(map(str, command))} returned {done.returncode}\n{done.stderr}")
+            return 1
+    print(f"{wheel.name}: installs, starts, verifies the sample; none of {modules} comes with it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
