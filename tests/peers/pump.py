@@ -1,0 +1,148 @@
+"""A TCP byte pump that keeps every byte, per connection and direction.
+
+It stands on either side of the gateway, so a test compares what was sent with what was recorded
+and with what came out. It does not look into TLS: there it counts, and that is all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import pytest
+
+from agentaudit.demo.processes import until
+
+
+@dataclass(slots=True)
+class Wire:
+    """One connection: the bytes that went `up` (client to server) and `down` (server to client)."""
+
+    up: bytearray = field(default_factory=bytearray)
+    down: bytearray = field(default_factory=bytearray)
+    is_open: bool = True
+
+
+class Pump:
+    """Relays a loopback port to `host:port` and records both directions of each connection."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.wires: list[Wire] = []
+        self.host = "127.0.0.1"
+        self._upstream = (host, port)
+        self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        started: Future[int] = Future()
+        self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        self._thread.start()
+        self.port = started.result()
+
+    def close(self) -> None:
+        """Cut every connection and stop listening."""
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join()
+
+    def cut(self) -> None:
+        """Reset every connection at once, as a failing network does."""
+        self._loop.call_soon_threadsafe(self._abort)
+        self.wait_until_closed()
+
+    def hold(self) -> None:
+        """Relay nothing more until `release`; bytes already read still pass."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+
+    def release(self) -> None:
+        self._loop.call_soon_threadsafe(self._flowing.set)
+
+    def wait_until_closed(self) -> None:
+        """Return once every connection has ended, so that its record is whole."""
+        until(lambda: not any(wire.is_open for wire in self.wires), "pump: connections end")
+
+    def _run(self, started: Future[int]) -> None:
+        asyncio.set_event_loop(self._loop)
+
+        async def listen() -> asyncio.Server:
+            self._flowing.set()
+            return await asyncio.start_server(self._accept, self.host, 0)
+
+        try:
+            server = self._loop.run_until_complete(listen())
+        except BaseException as error:
+            started.set_exception(error)
+            raise
+        started.set_result(server.sockets[0].getsockname()[1])
+        self._loop.run_forever()
+        server.close()
+        self._abort()
+        self._flowing.set()
+        pending = asyncio.gather(*self._relays, return_exceptions=True)
+        self._loop.run_until_complete(pending)
+        self._loop.close()
+
+    def _stop(self) -> None:
+        self._loop.stop()
+
+    def _abort(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _accept(
+        self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        wire = Wire()
+        self.wires.append(wire)
+        self._writers.add(client_writer)
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self._upstream)
+        except OSError:
+            client_writer.transport.abort()
+        else:
+            self._writers.add(server_writer)
+            await asyncio.gather(
+                self._relay(client_reader, server_writer, wire.up),
+                self._relay(server_reader, client_writer, wire.down),
+            )
+            self._writers.discard(server_writer)
+        finally:
+            self._writers.discard(client_writer)
+            self._relays.discard(task)
+            wire.is_open = False
+
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, record: bytearray
+    ) -> None:
+        try:
+            while data := await reader.read(65536):
+                await self._flowing.wait()
+                record += data
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            writer.transport.abort()
+        finally:
+            writer.close()
+
+
+PumpFactory = Callable[[str, int], Pump]
+
+
+@pytest.fixture
+def pump() -> Iterator[PumpFactory]:
+    """Make pumps: `pump(host, port)` listens on `.port` and records into `.wires`."""
+    made: list[Pump] = []
+
+    def make(host: str, port: int) -> Pump:
+        made.append(Pump(host, port))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
