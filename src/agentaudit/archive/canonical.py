@@ -1,0 +1,36 @@
+"""Canonical JSON (RFC 8785) for the values that the archive holds.
+
+orjson sorts keys by UTF-8 bytes, RFC 8785 by UTF-16 code units: the same for ASCII keys, which
+all of ours are. Floats are refused, because nothing that the archive hashes is one, and so are
+integers beyond 2**53, which a JavaScript verifier could not read back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+
+
+def encode(value: Any) -> bytes:
+    """Return `value` as canonical JSON, UTF-8.
+
+    Raises:
+        TypeError: a value of another type than str, int, bool, None, list, tuple or dict, an
+            integer beyond 2**53 - 1, or a string that is not valid Unicode.
+
+    >>> encode({"b": 1, "a": [None, "é"]}).decode()
+    '{"a":[null,"é"],"b":1}'
+    """
+    return orjson.dumps(value, option=_OPTIONS)
+
+
+def decode(data: bytes) -> Any:
+    """Return the value that `data` encodes.
+
+    Raises:
+        ValueError: not JSON.
+    """
+    return orjson.loads(data)

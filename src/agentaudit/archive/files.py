@@ -1,0 +1,70 @@
+"""Durable file operations: each returns only when a power cut can no longer undo it.
+
+A sync that fails is fatal to the caller (RecordingError above): the kernel may have dropped the
+dirty pages, so a second sync that succeeds would prove nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o750
+PRIVATE_MODE = 0o600
+
+
+def make_folder(path: Path) -> None:
+    """Create `path` and its parents, each synced into its own parent."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in `path` durable: after a power cut a rename itself may be lost."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of `path` durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`: one write(2) may take less."""
+    written = os.write(fd, data)
+    if written < len(data):
+        view = memoryview(data)
+        while written < len(data):
+            written += os.write(fd, view[written:])
+
+
+def replace(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
+    """Put `data` at `path` whole or not at all, durably."""
+    write_new(path, data, mode=mode)
+    sync_folder(path.parent)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
+    """As `replace`, but the name is durable only after the caller's `sync_folder`."""
+    temporary = path.with_name(path.name + ".tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, path)

@@ -1,0 +1,296 @@
+"""The journal: what was recorded, from its first write until its segment is sealed.
+
+One file a segment, append only. Every frame begins with a marker that is random per file, and
+recovery looks for nothing else: bytes that an agent sends can never pass for a frame. The
+journal holds no hash, because hashing here would cost the data path what the sealer can do
+later; the CRC is there to find a torn tail, not a forger.
+
+Format: docs/formats/archive.md, "Journal"
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+from zlib import crc32
+
+from agentaudit.archive import canonical
+from agentaudit.archive.files import PRIVATE_MODE, sync_folder, write_all
+from agentaudit.errors import ArchiveError, TamperedError
+from agentaudit.model import Flag, Kind, Side
+
+MAGIC = b"AA1J"
+VERSION = 1
+NO_STATUS = -(2**31)
+_NULL = 0xFFFFFFFF
+_MAX_FRAME_BYTES = 64 << 20
+_MAX_CONTEXT_BYTES = 1 << 30
+_READ_BYTES = 4 << 20
+
+# magic, version, segment id, first event_no, marker, length of the context, CRC of all of it
+_HEADER = struct.Struct(">4sH16sQ16sI")
+_FRAME = struct.Struct(">16sII")
+_U32 = struct.Struct(">I")
+
+FIXED = struct.Struct(">QqQ16sIiHHiQQ")
+"""The leaf's fixed fields: event_no, observed_at_us, mono_ns, session_id, seq, command_no, kind,
+flags, status, orig_len, stored_len."""
+
+
+@dataclass(slots=True)
+class OpenSession:
+    """What must be known of an open session to seal its events, wherever its segment begins."""
+
+    session_id: UUID
+    facts: dict[str, Any]
+    key_m: bytes
+    key_t: bytes
+    key_p: bytes
+    opened_us: int
+    open_event_no: int
+    events: int = 0
+    commands: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    masked: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this session as a member of a journal header's context."""
+        return {
+            "session_id": str(self.session_id),
+            "facts": self.facts,
+            "key_m": self.key_m.hex(),
+            "key_t": self.key_t.hex(),
+            "key_p": self.key_p.hex(),
+            "opened_us": self.opened_us,
+            "open_event_no": self.open_event_no,
+            "events": self.events,
+            "commands": self.commands,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "masked": self.masked,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> OpenSession:
+        """Return the session that `to_json` wrote."""
+        names = ("opened_us", "open_event_no", "events", "commands")
+        sizes = ("bytes_in", "bytes_out", "masked")
+        return cls(
+            session_id=UUID(value["session_id"]),
+            facts=value["facts"],
+            key_m=bytes.fromhex(value["key_m"]),
+            key_t=bytes.fromhex(value["key_t"]),
+            key_p=bytes.fromhex(value["key_p"]),
+            **{name: int(value[name]) for name in names + sizes},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The head of a journal: which segment, and which sessions were open when it began."""
+
+    segment: UUID
+    first_event_no: int
+    marker: bytes
+    sessions: tuple[OpenSession, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return the header's bytes."""
+        context = canonical.encode({"sessions": [s.to_json() for s in self.sessions]})
+        head = _HEADER.pack(
+            MAGIC, VERSION, self.segment.bytes, self.first_event_no, self.marker, len(context)
+        )
+        return head + context + _U32.pack(crc32(head + context))
+
+
+@dataclass(slots=True)
+class Entry:
+    """One event as the journal holds it."""
+
+    event_no: int
+    observed_us: int
+    mono_ns: int
+    session_id: bytes
+    seq: int
+    command_no: int
+    kind: int
+    flags: int
+    status: int
+    orig_len: int
+    stored_len: int
+    text: bytes | None
+    payload: bytes | None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fixed(self) -> bytes:
+        """The leaf's fixed fields, 72 bytes."""
+        return FIXED.pack(
+            self.event_no,
+            self.observed_us,
+            self.mono_ns,
+            self.session_id,
+            self.seq,
+            self.command_no,
+            self.kind,
+            self.flags,
+            self.status,
+            self.orig_len,
+            self.stored_len,
+        )
+
+    @property
+    def side(self) -> Side | None:
+        """Who sent it, or None for what belongs to no side."""
+        if self.kind not in _SIDED:
+            return None
+        return Side.TARGET if self.flags & Flag.FROM_TARGET else Side.CLIENT
+
+
+_SIDED = frozenset({Kind.REQUEST, Kind.RESPONSE, Kind.CONTENT, Kind.NOTICE, Kind.REFUSED})
+
+
+def encode_frame(
+    marker: bytes, fixed: bytes, text: bytes | None, payload: bytes | None, extra: bytes = b""
+) -> bytes:
+    """Return one frame; `fixed` is `FIXED`, `extra` canonical JSON or empty."""
+    body = b"".join(
+        (
+            fixed,
+            _U32.pack(_NULL) if text is None else _U32.pack(len(text)) + text,
+            _U32.pack(_NULL) if payload is None else _U32.pack(len(payload)),
+            payload or b"",
+            _U32.pack(len(extra)),
+            extra,
+        )
+    )
+    return _FRAME.pack(marker, len(body), crc32(body)) + body
+
+
+class JournalReader:
+    """Reads a journal from its start and, called again, what was appended since.
+
+    An incomplete or invalid end is not an error here: the writer may be in the middle of it.
+    `damage` tells the two apart when nobody writes any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self.header, self.offset = _read_header(file.read(_HEADER.size), file, path)
+        self._next_event_no = self.header.first_event_no
+
+    def read(self) -> Iterator[Entry]:
+        """Yield the whole entries between the last one read and the end of the file."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            buffer = b""
+            while data := file.read(_READ_BYTES):
+                buffer += data
+                start = 0
+                while (end := self._frame_end(buffer, start)) is not None:
+                    entry = _decode_body(memoryview(buffer)[start + _FRAME.size : end])
+                    if entry.event_no != self._next_event_no:
+                        raise TamperedError(
+                            f"{self.path.name}: event {entry.event_no} at byte {self.offset}, "
+                            f"event {self._next_event_no} expected",
+                            hint="keep a copy of the journal before anything else",
+                        )
+                    self._next_event_no += 1
+                    self.offset += end - start
+                    start = end
+                    yield entry
+                buffer = buffer[start:]
+
+    def damage(self) -> bytes:
+        """Return the bytes after the last whole frame: empty, or a torn tail.
+
+        Raises:
+            TamperedError: a valid frame follows them, so this is no torn tail but corruption.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            tail = file.read()
+        position = tail.find(self.header.marker, 1)
+        while position >= 0:
+            if self._frame_end(tail, position) is not None:
+                raise TamperedError(
+                    f"{self.path.name}: invalid at byte {self.offset}, and a valid frame follows "
+                    f"at byte {self.offset + position}",
+                    hint="the journal was changed or the disk lost a write; keep a copy of it",
+                )
+            position = tail.find(self.header.marker, position + 1)
+        return tail
+
+    def _frame_end(self, buffer: bytes, start: int) -> int | None:
+        """Return where the valid frame at `start` ends, or None where there is none (yet)."""
+        if len(buffer) - start < _FRAME.size:
+            return None
+        marker, length, checksum = _FRAME.unpack_from(buffer, start)
+        if marker != self.header.marker or not FIXED.size + 12 <= length <= _MAX_FRAME_BYTES:
+            return None
+        begin = start + _FRAME.size
+        end = begin + length
+        if end > len(buffer) or crc32(memoryview(buffer)[begin:end]) != checksum:
+            return None
+        return end
+
+
+def _read_header(head: bytes, file: Any, path: Path) -> tuple[Header, int]:
+    if len(head) < _HEADER.size or head[:4] != MAGIC:
+        raise ArchiveError(f"{path.name}: not a journal, {head[:4]!r} where {MAGIC!r} is expected")
+    _, version, segment, first_event_no, marker, length = _HEADER.unpack(head)
+    if version != VERSION:
+        raise ArchiveError(f"{path.name}: journal version {version}, {VERSION} expected")
+    if length > _MAX_CONTEXT_BYTES:
+        raise ArchiveError(f"{path.name}: a context of {length} bytes")
+    context = file.read(length)
+    checksum = file.read(4)
+    if len(checksum) < 4 or crc32(head + context) != _U32.unpack(checksum)[0]:
+        raise ArchiveError(f"{path.name}: its header is damaged")
+    sessions = canonical.decode(context)["sessions"]
+    header = Header(
+        UUID(bytes=segment),
+        first_event_no,
+        marker,
+        tuple(OpenSession.from_json(session) for session in sessions),
+    )
+    return header, _HEADER.size + length + 4
+
+
+def _decode_body(body: memoryview) -> Entry:
+    fields = FIXED.unpack_from(body)
+    position = FIXED.size
+    parts: list[bytes | None] = []
+    for _ in range(3):
+        (length,) = _U32.unpack_from(body, position)
+        position += 4
+        if length == _NULL:
+            parts.append(None)
+            continue
+        parts.append(bytes(body[position : position + length]))
+        position += length
+    text, payload, extra = parts
+    return Entry(*fields, text, payload, canonical.decode(extra) if extra else {})
+
+
+def create(path: Path, header: Header) -> int:
+    """Create the journal durably, whole or not at all, and return its descriptor for appending."""
+    temporary = path.with_name(path.name + ".tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    fd = os.open(temporary, flags, PRIVATE_MODE)
+    try:
+        write_all(fd, header.encode())
+        os.fsync(fd)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

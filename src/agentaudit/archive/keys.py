@@ -1,0 +1,94 @@
+"""The log key of a gateway: made once, kept outside the archive, readable by nobody else.
+
+Who holds the private key can sign a history; who holds the verifier key can check one. The
+verifier key is therefore what auditors must get from outside the archive.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentaudit.archive.files import FILE_MODE, PRIVATE_MODE, make_folder, sync_folder, write_all
+from agentaudit.archive.layout import GATEWAY_NAME
+from agentaudit.archive.note import Signer, Verifier
+from agentaudit.errors import RecordingError, SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a gateway records, and the folder with the key that its log is signed with."""
+
+    archive: Path
+    gateway: str
+    origin: str
+    keys: Path
+
+    def __post_init__(self) -> None:
+        if not GATEWAY_NAME.match(self.gateway):
+            raise RecordingError(f"gateway name {self.gateway!r}: [a-z0-9-] expected")
+
+    @property
+    def log_origin(self) -> str:
+        """The origin of this gateway's log, under which witnesses know it."""
+        return f"{self.origin}/{self.gateway}"
+
+
+def create_key(keys: Path, gateway: str, origin: str) -> Verifier:
+    """Make the log key of `gateway`, 0600, and its verifier key beside it; return the latter.
+
+    Raises:
+        SettingsError: there is one already.
+    """
+    signer = Signer.generate(f"{origin}/{gateway}")
+    make_folder(keys)
+    path = keys / f"{gateway}.key"
+    try:
+        _write_new(path, signer.private_text() + "\n", PRIVATE_MODE)
+    except FileExistsError:
+        raise SettingsError(
+            f"{path}: there is a log key already",
+            hint="a log is signed by one key all its life; use another gateway name for a new log",
+        ) from None
+    vkey = keys / f"{gateway}.vkey"
+    vkey.unlink(missing_ok=True)
+    _write_new(vkey, f"{signer.verifier}\n", FILE_MODE)
+    sync_folder(keys)
+    return signer.verifier
+
+
+def load_key(place: Place) -> Signer:
+    """Return the signer of this gateway's log.
+
+    Raises:
+        RecordingError: no key, one that others can read, or one of another log.
+    """
+    path = place.keys / f"{place.gateway}.key"
+    try:
+        with path.open() as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(1000)
+    except OSError as error:
+        raise RecordingError(
+            f"log key {path}: {error.strerror}", hint="`agentaudit keygen` makes one"
+        ) from error
+    if mode & 0o077:
+        raise RecordingError(f"log key {path}: mode {mode:04o}, 0600 expected", hint="chmod 600")
+    signer = Signer.parse(text)
+    if signer.verifier.name != place.log_origin:
+        raise RecordingError(
+            f"log key {path}: made for {signer.verifier.name}, the settings say {place.log_origin}",
+            hint="origin and gateway name belong to a log for ever; use its own key",
+        )
+    return signer
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        write_all(fd, text.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)

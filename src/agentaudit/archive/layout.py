@@ -1,0 +1,121 @@
+"""Every path of an archive; no other module builds one.
+
+Paths inside log entries are relative, with forward slashes, and come from here, so that a
+hostile entry cannot name a file outside: readers build the path again and compare.
+
+Format: docs/formats/archive.md, "Layout"; tiles: c2sp.org/tlog-tiles
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+FORMAT_TEXT = b"agentaudit archive 1\n"
+TABLES = ("events", "blobs", "commands", "sessions", "decisions", "access")
+TILE_WIDTH = 256
+GATEWAY_NAME = re.compile(r"[a-z0-9-]{1,63}\Z")
+
+
+def tile_path(level: int, index: int, width: int = TILE_WIDTH) -> str:
+    """Return a hash tile's path below the log's folder; `width` below 256 is a partial tile.
+
+    >>> tile_path(0, 1234067)
+    'tile/0/x001/x234/067'
+    >>> tile_path(1, 0, 3)
+    'tile/1/000.p/3'
+    """
+    return _tile(str(level), index, width)
+
+
+def entries_path(index: int, width: int = TILE_WIDTH) -> str:
+    """Return an entry bundle's path below the log's folder."""
+    return _tile("entries", index, width)
+
+
+def _tile(level: str, index: int, width: int) -> str:
+    digits = f"{index % 1000:03d}"
+    while index := index // 1000:
+        digits = f"x{index % 1000:03d}/{digits}"
+    return f"tile/{level}/{digits}" + (f".p/{width}" if width < TILE_WIDTH else "")
+
+
+def segment_path(table: str, gateway: str, first_us: int, segment: UUID) -> str:
+    """Return the path, below the archive, of a segment's Parquet file for `table`.
+
+    `first_us` is the time of the segment's first event, microseconds since 1970, UTC.
+    """
+    date = datetime.fromtimestamp(first_us // 1_000_000, UTC).date()
+    return f"{table}/gw={gateway}/date={date.isoformat()}/{segment}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything lies in the archive at `root`."""
+
+    root: Path
+
+    @property
+    def format_file(self) -> Path:
+        return self.root / "FORMAT"
+
+    def head(self, segment: UUID) -> Path:
+        return self.root / "heads" / f"{segment}.note"
+
+    def log(self, gateway: str) -> Path:
+        return self.root / "log" / gateway
+
+    def checkpoint(self, gateway: str) -> Path:
+        return self.log(gateway) / "checkpoint"
+
+    def verifier_key(self, gateway: str) -> Path:
+        return self.log(gateway) / "keys" / f"{gateway}.vkey"
+
+    def policy(self, digest: str) -> Path:
+        return self.root / "policies" / f"{digest}.json"
+
+    def journals(self, gateway: str) -> Path:
+        return self.root / "journal" / gateway
+
+    def journal(self, gateway: str, segment: UUID) -> Path:
+        return self.journals(gateway) / f"{segment}.journal"
+
+    def lock(self, gateway: str) -> Path:
+        return self.journals(gateway) / "lock"
+
+    def reserve(self, gateway: str) -> Path:
+        return self.journals(gateway) / "reserve"
+
+    def gateways(self) -> list[str]:
+        """Return the gateways with a log here, sorted."""
+        folder = self.root / "log"
+        names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
+        return sorted(name for name in names if GATEWAY_NAME.match(name))
+
+    def journal_segments(self, gateway: str) -> list[UUID]:
+        """Return the segments with a journal, oldest first (UUIDv7 sort by time)."""
+        folder = self.journals(gateway)
+        if not folder.is_dir():
+            return []
+        return sorted(UUID(path.stem) for path in folder.glob("*.journal"))
+
+
+_TILE = re.compile(r"tile/(entries|[0-9]|[1-5][0-9])/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?\Z")
+
+
+def tile_end(path: str) -> int | None:
+    """Return how large a tree must be to hold this tile, or None where `path` is no tile's.
+
+    >>> tile_end("tile/0/000.p/3"), tile_end("tile/1/001"), tile_end("tile/0/1")
+    (3, 131072, None)
+    """
+    match = _TILE.match(path)
+    if match is None:
+        return None
+    level, digits, width = match.groups()
+    index = int(digits.replace("x", "").replace("/", ""))
+    hashes = index * TILE_WIDTH + (TILE_WIDTH if width is None else int(width))
+    return hashes if level == "entries" else hashes << (8 * int(level))

@@ -1,0 +1,853 @@
+"""The gateway's one door to the archive: it numbers events, journals them, and says when they count.
+
+The surprising decision: nothing is hashed and no Parquet is written here. An event costs a
+struct, a CRC and a copy into the next write; the sealer, a process of its own, does the rest.
+Frames of one turn of the event loop share one write(2), and all writers that wait share one
+fdatasync, made on a thread because it blocks.
+
+Everything here runs on the event loop's thread, except `_Syncer`'s own.
+
+Durability: `release(synced=False)` calls back after the write, `synced=True` after the sync. A
+failed write or sync is final: nothing is released any more, so no byte passes unrecorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, cast
+from uuid import UUID
+
+from agentaudit.archive import canonical, journal
+from agentaudit.archive.files import (
+    PRIVATE_MODE,
+    make_folder,
+    replace,
+    write_all,
+)
+from agentaudit.archive.ids import uuid7
+from agentaudit.archive.keys import Place
+from agentaudit.archive.layout import FORMAT_TEXT, Layout
+from agentaudit.archive.rows import command_row, session_close_row, session_facts, span_members
+from agentaudit.errors import AgentauditError, ArchiveError, RecordingError, TamperedError
+from agentaudit.model import (
+    MAX_EVENT_BYTES,
+    Command,
+    Durability,
+    Event,
+    Flag,
+    Kind,
+    SessionFacts,
+    Side,
+)
+
+LAZY_SYNC_S = 0.04
+"""What nobody waits for is to be synced within 50 ms; the rest is for the sync itself."""
+
+SEALER_SILENCE_S = 30.0
+"""Traffic without a tick for so long stops: nothing that passes may stay unsigned."""
+
+RESERVE_BYTES = 64 << 20
+_CHECK_S = 1.0
+_SEALER_EXIT_S = 120.0
+_MODE_SHIFT = 5
+
+
+class Clock(Protocol):
+    """Where time comes from; `genesis` names its kind, so that a scripted one shows."""
+
+    kind: str
+
+    def now_us(self) -> int:
+        """Return microseconds since 1970, UTC."""
+        ...
+
+    def mono_ns(self) -> int:
+        """Return nanoseconds that never go back."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    kind = "system"
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+    def mono_ns(self) -> int:
+        return time.monotonic_ns()
+
+
+class Recorder:
+    """Records the sessions of one gateway. Create it with `Recorder.start`."""
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        durability: Durability,
+        segment_events: int,
+        segment_bytes: int,
+        segment_age_s: float,
+        disk_stop: int,
+        on_failure: Callable[[RecordingError], None],
+        clock: Clock,
+    ) -> None:
+        self.failure: RecordingError | None = None
+        self.clock = clock
+        self._place = place
+        self._layout = Layout(place.archive)
+        self._mode_bits = durability << _MODE_SHIFT
+        self._segment_events = segment_events
+        self._segment_bytes = segment_bytes
+        self._segment_age_s = segment_age_s
+        self._disk_stop = disk_stop
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._sessions: dict[UUID, SessionRecorder] = {}
+        self._next_event_no = 0
+
+        self._fd = -1
+        self._marker = b""
+        self._segment_first = 0
+        self._journal_bytes = 0
+        self._segment_born_s = 0.0
+
+        self._buffer: list[bytes] = []
+        self._flush_scheduled = False
+        self._written_no = 0
+        self._synced_no = 0
+        self._write_waiters: deque[tuple[int, Callable[[], None]]] = deque()
+        self._sync_waiters: deque[tuple[int, Callable[[], None]]] = deque()
+        self._lazy_sync: asyncio.TimerHandle | None = None
+        self._syncer = _Syncer(self._loop, self._synced, self._sync_failed)
+        self._sealer = _SealerProcess(self._sealer_said, self._sealer_ended)
+        self._watch: asyncio.TimerHandle | None = None
+        self._ticked_no = 0
+        self._ticked_s = self._loop.time()
+        self._stopping = False
+        self._ended_cleanly = False
+
+    @classmethod
+    async def start(
+        cls,
+        *,
+        archive: Path,
+        gateway: str,
+        origin: str,
+        keys: Path,
+        durability: Durability = Durability.STRICT,
+        segment_events: int = 1_000_000,
+        segment_bytes: int = 256 << 20,
+        segment_age_s: float = 86_400.0,
+        disk_stop: int = 0,
+        on_failure: Callable[[RecordingError], None] = lambda error: None,
+        clock: Clock | None = None,
+    ) -> Recorder:
+        """Start the sealer, which recovers what a crash left, and open a segment.
+
+        `on_failure` is called once, on the loop, when recording has become impossible.
+
+        Raises:
+            RecordingError: the archive cannot be written, or another gateway has its lock.
+            TamperedError: the archive contradicts its log; nothing was changed.
+        """
+        self = cls(
+            Place(archive=archive, gateway=gateway, origin=origin, keys=keys),
+            durability=durability,
+            segment_events=segment_events,
+            segment_bytes=segment_bytes,
+            segment_age_s=segment_age_s,
+            disk_stop=disk_stop,
+            on_failure=on_failure,
+            clock=clock or SystemClock(),
+        )
+        try:
+            _prepare_archive(self._layout, gateway)
+            ready = await self._sealer.start(self._place, self.clock.kind)
+            self._next_event_no = self._ticked_no = int(ready["next_event_no"])
+            self._written_no = self._synced_no = self._next_event_no
+            _make_reserve(self._layout.reserve(gateway))
+            self._open_segment()
+        except OSError as error:
+            self._sealer.kill()
+            raise RecordingError(
+                f"archive {archive}: {error.strerror}",
+                hint="the gateway needs to create and sync files there",
+            ) from error
+        self._syncer.start()
+        self.control = self.open_session(SessionFacts(protocol="agentaudit"))
+        self._watch = self._loop.call_later(_CHECK_S, self._check)
+        return self
+
+    @property
+    def healthy(self) -> bool:
+        """Whether recording is possible."""
+        return self.failure is None and not self._stopping
+
+    def open_session(self, facts: SessionFacts) -> SessionRecorder:
+        """Record `session_open` and return the session; its id is minted here.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        self._require_healthy()
+        now_us = self.clock.now_us()
+        members = session_facts(facts, self._place.gateway)
+        state = journal.OpenSession(
+            session_id=uuid7(now_us),
+            facts=members,
+            key_m=os.urandom(32),
+            key_t=os.urandom(32),
+            key_p=os.urandom(32),
+            opened_us=now_us,
+            open_event_no=self._next_event_no,
+        )
+        session = SessionRecorder(self, state)
+        self._sessions[state.session_id] = session
+        keys = {"key_m": state.key_m.hex(), "key_t": state.key_t.hex(), "key_p": state.key_p.hex()}
+        self._append(
+            state,
+            kind=Kind.SESSION_OPEN,
+            flags=0,
+            payload=canonical.encode(members),
+            extra=canonical.encode(keys),
+        )
+        return session
+
+    def release(self, callback: Callable[[], None], *, synced: bool) -> None:
+        """Call `callback` on the loop once all that is recorded so far counts.
+
+        Callbacks of one kind come in the order asked. After a failure none comes any more.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if synced:
+            self._sync_waiters.append((self._next_event_no, callback))
+        else:
+            self._write_waiters.append((self._next_event_no, callback))
+        self._schedule_flush()
+
+    async def stop(self) -> None:
+        """Close what is open, seal everything and end the sealer.
+
+        Raises:
+            RecordingError: recording failed, now or before; what was acknowledged stays journaled
+                and is recovered at the next start.
+        """
+        if not self._stopping:
+            self._stopping = True
+            if self._watch is not None:
+                self._watch.cancel()
+            if self.failure is None:
+                for session in list(self._sessions.values()):
+                    session.close("shutdown")
+                self._flush()
+            self._cancel_lazy_sync()
+            await self._loop.run_in_executor(None, self._syncer.stop)
+            if self.failure is None and self._synced_no < self._written_no:
+                try:
+                    os.fdatasync(self._fd)
+                except OSError as error:
+                    self._fail("sync", error)
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            await self._sealer.stop(failed=self.failure is not None and not self._ended_cleanly)
+        if self.failure is not None:
+            raise self.failure
+
+    # --- recording
+
+    def _append(
+        self,
+        state: journal.OpenSession,
+        *,
+        kind: int,
+        flags: int,
+        command_no: int = -1,
+        status: int = journal.NO_STATUS,
+        orig_len: int = 0,
+        text: bytes | None = None,
+        payload: bytes | None = None,
+        extra: bytes = b"",
+    ) -> int:
+        event_no = self._next_event_no
+        frame = journal.encode_frame(
+            self._marker,
+            journal.FIXED.pack(
+                event_no,
+                self.clock.now_us(),
+                self.clock.mono_ns(),
+                state.session_id.bytes,
+                state.events,
+                command_no,
+                kind,
+                flags | self._mode_bits,
+                status,
+                orig_len,
+                0 if payload is None else len(payload),
+            ),
+            text,
+            payload,
+            extra,
+        )
+        self._next_event_no = event_no + 1
+        state.events += 1
+        self._buffer.append(frame)
+        if not self._flush_scheduled:
+            self._schedule_flush()
+        return event_no
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what was recorded since the last turn, and release what waited for that."""
+        self._flush_scheduled = False
+        if self.failure is not None:
+            return
+        if self._buffer:
+            data = b"".join(self._buffer)
+            try:
+                write_all(self._fd, data)
+            except OSError as error:
+                self._write_failed(error)
+                return
+            self._buffer.clear()
+            self._journal_bytes += len(data)
+            self._written_no = self._next_event_no
+        written_no = self._written_no
+        if self._sync_waiters:
+            self._request_sync()
+        else:
+            self._sync_soon()
+        waiters = self._write_waiters
+        while waiters and waiters[0][0] <= written_no:
+            waiters.popleft()[1]()
+        if (
+            self._journal_bytes >= self._segment_bytes
+            or written_no - self._segment_first >= self._segment_events
+        ):
+            self._roll()
+
+    def _sync_soon(self) -> None:
+        """See to it that what nobody waits for is synced within 50 ms all the same."""
+        if self._synced_no < self._written_no and self._lazy_sync is None:
+            self._lazy_sync = self._loop.call_later(LAZY_SYNC_S, self._request_sync)
+
+    def _request_sync(self) -> None:
+        self._cancel_lazy_sync()
+        if self.failure is None:
+            self._syncer.request(self._fd, self._written_no)
+
+    def _cancel_lazy_sync(self) -> None:
+        if self._lazy_sync is not None:
+            self._lazy_sync.cancel()
+            self._lazy_sync = None
+
+    def _synced(self, event_no: int) -> None:
+        """Release what waited for the sync of the events below `event_no`."""
+        if self.failure is not None:
+            return
+        self._synced_no = max(self._synced_no, event_no)
+        waiters = self._sync_waiters
+        while waiters and waiters[0][0] <= self._synced_no:
+            waiters.popleft()[1]()
+        if waiters and waiters[0][0] <= self._written_no:
+            self._request_sync()
+        else:
+            self._sync_soon()
+
+    # --- segments
+
+    def _open_segment(self) -> None:
+        self._marker = os.urandom(16)
+        header = journal.Header(
+            segment=uuid7(self.clock.now_us()),
+            first_event_no=self._next_event_no,
+            marker=self._marker,
+            sessions=tuple(session.state for session in self._sessions.values()),
+        )
+        path = self._layout.journal(self._place.gateway, header.segment)
+        self._fd = journal.create(path, header)
+        self._segment_first = self._next_event_no
+        self._journal_bytes = os.fstat(self._fd).st_size
+        self._segment_born_s = self._loop.time()
+
+    def _roll(self) -> None:
+        """Begin the next segment. The sealer seals this one when it sees the next one's journal."""
+        old = self._fd
+        try:
+            # What the old journal holds must be durable before anything follows it in the next.
+            os.fdatasync(old)
+            self._open_segment()
+        except OSError as error:
+            self._fail("start of a segment", error)
+            return
+        self._syncer.retire(old)
+        self._synced(self._written_no)
+
+    # --- watching
+
+    def _check(self) -> None:
+        self._watch = self._loop.call_later(_CHECK_S, self._check)
+        if self.failure is not None:
+            return
+        now_s = self._loop.time()
+        if self._written_no == self._ticked_no:
+            self._ticked_s = now_s
+        elif now_s - self._ticked_s > SEALER_SILENCE_S:
+            self._fail_with(
+                RecordingError(
+                    f"the sealer signed nothing for {SEALER_SILENCE_S:.0f} s while events came in",
+                    hint="see what its process does; recording goes on after a restart",
+                )
+            )
+            return
+        if self._disk_stop:
+            free = os.statvfs(self._place.archive)
+            available = free.f_bavail * free.f_frsize
+            if available < self._disk_stop:
+                self._stop_cleanly(
+                    RecordingError(
+                        f"archive {self._place.archive}: {available} bytes free, "
+                        f"[limits] disk_stop is {self._disk_stop}",
+                        hint="free space, then restart the gateway",
+                    )
+                )
+                return
+        written = self._written_no > self._segment_first
+        if written and now_s - self._segment_born_s >= self._segment_age_s and not self._buffer:
+            self._roll()
+
+    def _sealer_said(self, message: dict[str, Any]) -> None:
+        if "ticked" in message:
+            self._ticked_no = int(message["ticked"])
+            self._ticked_s = self._loop.time()
+
+    def _sealer_ended(self, error: AgentauditError) -> None:
+        if not self._stopping and self.failure is None:
+            self._fail_with(RecordingError(str(error), hint=error.hint))
+
+    # --- failure
+
+    def _require_healthy(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def _sync_failed(self, error: OSError) -> None:
+        self._fail("sync", error)
+
+    def _write_failed(self, error: OSError) -> None:
+        """Stop traffic; on a full disk, give back the reserve and end the journal cleanly."""
+        failure = RecordingError(
+            f"archive {self._place.archive}: journal write: {error.strerror}",
+            hint="free space on the disk, then restart the gateway",
+        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._stop_cleanly(failure)
+        else:
+            self._fail_with(failure)
+
+    def _stop_cleanly(self, failure: RecordingError) -> None:
+        """Fail, but journal what was recorded and every session's close first."""
+        try:
+            self._layout.reserve(self._place.gateway).unlink(missing_ok=True)
+            # The failed write may have left a part of a frame behind.
+            os.ftruncate(self._fd, self._journal_bytes)
+            for session in list(self._sessions.values()):
+                session.close("recording_failed")
+            write_all(self._fd, b"".join(self._buffer))
+            os.fdatasync(self._fd)
+            self._ended_cleanly = True
+        except OSError:
+            pass  # the first failure is the one to report, and the journal's tail is torn
+        self._fail_with(failure)
+
+    def _fail(self, what: str, error: OSError) -> None:
+        self._fail_with(
+            RecordingError(
+                f"archive {self._place.archive}: {what}: {error.strerror}",
+                hint="mend the disk, then restart the gateway; it recovers what was recorded",
+            )
+        )
+
+    def _fail_with(self, failure: RecordingError) -> None:
+        if self.failure is None:
+            self.failure = failure
+            self._buffer.clear()
+            self._write_waiters.clear()
+            self._sync_waiters.clear()
+            self._cancel_lazy_sync()
+            self._on_failure(failure)
+
+    def _forget(self, session_id: UUID) -> None:
+        self._sessions.pop(session_id, None)
+
+
+class SessionRecorder:
+    """Records one session. `Recorder.open_session` makes it."""
+
+    def __init__(self, recorder: Recorder, state: journal.OpenSession) -> None:
+        self.state = state
+        self.closed = False
+        self._recorder = recorder
+        self._open: dict[int, Command] = {}
+
+    @property
+    def session_id(self) -> UUID:
+        return self.state.session_id
+
+    def record(self, event: Event) -> int:
+        """Append `event`; return its event_no, or that of its last piece.
+
+        A payload beyond `MAX_EVENT_BYTES` becomes several events, all but the last flagged
+        `continued`; `orig_len` is shared out with the pieces.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        recorder = self._recorder
+        if recorder.failure is not None:
+            raise recorder.failure
+        payload = event.payload
+        if payload is not None and len(payload) > MAX_EVENT_BYTES:
+            return self._record_pieces(event, payload)
+        state = self.state
+        flags = int(event.flags)
+        orig_len = event.orig_len
+        if event.side is Side.TARGET:
+            flags |= Flag.FROM_TARGET
+            state.bytes_out += orig_len
+        elif event.side is Side.CLIENT:
+            state.bytes_in += orig_len
+        command = self._open.get(event.command_no)
+        if command is not None:
+            if event.side is Side.TARGET:
+                command.bytes_out += orig_len
+            else:
+                command.bytes_in += orig_len
+        extra = b""
+        if event.spans:
+            flags |= Flag.MASKED
+            state.masked += len(event.spans)
+            extra = canonical.encode({"spans": span_members(event.spans)})
+            if command is not None:
+                command.masked += len(event.spans)
+        text = event.text
+        return recorder._append(
+            state,
+            kind=event.kind,
+            flags=flags,
+            command_no=event.command_no,
+            status=journal.NO_STATUS if event.status is None else event.status,
+            orig_len=orig_len,
+            text=None if text is None else _utf8(text),
+            payload=payload,
+            extra=extra,
+        )
+
+    def _record_pieces(self, event: Event, payload: bytes) -> int:
+        last_event_no = -1
+        for start in range(0, len(payload), MAX_EVENT_BYTES):
+            piece = payload[start : start + MAX_EVENT_BYTES]
+            is_last = start + MAX_EVENT_BYTES >= len(payload)
+            left = event.orig_len - start
+            last_event_no = self.record(
+                Event(
+                    kind=event.kind,
+                    side=event.side,
+                    command_no=event.command_no,
+                    text=event.text if start == 0 else None,
+                    payload=piece,
+                    orig_len=max(0, left if is_last else min(len(piece), left)),
+                    status=event.status,
+                    flags=event.flags | (Flag.NONE if is_last else Flag.CONTINUED),
+                    spans=event.spans if start == 0 else (),
+                )
+            )
+        return last_event_no
+
+    def begin(self, command: Command) -> None:
+        """Stamp `command`; the next event recorded is its first."""
+        recorder = self._recorder
+        command.started_at_us = recorder.clock.now_us()
+        command.started_mono_ns = recorder.clock.mono_ns()
+        command.first_event_no = recorder._next_event_no
+        self._open[command.command_no] = command
+
+    def end(self, command: Command) -> int:
+        """Record that `command` has ended, and its row; return the event's event_no.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        recorder = self._recorder
+        if recorder.failure is not None:
+            raise recorder.failure
+        self._open.pop(command.command_no, None)
+        self.state.commands += 1
+        command.last_event_no = recorder._next_event_no - 1
+        duration_us = (recorder.clock.mono_ns() - command.started_mono_ns) // 1000
+        return recorder._append(
+            self.state,
+            kind=Kind.COMMAND_END,
+            flags=0,
+            command_no=command.command_no,
+            payload=command_row(
+                command, ended_us=recorder.clock.now_us(), duration_us=duration_us
+            ),
+        )
+
+    def close(self, reason: str) -> None:
+        """End what is open as `incomplete` and record `session_close`; once closed, do nothing.
+
+        After a failure nothing can be recorded: the next start closes the session.
+        """
+        recorder = self._recorder
+        if self.closed:
+            return
+        self.closed = True
+        recorder._forget(self.session_id)
+        if recorder.failure is not None:
+            return
+        for command in list(self._open.values()):
+            self.end(command)
+        state = self.state
+        row = session_close_row(
+            reason=reason,
+            closed_us=recorder.clock.now_us(),
+            last_seq=state.events,
+            commands=state.commands,
+            bytes_in=state.bytes_in,
+            bytes_out=state.bytes_out,
+            masked=state.masked,
+        )
+        recorder._append(
+            state, kind=Kind.SESSION_CLOSE, flags=0, payload=canonical.encode(row)
+        )
+
+
+class _Syncer:
+    """The one thread that waits for the disk. While it syncs, the next group gathers."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        synced: Callable[[int], None],
+        failed: Callable[[OSError], None],
+    ) -> None:
+        self._loop = loop
+        self._synced = synced
+        self._failed = failed
+        self._wanted = threading.Condition()
+        self._request: tuple[int, int] | None = None
+        self._retired: list[int] = []
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def request(self, fd: int, event_no: int) -> None:
+        """Ask that the events below `event_no`, all written to `fd`, be synced."""
+        with self._wanted:
+            self._request = (fd, event_no)
+            self._wanted.notify()
+
+    def retire(self, fd: int) -> None:
+        """Close `fd` once no sync of it is under way."""
+        with self._wanted:
+            if self._request is not None and self._request[0] == fd:
+                self._request = None
+            self._retired.append(fd)
+            self._wanted.notify()
+
+    def stop(self) -> None:
+        """End the thread after the sync under way."""
+        with self._wanted:
+            self._ended = True
+            self._wanted.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wanted:
+                while self._request is None and not self._retired and not self._ended:
+                    self._wanted.wait()
+                request, self._request = self._request, None
+                retired, self._retired = self._retired, []
+                ended = self._ended
+            for fd in retired:
+                os.close(fd)
+            if request is not None:
+                fd, event_no = request
+                try:
+                    os.fdatasync(fd)
+                except OSError as error:
+                    self._call(self._failed, error)
+                    return
+                self._call(self._synced, event_no)
+            elif ended:
+                return
+
+    def _call(self, function: Callable[[Any], None], argument: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, argument)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+
+class _SealerProcess(asyncio.SubprocessProtocol):
+    """The sealer as the gateway sees it: lines of JSON in, one line of JSON out to stop it."""
+
+    def __init__(
+        self,
+        said: Callable[[dict[str, Any]], None],
+        ended: Callable[[AgentauditError], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._said = said
+        self._ended = ended
+        self._loop = loop
+        self._ready: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._exited: asyncio.Future[int] = loop.create_future()
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._partial = b""
+        self._error: AgentauditError | None = None
+
+    async def start(self, place: Place, clock: str) -> dict[str, Any]:
+        """Start the process; return what it says once it has recovered the archive.
+
+        Raises:
+            RecordingError, TamperedError, ArchiveError: it cannot, and says why.
+        """
+        await self._loop.subprocess_exec(
+            lambda: self,
+            sys.executable,
+            "-m",
+            "agentaudit.archive.sealer",
+            stderr=None,
+            # A terminal's Ctrl-C goes to the whole group; the sealer must outlive the gateway's
+            # drain to seal it.
+            start_new_session=True,
+        )
+        self._send(
+            {
+                "archive": str(place.archive.absolute()),
+                "gateway": place.gateway,
+                "origin": place.origin,
+                "keys": str(place.keys.absolute()),
+                "clock": clock,
+            }
+        )
+        return await self._ready
+
+    async def stop(self, *, failed: bool) -> None:
+        """Let it seal what is journaled (unless recording `failed` uncleanly), and end."""
+        if self._transport is None:
+            return
+        if not self._exited.done():
+            self._send({"stop": not failed})
+            try:
+                await asyncio.wait_for(asyncio.shield(self._exited), _SEALER_EXIT_S)
+            except TimeoutError:
+                self.kill()
+                await self._exited
+        self._transport.close()
+        if self._error is not None:
+            raise RecordingError(str(self._error), hint=self._error.hint)
+
+    def kill(self) -> None:
+        """End it at once; what it leaves half done, the next start undoes or completes."""
+        if self._transport is not None and not self._exited.done():
+            self._transport.kill()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._transport is not None
+        stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
+        if stdin is not None and not stdin.is_closing():
+            stdin.write(canonical.encode(message) + b"\n")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            message = canonical.decode(line)
+            if "ready" in message:
+                self._ready.set_result(message["ready"])
+            elif "error" in message:
+                errors = {"TamperedError": TamperedError, "ArchiveError": ArchiveError}
+                self._error = errors.get(message["kind"], RecordingError)(
+                    message["error"], hint=message["hint"]
+                )
+            else:
+                self._said(message)
+
+    def process_exited(self) -> None:
+        assert self._transport is not None
+        status = self._transport.get_returncode()
+        self._exited.set_result(-1 if status is None else status)
+        error = self._error or RecordingError(
+            f"the sealer ended with status {status}",
+            hint="its standard error says why; recording goes on after a restart",
+        )
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        else:
+            self._ended(error)
+
+
+def _prepare_archive(layout: Layout, gateway: str) -> None:
+    """Create the archive where there is none; refuse a folder that is something else."""
+    make_folder(layout.root)
+    if layout.format_file.exists():
+        found = layout.format_file.read_bytes()
+        if found != FORMAT_TEXT:
+            raise RecordingError(
+                f"archive {layout.root}: FORMAT says {found[:40]!r}, {FORMAT_TEXT!r} expected",
+                hint="give another folder, or use the release that made this archive",
+            )
+    elif any(layout.root.iterdir()):
+        raise RecordingError(
+            f"archive {layout.root}: not empty, and no archive (no FORMAT file)",
+            hint="give an empty or new folder",
+        )
+    else:
+        replace(layout.format_file, FORMAT_TEXT)
+    make_folder(layout.journals(gateway))
+
+
+def _make_reserve(path: Path) -> None:
+    """Keep room for the last close, tick and seal of a full disk."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+    try:
+        os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _utf8(text: str) -> bytes:
+    """Return `text` as UTF-8, with U+FFFD for what no UTF-8 can hold (lone surrogates)."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

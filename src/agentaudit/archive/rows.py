@@ -1,0 +1,110 @@
+"""The rows of the derived tables, as canonical JSON made at record time.
+
+A row is the payload of an event (`command_end`, `session_open`, `session_close`), so its leaf
+proves it, and a later parser that would read the bytes otherwise is no tampering. What is
+constant in a session stands once, in `session_open`, and nulls and empty lists are left out.
+
+Format: docs/formats/archive.md, "Rows"
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from agentaudit.archive import canonical
+from agentaudit.model import Command, SessionFacts, Span
+
+_COMMAND_MEMBERS = (
+    "command_no",
+    "text",
+    "params",
+    "operation",
+    "fingerprint",
+    "resources",
+    "risk",
+    "confidence",
+    "parser",
+    "decision",
+    "rule",
+    "status",
+    "error_code",
+    "error_text",
+    "columns",
+    "rows_returned",
+    "rows_affected",
+    "estimated_rows",
+    "txn_no",
+    "txn_status",
+    "target_ref",
+    "traceparent",
+    "paths",
+    "sha256",
+    "masked",
+    "bytes_in",
+    "bytes_out",
+    "first_event_no",
+    "last_event_no",
+)
+
+
+def command_row(command: Command, *, ended_us: int, duration_us: int) -> bytes:
+    """Return the payload of a `command_end` event."""
+    row: dict[str, Any] = {
+        "class": command.cls,
+        "started_at": command.started_at_us,
+        "ended_at": ended_us,
+        "duration_us": duration_us,
+    }
+    for name in _COMMAND_MEMBERS:
+        value = getattr(command, name)
+        # A statement without parameters differs from one whose parameters were not kept.
+        if value is not None and (value != () or name == "params"):
+            row[name] = value
+    if command.request_id is not None:
+        row["request_id"] = str(command.request_id)
+    return canonical.encode(row)
+
+
+def session_facts(facts: SessionFacts, gateway: str) -> dict[str, Any]:
+    """Return the members of a `session_open` payload: all that is constant in the session."""
+    members: dict[str, Any] = {"gateway": gateway}
+    for name in SessionFacts.__slots__:
+        value = getattr(facts, name)
+        if isinstance(value, UUID):
+            value = str(value)
+        elif name == "labels":
+            value = dict(value)
+        if value not in (None, "", (), {}):
+            members[name] = list(value) if isinstance(value, tuple) else value
+    return members
+
+
+def session_close_row(
+    *,
+    reason: str,
+    closed_us: int,
+    last_seq: int,
+    commands: int,
+    bytes_in: int,
+    bytes_out: int,
+    masked: int,
+) -> dict[str, Any]:
+    """Return the members of a `session_close` payload; the sealer adds `leaves_sha256`."""
+    return {
+        "close_reason": reason,
+        "closed_at": closed_us,
+        "last_seq": last_seq,
+        "events": last_seq + 1,
+        "commands": commands,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+        "masked": masked,
+    }
+
+
+def span_members(spans: tuple[Span, ...]) -> list[dict[str, Any]]:
+    """Return masked spans as canonical JSON hashes them (`spans_digest`)."""
+    return [
+        {"rule": s.rule, "place": s.place, "offset": s.offset, "length": s.length} for s in spans
+    ]

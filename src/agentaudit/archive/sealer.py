@@ -1,0 +1,594 @@
+"""The sealer: a low-priority process that turns a gateway's journal into signed Parquet.
+
+It is the only writer of its gateway's log, and holds the lock and the key. It follows the journal
+as it grows, so a seal has little left to do, and signs a tick of what it has read every two
+seconds: behind a tick nothing inside an open segment can be rewritten unseen. Starting is
+recovering: the same code reads what a crash left, closes what was open, and seals it.
+
+It speaks lines of JSON: the gateway's settings come first on standard input, then at most a
+`stop`; the end of the input means that the gateway has died, and leaves its journal to the next
+start.
+
+Crash story of a seal, in this order: files under their names, head, `seal` entry and checkpoint,
+journal gone. Files without a `seal` are removed at start and made again; a journal with one is
+only removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import select
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from agentaudit.archive import canonical, journal
+from agentaudit.archive.files import PRIVATE_MODE, replace, sync_folder, write_all
+from agentaudit.archive.journal import Entry, JournalReader, OpenSession
+from agentaudit.archive.keys import Place, load_key
+from agentaudit.archive.layout import TABLES, Layout, segment_path, tile_end
+from agentaudit.archive.log import LogWriter
+from agentaudit.archive.merkle import Frontier
+from agentaudit.archive.note import Checkpoint, Signer, sign_note
+from agentaudit.archive.rows import session_close_row
+from agentaudit.archive.segment import (
+    ROW_GROUP_BYTES,
+    ROW_GROUP_ROWS,
+    EventColumns,
+    TableWriter,
+    read_entries,
+    table_of,
+)
+from agentaudit.archive.tracker import Tracker
+from agentaudit.errors import AgentauditError, ArchiveError, RecordingError, TamperedError
+from agentaudit.model import Flag, Kind
+
+TICK_S = 2.0
+HEARTBEAT_S = 60.0
+POLL_S = 0.1
+_LOCK_WAIT_S = 10.0
+_NICE = 10
+
+
+class OpenSegment:
+    """The segment under way: its tree, and its rows on their way into Parquet."""
+
+    def __init__(self, reader: JournalReader, tracker: Tracker, layout: Layout) -> None:
+        self.reader = reader
+        self.tracker = tracker
+        self.tree = Frontier()
+        self.first_us = self.last_us = 0
+        self._layout = layout
+        self._columns = EventColumns(tracker.gateway)
+        self._writers: dict[str, TableWriter] = {}
+        self.ticks: dict[int, bytes] = {}
+
+    @property
+    def segment(self) -> UUID:
+        return self.reader.header.segment
+
+    def add(self, entry: Entry) -> None:
+        """Take in the next event.
+
+        Raises:
+            TamperedError: it does not follow from what came before, or from a tick.
+        """
+        tracker = self.tracker
+        if entry.kind == Kind.SESSION_OPEN:
+            keys = entry.extra
+            tracked = tracker.open(
+                entry,
+                (
+                    bytes.fromhex(keys["key_m"]),
+                    bytes.fromhex(keys["key_t"]),
+                    bytes.fromhex(keys["key_p"]),
+                ),
+            )
+            entry.extra = {}
+        else:
+            tracked = tracker.session_of(entry)
+            if entry.kind == Kind.SESSION_CLOSE:
+                tracker.complete_close(tracked, entry)
+        hashed = tracker.add(entry, tracked)
+        if self.tree.size == 0:
+            self.first_us = entry.observed_us
+        self.last_us = max(self.last_us, entry.observed_us)
+        self.tree.append(hashed.leaf)
+        if (expected := self.ticks.pop(self.tree.size, None)) and self.tree.root() != expected:
+            raise TamperedError(
+                f"journal {self.segment}: its first {self.tree.size} events hash to "
+                f"{self.tree.root().hex()[:8]}…, a signed tick says {expected.hex()[:8]}…",
+                hint="the journal was changed after it was signed; keep a copy of everything",
+            )
+        columns = self._columns
+        columns.add(entry, tracked, hashed)
+        if columns.rows >= ROW_GROUP_ROWS or columns.bytes >= ROW_GROUP_BYTES:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        for name, table in self._columns.take().items():
+            self._writer(name).write(table)
+
+    def _writer(self, name: str) -> TableWriter:
+        if name not in self._writers:
+            path = segment_path(name, self.tracker.gateway, self.first_us, self.segment)
+            self._writers[name] = TableWriter(self._layout.root, path, name)
+        return self._writers[name]
+
+    def finish(self) -> dict[str, Any]:
+        """Make every file durable under its name; return the `files` of the seal."""
+        self._write_rows()
+        tracker = self.tracker
+        rows = {
+            "commands": tracker.commands,
+            "sessions": tracker.session_rows(),
+            "decisions": tracker.decisions,
+            "access": tracker.access,
+        }
+        for name, values in rows.items():
+            if values:
+                self._writer(name).write(table_of(name, values))
+        files = {}
+        for name in TABLES:
+            sealed = self._writers[name].finish() if name in self._writers else None
+            if sealed is not None:
+                files[name] = sealed.to_json()
+        return files
+
+
+class Sealer:
+    """Follows, ticks and seals the journals of one gateway; `recover` comes first."""
+
+    def __init__(self, place: Place, clock: str, say: Callable[[dict[str, Any]], None]) -> None:
+        """Take the lock and open the log.
+
+        Raises:
+            RecordingError: another process has the lock, or there is no key.
+            TamperedError: the log is not this key's.
+        """
+        self._place = place
+        self._clock = clock
+        self._say = say
+        self._layout = layout = Layout(place.archive)
+        self._lock = _take_lock(layout.lock(place.gateway))
+        self._signer: Signer = load_key(place)
+        self._log = LogWriter(layout.log(place.gateway), place.log_origin, self._signer)
+        self._tracker = Tracker(place.gateway)
+        self._open: OpenSegment | None = None
+        self._announced = False
+        self._ticked = 0
+        self._tick_due_s = 0.0
+        self._heard_s = time.monotonic()
+        self._previous: UUID | None = None
+        self._next_event_no = 0
+
+    # --- start
+
+    def recover(self) -> int:
+        """Bring the archive to where the last gateway left it, sealed; return the next event_no.
+
+        Raises:
+            TamperedError: journal and log contradict each other; nothing was changed, but that
+                an `incident` may have been logged.
+        """
+        place, layout = self._place, self._layout
+        if self._log.size == 0:
+            self._begin_log()
+        seals, opened, ticks = self._read_log()
+        journals = layout.journal_segments(place.gateway)
+        for segment in opened - set(seals) - set(journals):
+            raise TamperedError(
+                f"segment {segment}: begun in the log, and its journal is gone",
+                hint="put the journal back, or keep this archive as it is and begin a new one",
+            )
+        self._remove_unsealed(seals)
+        for segment in journals:
+            if segment in seals:
+                self._remove_journal(segment)
+        unsealed = [segment for segment in journals if segment not in seals]
+        for segment in unsealed:
+            self._recover_segment(segment, ticks.get(segment, {}), segment == unsealed[-1])
+        self._append({"type": "start", "version": version("agentaudit")})
+        return self._next_event_no
+
+    def _begin_log(self) -> None:
+        place = self._place
+        self._layout.verifier_key(place.gateway).parent.mkdir(parents=True, exist_ok=True)
+        replace(self._layout.verifier_key(place.gateway), f"{self._signer.verifier}\n".encode())
+        self._append(
+            {
+                "type": "genesis",
+                "format": 1,
+                "origin": place.log_origin,
+                "gateway": place.gateway,
+                "host": platform.node(),
+                "clock": self._clock,
+                "key": str(self._signer.verifier),
+            }
+        )
+
+    def _read_log(self) -> tuple[dict[UUID, dict[str, Any]], set[UUID], dict[UUID, dict[int, bytes]]]:
+        seals: dict[UUID, dict[str, Any]] = {}
+        opened: set[UUID] = set()
+        ticks: dict[UUID, dict[int, bytes]] = {}
+        for entry in self._log.entries():
+            if entry["type"] == "open_segment":
+                opened.add(UUID(entry["segment"]))
+            elif entry["type"] == "tick":
+                segment = UUID(entry["segment"])
+                ticks.setdefault(segment, {})[entry["n"]] = bytes.fromhex(entry["root"])
+            elif entry["type"] == "seal":
+                segment = UUID(entry["segment"])
+                seals[segment] = entry
+                self._previous = segment
+                self._next_event_no = entry["first_event"] + entry["n"]
+        self._seals = seals
+        return seals, opened, ticks
+
+    def _remove_unsealed(self, seals: dict[UUID, dict[str, Any]]) -> None:
+        """Remove what a crash left half made: Parquet without a seal, tiles without a checkpoint."""
+        layout, gateway = self._layout, self._place.gateway
+        named = {file["path"] for seal in seals.values() for file in seal["files"].values()}
+        for table in TABLES:
+            for path in (layout.root / table / f"gw={gateway}").glob("date=*/*"):
+                if path.relative_to(layout.root).as_posix() not in named:
+                    path.unlink()
+        log = layout.log(gateway)
+        for path in log.glob("tile/**/*"):
+            if path.is_file():
+                end = tile_end(path.relative_to(log).as_posix())
+                if end is None or end > self._log.size:
+                    path.unlink()
+        for path in (*layout.journals(gateway).glob("*.tmp"), *log.glob("*.tmp")):
+            path.unlink()
+
+    def _recover_segment(self, segment: UUID, ticks: dict[int, bytes], is_last: bool) -> None:
+        self._begin_segment(segment, ticks)
+        assert self._open is not None
+        open_segment, reader = self._open, self._open.reader
+        try:
+            self._read_whole(open_segment, is_last)
+        except TamperedError as error:
+            self._report_incident(reader.path, error)
+            raise
+        if is_last:
+            self._close_open_sessions(reader.path, reader.offset)
+            for entry in reader.read():
+                open_segment.add(entry)
+        self._seal()
+
+    @staticmethod
+    def _read_whole(open_segment: OpenSegment, is_last: bool) -> None:
+        """Read a journal that nobody writes any more, and hold it against what was signed."""
+        reader = open_segment.reader
+        for entry in reader.read():
+            open_segment.add(entry)
+        if reader.damage() and not is_last:
+            raise TamperedError(
+                f"{reader.path.name}: invalid at byte {reader.offset}, and its segment was over",
+                hint="the journal was changed or the disk lost a write; keep a copy of it",
+            )
+        if open_segment.ticks:
+            raise TamperedError(
+                f"{reader.path.name}: {open_segment.tree.size} events, a signed tick says "
+                f"{max(open_segment.ticks)}",
+                hint="the journal was cut back; keep a copy of the archive before anything else",
+            )
+
+    def _close_open_sessions(self, path: Path, end: int) -> None:
+        """Cut a torn tail, and journal an end for every session and command under way."""
+        assert self._open is not None
+        marker = self._open.reader.header.marker
+        next_event_no = self._open.reader.header.first_event_no + self._open.tree.size
+        frames: list[bytes] = []
+
+        def append(state: OpenSession, seq: int, kind: Kind, command_no: int, row: Any) -> None:
+            payload = canonical.encode(row)
+            entry = Entry(
+                event_no=next_event_no + len(frames),
+                observed_us=time.time_ns() // 1000,
+                mono_ns=time.monotonic_ns(),
+                session_id=state.session_id.bytes,
+                seq=seq,
+                command_no=command_no,
+                kind=kind,
+                flags=Flag.SYNTHETIC,
+                status=journal.NO_STATUS,
+                orig_len=0,
+                stored_len=len(payload),
+                text=None,
+                payload=payload,
+            )
+            frames.append(journal.encode_frame(marker, entry.fixed, None, payload))
+
+        sessions = list(self._tracker.sessions.values())
+        for tracked in sessions:
+            state, seq, commands = tracked.state, tracked.state.events, tracked.state.commands
+            for command_no, request in sorted(tracked.in_flight.items()):
+                row = _incomplete_row(request, next_event_no + len(frames) - 1)
+                append(state, seq, Kind.COMMAND_END, command_no, row)
+                seq += 1
+                commands += 1
+            close = session_close_row(
+                reason="gateway_crash",
+                closed_us=self._open.last_us or state.opened_us,
+                last_seq=seq,
+                commands=commands,
+                bytes_in=state.bytes_in,
+                bytes_out=state.bytes_out,
+                masked=state.masked,
+            )
+            append(state, seq, Kind.SESSION_CLOSE, -1, close)
+        recovery = {"type": "recovery", "segment": str(self._open.segment)}
+        if tail := self._open.reader.damage():
+            recovery |= {"cut_bytes": len(tail), "cut_sha256": sha256(tail).hexdigest()}
+        # Logged before the tail is cut: a cut that nobody recorded would be a silent loss.
+        self._append(recovery | {"sessions_closed": len(sessions)})
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(fd, end)
+            os.lseek(fd, end, os.SEEK_SET)
+            write_all(fd, b"".join(frames))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _report_incident(self, path: Path, error: TamperedError) -> None:
+        """Log that a journal contradicts itself or the log, once, and keep a copy of it."""
+        kept = path.with_name(path.name + ".incident")
+        if not kept.exists():
+            shutil.copyfile(path, kept)
+            kept.chmod(PRIVATE_MODE)
+            self._append({"type": "incident", "journal": path.name, "what": str(error)})
+
+    # --- following
+
+    def turn(self) -> bool:
+        """Read what was journaled since the last turn, seal and tick; say whether there was any."""
+        journals = self._layout.journal_segments(self._place.gateway)
+        if self._open is None:
+            if not journals:
+                return False
+            self._begin_segment(journals[0], {})
+        assert self._open is not None
+        had_any = False
+        # Listed before it is read: once a later journal is there, nothing is added to this one.
+        is_over = journals[-1] != self._open.segment
+        for entry in self._open.reader.read():
+            self._open.add(entry)
+            had_any = True
+        now_s = time.monotonic()
+        if had_any:
+            self._heard_s = now_s
+        if is_over:
+            self._seal()
+        elif self._open.tree.size > self._ticked and now_s >= self._tick_due_s:
+            self._tick()
+        elif now_s - self._heard_s >= HEARTBEAT_S:
+            self._heard_s = now_s
+            self._append({"type": "heartbeat", "next_event": self._next_event_no})
+        return had_any
+
+    def stop(self) -> None:
+        """Seal what there is and log that recording has stopped."""
+        while self._open is not None or self._layout.journal_segments(self._place.gateway):
+            self.turn()
+            if self._open is not None:
+                self._seal()
+        self._layout.reserve(self._place.gateway).unlink(missing_ok=True)
+        self._append({"type": "stop", "next_event": self._next_event_no})
+
+    def _begin_segment(self, segment: UUID, ticks: dict[int, bytes]) -> None:
+        reader = JournalReader(self._layout.journal(self._place.gateway, segment))
+        if reader.header.first_event_no != self._next_event_no:
+            raise TamperedError(
+                f"{reader.path.name}: begins at event {reader.header.first_event_no}, "
+                f"{self._next_event_no} expected",
+                hint="a segment before it is missing; keep a copy of the archive",
+            )
+        self._tracker.begin_segment()
+        for session in reader.header.sessions:
+            if session.session_id.bytes not in self._tracker.sessions:
+                self._tracker.resume(session, self._events_of(session))
+        self._open = OpenSegment(reader, self._tracker, self._layout)
+        self._open.ticks = dict(ticks)
+        self._announced = bool(ticks) or segment in self._opened_segments()
+        self._ticked = 0
+
+    def _opened_segments(self) -> set[UUID]:
+        return {UUID(e["segment"]) for e in self._log.entries() if e["type"] == "open_segment"}
+
+    def _events_of(self, session: OpenSession) -> Iterator[Entry]:
+        """Yield a session's events in sealed segments, in order."""
+        root = self._layout.root
+        for seal in self._seals.values():
+            files = seal["files"]
+            blobs = files.get("blobs")
+            for entry, _ in read_entries(
+                root / files["events"]["path"], root / blobs["path"] if blobs else None
+            ):
+                if entry.session_id == session.session_id.bytes:
+                    yield entry
+
+    def _announcement(self) -> list[dict[str, Any]]:
+        assert self._open is not None
+        if self._announced:
+            return []
+        self._announced = True
+        header = self._open.reader.header
+        return [
+            {
+                "type": "open_segment",
+                "segment": str(header.segment),
+                "first_event": header.first_event_no,
+            }
+        ]
+
+    def _tick(self) -> None:
+        """Sign the head of what was read of the open segment, once it is durable."""
+        assert self._open is not None
+        n = self._open.tree.size
+        with self._open.reader.path.open("rb") as file:
+            os.fdatasync(file.fileno())
+        tick = {
+            "type": "tick",
+            "segment": str(self._open.segment),
+            "n": n,
+            "root": self._open.tree.root().hex(),
+        }
+        self._append(*self._announcement(), tick)
+        self._ticked = n
+        self._tick_due_s = time.monotonic() + TICK_S
+        self._say({"ticked": self._open.reader.header.first_event_no + n})
+
+    def _seal(self) -> None:
+        open_segment, layout, place = self._open, self._layout, self._place
+        assert open_segment is not None
+        segment, header, tree = open_segment.segment, open_segment.reader.header, open_segment.tree
+        if tree.size == 0:
+            # No events, no files: a segment that was never used leaves no trace.
+            self._remove_journal(segment)
+            self._open = None
+            return
+        files = open_segment.finish()
+        checkpoint = Checkpoint(f"{place.log_origin}/seg/{segment}", tree.size, tree.root())
+        note = sign_note(checkpoint.text(), [self._signer])
+        head = layout.head(segment)
+        head.parent.mkdir(exist_ok=True)
+        replace(head, note)
+        tracker = self._tracker
+        seal = {
+            "type": "seal",
+            "segment": str(segment),
+            "previous": None if self._previous is None else str(self._previous),
+            "first_event": header.first_event_no,
+            "n": tree.size,
+            "root": tree.root().hex(),
+            "head": note.decode(),
+            "files": files,
+            "first_at": open_segment.first_us,
+            "last_at": open_segment.last_us,
+            "sessions_opened": tracker.opened,
+            "sessions_closed": tracker.closed,
+            "sessions_open": len(tracker.sessions),
+            "commands": len(tracker.commands),
+            "decisions": len(tracker.decisions),
+            "clock": self._clock,
+        }
+        self._append(*self._announcement(), seal)
+        self._seals[segment] = seal
+        self._previous = segment
+        self._next_event_no = header.first_event_no + tree.size
+        self._open = None
+        self._remove_journal(segment)
+        self._say({"ticked": self._next_event_no, "sealed": str(segment)})
+
+    def _remove_journal(self, segment: UUID) -> None:
+        path = self._layout.journal(self._place.gateway, segment)
+        path.unlink()
+        sync_folder(path.parent)
+
+    def _append(self, *entries: dict[str, Any]) -> None:
+        now_us = time.time_ns() // 1000
+        self._log.append({"at": now_us, **entry} for entry in entries)
+
+
+def _incomplete_row(request: Entry, last_event_no: int) -> dict[str, Any]:
+    """Return the row of a command whose end no gateway saw, as far as its request tells it."""
+    text = (request.text or b"").decode()
+    return {
+        "command_no": request.command_no,
+        "class": "unknown",
+        "confidence": "uncertain",
+        "decision": "allow",
+        "rule": "none",
+        "operation": "",
+        "text": text[:16384],
+        "status": "incomplete",
+        "started_at": request.observed_us,
+        "bytes_in": request.orig_len,
+        "bytes_out": 0,
+        "masked": 0,
+        "first_event_no": request.event_no,
+        "last_event_no": last_event_no,
+    }
+
+
+def _take_lock(path: Path) -> int:
+    """Return the locked descriptor; it is held until the process ends, however it ends.
+
+    Waits a little: after a crash of the gateway its old sealer needs a moment to notice.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise RecordingError(
+                    f"{path}: another gateway records under this name",
+                    hint="give each gateway a [gateway] name of its own",
+                ) from None
+            time.sleep(0.05)
+
+
+def _follow(place: Place, clock: str, say: Callable[[dict[str, Any]], None]) -> int:
+    sealer = Sealer(place, clock, say)
+    say({"ready": {"next_event_no": sealer.recover()}})
+    received = b""
+    wait_s = POLL_S
+    while True:
+        readable, _, _ = select.select([sys.stdin.fileno()], [], [], wait_s)
+        if readable:
+            data = os.read(sys.stdin.fileno(), 4096)
+            received += data
+            if b"\n" in received:
+                if canonical.decode(received)["stop"]:
+                    sealer.stop()
+                return 0
+            if not data:
+                return 0
+        wait_s = 0.0 if sealer.turn() else POLL_S
+
+
+def main() -> int:
+    """Run the sealer of the gateway that started this process."""
+
+    def say(message: dict[str, Any]) -> None:
+        try:
+            os.write(sys.stdout.fileno(), canonical.encode(message) + b"\n")
+        except BrokenPipeError:
+            pass  # the gateway is gone; the end of the input says so too
+
+    os.nice(_NICE)
+    settings = canonical.decode(sys.stdin.buffer.raw.readline())
+    place = Place(
+        archive=Path(settings["archive"]),
+        gateway=settings["gateway"],
+        origin=settings["origin"],
+        keys=Path(settings["keys"]),
+    )
+    try:
+        return _follow(place, settings["clock"], say)
+    except AgentauditError as error:
+        kinds = (TamperedError, ArchiveError)
+        kind = next((k.__name__ for k in kinds if isinstance(error, k)), "RecordingError")
+        say({"error": str(error), "hint": error.hint, "kind": kind})
+    except OSError as error:
+        what = f"archive {place.archive}: sealer: {error.strerror}"
+        say({"error": what, "hint": "mend the disk, then restart", "kind": "RecordingError"})
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
