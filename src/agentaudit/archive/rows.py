@@ -13,7 +13,11 @@ from typing import Any
 from uuid import UUID
 
 from agentaudit.archive import canonical
+from agentaudit.archive.journal import Entry
 from agentaudit.model import Command, SessionFacts, Span
+
+MAX_ROW_TEXT_BYTES = 64 * 1024
+"""A row holds the beginning of a longer text; its request event holds all of it."""
 
 _COMMAND_MEMBERS = (
     "command_no",
@@ -64,6 +68,26 @@ def command_row(command: Command, *, ended_us: int, duration_us: int) -> bytes:
     if command.request_id is not None:
         row["request_id"] = str(command.request_id)
     return canonical.encode(row)
+
+
+def incomplete_row(request: Entry, last_event_no: int) -> dict[str, Any]:
+    """Return the row of a command whose end nobody has seen, as far as its request tells it."""
+    return {
+        "command_no": request.command_no,
+        "class": "unknown",
+        "confidence": "uncertain",
+        "decision": "allow",
+        "rule": "none",
+        "operation": "",
+        "text": (request.text or b"")[:MAX_ROW_TEXT_BYTES].decode(errors="ignore"),
+        "status": "incomplete",
+        "started_at": request.observed_us,
+        "bytes_in": request.orig_len,
+        "bytes_out": 0,
+        "masked": 0,
+        "first_event_no": request.event_no,
+        "last_event_no": last_event_no,
+    }
 
 
 def session_facts(facts: SessionFacts, gateway: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from agentaudit.archive.layout import TABLES, Layout, segment_path, tile_end
 from agentaudit.archive.log import LogWriter
 from agentaudit.archive.merkle import Frontier
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
-from agentaudit.archive.rows import session_close_row
+from agentaudit.archive.rows import incomplete_row, session_close_row
 from agentaudit.archive.segment import (
     ROW_GROUP_BYTES,
     ROW_GROUP_ROWS,
@@ -82,21 +82,9 @@ class OpenSegment:
             TamperedError: it does not follow from what came before, or from a tick.
         """
         tracker = self.tracker
-        if entry.kind == Kind.SESSION_OPEN:
-            keys = entry.extra
-            tracked = tracker.open(
-                entry,
-                (
-                    bytes.fromhex(keys["key_m"]),
-                    bytes.fromhex(keys["key_t"]),
-                    bytes.fromhex(keys["key_p"]),
-                ),
-            )
-            entry.extra = {}
-        else:
-            tracked = tracker.session_of(entry)
-            if entry.kind == Kind.SESSION_CLOSE:
-                tracker.complete_close(tracked, entry)
+        tracked = tracker.of_journal(entry)
+        if entry.kind == Kind.SESSION_CLOSE:
+            tracker.complete_close(tracked, entry)
         hashed = tracker.add(entry, tracked)
         if self.tree.size == 0:
             self.first_us = entry.observed_us
@@ -313,7 +301,7 @@ class Sealer:
         for tracked in sessions:
             state, seq, commands = tracked.state, tracked.state.events, tracked.state.commands
             for command_no, request in sorted(tracked.in_flight.items()):
-                row = _incomplete_row(request, next_event_no + len(frames) - 1)
+                row = incomplete_row(request, next_event_no + len(frames) - 1)
                 append(state, seq, Kind.COMMAND_END, command_no, row)
                 seq += 1
                 commands += 1
@@ -499,27 +487,6 @@ class Sealer:
     def _append(self, *entries: dict[str, Any]) -> None:
         now_us = time.time_ns() // 1000
         self._log.append({"at": now_us, **entry} for entry in entries)
-
-
-def _incomplete_row(request: Entry, last_event_no: int) -> dict[str, Any]:
-    """Return the row of a command whose end no gateway saw, as far as its request tells it."""
-    text = (request.text or b"").decode()
-    return {
-        "command_no": request.command_no,
-        "class": "unknown",
-        "confidence": "uncertain",
-        "decision": "allow",
-        "rule": "none",
-        "operation": "",
-        "text": text[:16384],
-        "status": "incomplete",
-        "started_at": request.observed_us,
-        "bytes_in": request.orig_len,
-        "bytes_out": 0,
-        "masked": 0,
-        "first_event_no": request.event_no,
-        "last_event_no": last_event_no,
-    }
 
 
 def _take_lock(path: Path) -> int:

@@ -6,7 +6,7 @@ and leaves, the other to see whether what was written is what the events say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -103,16 +103,15 @@ class Tracker:
             tracked.follow(entry)
         self.sessions[session.session_id.bytes] = tracked
 
-    def open(self, entry: Entry, keys: tuple[bytes, bytes, bytes]) -> Tracked:
-        """Begin to follow the session that `entry`, a `session_open`, opens."""
-        key_m, key_t, key_p = keys
+    def open(self, entry: Entry, keys: Mapping[str, bytes]) -> Tracked:
+        """Begin to follow the session that `entry`, a `session_open`, opens under its `keys`."""
         tracked = Tracked(
             OpenSession(
                 session_id=UUID(bytes=entry.session_id),
                 facts=canonical.decode(entry.payload or b"{}"),
-                key_m=key_m,
-                key_t=key_t,
-                key_p=key_p,
+                key_m=keys["key_m"],
+                key_t=keys["key_t"],
+                key_p=keys["key_p"],
                 opened_us=entry.observed_us,
                 open_event_no=entry.event_no,
             )
@@ -120,6 +119,18 @@ class Tracker:
         self.sessions[entry.session_id] = tracked
         self.opened += 1
         return tracked
+
+    def of_journal(self, entry: Entry) -> Tracked:
+        """Return the session of an event read from a journal, which holds the keys of new ones.
+
+        Raises:
+            TamperedError: see `session_of`.
+        """
+        if entry.kind != Kind.SESSION_OPEN:
+            return self.session_of(entry)
+        keys = {name: bytes.fromhex(key) for name, key in entry.extra.items()}
+        entry.extra = {}
+        return self.open(entry, keys)
 
     def session_of(self, entry: Entry) -> Tracked:
         """Return the open session that `entry` belongs to.
@@ -154,7 +165,8 @@ class Tracker:
         kind = entry.kind
         if kind == Kind.COMMAND_END:
             state.commands += 1
-            self.commands.append(self._command_row(entry, tracked))
+            row = canonical.decode(entry.payload or b"{}")
+            self.commands.append(self.command_row(row, tracked))
         elif kind == Kind.SESSION_CLOSE:
             tracked.close = canonical.decode(entry.payload or b"{}")
             tracked.close_event_no = entry.event_no
@@ -171,12 +183,10 @@ class Tracker:
         state.masked += len(entry.extra.get("spans", ()))
         return hashed
 
-    def _command_row(self, entry: Entry, tracked: Tracked) -> dict[str, Any]:
-        row: dict[str, Any] = canonical.decode(entry.payload or b"{}")
-        row["session_id"] = entry.session_id
-        for name in _SESSION_COLUMNS:
-            row[name] = tracked.fact(name)
-        return row
+    def command_row(self, row: dict[str, Any], tracked: Tracked) -> dict[str, Any]:
+        """Return a command's row with what it has from its session."""
+        facts = {name: tracked.fact(name) for name in _SESSION_COLUMNS}
+        return {**row, **facts, "session_id": tracked.state.session_id.bytes}
 
     def session_rows(self) -> list[dict[str, Any]]:
         """Return a row for each session with events in this segment, in order of appearance."""

@@ -1,0 +1,140 @@
+"""An archive as it is at one moment: sealed files by their seals, and the live journal's rows.
+
+Readers never list folders: which files belong to the archive is what the log says at one
+checkpoint, so a file that somebody put there is not read, and a file that is gone is an error.
+
+Format: docs/formats/archive.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import pyarrow as pa
+
+from agentaudit.archive.journal import JournalReader
+from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout, segment_path
+from agentaudit.archive.log import read_log
+from agentaudit.archive.note import Checkpoint
+from agentaudit.archive.rows import incomplete_row
+from agentaudit.archive.segment import SCHEMAS, EventColumns, table_of
+from agentaudit.archive.tracker import Tracker
+from agentaudit.errors import ArchiveError
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What there is to read.
+
+    `files` lists the sealed Parquet files of each table in log order; `live` has the rows of the
+    journals behind the last seals, with the same schemas; `checkpoints` says at which log size.
+    """
+
+    root: Path
+    files: dict[str, list[Path]]
+    live: dict[str, pa.Table]
+    checkpoints: dict[str, Checkpoint]
+
+
+def check_format(layout: Layout) -> None:
+    """Return if `layout` is an archive of format 1.
+
+    Raises:
+        ArchiveError: it is not one, or of another format.
+    """
+    try:
+        with layout.format_file.open("rb") as file:
+            found = file.read(100)
+    except OSError as error:
+        raise ArchiveError(
+            f"archive {layout.root}: FORMAT: {error.strerror}",
+            hint="give the folder that holds FORMAT, log and events",
+        ) from error
+    if found != FORMAT_TEXT:
+        raise ArchiveError(
+            f"archive {layout.root}: FORMAT says {found!r}, {FORMAT_TEXT!r} expected",
+            hint="a newer release may have made it, or it is damaged",
+        )
+
+
+def open_archive(path: Path) -> Snapshot:
+    """Return the archive at `path` as it is now. It is checked for consistency, not for trust.
+
+    Raises:
+        ArchiveError: no archive, of another format, or half copied.
+    """
+    layout = Layout(path)
+    check_format(layout)
+    try:
+        return _read(layout)
+    except (ArchiveError, FileNotFoundError):
+        # A journal was sealed, or a file purged, between two of our looks: look once more.
+        try:
+            return _read(layout)
+        except FileNotFoundError as error:
+            raise ArchiveError(
+                f"archive {path}: {error.filename} is gone", hint="`agentaudit verify` says more"
+            ) from error
+
+
+def _read(layout: Layout) -> Snapshot:
+    files: dict[str, list[Path]] = {table: [] for table in TABLES}
+    live: dict[str, list[pa.Table]] = {table: [] for table in TABLES}
+    checkpoints = {}
+    for gateway in layout.gateways():
+        log = read_log(layout.log(gateway), [])
+        checkpoints[gateway] = log.checkpoint
+        sealed = set()
+        for entry in log.entries():
+            if entry["type"] != "seal":
+                continue
+            segment = UUID(entry["segment"])
+            sealed.add(segment)
+            for table in entry["files"]:
+                # Built again rather than believed: an entry cannot name a file elsewhere.
+                relative = segment_path(table, gateway, entry["first_at"], segment)
+                path = layout.root / relative
+                if not path.is_file():
+                    raise ArchiveError(
+                        f"archive {layout.root}: {relative} is missing",
+                        hint="the archive is half copied or was changed; `agentaudit verify` "
+                        "says more",
+                    )
+                files[table].append(path)
+        for table, rows in _live_tables(layout, gateway, sealed).items():
+            live[table].append(rows)
+    tables = {
+        table: pa.concat_tables(parts) if parts else SCHEMAS[table].empty_table()
+        for table, parts in live.items()
+    }
+    return Snapshot(layout.root, files, tables, checkpoints)
+
+
+def _live_tables(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[str, pa.Table]:
+    """Return the rows of the journals that no seal names yet."""
+    tracker = Tracker(gateway)
+    columns = EventColumns(gateway)
+    commands = []
+    for segment in layout.journal_segments(gateway):
+        if segment in sealed:
+            continue
+        reader = JournalReader(layout.journal(gateway, segment))
+        for session in reader.header.sessions:
+            if session.session_id.bytes not in tracker.sessions:
+                tracker.resume(session, ())
+        for entry in reader.read():
+            tracked = tracker.of_journal(entry)
+            columns.add(entry, tracked, tracker.add(entry, tracked))
+    for tracked in tracker.sessions.values():
+        for request in tracked.in_flight.values():
+            row = incomplete_row(request, request.event_no)
+            commands.append(tracker.command_row(row, tracked))
+    return {
+        **columns.take(),
+        "commands": table_of("commands", [*tracker.commands, *commands]),
+        "sessions": table_of("sessions", tracker.session_rows()),
+        "decisions": table_of("decisions", tracker.decisions),
+        "access": table_of("access", tracker.access),
+    }
