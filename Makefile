@@ -59,7 +59,7 @@ notebook: $(VENV)/.dev  ## execute the notebooks on the sample archive
 
 # Each run writes what became of its tests, and its coverage where MEASURED is set.
 pytest = mkdir -p $(BUILD)/outcomes $(BUILD)/coverage && \
-	$(if $(MEASURED),COVERAGE_FILE=$(BUILD)/coverage/$(1)) \
+	$(if $(MEASURED),COVERAGE_FILE=$(CURDIR)/$(BUILD)/coverage/$(1)) \
 	$(PYTEST) -n $(WORKERS) --dist loadgroup --outcomes $(BUILD)/outcomes/$(1).json \
 	$(if $(MEASURED),--cov --cov-report=) $(2)
 

@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         written = Path(scratch, "report.json")
         coverage = [sys.executable, "-m", "coverage"]
         data = f"--data-file={combined}"
-        subprocess.run([*coverage, "combine", "--quiet", "--keep", data, folder], check=True)
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        subprocess.run([*coverage, "combine", "--quiet", "--keep", data, *files], check=True)
         subprocess.run([*coverage, "json", "--quiet", data, "-o", written], check=True)
         report = json.loads(written.read_text())
 

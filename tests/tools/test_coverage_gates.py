@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,12 @@ f(1)
 def test_the_figures_are_those_that_coverage_itself_reports(tmp_path: Path) -> None:
     (tmp_path / "half.py").write_text(HALF)
     run = [sys.executable, "-m", "coverage"]
+    # The run that this test is part of may be measured itself; that must not reach the inner one.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     for command in (["run", "--branch", "half.py"], ["json", "-o", "report.json"]):
-        subprocess.run([*run, *command], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*run, *command], cwd=tmp_path, env=clean, check=True, stdout=subprocess.DEVNULL
+        )
     report = json.loads((tmp_path / "report.json").read_text())
 
     measured = figures(report, "half")
