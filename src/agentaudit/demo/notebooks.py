@@ -1,0 +1,65 @@
+"""Executes a notebook into one HTML file that fetches nothing.
+
+nbconvert's page loads RequireJS, MathJax, Mermaid and the widget manager from public servers. A
+page that shows evidence must not, so those parts are left out; widgets appear as the HTML that
+they offer beside themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import agentaudit.demo
+from agentaudit.demo.processes import temporary_folder
+
+_TIMEOUT_SECONDS = 120
+
+_TEMPLATE = """\
+{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+"""
+
+
+def find_notebook(name: str) -> Path | None:
+    """Return the path of one of the project's notebooks, or None where none are installed."""
+    source = Path(agentaudit.demo.__file__).resolve().parents[3]
+    path = source / "notebooks" / name
+    return path if path.is_file() else None
+
+
+def execute(notebook: Path, html: Path, *, environment: Mapping[str, str]) -> None:
+    """Run `notebook` in a kernel with `environment` on top of ours, and write it as `html`.
+
+    The notebook itself is not changed.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    document: Any = nbformat.from_dict(json.loads(notebook.read_bytes()))
+    # A profile of its own: nothing of the user's start-up files, nothing left in their history.
+    with temporary_folder("agentaudit-kernel-") as profile:
+        kernel_environment = os.environ | {"IPYTHONDIR": str(profile)} | dict(environment)
+        NotebookClient(
+            document,
+            timeout=_TIMEOUT_SECONDS,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(notebook.parent)}},
+            store_widget_state=False,
+            # Sockets in a private folder: over TCP, the kernel talks in the clear on loopback.
+            config=Config({"KernelManager": {"transport": "ipc"}}),
+        ).execute(env=kernel_environment)
+    exporter: Any = HTMLExporter
+    body, _ = exporter(raw_template=_TEMPLATE).from_notebook_node(document)
+    html.write_text(body, encoding="utf-8")
