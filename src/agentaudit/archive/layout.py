@@ -103,7 +103,9 @@ class Layout:
         return sorted(UUID(path.stem) for path in folder.glob("*.journal"))
 
 
-_TILE = re.compile(r"tile/(entries|[0-9]|[1-5][0-9])/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?\Z")
+_TILE = re.compile(
+    r"tile/(entries|[0-9]|[1-5][0-9])/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?\Z"
+)
 
 
 def tile_end(path: str) -> int | None:

@@ -188,7 +188,9 @@ def open_note(note: bytes, verifiers: Sequence[Verifier]) -> OpenedNote:
         for verifier in verifiers:
             if verifier.name == name and verifier.key_id == blob[:4]:
                 if len(blob) != 68 or not verifier.accepts(body, blob[4:]):
-                    raise ArchiveError(f"signed note: the signature of {name} does not fit its text")
+                    raise ArchiveError(
+                        f"signed note: the signature of {name} does not fit its text"
+                    )
                 if verifier not in signed_by:
                     signed_by.append(verifier)
     return OpenedNote(text, tuple(signed_by))
@@ -200,7 +202,9 @@ def _split_key(key: str, what: str) -> tuple[str, bytes, bytes]:
         blob = base64.b64decode(encoded, validate=True)
         key_id = bytes.fromhex(hash_hex)
     except (ValueError, binascii.Error):
-        raise ArchiveError(f"{what}: not name+hash+base64", hint="see `agentaudit keygen`") from None
+        raise ArchiveError(
+            f"{what}: not name+hash+base64", hint="see `agentaudit keygen`"
+        ) from None
     _check_name(name)
     if blob[:1] != _ED25519 or len(blob) != 33:
         raise ArchiveError(f"{what}: not an Ed25519 key of 32 bytes")

@@ -608,9 +608,7 @@ class SessionRecorder:
             kind=Kind.COMMAND_END,
             flags=0,
             command_no=command.command_no,
-            payload=command_row(
-                command, ended_us=recorder.clock.now_us(), duration_us=duration_us
-            ),
+            payload=command_row(command, ended_us=recorder.clock.now_us(), duration_us=duration_us),
         )
 
     def close(self, reason: str) -> None:
@@ -637,9 +635,7 @@ class SessionRecorder:
             bytes_out=state.bytes_out,
             masked=state.masked,
         )
-        recorder._append(
-            state, kind=Kind.SESSION_CLOSE, flags=0, payload=canonical.encode(row)
-        )
+        recorder._append(state, kind=Kind.SESSION_CLOSE, flags=0, payload=canonical.encode(row))
 
 
 class _Syncer:

@@ -203,7 +203,9 @@ class Sealer:
             }
         )
 
-    def _read_log(self) -> tuple[dict[UUID, dict[str, Any]], set[UUID], dict[UUID, dict[int, bytes]]]:
+    def _read_log(
+        self,
+    ) -> tuple[dict[UUID, dict[str, Any]], set[UUID], dict[UUID, dict[int, bytes]]]:
         seals: dict[UUID, dict[str, Any]] = {}
         opened: set[UUID] = set()
         ticks: dict[UUID, dict[int, bytes]] = {}

@@ -404,8 +404,10 @@ def read_entries(events: Path, blobs: Path | None) -> Iterator[tuple[Entry, byte
 def _values(rows: pa.Table, name: str) -> list[Any]:
     column = rows.column(name)
     if name == "session_id":
-        column = column.cast(pa.binary(16)) if column.type != pa.uuid() else pa.chunked_array(
-            [chunk.storage for chunk in column.chunks], pa.binary(16)
+        column = (
+            column.cast(pa.binary(16))
+            if column.type != pa.uuid()
+            else pa.chunked_array([chunk.storage for chunk in column.chunks], pa.binary(16))
         )
     elif name == "observed_at":
         column = column.cast(pa.int64())

@@ -1,0 +1,697 @@
+"""Verification: starts from nothing, believes nothing that the archive says of itself.
+
+A failed check is a finding, not an error; it names the place, what is there and what was signed.
+`ok` is True only with a verifier key from outside: an archive that is consistent under the key
+that lies beside it may have been rewritten together with that key.
+
+What is promised, and against what: docs/limits.md
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agentaudit.archive import canonical, known
+from agentaudit.archive.journal import JournalReader
+from agentaudit.archive.layout import (
+    GATEWAY_NAME,
+    TABLES,
+    TILE_WIDTH,
+    Layout,
+    entries_path,
+    segment_path,
+    tile_end,
+    tile_path,
+)
+from agentaudit.archive.log import Log, bundles, read_log, tiles
+from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
+from agentaudit.archive.note import Checkpoint, Verifier, open_note
+from agentaudit.archive.segment import EventColumns, read_entries, table_of
+from agentaudit.archive.snapshot import check_format
+from agentaudit.archive.tracker import Tracker
+from agentaudit.errors import AgentauditError, ArchiveError, TamperedError
+from agentaudit.model import Kind
+
+Progress = Callable[[str, int, int], None]
+_KEY_COLUMNS = ("key_m", "key_t", "key_p")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A check that failed: which, where, what was seen and what was expected."""
+
+    check: str
+    place: str
+    seen: str
+    expected: str = ""
+
+    def __str__(self) -> str:
+        expected = f", {self.expected} expected" if self.expected else ""
+        return f"{self.place}: {self.seen}{expected} [{self.check}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """What of a log no anchor outside the archive covers yet.
+
+    Whoever holds the signing key could rewrite just this without being caught by this check.
+    `since_size` is the log's size at the anchor (0: none), `events` counts those sealed or
+    journaled after it.
+    """
+
+    gateway: str
+    anchor: str
+    since_size: int
+    entries: int
+    events: int
+
+
+@dataclass(slots=True)
+class Verification:
+    """The answer: True yes, False no, None could not tell."""
+
+    ok: bool | None = None
+    findings: list[Finding] = field(default_factory=list)
+    exposure: list[Exposure] = field(default_factory=list)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    unknown_signers: list[str] = field(default_factory=list)
+    deep: bool = False
+    gateways: int = 0
+    segments: int = 0
+    events: int = 0
+    sessions: int = 0
+    commands: int = 0
+    live_events: int = 0
+    scripted_clocks: list[str] = field(default_factory=list)
+
+
+def verify(
+    path: Path | str,
+    *,
+    key: str | Sequence[str] | None = None,
+    since: str | None = None,
+    deep: bool = False,
+    remember: bool = True,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check the archive at `path` against verifier keys and checkpoints from outside it.
+
+    Fast: the log's consistency and signatures, and the digest of every file. `deep`: every leaf
+    and root as well, the derived tables rebuilt from the events, and every column held against
+    what it was denormalised from. Memory does not grow with the archive.
+
+    Args:
+        key: verifier key or keys (`name+hash+base64`) that came from outside the archive.
+        since: a checkpoint (signed note) that was kept outside, to hold the log against.
+        remember: keep key and checkpoint in the user's state folder when nothing was found.
+        progress: called with what is checked, how much of it is done, and how much there is.
+
+    Raises:
+        ArchiveError: there is no archive of this format, or a key or checkpoint is malformed.
+    """
+    layout = Layout(Path(path))
+    check_format(layout)
+    texts = [key] if isinstance(key, str) else list(key or ())
+    keys = [Verifier.parse(text) for text in texts]
+    for _ in range(3):
+        check = _Check(layout, keys, since, deep, progress or (lambda *_: None))
+        result = check.run()
+        # A gateway that records meanwhile moves things: only findings at rest count.
+        if not result.findings or check.is_unchanged():
+            break
+    if remember and not result.findings:
+        for gateway, checkpoint in result.checkpoints.items():
+            if gateway not in result.unknown_signers:
+                known.remember(check.signers[gateway], checkpoint)
+    return result
+
+
+class _Check:
+    """One pass over one archive."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        keys: Sequence[Verifier],
+        since: str | None,
+        deep: bool,
+        progress: Progress,
+    ) -> None:
+        self.result = Verification(deep=deep)
+        self.signers: dict[str, str] = {}
+        self._layout = layout
+        self._keys = keys
+        self._since = None if since is None else _parse_since(since, keys)
+        self._deep = deep
+        self._progress = progress
+        self._expected: set[str] = {"FORMAT"}
+        self._live_segments: set[str] = set()
+
+    def run(self) -> Verification:
+        result, layout = self.result, self._layout
+        gateways = layout.gateways()
+        if not gateways:
+            self._found("log", "log", "no gateway's log", "at least one")
+        for gateway in gateways:
+            result.gateways += 1
+            try:
+                _GatewayCheck(self, gateway).run()
+            except (ArchiveError, TamperedError) as error:
+                self._found("log", f"log/{gateway}", str(error))
+        self._find_strays()
+        if result.findings:
+            result.ok = False
+        else:
+            result.ok = None if result.unknown_signers else True
+        return result
+
+    def is_unchanged(self) -> bool:
+        """Whether the logs still have the checkpoints that were checked."""
+        for gateway, checkpoint in self.result.checkpoints.items():
+            try:
+                log = read_log(self._layout.log(gateway), [])
+            except ArchiveError:
+                return True
+            if log.checkpoint != checkpoint:
+                return False
+        return True
+
+    def _found(self, check: str, place: str, seen: str, expected: str = "") -> None:
+        self.result.findings.append(Finding(check=check, place=place, seen=seen, expected=expected))
+
+    def _find_strays(self) -> None:
+        """Name every file that nothing accounts for.
+
+        Passed over, because their content is never read as evidence: files in the making
+        (`.tmp`), files of a segment that its journal still covers, tiles beyond the checkpoint,
+        and a journal folder's `lock`, `reserve` and copies kept after an incident.
+        """
+        root = self._layout.root
+        for folder, folders, files in os.walk(root):
+            for name in (*files, *(f for f in folders if os.path.islink(os.path.join(folder, f)))):
+                path = Path(folder) / name
+                relative = path.relative_to(root).as_posix()
+                if path.is_symlink() or not path.is_file():
+                    self._found("stray", relative, "not a regular file")
+                elif relative not in self._expected and not self._is_harmless(relative):
+                    self._found("stray", relative, "a file that no log entry accounts for")
+
+    def _is_harmless(self, relative: str) -> bool:
+        parts = relative.split("/")
+        if parts[-1].endswith(".tmp"):
+            return True
+        if parts[0] == "journal" and len(parts) == 3:
+            return parts[2] in ("lock", "reserve") or parts[2].endswith(".journal.incident")
+        if parts[0] == "log" and len(parts) > 2 and GATEWAY_NAME.match(parts[1]):
+            checkpoint = self.result.checkpoints.get(parts[1])
+            end = tile_end("/".join(parts[2:]))
+            return checkpoint is not None and end is not None and end > checkpoint.size
+        return parts[-1].split(".")[0] in self._live_segments
+
+
+class _GatewayCheck:
+    """One pass over one gateway's log and what it binds."""
+
+    def __init__(self, check: _Check, gateway: str) -> None:
+        self._check = check
+        self._result = check.result
+        self._layout = check._layout
+        self._gateway = gateway
+        self._place = f"log/{gateway}"
+        self._tracker = Tracker(gateway)
+        self._next_event_no = 0
+        self._previous: str | None = None
+        self._ticks: dict[str, dict[int, bytes]] = {}
+        self._opened: dict[str, int] = {}
+        self._events_since: list[tuple[int, int]] = []
+
+    def run(self) -> None:
+        log = self._open_log()
+        self._check_tiles(log)
+        self._check_memory(log)
+        entries = list(self._check_grammar(log))
+        self._gather_ticks(entries)
+        seals = [(number, entry) for number, entry in enumerate(entries) if entry["type"] == "seal"]
+        for done, (number, seal) in enumerate(seals):
+            self._check._progress(f"segments of {self._gateway}", done, len(seals))
+            self._check_seal(number, seal)
+        self._check_live({seal["segment"] for _, seal in seals})
+        self._expose(log)
+
+    def _found(self, check: str, place: str, seen: str, expected: str = "") -> None:
+        self._check._found(check, place, seen, expected)
+
+    # --- the log
+
+    def _open_log(self) -> Log:
+        folder = self._layout.log(self._gateway)
+        vkey_path = self._layout.verifier_key(self._gateway)
+        self._expect(vkey_path)
+        inside = None
+        try:
+            inside = Verifier.parse(vkey_path.read_bytes()[:1000].decode())
+        except (OSError, UnicodeDecodeError, ArchiveError) as error:
+            self._found("key", self._relative(vkey_path), str(error))
+        keys = self._check._keys
+        candidates = [*keys, inside] if inside is not None and inside not in keys else [*keys]
+        log = read_log(folder, candidates)
+        self._expect(folder / "checkpoint")
+        self._result.checkpoints[self._gateway] = log.checkpoint
+        origin = log.checkpoint.origin
+        outside = [v for v in log.signed_by if v in keys and v.name == origin]
+        if outside:
+            self._check.signers[self._gateway] = str(outside[0])
+        else:
+            if any(key.name == origin for key in keys):
+                self._found(
+                    "signature",
+                    f"{self._place}/checkpoint",
+                    f"not signed by the given key of {origin}",
+                )
+            elif inside is None or inside not in log.signed_by or inside.name != origin:
+                self._found(
+                    "signature",
+                    f"{self._place}/checkpoint",
+                    f"not signed by the key that the archive names for {origin}",
+                )
+            self._result.unknown_signers.append(self._gateway)
+        signer = outside[0] if outside else inside
+        if inside is not None and outside and inside not in outside:
+            self._found(
+                "key",
+                self._relative(vkey_path),
+                "another key than the one given",
+            )
+        self._signer = signer
+        return log
+
+    def _check_tiles(self, log: Log) -> None:
+        """Hold every tile that lies there against what the entries hash to."""
+        folder = self._layout.log(self._gateway)
+        leaf_hashes = [leaf_hash(entry) for entry in log.raw]
+        whole = dict((*bundles(log.raw), *tiles(leaf_hashes)))
+        levels = _levels(leaf_hashes)
+        for path in sorted(folder.glob("tile/**/*")):
+            if not path.is_file():
+                continue
+            relative = path.relative_to(folder).as_posix()
+            end = tile_end(relative)
+            if end is None or end > log.checkpoint.size:
+                continue
+            expected = whole.get(relative)
+            if expected is None:
+                expected = _partial_tile(relative, log.raw, levels)
+            self._expect(path)
+            if path.read_bytes() != expected:
+                self._found("tile", f"{self._place}/{relative}", "not what the entries hash to")
+        for relative in whole:
+            if not (folder / relative).is_file():
+                self._found("tile", f"{self._place}/{relative}", "missing")
+
+    def _check_memory(self, log: Log) -> None:
+        """Hold the log against what was seen of it before, outside the archive."""
+        anchors = []
+        origin = log.checkpoint.origin
+        seen = known.recall(origin)
+        if seen is not None:
+            anchors.append(("remembered checkpoint", seen.checkpoint))
+            if self._signer is not None and seen.key != str(self._signer):
+                self._found(
+                    "key",
+                    self._place,
+                    f"signed by {str(self._signer).rsplit('+', 1)[0]}",
+                    f"{seen.key.rsplit('+', 1)[0]}, as remembered,",
+                )
+        if self._check._since is not None and self._check._since.origin == origin:
+            anchors.append(("given checkpoint", self._check._since))
+        self._anchor: tuple[str, int] = ("none", 0)
+        for name, anchor in anchors:
+            if anchor.size > log.checkpoint.size:
+                self._found(
+                    "rollback",
+                    f"{self._place}/checkpoint",
+                    f"{log.checkpoint.size} entries",
+                    f"at least the {anchor.size} of the {name}",
+                )
+                continue
+            root = tree_root(leaf_hash(entry) for entry in log.raw[: anchor.size])
+            if root != anchor.root:
+                self._found(
+                    "fork",
+                    self._place,
+                    f"the first {anchor.size} entries hash to {root.hex()[:8]}…",
+                    f"{anchor.root.hex()[:8]}… of the {name}",
+                )
+            elif anchor.size >= self._anchor[1]:
+                self._anchor = (name, anchor.size)
+
+    def _check_grammar(self, log: Log) -> Iterator[dict[str, Any]]:
+        """Yield the entries; find those that cannot stand where they stand."""
+        for number, entry in enumerate(log.entries()):
+            place = f"{self._place} entry {number}"
+            if (entry["type"] == "genesis") != (number == 0):
+                self._found("log", place, f"a {entry['type']} entry", "genesis first and only once")
+            if entry["type"] == "genesis":
+                self._check_genesis(entry, place)
+            yield entry
+
+    def _check_genesis(self, entry: dict[str, Any], place: str) -> None:
+        expected = {
+            "gateway": self._gateway,
+            "origin": self._result.checkpoints[self._gateway].origin,
+            "format": 1,
+        }
+        if self._signer is not None:
+            expected["key"] = str(self._signer)
+        for name, value in expected.items():
+            if entry.get(name) != value:
+                self._found("log", place, f"genesis names another {name}", str(value))
+        if entry.get("clock") != "system":
+            self._result.scripted_clocks.append(self._gateway)
+
+    def _gather_ticks(self, entries: Sequence[dict[str, Any]]) -> None:
+        for number, entry in enumerate(entries):
+            if entry["type"] == "open_segment":
+                self._opened[entry["segment"]] = number
+            elif entry["type"] == "tick":
+                root = bytes.fromhex(entry["root"])
+                self._ticks.setdefault(entry["segment"], {})[entry["n"]] = root
+
+    # --- a segment
+
+    def _check_seal(self, number: int, seal: dict[str, Any]) -> None:
+        segment = UUID(seal["segment"])
+        place = f"segment {segment}"
+        if seal["first_event"] != self._next_event_no:
+            self._found(
+                "chain", place, f"begins at event {seal['first_event']}", str(self._next_event_no)
+            )
+        if seal["previous"] != self._previous:
+            self._found("chain", place, f"follows {seal['previous']}", str(self._previous))
+        self._next_event_no = seal["first_event"] + seal["n"]
+        self._previous = seal["segment"]
+        self._events_since.append((number, seal["n"]))
+        result = self._result
+        result.segments += 1
+        result.events += seal["n"]
+        result.sessions += seal["sessions_opened"]
+        result.commands += seal["commands"]
+        self._check_head(segment, seal, place)
+        ticks = self._ticks.pop(seal["segment"], {})
+        if ticks and max(ticks) > seal["n"]:
+            self._found("tick", place, f"sealed at {seal['n']} events", f"{max(ticks)} as ticked")
+        if self._check_files(segment, seal) and self._check._deep:
+            try:
+                self._check_rows(segment, seal, place, ticks)
+            except (AgentauditError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+                self._found("rows", place, str(error))
+
+    def _check_head(self, segment: UUID, seal: dict[str, Any], place: str) -> None:
+        path = self._layout.head(segment)
+        self._expect(path)
+        note = seal["head"].encode()
+        try:
+            if path.read_bytes() != note:
+                self._found("head", self._relative(path), "not the note that the seal holds")
+        except OSError as error:
+            self._found("head", self._relative(path), str(error.strerror))
+        expected = Checkpoint(
+            f"{self._result.checkpoints[self._gateway].origin}/seg/{segment}",
+            seal["n"],
+            bytes.fromhex(seal["root"]),
+        )
+        try:
+            opened = open_note(note, [] if self._signer is None else [self._signer])
+            if Checkpoint.parse(opened.text) != expected or not opened.signed_by:
+                self._found("head", place, "its head does not say what its seal says")
+        except ArchiveError as error:
+            self._found("head", place, str(error))
+
+    def _check_files(self, segment: UUID, seal: dict[str, Any]) -> bool:
+        """Check size and digest of each file that the seal names; say whether all are right."""
+        right = True
+        for table, file in seal["files"].items():
+            path = segment_path(table, self._gateway, seal["first_at"], segment)
+            if table not in TABLES or file["path"] != path:
+                self._found("file", f"segment {segment}", f"its seal names {file['path']!r}", path)
+                right = False
+                continue
+            target = self._layout.root / path
+            self._expect(target)
+            try:
+                with target.open("rb") as opened:
+                    digest = file_digest(opened, "sha256").hexdigest()
+            except OSError as error:
+                self._found("file", path, str(error.strerror), "a file")
+                right = False
+                continue
+            if digest != file["sha256"]:
+                self._found(
+                    "file", path, f"SHA-256 {digest[:8]}…", f"{file['sha256'][:8]}… as sealed"
+                )
+                right = False
+        return right
+
+    def _check_rows(
+        self, segment: UUID, seal: dict[str, Any], place: str, ticks: dict[int, bytes]
+    ) -> None:
+        """Recompute leaves, roots, rows and columns of one segment from its events."""
+        root, tracker = self._layout.root, self._tracker
+        files = {table: root / file["path"] for table, file in seal["files"].items()}
+        keys = _session_keys(files["sessions"])
+        tracker.begin_segment()
+        tree = Frontier()
+        columns = EventColumns(self._gateway)
+        rows = _RowGroups(files["events"])
+        expected_no = seal["first_event"]
+        for entry, commit in read_entries(files["events"], files.get("blobs")):
+            where = f"{place} row {expected_no - seal['first_event']}"
+            if entry.event_no != expected_no:
+                self._found("rows", where, f"event {entry.event_no}", f"event {expected_no}")
+                return
+            expected_no += 1
+            if entry.kind == Kind.SESSION_OPEN:
+                tracked = tracker.open(entry, keys[entry.session_id])
+            else:
+                tracked = tracker.session_of(entry)
+                if entry.kind == Kind.SESSION_CLOSE:
+                    self._check_close(entry.payload or b"{}", tracked.leaves_digest, where)
+            hashed = tracker.add(entry, tracked)
+            if commit is not None and commit != hashed.payload_commit:
+                self._found("leaf", where, "payload_commit is not that of its payload")
+            tree.append(hashed.leaf)
+            if (tick := ticks.pop(tree.size, None)) and tree.root() != tick:
+                self._found("tick", where, "does not hash to the root that was ticked here")
+            columns.add(entry, tracked, hashed)
+            if columns.rows == rows.size:
+                self._check_columns(columns, rows, place)
+        if tree.size != seal["n"] or tree.root().hex() != seal["root"]:
+            self._found(
+                "leaf",
+                place,
+                f"{tree.size} events hash to {tree.root().hex()[:8]}…",
+                f"{seal['n']} and {seal['root'][:8]}… as sealed",
+            )
+        self._check_tables(files, seal, place)
+
+    def _check_columns(self, columns: EventColumns, rows: _RowGroups, place: str) -> None:
+        rebuilt, stored = columns.take()["events"], rows.next()
+        for name in rebuilt.column_names:
+            if not _equal(rebuilt.column(name), stored.column(name)):
+                self._found("columns", place, f"events.{name} is not what its events say")
+
+    def _check_close(self, payload: bytes, digest: Any, where: str) -> None:
+        if canonical.decode(payload).get("leaves_sha256") != digest.hexdigest():
+            self._found("session", where, "session_close does not cover its session's leaves")
+
+    def _check_tables(self, files: dict[str, Path], seal: dict[str, Any], place: str) -> None:
+        tracker = self._tracker
+        rebuilt = {
+            "commands": tracker.commands,
+            "sessions": tracker.session_rows(),
+            "decisions": tracker.decisions,
+            "access": tracker.access,
+        }
+        for name, values in rebuilt.items():
+            if name not in files:
+                if values:
+                    self._found("tables", place, f"no {name} file", f"{len(values)} rows")
+                continue
+            if not _equal_tables(table_of(name, values), pq.read_table(files[name])):
+                self._found("tables", place, f"{name} is not what its events say")
+        counts = {
+            "sessions_opened": tracker.opened,
+            "sessions_closed": tracker.closed,
+            "sessions_open": len(tracker.sessions),
+            "commands": len(tracker.commands),
+            "decisions": len(tracker.decisions),
+        }
+        for name, count in counts.items():
+            if seal[name] != count:
+                self._found("tables", place, f"its seal counts {seal[name]} {name}", str(count))
+
+    # --- the live tail
+
+    def _check_live(self, sealed: set[str]) -> None:
+        """Read the journals: whole frames, dense, and no shorter than the last tick."""
+        layout = self._layout
+        live = [s for s in layout.journal_segments(self._gateway) if str(s) not in sealed]
+        for segment in layout.journal_segments(self._gateway):
+            self._expect(layout.journal(self._gateway, segment))
+        tracker = self._tracker if self._check._deep else Tracker(self._gateway)
+        for segment in live:
+            place = f"journal {segment}"
+            self._check._live_segments.add(str(segment))
+            try:
+                reader = JournalReader(layout.journal(self._gateway, segment))
+                if reader.header.first_event_no != self._next_event_no:
+                    self._found(
+                        "chain",
+                        place,
+                        f"begins at event {reader.header.first_event_no}",
+                        str(self._next_event_no),
+                    )
+                self._check_journal(reader, tracker, place)
+            except PermissionError:
+                self._found("journal", place, "not readable", "to be read by its owner")
+            except (ArchiveError, TamperedError) as error:
+                self._found("journal", place, str(error))
+        for segment_text, number in self._opened.items():
+            if segment_text not in sealed and UUID(segment_text) not in live:
+                self._found(
+                    "journal",
+                    f"{self._place} entry {number}",
+                    f"segment {segment_text} was begun and has neither journal nor seal",
+                )
+
+    def _check_journal(self, reader: JournalReader, tracker: Tracker, place: str) -> None:
+        ticks = self._ticks.pop(str(reader.header.segment), {})
+        for session in reader.header.sessions:
+            if session.session_id.bytes not in tracker.sessions:
+                tracker.resume(session, ())
+        tree = Frontier()
+        # Only whole sessions have a digest to complete, and a fast check has not seen them all.
+        complete = self._check._deep
+        for entry in reader.read():
+            tracked = tracker.of_journal(entry)
+            if entry.kind == Kind.SESSION_CLOSE and complete:
+                tracker.complete_close(tracked, entry)
+            tree.append(tracker.add(entry, tracked).leaf)
+            tick = ticks.pop(tree.size, None)
+            if tick is not None and complete and tree.root() != tick:
+                self._found(
+                    "tick", f"{place} event {entry.event_no}", "does not hash to the ticked root"
+                )
+        reader.damage()
+        if ticks:
+            self._found("tick", place, f"{tree.size} events", f"{max(ticks)} as ticked")
+        self._next_event_no += tree.size
+        self._result.live_events += tree.size
+
+    def _expose(self, log: Log) -> None:
+        anchor, size = self._anchor
+        events = sum(n for number, n in self._events_since if number >= size)
+        self._result.exposure.append(
+            Exposure(
+                gateway=self._gateway,
+                anchor=anchor,
+                since_size=size,
+                entries=log.checkpoint.size - size,
+                events=events + self._result.live_events,
+            )
+        )
+
+    def _expect(self, path: Path) -> None:
+        self._check._expected.add(self._relative(path))
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._layout.root).as_posix()
+
+
+class _RowGroups:
+    """The stored row groups of an events file, one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetFile(path)
+        self._group = 0
+
+    @property
+    def size(self) -> int:
+        """How many rows the next one has."""
+        if self._group >= self._file.num_row_groups:
+            return -1
+        rows: int = self._file.metadata.row_group(self._group).num_rows
+        return rows
+
+    def next(self) -> pa.Table:
+        table = self._file.read_row_group(self._group)
+        self._group += 1
+        return table
+
+
+def _session_keys(path: Path) -> dict[bytes, dict[str, bytes]]:
+    table = pq.read_table(path, columns=["session_id", *_KEY_COLUMNS])
+    ids = [chunk.storage for chunk in table.column("session_id").chunks]
+    session_ids = [value for chunk in ids for value in chunk.to_pylist()]
+    keys = [table.column(name).to_pylist() for name in _KEY_COLUMNS]
+    return {
+        session_id: dict(zip(_KEY_COLUMNS, row, strict=True))
+        for session_id, row in zip(session_ids, zip(*keys, strict=True), strict=True)
+    }
+
+
+def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
+    if pa.types.is_dictionary(left.type):
+        left, right = left.cast(pa.string()), right.cast(pa.string())
+    return bool(left.combine_chunks().equals(right.combine_chunks()))
+
+
+def _equal_tables(left: pa.Table, right: pa.Table) -> bool:
+    return left.column_names == right.column_names and all(
+        _equal(left.column(name), right.column(name)) for name in left.column_names
+    )
+
+
+def _levels(leaf_hashes: list[bytes]) -> list[list[bytes]]:
+    """Return the hashes of tile level 0, 1, 2 …, of which tiles are cut."""
+    levels = [leaf_hashes]
+    while len(levels[-1]) >= TILE_WIDTH:
+        below = levels[-1]
+        whole = len(below) // TILE_WIDTH
+        levels.append(
+            [tree_root(below[i * TILE_WIDTH : (i + 1) * TILE_WIDTH]) for i in range(whole)]
+        )
+    return levels
+
+
+def _partial_tile(relative: str, raw: Sequence[bytes], levels: list[list[bytes]]) -> bytes | None:
+    """Return what a partial tile of an earlier size must hold, or None where none can lie there."""
+    stem, _, width_text = relative.partition(".p/")
+    if not width_text:
+        return None
+    width = int(width_text)
+    level_name, digits = stem.split("/", 2)[1:]
+    index = int(digits.replace("x", "").replace("/", ""))
+    if level_name == "entries":
+        if relative != entries_path(index, width):
+            return None
+        part = raw[index * TILE_WIDTH : index * TILE_WIDTH + width]
+        return b"".join(len(entry).to_bytes(2) + entry for entry in part)
+    level = int(level_name)
+    if relative != tile_path(level, index, width) or level >= len(levels):
+        return None
+    return b"".join(levels[level][index * TILE_WIDTH : index * TILE_WIDTH + width])
+
+
+def _parse_since(text: str, keys: Sequence[Verifier]) -> Checkpoint:
+    """Return the checkpoint of a signed note that was kept outside the archive."""
+    return Checkpoint.parse(open_note(text.encode(), keys).text)
