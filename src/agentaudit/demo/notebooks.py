@@ -7,7 +7,6 @@ they offer beside themselves.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +46,8 @@ def execute(notebook: Path, html: Path, *, environment: Mapping[str, str]) -> No
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
-    document: Any = nbformat.from_dict(json.loads(notebook.read_bytes()))
+    read: Any = nbformat.read
+    document = read(notebook, as_version=4)
     # A profile of its own: nothing of the user's start-up files, nothing left in their history.
     with temporary_folder("agentaudit-kernel-") as profile:
         kernel_environment = os.environ | {"IPYTHONDIR": str(profile)} | dict(environment)
@@ -58,7 +58,7 @@ def execute(notebook: Path, html: Path, *, environment: Mapping[str, str]) -> No
             resources={"metadata": {"path": str(notebook.parent)}},
             store_widget_state=False,
             # Sockets in a private folder: over TCP, the kernel talks in the clear on loopback.
-            config=Config({"KernelManager": {"transport": "ipc"}}),
+            config=Config({"KernelManager": {"transport": "ipc", "ip": str(profile / "kernel")}}),
         ).execute(env=kernel_environment)
     exporter: Any = HTMLExporter
     body, _ = exporter(raw_template=_TEMPLATE).from_notebook_node(document)
