@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from agentaudit.errors import ClientProtocolError, TargetProtocolError
+
 MAX_EVENT_BYTES = 256 * 1024
 """A longer message is recorded as several events with `Flag.CONTINUED`."""
 
@@ -207,6 +209,11 @@ class Step:
 class Conversation(Protocol):
     """Both directions of one connection, understood without I/O."""
 
+    @property
+    def broken(self) -> ClientProtocolError | TargetProtocolError | None:
+        """What the next `receive` raises, if bytes that are not allowed came behind good ones."""
+        ...
+
     def receive(self, side: Side, data: bytes) -> Iterable[Step]:
         """Return the steps that `data` completes; it may be cut anywhere.
 
@@ -216,5 +223,5 @@ class Conversation(Protocol):
         ...
 
     def refuse(self, step: Step, refusal: Refusal) -> Iterable[Step]:
-        """Answer `step` in its place, in protocol, at its turn; later steps may carry the answer."""
+        """Answer `step` in protocol, at its turn; later steps may carry the answer."""
         ...

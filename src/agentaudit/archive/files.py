@@ -67,4 +67,4 @@ def write_new(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    os.replace(temporary, path)
+    temporary.replace(path)

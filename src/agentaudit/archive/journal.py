@@ -195,7 +195,7 @@ class JournalReader:
                 buffer += data
                 start = 0
                 while (end := self._frame_end(buffer, start)) is not None:
-                    entry = _decode_body(memoryview(buffer)[start + _FRAME.size : end])
+                    entry = self._decode(buffer[start + _FRAME.size : end])
                     if entry.event_no != self._next_event_no:
                         raise TamperedError(
                             f"{self.path.name}: event {entry.event_no} at byte {self.offset}, "
@@ -207,6 +207,16 @@ class JournalReader:
                     start = end
                     yield entry
                 buffer = buffer[start:]
+
+    def _decode(self, body: bytes) -> Entry:
+        try:
+            return _decode_body(body)
+        except (struct.error, ValueError):
+            raise TamperedError(
+                f"{self.path.name}: the frame at byte {self.offset} has a right CRC and wrong "
+                "lengths",
+                hint="no recorder writes such a frame; keep a copy of the journal",
+            ) from None
 
     def damage(self) -> bytes:
         """Return the bytes after the last whole frame: empty, or a torn tail.
@@ -232,14 +242,15 @@ class JournalReader:
         """Return where the valid frame at `start` ends, or None where there is none (yet)."""
         if len(buffer) - start < _FRAME.size:
             return None
+        marker: bytes
+        length: int
         marker, length, checksum = _FRAME.unpack_from(buffer, start)
         if marker != self.header.marker or not FIXED.size + 12 <= length <= _MAX_FRAME_BYTES:
             return None
         begin = start + _FRAME.size
         end = begin + length
-        if end > len(buffer) or crc32(memoryview(buffer)[begin:end]) != checksum:
-            return None
-        return end
+        is_whole = end <= len(buffer) and crc32(memoryview(buffer)[begin:end]) == checksum
+        return end if is_whole else None
 
 
 def _read_header(head: bytes, file: Any, path: Path) -> tuple[Header, int]:
@@ -264,8 +275,7 @@ def _read_header(head: bytes, file: Any, path: Path) -> tuple[Header, int]:
     return header, _HEADER.size + length + 4
 
 
-def _decode_body(body: memoryview) -> Entry:
-    fields = FIXED.unpack_from(body)
+def _decode_body(body: bytes) -> Entry:
     position = FIXED.size
     parts: list[bytes | None] = []
     for _ in range(3):
@@ -274,10 +284,15 @@ def _decode_body(body: memoryview) -> Entry:
         if length == _NULL:
             parts.append(None)
             continue
-        parts.append(bytes(body[position : position + length]))
+        parts.append(body[position : position + length])
         position += length
+    if position != len(body):
+        raise ValueError("lengths")
     text, payload, extra = parts
-    return Entry(*fields, text, payload, canonical.decode(extra) if extra else {})
+    entry = Entry(*FIXED.unpack_from(body), text, payload)
+    if extra:
+        entry.extra = canonical.decode(extra)
+    return entry
 
 
 def create(path: Path, header: Header) -> int:
@@ -288,7 +303,7 @@ def create(path: Path, header: Header) -> int:
     try:
         write_all(fd, header.encode())
         os.fsync(fd)
-        os.replace(temporary, path)
+        temporary.replace(path)
         sync_folder(path.parent)
     except BaseException:
         os.close(fd)

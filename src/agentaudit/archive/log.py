@@ -1,4 +1,4 @@
-"""A gateway's log: few statements, kept for ever, in the tiled form that anybody can serve and check.
+"""A gateway's log: few statements, kept for ever, in tiles that anybody can serve and check.
 
 What is signed is the log's checkpoint; everything else in the archive is bound to it by digest.
 Appending writes tiles first and replaces the checkpoint last, so a crash leaves either the old

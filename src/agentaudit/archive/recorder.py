@@ -1,4 +1,4 @@
-"""The gateway's one door to the archive: it numbers events, journals them, and says when they count.
+"""The gateway's one door to the archive: numbers events, journals them, says when they count.
 
 The surprising decision: nothing is hashed and no Parquet is written here. An event costs a
 struct, a CRC and a copy into the next write; the sealer, a process of its own, does the rest.
@@ -135,6 +135,7 @@ class Recorder:
         self._ticked_s = self._loop.time()
         self._stopping = False
         self._ended_cleanly = False
+        self.control: SessionRecorder
 
     @classmethod
     async def start(

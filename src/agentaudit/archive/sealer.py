@@ -224,7 +224,7 @@ class Sealer:
         return seals, opened, ticks
 
     def _remove_unsealed(self, seals: dict[UUID, dict[str, Any]]) -> None:
-        """Remove what a crash left half made: Parquet without a seal, tiles without a checkpoint."""
+        """Remove what a crash left half made: files without a seal, tiles without a checkpoint."""
         layout, gateway = self._layout, self._place.gateway
         named = {file["path"] for seal in seals.values() for file in seal["files"].values()}
         for table in TABLES:
@@ -317,7 +317,7 @@ class Sealer:
                 masked=state.masked,
             )
             append(state, seq, Kind.SESSION_CLOSE, -1, close)
-        recovery = {"type": "recovery", "segment": str(self._open.segment)}
+        recovery: dict[str, Any] = {"type": "recovery", "segment": str(self._open.segment)}
         if tail := self._open.reader.damage():
             recovery |= {"cut_bytes": len(tail), "cut_sha256": sha256(tail).hexdigest()}
         # Logged before the tail is cut: a cut that nobody recorded would be a silent loss.
@@ -530,6 +530,14 @@ def _follow(place: Place, clock: str, say: Callable[[dict[str, Any]], None]) -> 
         wait_s = 0.0 if sealer.turn() else POLL_S
 
 
+def _first_line(fd: int) -> bytes:
+    """Return the first line, and read no further: what follows is for `select` to see."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(fd, 1)):
+        line += byte
+    return line
+
+
 def main() -> int:
     """Run the sealer of the gateway that started this process."""
 
@@ -540,7 +548,7 @@ def main() -> int:
             pass  # the gateway is gone; the end of the input says so too
 
     os.nice(_NICE)
-    settings = canonical.decode(sys.stdin.buffer.raw.readline())
+    settings = canonical.decode(_first_line(sys.stdin.fileno()))
     place = Place(
         archive=Path(settings["archive"]),
         gateway=settings["gateway"],

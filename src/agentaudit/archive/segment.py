@@ -291,7 +291,7 @@ class EventColumns:
         self.bytes += 200 + len(text or b"") + len(payload or b"")
 
     def _add_blobs(self, event_no: int, data: bytes, start: int, *, sign: int) -> None:
-        """Add what of `data` lies behind `start`; an equal chunk of the segment is named instead."""
+        """Add what lies behind `start`; an equal chunk of the segment is named instead."""
         for offset in range(start, len(data), BLOB_BYTES):
             chunk = data[offset : offset + BLOB_BYTES]
             digest = sha256(chunk).digest()
@@ -374,12 +374,12 @@ class TableWriter:
         if self._writer is None:
             return None
         self._writer.close()
-        os.chmod(self._temporary, FILE_MODE)
+        self._temporary.chmod(FILE_MODE)
         with self._temporary.open("rb") as file:
             os.fsync(file.fileno())
             digest = file_digest(file, "sha256").hexdigest()
             size = file.tell()
-        os.replace(self._temporary, self._path)
+        self._temporary.replace(self._path)
         sync_folder(self._path.parent)
         return SealedFile(self._relative, digest, size, self._rows)
 

@@ -197,9 +197,10 @@ class _Check:
         """
         root = self._layout.root
         for folder, folders, files in os.walk(root):
-            for name in (*files, *(f for f in folders if os.path.islink(os.path.join(folder, f)))):
-                path = Path(folder) / name
+            for path in (Path(folder) / name for name in (*folders, *files)):
                 relative = path.relative_to(root).as_posix()
+                if path.is_dir() and not path.is_symlink():
+                    continue
                 if path.is_symlink() or not path.is_file():
                     self._found("stray", relative, "not a regular file")
                 elif relative not in self._expected and not self._is_harmless(relative):
