@@ -24,7 +24,7 @@ MAX_FILE_BYTES = 1_000_000
 # Written so that this file does not hold what it looks for.
 REGISTRY_HOST = re.compile(r"(py[p]i|python[h]osted|np[m]js|(deb|security)\.[d]ebian)\.(org|com)")
 INDEX_OPTION = re.compile(
-    r"--(extra-)?index-ur[l]|--find-link[s]|^\s*(registr[y]|index-ur[l])\s*=|\"resolve[d]\":", re.M
+    r"--(extra-)?index-ur[l]|--find-link[s]|^\s*(r[e]gistry|index-ur[l])\s*=|\"resolve[d]\":", re.M
 )
 PATH_OF_A_MACHINE = re.compile(r"(?<![\w.])/(home|work|Users|root)/[\w.]")
 
