@@ -1,8 +1,9 @@
 """Canonical JSON (RFC 8785) for the values that the archive holds.
 
 orjson sorts keys by UTF-8 bytes, RFC 8785 by UTF-16 code units: the same for ASCII keys, which
-all of ours are. Floats are refused, because nothing that the archive hashes is one, and so are
-integers beyond 2**53, which a JavaScript verifier could not read back.
+all of ours are but for labels. Nothing that the archive hashes is a float, whose canonical form
+differs between the two; integers beyond 2**53, which a JavaScript verifier could not read back,
+are refused.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from typing import Any
 
 import orjson
 
-_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_OPTIONS = (
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_STRICT_INTEGER
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 
 
 def encode(value: Any) -> bytes:

@@ -289,7 +289,8 @@ def _decode_body(body: bytes) -> Entry:
     if position != len(body):
         raise ValueError("lengths")
     text, payload, extra = parts
-    entry = Entry(*FIXED.unpack_from(body), text, payload)
+    fields: tuple[Any, ...] = (*FIXED.unpack_from(body), text, payload)
+    entry = Entry(*fields)
     if extra:
         entry.extra = canonical.decode(extra)
     return entry

@@ -16,23 +16,57 @@ from pathlib import Path
 from typing import Any
 
 from agentaudit.archive import canonical
-from agentaudit.archive.files import make_folder, replace
+from agentaudit.archive.files import PRIVATE_MODE, make_folder, replace
+from agentaudit.archive.log import Log
+from agentaudit.archive.merkle import leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint
 from agentaudit.errors import ArchiveError
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A log as it was last seen."""
+    """A log as it was last seen; `trusted` where its key was given from outside the archive."""
 
     key: str
     checkpoint: Checkpoint
+    trusted: bool
 
 
-def state_folder() -> Path:
-    """Return where the user's state lives (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "agentaudit"
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """How a log differs from what is known of it: `key`, `rollback` or `fork`."""
+
+    check: str
+    seen: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.seen}, {self.expected} expected"
+
+
+def contradictions(log: Log, anchor: Checkpoint, name: str) -> list[Contradiction]:
+    """Return how `log` contradicts `anchor`, an earlier checkpoint of it called `name`."""
+    size = log.checkpoint.size
+    if anchor.size > size:
+        return [
+            Contradiction(
+                "rollback", f"{size} entries", f"at least the {anchor.size} of the {name}"
+            )
+        ]
+    root = tree_root(leaf_hash(entry) for entry in log.raw[: anchor.size])
+    if root != anchor.root:
+        seen = f"the first {anchor.size} entries hash to {root.hex()[:8]}…"
+        return [Contradiction("fork", seen, f"{anchor.root.hex()[:8]}… of the {name}")]
+    return []
+
+
+def key_contradictions(known: Known, key: str) -> list[Contradiction]:
+    """Return how `key`, which signed a log, contradicts the one that is known of it."""
+    if known.key == key:
+        return []
+    return [
+        Contradiction("key", f"signed by {_short(key)}", f"{_short(known.key)}, as remembered,")
+    ]
 
 
 def recall(origin: str) -> Known | None:
@@ -44,22 +78,44 @@ def recall(origin: str) -> Known | None:
     value = _load(_file()).get(origin)
     if value is None:
         return None
-    checkpoint = Checkpoint(origin, int(value["size"]), bytes.fromhex(value["root"]))
-    return Known(str(value["key"]), checkpoint)
+    try:
+        checkpoint = Checkpoint(origin, int(value["size"]), bytes.fromhex(value["root"]))
+        return Known(str(value["key"]), checkpoint, bool(value["trusted"]))
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(_file()) from None
 
 
-def remember(key: str, checkpoint: Checkpoint) -> None:
-    """Keep `checkpoint` as the last one seen of its origin, signed by verifier key `key`."""
+def remember(known: Known) -> None:
+    """Keep `known` as the last that was seen of its origin.
+
+    A trusted key stays trusted; the caller has found no contradiction.
+    """
     path = _file()
     make_folder(path.parent)
+    checkpoint = known.checkpoint
     with _locked(path):
         logs = _load(path)
+        before = logs.get(checkpoint.origin)
+        trusted = known.trusted or (
+            before is not None and before["trusted"] and before["key"] == known.key
+        )
         logs[checkpoint.origin] = {
-            "key": key,
+            "key": known.key,
             "size": checkpoint.size,
             "root": checkpoint.root.hex(),
+            "trusted": trusted,
         }
-        replace(path, canonical.encode(logs))
+        replace(path, canonical.encode(logs), mode=PRIVATE_MODE)
+
+
+def _short(key: str) -> str:
+    return key.rsplit("+", 1)[0]
+
+
+def _damaged(path: Path) -> ArchiveError:
+    return ArchiveError(
+        f"{path}: damaged", hint="move it away; then give --key, and --since if you have one"
+    )
 
 
 def _file() -> Path:
@@ -78,9 +134,7 @@ def _load(path: Path) -> dict[str, Any]:
     except ValueError:
         logs = None
     if not isinstance(logs, dict):
-        raise ArchiveError(
-            f"{path}: damaged", hint="move it away; then give --key, and --since if you have one"
-        )
+        raise _damaged(path)
     return logs
 
 

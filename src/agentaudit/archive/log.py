@@ -125,6 +125,7 @@ class Log:
     checkpoint: Checkpoint
     signed_by: tuple[Verifier, ...]
     raw: tuple[bytes, ...]
+    note: bytes
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield every entry, oldest first.
@@ -142,32 +143,26 @@ class Log:
             yield entry
 
 
-def read_checkpoint(
-    folder: Path, verifiers: Sequence[Verifier]
-) -> tuple[Checkpoint, tuple[Verifier, ...]]:
-    """Return the log's checkpoint and who of `verifiers` signed it.
-
-    Raises:
-        ArchiveError: none there, not a checkpoint, or a wrong signature by a known key.
-    """
+def _read_checkpoint(folder: Path) -> bytes:
     path = folder / "checkpoint"
     try:
         with path.open("rb") as file:
-            note = file.read(_MAX_CHECKPOINT_BYTES)
+            return file.read(_MAX_CHECKPOINT_BYTES)
     except OSError as error:
         raise ArchiveError(f"log {folder.name}: checkpoint: {error.strerror}") from error
-    opened = open_note(note, verifiers)
-    return Checkpoint.parse(opened.text), opened.signed_by
 
 
 def read_log(folder: Path, verifiers: Sequence[Verifier]) -> Log:
     """Return the log in `folder` at its checkpoint.
 
     Raises:
-        ArchiveError: no log, or a file of it is missing or malformed.
+        ArchiveError: no log, a file of it is missing or malformed, or a wrong signature by one
+            of `verifiers`.
         TamperedError: the entries do not hash to the checkpoint's root.
     """
-    checkpoint, signed_by = read_checkpoint(folder, verifiers)
+    note = _read_checkpoint(folder)
+    opened = open_note(note, verifiers)
+    checkpoint = Checkpoint.parse(opened.text)
     raw = tuple(_read_entries(folder, checkpoint.size))
     root = tree_root(leaf_hash(entry) for entry in raw)
     if root != checkpoint.root:
@@ -176,7 +171,7 @@ def read_log(folder: Path, verifiers: Sequence[Verifier]) -> Log:
             f"the checkpoint says {checkpoint.root.hex()[:8]}…",
             hint="keep a copy of the archive before anything else",
         )
-    return Log(checkpoint, signed_by, raw)
+    return Log(checkpoint, opened.signed_by, raw, note)
 
 
 def _read_entries(folder: Path, size: int) -> Iterator[bytes]:

@@ -14,10 +14,11 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from agentaudit.archive import known
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout, segment_path
-from agentaudit.archive.log import read_log
-from agentaudit.archive.note import Checkpoint
+from agentaudit.archive.log import Log, read_log
+from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.rows import incomplete_row
 from agentaudit.archive.segment import SCHEMAS, EventColumns, table_of
 from agentaudit.archive.tracker import Tracker
@@ -29,13 +30,17 @@ class Snapshot:
     """What there is to read.
 
     `files` lists the sealed Parquet files of each table in log order; `live` has the rows of the
-    journals behind the last seals, with the same schemas; `checkpoints` says at which log size.
+    journals behind the last seals, with the same schemas (and, as event numbers are a gateway's
+    own, a column `gateway` in `blobs`, where every chunk is given in full); `checkpoints` says at
+    which log size. `contradictions` is empty unless a log is behind or beside what this machine
+    remembers of it.
     """
 
     root: Path
     files: dict[str, list[Path]]
     live: dict[str, pa.Table]
     checkpoints: dict[str, Checkpoint]
+    contradictions: list[str]
 
 
 def check_format(layout: Layout) -> None:
@@ -59,8 +64,11 @@ def check_format(layout: Layout) -> None:
         )
 
 
-def open_archive(path: Path) -> Snapshot:
+def open_archive(path: Path, *, remember: bool = False) -> Snapshot:
     """Return the archive at `path` as it is now. It is checked for consistency, not for trust.
+
+    `remember` keeps each log's checkpoint in the user's state folder, unless it contradicts what
+    is there.
 
     Raises:
         ArchiveError: no archive, of another format, or half copied.
@@ -68,24 +76,26 @@ def open_archive(path: Path) -> Snapshot:
     layout = Layout(path)
     check_format(layout)
     try:
-        return _read(layout)
+        return _read(layout, remember)
     except (ArchiveError, FileNotFoundError):
         # A journal was sealed, or a file purged, between two of our looks: look once more.
         try:
-            return _read(layout)
+            return _read(layout, remember)
         except FileNotFoundError as error:
             raise ArchiveError(
                 f"archive {path}: {error.filename} is gone", hint="`agentaudit verify` says more"
             ) from error
 
 
-def _read(layout: Layout) -> Snapshot:
+def _read(layout: Layout, remember: bool) -> Snapshot:
     files: dict[str, list[Path]] = {table: [] for table in TABLES}
     live: dict[str, list[pa.Table]] = {table: [] for table in TABLES}
     checkpoints = {}
+    contradictions: list[str] = []
     for gateway in layout.gateways():
         log = read_log(layout.log(gateway), [])
         checkpoints[gateway] = log.checkpoint
+        contradictions += _against_memory(layout, gateway, log, remember)
         sealed = set()
         for entry in log.entries():
             if entry["type"] != "seal":
@@ -109,7 +119,9 @@ def _read(layout: Layout) -> Snapshot:
         table: pa.concat_tables(parts) if parts else SCHEMAS[table].empty_table()
         for table, parts in live.items()
     }
-    return Snapshot(layout.root, files, tables, checkpoints)
+    if "gateway" not in tables["blobs"].column_names:
+        tables["blobs"] = _of_gateway(tables["blobs"], "")
+    return Snapshot(layout.root, files, tables, checkpoints, contradictions)
 
 
 def _live_tables(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[str, pa.Table]:
@@ -131,10 +143,47 @@ def _live_tables(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[str, p
         for request in tracked.in_flight.values():
             row = incomplete_row(request, request.event_no)
             commands.append(tracker.command_row(row, tracked))
+    rows = columns.take()
     return {
-        **columns.take(),
+        "events": rows["events"],
+        "blobs": _of_gateway(_in_full(rows["blobs"]), gateway),
         "commands": table_of("commands", [*tracker.commands, *commands]),
         "sessions": table_of("sessions", tracker.session_rows()),
         "decisions": table_of("decisions", tracker.decisions),
         "access": table_of("access", tracker.access),
     }
+
+
+def _in_full(blobs: pa.Table) -> pa.Table:
+    """Return `blobs` with every chunk's data in its own row: row numbers end with the segment."""
+    data = blobs.column("data").to_pylist()
+    for row, same_as in enumerate(blobs.column("same_as").to_pylist()):
+        if same_as is not None:
+            data[row] = data[same_as]
+    schema = SCHEMAS["blobs"]
+    return blobs.set_column(2, schema.field("data"), pa.array(data, pa.binary())).set_column(
+        3, schema.field("same_as"), pa.nulls(len(data), pa.int64())
+    )
+
+
+def _of_gateway(blobs: pa.Table, gateway: str) -> pa.Table:
+    return blobs.append_column("gateway", pa.array([gateway] * blobs.num_rows, pa.string()))
+
+
+def _against_memory(layout: Layout, gateway: str, log: Log, remember: bool) -> list[str]:
+    """Return how a log contradicts what is remembered of it; remember it where it does not."""
+    try:
+        key = layout.verifier_key(gateway).read_text()[:1000].strip()
+        signed_by = open_note(log.note, [Verifier.parse(key)]).signed_by
+    except (OSError, UnicodeDecodeError, ArchiveError) as error:
+        return [f"log/{gateway}: {error}"]
+    if not signed_by:
+        return [f"log/{gateway}: not signed by the key that lies beside it"]
+    found: list[known.Contradiction] = []
+    seen = known.recall(log.checkpoint.origin)
+    if seen is not None:
+        found = known.key_contradictions(seen, key)
+        found += known.contradictions(log, seen.checkpoint, "remembered checkpoint")
+    if remember and not found:
+        known.remember(known.Known(key, log.checkpoint, trusted=False))
+    return [f"log/{gateway}: {contradiction}" for contradiction in found]

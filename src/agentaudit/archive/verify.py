@@ -130,8 +130,8 @@ def verify(
             break
     if remember and not result.findings:
         for gateway, checkpoint in result.checkpoints.items():
-            if gateway not in result.unknown_signers:
-                known.remember(check.signers[gateway], checkpoint)
+            is_trusted = gateway not in result.unknown_signers
+            known.remember(known.Known(check.signers[gateway], checkpoint, is_trusted))
     return result
 
 
@@ -269,9 +269,7 @@ class _GatewayCheck:
         self._result.checkpoints[self._gateway] = log.checkpoint
         origin = log.checkpoint.origin
         outside = [v for v in log.signed_by if v in keys and v.name == origin]
-        if outside:
-            self._check.signers[self._gateway] = str(outside[0])
-        else:
+        if not outside:
             if any(key.name == origin for key in keys):
                 self._found(
                     "signature",
@@ -286,6 +284,7 @@ class _GatewayCheck:
                 )
             self._result.unknown_signers.append(self._gateway)
         signer = outside[0] if outside else inside
+        self._check.signers[self._gateway] = str(signer)
         if inside is not None and outside and inside not in outside:
             self._found(
                 "key",
@@ -320,40 +319,28 @@ class _GatewayCheck:
 
     def _check_memory(self, log: Log) -> None:
         """Hold the log against what was seen of it before, outside the archive."""
-        anchors = []
         origin = log.checkpoint.origin
+        anchors = []
         seen = known.recall(origin)
-        if seen is not None:
+        is_trusted = self._gateway not in self._result.unknown_signers
+        # A key given now outweighs one that was merely found in an archive before.
+        if seen is not None and (seen.trusted or not is_trusted or seen.key == str(self._signer)):
             anchors.append(("remembered checkpoint", seen.checkpoint))
-            if self._signer is not None and seen.key != str(self._signer):
-                self._found(
-                    "key",
-                    self._place,
-                    f"signed by {str(self._signer).rsplit('+', 1)[0]}",
-                    f"{seen.key.rsplit('+', 1)[0]}, as remembered,",
-                )
+            for contradiction in known.key_contradictions(seen, str(self._signer)):
+                self._contradicts(contradiction)
         if self._check._since is not None and self._check._since.origin == origin:
             anchors.append(("given checkpoint", self._check._since))
         self._anchor: tuple[str, int] = ("none", 0)
         for name, anchor in anchors:
-            if anchor.size > log.checkpoint.size:
-                self._found(
-                    "rollback",
-                    f"{self._place}/checkpoint",
-                    f"{log.checkpoint.size} entries",
-                    f"at least the {anchor.size} of the {name}",
-                )
-                continue
-            root = tree_root(leaf_hash(entry) for entry in log.raw[: anchor.size])
-            if root != anchor.root:
-                self._found(
-                    "fork",
-                    self._place,
-                    f"the first {anchor.size} entries hash to {root.hex()[:8]}…",
-                    f"{anchor.root.hex()[:8]}… of the {name}",
-                )
-            elif anchor.size >= self._anchor[1]:
+            found = known.contradictions(log, anchor, name)
+            for contradiction in found:
+                self._contradicts(contradiction)
+            if not found and anchor.size >= self._anchor[1]:
                 self._anchor = (name, anchor.size)
+
+    def _contradicts(self, contradiction: known.Contradiction) -> None:
+        place = f"{self._place}/checkpoint"
+        self._found(contradiction.check, place, contradiction.seen, contradiction.expected)
 
     def _check_grammar(self, log: Log) -> Iterator[dict[str, Any]]:
         """Yield the entries; find those that cannot stand where they stand."""
