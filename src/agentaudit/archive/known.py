@@ -118,6 +118,12 @@ def _damaged(path: Path) -> ArchiveError:
     )
 
 
+def state_folder() -> Path:
+    """Return where the user's state lives (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "agentaudit"
+
+
 def _file() -> Path:
     return state_folder() / "known-logs.json"
 
