@@ -20,7 +20,7 @@ from agentaudit.archive.files import PRIVATE_MODE, make_folder, replace
 from agentaudit.archive.log import Log
 from agentaudit.archive.merkle import leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint
-from agentaudit.errors import ArchiveError
+from agentaudit.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def recall(origin: str) -> Known | None:
     """Return what is remembered of the log `origin`, or None.
 
     Raises:
-        ArchiveError: the memory cannot be read.
+        SettingsError: the memory cannot be read.
     """
     value = _load(_file()).get(origin)
     if value is None:
@@ -112,8 +112,8 @@ def _short(key: str) -> str:
     return key.rsplit("+", 1)[0]
 
 
-def _damaged(path: Path) -> ArchiveError:
-    return ArchiveError(
+def _damaged(path: Path) -> SettingsError:
+    return SettingsError(
         f"{path}: damaged", hint="move it away; then give --key, and --since if you have one"
     )
 
@@ -134,7 +134,7 @@ def _load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ArchiveError(f"{path}: {error.strerror}") from error
+        raise SettingsError(f"{path}: {error.strerror}") from error
     try:
         logs = canonical.decode(data)
     except ValueError:

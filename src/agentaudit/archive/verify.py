@@ -117,6 +117,7 @@ def verify(
 
     Raises:
         ArchiveError: there is no archive of this format, or a key or checkpoint is malformed.
+        SettingsError: what this machine remembers of logs cannot be read.
     """
     layout = Layout(Path(path))
     check_format(layout)
