@@ -1,0 +1,258 @@
+"""An archive opened for questions: `load` returns a `Case`, live sessions included.
+
+A case never changes what it reads and never caches rows: each question looks whether the archive
+has grown, takes the list of sealed files from the log at one checkpoint, and adds the journal's
+rows after it. Answers are DuckDB relations, computed when they are read: `.pl()`,
+`.to_arrow_table()`, `.df()` (which needs pandas), or further SQL on them.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from agentaudit.analysis.session import Session
+from agentaudit.analysis.store import Store, named
+from agentaudit.archive import snapshot
+from agentaudit.archive.layout import Layout
+from agentaudit.errors import ArchiveError, QuestionError
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from agentaudit.archive.verify import Verification
+
+_SHORTEST_PREFIX = 8
+
+
+def load(path: str | PathLike[str]) -> Case:
+    """Open the archive at `path` for reading.
+
+    Raises:
+        ArchiveError: no archive is there, or it is of a format that this version does not know.
+    """
+    return Case(Path(path))
+
+
+class Case:
+    """Questions to one archive; safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._layout = Layout(self.path)
+        if not self._layout.format_file.is_file():
+            raise ArchiveError(
+                f"{path}: no archive is there (it would hold a file named FORMAT)",
+                hint="name the folder that [gateway] archive names in agentaudit.toml",
+            )
+        self._store = Store(self.path)
+        self._seen: object = None
+        self._refreshing = threading.Lock()
+        self.refresh()
+
+    def __repr__(self) -> str:
+        return f"agentaudit.load({str(self.path)!r})"
+
+    def refresh(self) -> None:
+        """Look at the archive again if it has grown; every question does so first."""
+        with self._refreshing:
+            stamp = self._stamp()
+            if stamp == self._seen:
+                return
+            snap = snapshot.open_archive(self.path)
+            self._store.show(snap.files, snap.live)
+            # The stamp from before the reading: what was appended meanwhile shows next time.
+            self._seen = stamp
+
+    def sessions(
+        self,
+        *,
+        user: str | None = None,
+        agent: str | None = None,
+        target: str | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        cls: str | None = None,
+        status: str | None = None,
+        table: str | None = None,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return the sessions that match, newest first; refused ones included.
+
+        `since` and `until` are times (ISO 8601 text or datetime; UTC where they name no zone) and
+        keep sessions of which any part lies between. `cls`, `status` and `table` keep those with
+        at least one command that has all of what is given.
+        """
+        return self._ask(
+            "sessions",
+            user=user,
+            agent=agent,
+            target=target,
+            since=_instant(since),
+            until=_instant(until),
+            **{"class": cls},
+            status=status,
+            table=table,
+        )
+
+    def commands(
+        self,
+        *,
+        session: UUID | str | None = None,
+        user: str | None = None,
+        agent: str | None = None,
+        target: str | None = None,
+        cls: str | None = None,
+        status: str | None = None,
+        operation: str | None = None,
+        table: str | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return the commands that match, newest first, one row an execution.
+
+        `cls` is `read`, `write`, `schema`, `admin`, `session` or `unknown`; `status` is `ok`,
+        `error`, `denied`, `cancelled` or `incomplete`; `table` is a table's name with or without
+        its schema; times are as for `sessions`, and mean the start.
+        """
+        return self._ask(
+            "commands",
+            session=None if session is None else self._session_id(session),
+            user=user,
+            agent=agent,
+            target=target,
+            **{"class": cls},
+            status=status,
+            operation=operation,
+            table=table,
+            since=_instant(since),
+            until=_instant(until),
+        )
+
+    def search(
+        self,
+        text: str,
+        *,
+        user: str | None = None,
+        target: str | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return where `text` occurs, newest first: in statements, parameters, errors and results.
+
+        Case does not matter (in results: of ASCII letters). Of each recorded piece of a result
+        only the first 8 KiB are searched.
+        """
+        if not text:
+            raise QuestionError("search: no text was given", hint='case.search("drop table")')
+        return self._ask(
+            "search",
+            text=text,
+            bytes=text.encode(),
+            user=user,
+            target=target,
+            since=_instant(since),
+            until=_instant(until),
+        )
+
+    def sql(
+        self, query: str, parameters: Mapping[str, Any] | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """Return the answer to one SELECT over `events`, `commands`, `sessions`, `decisions`, `access`.
+
+        Parameters are named: `case.sql("from commands where status = $s", {"s": "error"})`.
+
+        Raises:
+            QuestionError: not one statement that only reads.
+            duckdb.Error: DuckDB cannot answer it.
+        """
+        self.refresh()
+        return self._store.ask(query, parameters)
+
+    def session(self, session: UUID | str) -> Session:
+        """Return one session, by its id or the unambiguous beginning of one.
+
+        Raises:
+            QuestionError: no session, or more than one, has an id that begins so.
+        """
+        return Session(self._store, self._session_id(session), self.refresh)
+
+    def verify(
+        self, key: str | PathLike[str] | None = None, *, deep: bool = False
+    ) -> Verification:
+        """Check the archive against its log and `key`: `.ok`, `.findings`, `.exposure`.
+
+        `key` is a verifier key, or the path of a file that holds one. Without a key from outside
+        the archive `.ok` is never True.
+        """
+        from agentaudit.archive.verify import verify
+
+        return verify(self.path, key=key, deep=deep)
+
+    def _ask(self, question: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
+        self.refresh()
+        return self._store.ask(named(question), parameters)
+
+    def _session_id(self, session: UUID | str) -> UUID:
+        self.refresh()
+        prefix = str(session).strip().lower()
+        if not re.fullmatch(r"[0-9a-f-]+", prefix) or len(prefix) < _SHORTEST_PREFIX:
+            raise QuestionError(
+                f"session {prefix!r}: a session id, or at least {_SHORTEST_PREFIX} characters "
+                "of its beginning, expected",
+                hint="case.sessions() or agentaudit sessions lists them",
+            )
+        found = self._store.rows(named("session_named"), {"prefix": prefix})
+        if len(found) == 1:
+            identity = found[0]["session_id"]
+            assert isinstance(identity, UUID)
+            return identity
+        if found:
+            raise QuestionError(
+                f"session {prefix}: several sessions begin so",
+                hint="give more of the id",
+            )
+        raise QuestionError(
+            f"session {prefix}: not in this archive",
+            hint="case.sessions() or agentaudit sessions lists them",
+        )
+
+    def _stamp(self) -> object:
+        """Return what differs once the archive has grown: sizes and times of logs and journals."""
+        stamps = []
+        for gateway in self._layout.gateways():
+            paths = [self._layout.checkpoint(gateway)]
+            for segment in self._layout.journal_segments(gateway):
+                paths.append(self._layout.journal(gateway, segment))
+            for path in paths:
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue  # sealed, or not yet begun
+                stamps.append((path, status.st_size, status.st_mtime_ns))
+        return stamps
+
+
+def _instant(value: str | date | None) -> datetime | None:
+    """Return a time with its zone; UTC where `value` names none.
+
+    Raises:
+        QuestionError: text that is no ISO 8601 time.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise QuestionError(
+                f"time {value!r}: an ISO 8601 time expected, as 2026-11-01 or 2026-11-01T12:30:00Z"
+            ) from None
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    return value if value.tzinfo else value.replace(tzinfo=UTC)

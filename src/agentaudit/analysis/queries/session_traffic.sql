@@ -1,0 +1,7 @@
+-- question: Which events of a session carry bytes of its traffic, and how many does each keep?
+-- parameters: session
+-- columns: event_no, stored_len
+SELECT event_no, stored_len
+FROM events
+WHERE session_id = $session AND kind IN ('request', 'response', 'content') AND payload IS NOT NULL
+ORDER BY seq

@@ -1,0 +1,233 @@
+"""One session of an archive: its commands, its bytes, and the results that it returned.
+
+Results are not stored as tables. What is stored is what passed on the wire, so a result is read
+out of the recorded bytes when it is asked for, by the same protocol code that relayed them. That
+code needs the session from its beginning (a statement may have been prepared long before), so the
+bytes are streamed through it, a few megabytes at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from agentaudit.analysis import postgres, transcript
+from agentaudit.analysis.store import Store, named
+from agentaudit.errors import ArchiveError, QuestionError
+from agentaudit.model import Side
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_INLINE_BYTES = 8 * 1024
+_WINDOW_BYTES = 16 << 20
+_WINDOW_EVENTS = 20_000
+
+Traffic = tuple[Side, bytes, int]
+
+
+class Session:
+    """Questions to one session; get it with `Case.session`."""
+
+    def __init__(self, store: Store, identity: UUID, refresh: Callable[[], None]) -> None:
+        self.id = identity
+        self._store = store
+        self._refresh = refresh
+
+    def __repr__(self) -> str:
+        return f"Session({str(self.id)!r})"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the session now: its row in `sessions`."""
+        self._refresh()
+        (row,) = self._store.rows(named("session_facts"), {"session": self.id})
+        return row
+
+    def ask(self, question: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
+        """Return the answer to one of the named questions of `queries/` about this session."""
+        self._refresh()
+        return self._store.ask(named(question), {"session": self.id, **parameters})
+
+    @property
+    def count(self) -> int:
+        """How many commands it has executed so far."""
+        ((commands, _),) = self.ask("session_command_count").fetchall()
+        return int(commands)
+
+    @property
+    def commands(self) -> duckdb.DuckDBPyRelation:
+        """Its commands, in order: the rows of `commands`."""
+        return self.ask("session_commands")
+
+    @property
+    def events(self) -> duckdb.DuckDBPyRelation:
+        """Its events, in order: the rows of `events`, each with the first 8 KiB of its bytes."""
+        return self.ask("session_events")
+
+    def command(self, command_no: int) -> dict[str, Any]:
+        """Return the row of one command.
+
+        Raises:
+            QuestionError: the session has no such command.
+        """
+        self._refresh()
+        rows = self._store.rows(
+            named("command"), {"session": self.id, "command_no": command_no}
+        )
+        if not rows:
+            raise QuestionError(
+                f"session {self.id}: no command {command_no} among its {self.count}",
+                hint="session.commands lists them",
+            )
+        return rows[0]
+
+    def statement(self, command_no: int) -> str:
+        """Return the whole text of a command's request, however long.
+
+        Raises:
+            QuestionError: the session has no such command.
+        """
+        row = self.command(command_no)
+        requests = self._store.rows(
+            named("command_request"), {"session": self.id, "command_no": command_no}
+        )
+        if not requests:
+            return str(row["text"] or "")
+        (request,) = requests
+        text = request["text"]
+        if (request["text_len"] or 0) <= len(text.encode()):
+            return str(text)
+        event_no = request["event_no"]
+        rest = b"".join(
+            data for _, offset, data in self._chunks(event_no, event_no) if offset < 0
+        )
+        return str(text) + rest.decode("utf-8", "replace")
+
+    def stream(self, side: Side | str) -> Iterator[bytes]:
+        """Yield what one side sent, piece by piece, masked where a rule masked it.
+
+        `side` is "client" or "target". Joined, the pieces are the bytes on the wire from the
+        first ReadyForQuery (or its like) on.
+        """
+        wanted = _side(side)
+        for sender, payload, _ in self.traffic():
+            if sender is wanted:
+                yield payload
+
+    def transcript(self, *, rows: int = 10) -> str:
+        """Return the session as text to read: statements, parameters, outcomes, first `rows` rows.
+
+        Control characters of what was recorded are written out, so it is safe to print.
+        """
+        return "\n".join(self.told(rows=rows))
+
+    def told(self, *, rows: int = 10) -> Iterator[str]:
+        """Yield the transcript in parts: its heading, then one part a command."""
+        yield transcript.heading(self.facts)
+        results = dict(self.results(limit=rows)) if rows else {}
+        for command in self._store.rows(named("session_commands"), {"session": self.id}):
+            yield transcript.command(command, results.get(command["command_no"]))
+
+    def result(self, command_no: int, limit: int | None = 100_000) -> pa.Table:
+        """Return the rows that a command returned, with PostgreSQL's types, at most `limit`.
+
+        A command that returned no rows has a table without columns. Whether rows are missing
+        shows in the command's `rows_returned`.
+
+        Raises:
+            QuestionError: the session has no such command.
+        """
+        self.command(command_no)
+        return postgres.result_table(self.traffic(), command_no, limit)
+
+    def result_batches(self, command_no: int) -> Iterator[pa.RecordBatch]:
+        """Yield all rows that a command returned, batch by batch, for results of any size.
+
+        Raises:
+            QuestionError: the session has no such command.
+        """
+        self.command(command_no)
+        return postgres.result_batches(self.traffic(), command_no)
+
+    def results(self, limit: int) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the number and at most `limit` first rows of every command that returned rows."""
+        return postgres.result_tables(self.traffic(), limit)
+
+    def traffic(self) -> Iterator[Traffic]:
+        """Yield (side, bytes, flags) of every recorded piece of the session, in order."""
+        for first, last in self._windows():
+            chunks = self._chunks(first, last)
+            chunk = next(chunks, None)
+            for batch in self._store.batches(
+                named("session_payloads"), {"session": self.id, "first": first, "last": last}
+            ):
+                for row in batch.to_pylist():
+                    payload: bytes = row["payload"]
+                    if row["stored_len"] > _INLINE_BYTES:
+                        parts = [payload]
+                        while chunk is not None and chunk[0] <= row["event_no"]:
+                            if chunk[0] == row["event_no"] and chunk[1] >= _INLINE_BYTES:
+                                parts.append(chunk[2])
+                            chunk = next(chunks, None)
+                        payload = b"".join(parts)
+                        if len(payload) != row["stored_len"]:
+                            raise ArchiveError(
+                                f"event {row['event_no']}: {len(payload)} bytes found, "
+                                f"{row['stored_len']} were stored",
+                                hint="agentaudit verify --deep says what is missing",
+                            )
+                    yield _side(row["side"]), payload, row["flags"]
+
+    def _windows(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of event numbers, each small enough to hold in memory."""
+        self._refresh()
+        first = last = -1
+        size = count = 0
+        for batch in self._store.batches(
+            named("session_traffic"), {"session": self.id}, rows=_WINDOW_EVENTS
+        ):
+            for event_no, stored in zip(
+                batch.column("event_no").to_pylist(),
+                batch.column("stored_len").to_pylist(),
+                strict=True,
+            ):
+                if first >= 0 and (size + stored > _WINDOW_BYTES or count == _WINDOW_EVENTS):
+                    yield first, last
+                    first, size, count = -1, 0, 0
+                if first < 0:
+                    first = event_no
+                last = event_no
+                size += stored
+                count += 1
+        if first >= 0:
+            yield first, last
+
+    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (event_no, offset, bytes) of what these events keep beyond their inline part."""
+        for batch in self._store.batches(
+            named("session_blobs"),
+            {"gateway": self._gateway, "first": first, "last": last},
+            rows=16,
+        ):
+            for row in batch.to_pylist():
+                data = row["data"]
+                if data is None:
+                    (same,) = self._store.rows(
+                        named("blob_row"), {"filename": row["filename"], "row": row["same_as"]}
+                    )
+                    data = same["data"]
+                yield row["event_no"], row["offset"], data
+
+    @property
+    def _gateway(self) -> str:
+        return str(self.facts["gateway"])
+
+
+def _side(side: Side | str) -> Side:
+    try:
+        return Side(side)
+    except ValueError:
+        raise QuestionError(f"side {side!r}: client or target expected") from None

@@ -1,0 +1,5 @@
+"""Views of an archive for notebooks: one class a widget, each over a `Case`, each usable alone."""
+
+from agentaudit.widgets.replay import Replay
+
+__all__ = ["Replay"]
