@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -152,10 +153,12 @@ class Recorder:
         disk_stop: int = 0,
         on_failure: Callable[[RecordingError], None] = lambda error: None,
         clock: Clock | None = None,
+        policy: bytes | None = None,
     ) -> Recorder:
         """Start the sealer, which recovers what a crash left, and open a segment.
 
-        `on_failure` is called once, on the loop, when recording has become impossible.
+        `on_failure` is called once, on the loop, when recording has become impossible. `policy`
+        is the document of the rules in force, see `set_policy`.
 
         Raises:
             RecordingError: the archive cannot be written, or another gateway has its lock.
@@ -174,6 +177,8 @@ class Recorder:
         try:
             _prepare_archive(self._layout, gateway)
             ready = await self._sealer.start(self._place, self.clock.kind)
+            if policy is not None:
+                self.set_policy(policy)
             self._next_event_no = self._ticked_no = int(ready["next_event_no"])
             self._written_no = self._synced_no = self._next_event_no
             _make_reserve(self._layout.reserve(gateway))
@@ -193,6 +198,20 @@ class Recorder:
     def healthy(self) -> bool:
         """Whether recording is possible."""
         return self.failure is None and not self._stopping
+
+    def set_policy(self, document: bytes) -> str:
+        """Keep the rules now in force, canonical JSON without secrets; return its SHA-256 as hex.
+
+        Raises:
+            OSError: the archive cannot be written.
+        """
+        digest = sha256(document).hexdigest()
+        path = self._layout.policy(digest)
+        if not path.exists():
+            make_folder(path.parent)
+            replace(path, document)
+        self._sealer.send({"policy": digest})
+        return digest
 
     def open_session(self, facts: SessionFacts) -> SessionRecorder:
         """Record `session_open` and return the session; its id is minted here.
@@ -744,7 +763,7 @@ class _SealerProcess(asyncio.SubprocessProtocol):
             # drain to seal it.
             start_new_session=True,
         )
-        self._send(
+        self.send(
             {
                 "archive": str(place.archive.absolute()),
                 "gateway": place.gateway,
@@ -760,7 +779,7 @@ class _SealerProcess(asyncio.SubprocessProtocol):
         if self._transport is None:
             return
         if not self._exited.done():
-            self._send({"stop": not failed})
+            self.send({"stop": not failed})
             try:
                 await asyncio.wait_for(asyncio.shield(self._exited), _SEALER_EXIT_S)
             except TimeoutError:
@@ -775,7 +794,8 @@ class _SealerProcess(asyncio.SubprocessProtocol):
         if self._transport is not None and not self._exited.done():
             self._transport.kill()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
+        """Tell the sealer something; a sealer that has ended hears nothing."""
         assert self._transport is not None
         stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
         if stdin is not None and not stdin.is_closing():

@@ -5,8 +5,8 @@ as it grows, so a seal has little left to do, and signs a tick of what it has re
 seconds: behind a tick nothing inside an open segment can be rewritten unseen. Starting is
 recovering: the same code reads what a crash left, closes what was open, and seals it.
 
-It speaks lines of JSON: the gateway's settings come first on standard input, then at most a
-`stop`; the end of the input means that the gateway has died, and leaves its journal to the next
+It speaks lines of JSON: the gateway's settings come first on standard input, then policies as
+they come into force and at last a `stop`; the end of the input means that the gateway has died, and leaves its journal to the next
 start.
 
 Crash story of a seal, in this order: files under their names, head, `seal` entry and checkpoint,
@@ -156,6 +156,7 @@ class Sealer:
         self._tick_due_s = 0.0
         self._heard_s = time.monotonic()
         self._previous: UUID | None = None
+        self._policy: str | None = None
         self._next_event_no = 0
 
     # --- start
@@ -220,6 +221,8 @@ class Sealer:
                 seals[segment] = entry
                 self._previous = segment
                 self._next_event_no = entry["first_event"] + entry["n"]
+            elif entry["type"] == "policy":
+                self._policy = entry["sha256"]
         self._seals = seals
         return seals, opened, ticks
 
@@ -367,6 +370,12 @@ class Sealer:
             self._append({"type": "heartbeat", "next_event": self._next_event_no})
         return had_any
 
+    def set_policy(self, digest: str) -> None:
+        """Log that the rules whose document has this SHA-256 are in force from now on."""
+        if digest != self._policy:
+            self._policy = digest
+            self._append({"type": "policy", "sha256": digest})
+
     def stop(self) -> None:
         """Seal what there is and log that recording has stopped."""
         while self._open is not None or self._layout.journal_segments(self._place.gateway):
@@ -472,6 +481,7 @@ class Sealer:
             "commands": len(tracker.commands),
             "decisions": len(tracker.decisions),
             "clock": self._clock,
+            "policy": self._policy,
         }
         self._append(*self._announcement(), seal)
         self._seals[segment] = seal
@@ -520,13 +530,17 @@ def _follow(place: Place, clock: str, say: Callable[[dict[str, Any]], None]) -> 
         readable, _, _ = select.select([sys.stdin.fileno()], [], [], wait_s)
         if readable:
             data = os.read(sys.stdin.fileno(), 4096)
-            received += data
-            if b"\n" in received:
-                if canonical.decode(received)["stop"]:
-                    sealer.stop()
-                return 0
             if not data:
                 return 0
+            *lines, received = (received + data).split(b"\n")
+            for message in map(canonical.decode, lines):
+                if "policy" in message:
+                    sealer.set_policy(message["policy"])
+                elif message["stop"]:
+                    sealer.stop()
+                    return 0
+                else:
+                    return 0
         wait_s = 0.0 if sealer.turn() else POLL_S
 
 

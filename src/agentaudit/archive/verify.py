@@ -10,9 +10,10 @@ What is promised, and against what: docs/limits.md
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -42,6 +43,7 @@ from agentaudit.errors import AgentauditError, ArchiveError, TamperedError
 from agentaudit.model import Kind
 
 Progress = Callable[[str, int, int], None]
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _KEY_COLUMNS = ("key_m", "key_t", "key_p")
 
 
@@ -351,6 +353,8 @@ class _GatewayCheck:
                 self._found("log", place, f"a {entry['type']} entry", "genesis first and only once")
             if entry["type"] == "genesis":
                 self._check_genesis(entry, place)
+            elif entry["type"] == "policy":
+                self._check_policy(str(entry["sha256"]), place)
             yield entry
 
     def _check_genesis(self, entry: dict[str, Any], place: str) -> None:
@@ -366,6 +370,18 @@ class _GatewayCheck:
                 self._found("log", place, f"genesis names another {name}", str(value))
         if entry.get("clock") != "system":
             self._result.scripted_clocks.append(self._gateway)
+
+    def _check_policy(self, digest: str, place: str) -> None:
+        if not _SHA256.match(digest):
+            self._found("policy", place, "not a SHA-256 in hex")
+            return
+        path = self._layout.policy(digest)
+        self._expect(path)
+        try:
+            if sha256(path.read_bytes()).hexdigest() != digest:
+                self._found("policy", self._relative(path), "not what its name says")
+        except OSError as error:
+            self._found("policy", self._relative(path), str(error.strerror), "a file")
 
     def _gather_ticks(self, entries: Sequence[dict[str, Any]]) -> None:
         for number, entry in enumerate(entries):
