@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import itertools
 import json
 import os
@@ -163,6 +164,26 @@ def test_the_locks_agree_so_that_one_environment_can_hold_them(lock: str) -> Non
 def test_a_gateway_gets_no_notebook_and_an_analyst_no_server() -> None:
     assert not {"duckdb", "polars", "jupyterlab", "anywidget", "ipykernel"} & set(pins("gateway"))
     assert not {"uvloop", "scramp", "pglast", "asyncssh"} & set(pins("lab"))
+
+
+def test_every_package_that_the_code_imports_is_asked_for_by_name() -> None:
+    distributions = importlib.metadata.packages_distributions()
+    declared = wanted("dev")
+    undeclared = set()
+    for path, text in texts().items():
+        if path.suffix == ".py" and path.parts[0] in {"src", "tools", "tests", "benchmarks"}:
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Import):
+                    modules = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    modules = [node.module or ""]
+                else:
+                    continue
+                for module in {module.partition(".")[0] for module in modules}:
+                    owners = {normal(owner) for owner in distributions.get(module, [])}
+                    if owners and not owners & (declared | {"agentaudit"}):
+                        undeclared.add(f"{path}: {module} of {', '.join(sorted(owners))}")
+    assert not undeclared
 
 
 # --- layers -------------------------------------------------------------------------------------
