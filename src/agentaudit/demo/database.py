@@ -77,7 +77,7 @@ class Postgres:
         self.directory = Path(tempfile.mkdtemp(prefix="agentaudit-postgres-"))
         self._child: Child | None = None
         try:
-            self._give(self.directory)
+            self.give(self.directory)
             self.binaries = self._executable(binaries)
             self.data = self.directory / "data"
             self._initialize(dict(settings or {}), hba, dict(files or {}))
@@ -214,7 +214,7 @@ class Postgres:
             path = self.directory / name
             path.write_bytes(content)
             path.chmod(0o600)
-            self._give(path)
+            self.give(path)
         options = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": str(self.directory),
@@ -251,7 +251,8 @@ class Postgres:
             **identity_of(self.user),
         )
 
-    def _give(self, path: Path) -> None:
+    def give(self, path: Path) -> None:
+        """Make `path` belong to the user that the server runs as."""
         if self.user is not None:
             shutil.chown(path, self.user, pwd.getpwnam(self.user).pw_gid)
 
