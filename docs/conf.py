@@ -8,7 +8,7 @@ _project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_tex
 project = _project["name"]
 release = version = _project["version"]
 author = _project["authors"][0]["name"]
-copyright = f"2026, {author}"  # noqa: A001  # Sphinx asks for this name
+copyright = f"2026, {author}"  # Sphinx asks for this name
 
 extensions = ["myst_parser", "sphinx.ext.doctest"]
 myst_enable_extensions = ["colon_fence", "deflist"]
