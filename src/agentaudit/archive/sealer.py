@@ -6,8 +6,8 @@ seconds: behind a tick nothing inside an open segment can be rewritten unseen. S
 recovering: the same code reads what a crash left, closes what was open, and seals it.
 
 It speaks lines of JSON: the gateway's settings come first on standard input, then policies as
-they come into force and at last a `stop`; the end of the input means that the gateway has died, and leaves its journal to the next
-start.
+they come into force, and at last a `stop`. The end of the input means that the gateway has died,
+and leaves its journal to the next start.
 
 Crash story of a seal, in this order: files under their names, head, `seal` entry and checkpoint,
 journal gone. Files without a `seal` are removed at start and made again; a journal with one is
