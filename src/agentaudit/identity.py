@@ -82,6 +82,10 @@ class KeySet:
                 return None
         return self._made[place]
 
+    def count_for(self, algorithms: Sequence[str]) -> int:
+        """Return how many keys may verify signatures of at least one of `algorithms`."""
+        return sum(any(_may_verify(key, each) for each in algorithms) for key in self.keys)
+
 
 def _may_verify(key: Mapping[str, Any], algorithm: str) -> bool:
     operations = key.get("key_ops")
@@ -111,8 +115,9 @@ def fetch_keys(issuer: Issuer, *, timeout: float = FETCH_TIMEOUT_S) -> KeySet:
     address = issuer.url.rstrip("/") + "/.well-known/openid-configuration"
     document = _fetch_json(address, issuer, context, give_up_at)
     if document.get("issuer") != issuer.url:
+        found = str(document.get("issuer"))[:200]
         raise IssuerError(
-            f"issuer {issuer.url}: its discovery document is of issuer {document.get('issuer')!r:.200}",
+            f"issuer {issuer.url}: its discovery document is of issuer {found!r}",
             hint="the url in the settings must be, to the letter, what the provider calls itself",
         )
     keys_address = document.get("jwks_uri")

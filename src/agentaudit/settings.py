@@ -31,6 +31,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -198,6 +199,8 @@ class Listen(_Table):
 class Limits(_Table):
     """`[limits]`: quotas, each of which ends a session or an actor's new one."""
 
+    disk_warn: Size = 10 << 30
+    disk_stop: Size = 1 << 30
     session_bytes: Size = 50 << 30
     actor_connections: Annotated[int, Field(ge=1)] = 200
     preauth_connections: Annotated[int, Field(ge=1)] = 200
@@ -382,6 +385,13 @@ class Settings(_Table):
     issuer: tuple[Issuer, ...] = ()
     target: tuple[Target, ...] = ()
 
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that `load` read, or None."""
+        return self._path
+
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
         for what, names in (
@@ -440,7 +450,7 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "proxy_protocol": [],
         "postgres_oauth": False,
     },
-    "limits": {"disk_warn": _ON, "disk_stop": _ON, "journal_max": _ON, "max_holds_per_actor": _ON},
+    "limits": {"journal_max": _ON, "max_holds_per_actor": _ON},
     "issuer": {},
     "target": {
         "credential_command": [],
@@ -487,6 +497,7 @@ def load(path: Path) -> Settings:
     problems = _refuse_later(document)
     try:
         settings = Settings.model_validate(document, context={"root": path.absolute().parent})
+        settings._path = path.absolute()
     except ValidationError as error:
         # include_input=False: a secret written into the wrong key must not come back in an error.
         problems += [_describe(each) for each in error.errors(include_input=False)]
@@ -600,6 +611,8 @@ drain_timeout = "30s"              # how long sessions may go on after SIGTERM
 postgres = "127.0.0.1:6432"
 
 [limits]
+disk_warn = "10GiB"                # less free space than this is logged
+disk_stop = "1GiB"                 # less than this stops all traffic
 session_bytes = "50GiB"            # a session that moved more is ended
 actor_connections = 200            # of one user at a time
 preauth_connections = 200          # that have not shown a valid token yet

@@ -1,0 +1,137 @@
+"""What `agentaudit check` does: try all that the settings name, and say what is wrong and where.
+
+Each finding is a value, not an error: one target that is down must not hide a second one. The
+logins are the gateway's own code, so what works here works there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from dataclasses import dataclass
+
+from agentaudit.errors import AgentauditError, IssuerError, SettingsError
+from agentaudit.gateway import backend
+from agentaudit.gateway.serving import prepare, target_access
+from agentaudit.identity import fetch_keys
+from agentaudit.protocols import postgres_messages as messages
+from agentaudit.settings import Issuer, Settings, Target
+
+LOGIN_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was tried: whether it will do, what was seen, and what to do about it."""
+
+    name: str
+    ok: bool
+    message: str
+    hint: str = ""
+
+
+def check(settings: Settings) -> list[Check]:
+    """Return what came of trying the settings; blocks, for up to half a minute an address."""
+    findings = [_archive(settings), _retention()]
+    findings += _listener(settings)
+    findings += [_issuer(issuer) for issuer in settings.issuer]
+    if not settings.issuer:
+        findings.append(
+            Check("issuer", False, "none is set: nobody can connect", "add an [[issuer]]")
+        )
+    findings += asyncio.run(_targets(settings))
+    if not settings.target:
+        findings.append(
+            Check(
+                "target", False, "none is set: there is nothing to connect to", "add a [[target]]"
+            )
+        )
+    return findings
+
+
+def _archive(settings: Settings) -> Check:
+    folder = settings.gateway.archive
+    name = f"archive {folder}"
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        return Check(name, False, f"{nearest} cannot be written", "the gateway's user must own it")
+    status = os.statvfs(nearest)
+    free = status.f_bavail * status.f_frsize
+    gib = f"{free / (1 << 30):.1f} GiB free"
+    if free < settings.limits.disk_stop:
+        return Check(name, False, f"{gib}, less than limits.disk_stop", "free space first")
+    if free < settings.limits.disk_warn:
+        return Check(name, True, f"{gib}, less than limits.disk_warn", "free space soon")
+    return Check(name, True, gib)
+
+
+def _retention() -> Check:
+    return Check("retention", True, "no policy: everything is kept for ever")
+
+
+def _listener(settings: Settings) -> list[Check]:
+    address = settings.listen.postgres
+    name = f"listen postgres {address}"
+    if address is None:
+        return [Check("listen", False, "no address is set: nobody can connect", "set one")]
+    try:
+        prepare(settings.model_copy(update={"target": ()})).verifier.close()
+    except SettingsError as error:
+        return [Check(name, False, str(error), error.hint)]
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                message = "in use: by this gateway, if it runs already"
+                return [Check(name, True, message)]
+            return [Check(name, False, (error.strerror or "cannot be used").lower())]
+    encrypted = settings.gateway.tls_cert_file is not None
+    return [
+        Check(name, True, "free, with TLS" if encrypted else "free, without TLS: loopback only")
+    ]
+
+
+def _issuer(issuer: Issuer) -> Check:
+    name = f"issuer {issuer.url}"
+    try:
+        keys = fetch_keys(issuer)
+    except IssuerError as error:
+        return Check(name, False, str(error), error.hint)
+    usable = keys.count_for(issuer.algorithms)
+    if not usable:
+        wanted = ", ".join(issuer.algorithms)
+        return Check(
+            name, False, f"none of its {len(keys.keys)} keys is for {wanted}", "set algorithms"
+        )
+    return Check(name, True, f"{usable} keys to verify tokens with")
+
+
+async def _targets(settings: Settings) -> list[Check]:
+    return [await _target(target) for target in settings.target]
+
+
+async def _target(target: Target) -> Check:
+    name = f"target {target.name}"
+    try:
+        access = await asyncio.get_running_loop().run_in_executor(None, target_access, target)
+        async with asyncio.timeout(LOGIN_TIMEOUT_S):
+            server = await backend.log_in(access, {"application_name": "agentaudit check"})
+    except TimeoutError:
+        return Check(name, False, f"{target.address}: no answer in time")
+    except AgentauditError as error:
+        return Check(name, False, str(error), error.hint)
+    version = server.parameters.get("server_version", "of an unknown version")
+    encrypted = "with TLS" if server.wire.is_encrypted else "without TLS"
+    server.wire.send(messages.terminate())
+    server.wire.close()
+    seen = f"PostgreSQL {version}, logged in as {target.user} {encrypted}"
+    if not target.groups:
+        return Check(name, False, f"{seen}, but nobody may connect", "set groups")
+    return Check(name, True, seen)

@@ -1,0 +1,539 @@
+"""The door for PostgreSQL clients: from the first byte to the first ReadyForQuery, and cancelling.
+
+The client proves who it is by a token in the password message, which is why it is asked for a
+password in clear: inside TLS, or on loopback. It then gets the server's own greeting, except for
+the cancel key: its secret is ours, so that a cancel request passes through here and reaches the
+one backend that it is for. The process id stays the server's, because clients show it and compare
+it with the one in notifications.
+
+Source: postgresql.org/docs/current/protocol-flow.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from agentaudit import policy
+from agentaudit.archive.recorder import SessionRecorder
+from agentaudit.errors import (
+    ClientProtocolError,
+    IdentityError,
+    IssuerError,
+    RecordingError,
+    TargetProtocolError,
+)
+from agentaudit.gateway import backend
+from agentaudit.gateway.backend import Backend, LoginRefused
+from agentaudit.gateway.relay import Relay, recording_words
+from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
+from agentaudit.gateway.sessions import Sessions, TooManyConnections
+from agentaudit.gateway.wire import ConnectionEnded, Wire
+from agentaudit.model import Actor, Command, Event, Flag, Kind, Refusal, SessionFacts, Side
+from agentaudit.protocols import postgres_messages as messages
+from agentaudit.protocols.postgres import Conversation, Execution
+from agentaudit.protocols.postgres_messages import CancelRequest, StartupMessage
+from agentaudit.risk import sql
+from agentaudit.settings import is_loopback
+
+_SQLSTATE: Final = {
+    "protocol_error": "08P01",
+    "session_bytes": "53400",
+    "max_session": "57P01",
+    "shutdown": "57P01",
+    "disk_full": "53100",
+    "recording_failed": "58030",
+}
+_INVALID_PASSWORD: Final = "28P01"  # noqa: S105  an SQLSTATE
+_NOT_ALLOWED: Final = "28000"
+_MAX_LABEL: Final = 256
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds for what a client, and a target, must have done before a session is open."""
+
+    client_s: float = 30.0
+    target_s: float = 20.0
+
+
+class _Refused(Exception):
+    """The client is told why, and hears no more. `what` is the word that it is counted under."""
+
+    def __init__(
+        self, code: str, message: str, *, what: str = "", detail: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.what = what
+        self.detail = detail
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class _CancelRoute:
+    """Which backend a cancel key of ours stands for."""
+
+    access: TargetAccess
+    pid: int
+    secret: bytes
+    session: SessionRecorder
+
+
+class Door:
+    """Lets PostgreSQL clients in. `serve` is one connection's whole login."""
+
+    def __init__(self, sessions: Sessions, *, deadlines: Deadlines | None = None) -> None:
+        self._sessions = sessions
+        self._deadlines = deadlines or Deadlines()
+        self._routes: dict[tuple[int, bytes], _CancelRoute] = {}
+
+    async def serve(self, wire: Wire) -> None:
+        """See `wire` through its login; it is a session, refused or gone when this returns."""
+        self._sessions.enter(wire)
+        connection = _Connection(wire, self._sessions.serving)
+        try:
+            await self._serve(connection)
+        except _Refused as refused:
+            self._count(connection, refused.what)
+            self._tell(connection, refused)
+        except RecordingError as error:
+            reason, message, hint = recording_words(error)
+            self._tell(connection, _Refused(_SQLSTATE[reason], message, hint=hint))
+        except ClientProtocolError as error:
+            self._count(connection, "not the protocol")
+            # Whoever sent no start-up packet may be no client of ours: words would confuse it.
+            if connection.startup is not None or wire.is_encrypted:
+                self._tell(connection, _Refused("08P01", str(error), hint=error.hint))
+        except (ConnectionEnded, ssl.SSLError, OSError) as error:
+            is_tls = isinstance(error, ssl.SSLError)
+            self._count(connection, "TLS failed" if is_tls else "hung up")
+        except TimeoutError:
+            self._count(connection, "too slow")
+            if connection.startup is not None:
+                self._tell(connection, _Refused("57014", "the login took too long"))
+        finally:
+            self._sessions.leave(wire)
+            if not connection.is_open:
+                wire.close()
+
+    def _count(self, connection: _Connection, what: str) -> None:
+        if what and connection.actor is None:
+            self._sessions.count_attempt(connection.wire.peer_host, what)
+
+    def _tell(self, connection: _Connection, refused: _Refused) -> None:
+        connection.wire.send(
+            messages.error_response(
+                code=refused.code,
+                message=f"agentaudit: {refused.message}",
+                detail=refused.detail,
+                hint=refused.hint,
+            )
+        )
+
+    async def _serve(self, connection: _Connection) -> None:
+        async with asyncio.timeout(self._deadlines.client_s):
+            packet = await connection.begin()
+            if isinstance(packet, StartupMessage):
+                self._refuse_impossible(connection, packet)
+                token = await connection.ask_for_token(packet)
+                actor = await self._identify(connection, token)
+        if isinstance(packet, CancelRequest):
+            await self._cancel(connection, packet)
+            return
+        connection.actor = actor
+        self._sessions.leave(connection.wire)
+        try:
+            self._sessions.take_place(actor)
+        except TooManyConnections:
+            raise self._refusal(
+                connection, "53300", "you have as many sessions as you may"
+            ) from None
+        try:
+            await self._open(connection, actor)
+        finally:
+            if not connection.is_open:
+                self._sessions.give_back(actor)
+
+    def _refuse_impossible(self, connection: _Connection, startup: StartupMessage) -> None:
+        failure = self._sessions.recorder.failure
+        if failure is not None:
+            raise failure
+        if self._sessions.is_draining:
+            raise _Refused("57P03", "this gateway is shutting down", what="shutting down")
+        if not connection.wire.is_encrypted and not is_loopback(connection.wire.peer_host):
+            raise _Refused(
+                _NOT_ALLOWED,
+                "TLS is needed: a token must not cross the network in clear",
+                what="without TLS",
+                hint="connect with sslmode=verify-full",
+            )
+        if startup.parameters.get("replication", "off").lower() not in ("off", "false", "no", "0"):
+            raise _Refused(
+                "0A000", "replication connections are not let through", what="replication"
+            )
+
+    async def _identify(self, connection: _Connection, token: str) -> Actor:
+        try:
+            return await connection.serving.verifier.actor(token)
+        except IdentityError as error:
+            refused = _Refused(_INVALID_PASSWORD, str(error), hint=error.hint)
+            what = "token refused"
+        except IssuerError as error:
+            log.warning("issuer does not answer", error=str(error), hint=error.hint)
+            refused = _Refused("57P03", "the token's issuer cannot be asked for its keys now")
+            what = "issuer out of reach"
+        facts = connection.facts()
+        session_id = self._sessions.refuse_token(facts, refused.message, what)
+        refused.detail = f"session {session_id}" if session_id is not None else ""
+        raise refused from None
+
+    def _refusal(
+        self, connection: _Connection, code: str, message: str, hint: str = ""
+    ) -> _Refused:
+        """Record that somebody known was refused; return what to tell them."""
+        session_id = self._sessions.refuse(connection.facts(), message)
+        return _Refused(code, message, detail=f"session {session_id}", hint=hint)
+
+    # --- a session
+
+    async def _open(self, connection: _Connection, actor: Actor) -> None:
+        access = self._target_of(connection, actor)
+        connection.access = access
+        try:
+            async with asyncio.timeout(self._deadlines.target_s):
+                server = await backend.log_in(access, connection.parameters_for_target())
+        except LoginRefused as error:
+            log.warning("target refused login", target=access.settings.name, sqlstate=error.seen)
+            refused = self._refusal(connection, error.code, str(error), error.hint)
+            if not error.report:
+                raise refused from None
+            connection.wire.send(error.report)  # the server's own FATAL, after it let us in
+            return
+        except TargetProtocolError as error:
+            log.warning("target breaks the protocol", target=access.settings.name)
+            raise self._refusal(connection, "08006", f"the target: {error}") from None
+        except TimeoutError:
+            log.warning("target does not answer", target=access.settings.name)
+            raise self._refusal(
+                connection, "08001", f'target "{access.settings.name}": no answer in time'
+            ) from None
+        try:
+            await self._hand_over(connection, actor, access, server)
+        finally:
+            if not connection.is_open:
+                server.wire.abort()
+
+    def _target_of(self, connection: _Connection, actor: Actor) -> TargetAccess:
+        access = connection.serving.targets.get(connection.target_name)
+        if access is None:
+            raise self._refusal(
+                connection,
+                "3D000",
+                "there is no such target",
+                "the name of the database is the name of a target; ask the gateway's operator",
+            )
+        if not set(actor.groups) & set(access.settings.groups):
+            raise self._refusal(
+                connection,
+                _NOT_ALLOWED,
+                f'you are in no group that may connect to target "{access.settings.name}"',
+                "the groups are the ones in the token",
+            )
+        return access
+
+    async def _hand_over(
+        self, connection: _Connection, actor: Actor, access: TargetAccess, server: Backend
+    ) -> None:
+        sessions, wire = self._sessions, connection.wire
+        session = sessions.recorder.open_session(
+            replace(
+                connection.facts(),
+                target_addr=server.wire.peer,
+                target_pid=server.pid or None,
+            )
+        )
+        key = (server.pid, secrets.token_bytes(4))
+        greeting = b"".join(
+            (
+                messages.authentication_ok(),
+                server.greeting,
+                messages.backend_key_data(*key) if server.secret else b"",
+                messages.ready_for_query(server.status),
+            )
+        )
+        try:
+            session.record(
+                Event(
+                    kind=Kind.NOTICE,
+                    side=Side.TARGET,
+                    text="login",
+                    orig_len=wire.sent + len(greeting),
+                    flags=Flag.SYNTHETIC,
+                )
+            )
+            await sessions.recorded()
+        except RecordingError:
+            raise
+        except BaseException:
+            session.close("client_gone")
+            raise
+        if wire.is_ended or server.wire.is_ended:
+            session.close("client_gone" if wire.is_ended else "target")
+            if not wire.is_ended:
+                raise _Refused("08006", f'target "{access.settings.name}": the server hung up')
+            return
+        conversation = Conversation(split=sql.split, parameters=server.parameters)
+        relay = Relay(
+            conversation=conversation,
+            judge=_Judge(conversation, session),
+            recorder=sessions.recorder,
+            session=session,
+            durability=sessions.durability,
+            session_bytes=connection.serving.settings.limits.session_bytes,
+            client=wire.transport,
+            target=server.wire.transport,
+            ended=self._ended(actor, key),
+        )
+        self._routes[key] = _CancelRoute(access, server.pid, server.secret, session)
+        connection.is_open = True
+        wire.send(greeting)
+        sessions.add(relay)
+        log.info(
+            "session opened",
+            session=str(session.session_id),
+            user=actor.user,
+            target=access.settings.name,
+            address=wire.peer,
+        )
+        relay.start(connection.rest + wire.rest(), server.rest + server.wire.rest())
+        if sessions.is_draining:
+            relay.drain("this gateway is shutting down", "connect again")
+
+    def _ended(self, actor: Actor, key: tuple[int, bytes]) -> Callable[[Relay, str], None]:
+        def ended(relay: Relay, reason: str) -> None:
+            self._routes.pop(key, None)
+            self._sessions.give_back(actor)
+            self._sessions.remove(relay)
+            log.info("session closed", session=str(relay.session.session_id), reason=reason)
+
+        return ended
+
+    # --- cancelling
+
+    async def _cancel(self, connection: _Connection, request: CancelRequest) -> None:
+        """Pass a cancel request on; the client's connection ends when the server has taken it."""
+        route = self._routes.get((request.pid, request.secret))
+        if route is None:
+            self._count(connection, "unknown cancel key")
+            return
+        self._sessions.leave(connection.wire)
+        route.session.record(
+            Event(
+                kind=Kind.NOTICE,
+                side=Side.CLIENT,
+                text=f"cancel request from {connection.wire.peer}",
+                flags=Flag.SYNTHETIC,
+            )
+        )
+        await self._sessions.recorded()
+        try:
+            async with asyncio.timeout(self._deadlines.target_s):
+                wire = await backend.connect(route.access)
+                try:
+                    wire.send(messages.cancel_request(route.pid, route.secret))
+                    while True:
+                        await wire.more()
+                finally:
+                    wire.abort()
+        except ConnectionEnded:
+            pass  # so the server says that it has taken the request
+        except (LoginRefused, TimeoutError):
+            log.warning("target takes no cancel request", target=route.access.settings.name)
+
+
+class _Connection:
+    """What is known of one client while it logs in."""
+
+    def __init__(self, wire: Wire, serving: Serving) -> None:
+        self.wire = wire
+        self.serving = serving
+        self.startup: StartupMessage | None = None
+        self.actor: Actor | None = None
+        self.access: TargetAccess | None = None
+        self.rest = b""
+        self.is_open = False
+        self._token = ""
+
+    async def begin(self) -> StartupMessage | CancelRequest:
+        """Negotiate encryption and return the packet that says what the client wants.
+
+        Raises:
+            ClientProtocolError: it is none, or bytes came where an encryption has to begin.
+        """
+        data = b""
+        asked: set[type] = set()
+        while True:
+            packet = messages.parse_startup(data)
+            if packet is None:
+                data += await self.wire.more()
+                continue
+            if isinstance(packet, StartupMessage):
+                self.startup = packet
+                self.rest = data[packet.size :]
+                return packet
+            if isinstance(packet, CancelRequest):
+                return packet
+            if type(packet) in asked or self.wire.is_encrypted:
+                raise ClientProtocolError("start-up: encryption is asked for twice")
+            asked.add(type(packet))
+            if isinstance(packet, messages.DirectTLS):
+                if self.serving.tls is None or len(asked) > 1:
+                    raise ClientProtocolError("start-up: TLS where none was agreed on")
+                await self.wire.start_tls(self.serving.tls, first_bytes=data)
+                encrypted = self.wire.transport.get_extra_info("ssl_object")
+                if encrypted.selected_alpn_protocol() != POSTGRES_ALPN:
+                    raise ClientProtocolError(f"start-up: direct TLS without ALPN {POSTGRES_ALPN}")
+            elif len(data) > packet.size:
+                # Sent in clear before the encryption, by whom nobody can say (CVE-2021-23214).
+                raise ClientProtocolError("start-up: bytes behind a request for encryption")
+            elif isinstance(packet, messages.SSLRequest) and self.serving.tls is not None:
+                self.wire.send(b"S")
+                await self.wire.start_tls(self.serving.tls)
+            else:
+                self.wire.send(b"N")
+            data = b""
+
+    async def ask_for_token(self, startup: StartupMessage) -> str:
+        """Ask for a password and return what the client sends.
+
+        Raises:
+            _Refused: it sends none.
+        """
+        options = [name for name in startup.parameters if name.startswith("_pq_.")]
+        if startup.version > messages.PROTOCOL_3_0 or options:
+            self.wire.send(messages.negotiate_protocol_version(messages.PROTOCOL_3_0, options))
+        self.wire.send(messages.authentication_cleartext())
+        reader = messages.MessageReader(error=ClientProtocolError)
+        data, self.rest = self.rest, b""
+        while True:
+            for kind, body in reader.feed(data):
+                if kind == b"X":
+                    raise ConnectionEnded("the client left")
+                if kind != b"p":
+                    raise ClientProtocolError(f"login: message {kind!r}, expected p")
+                self._token = messages.decode_password(body).decode("utf-8", "replace")
+                self.rest = reader.rest()
+                if not self._token:
+                    raise _Refused(
+                        _INVALID_PASSWORD,
+                        "the password is empty",
+                        what="no password",
+                        hint="the password is an access token of your identity provider",
+                    )
+                return self._token
+            data = await self.wire.more()
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return dict(self.startup.parameters) if self.startup is not None else {}
+
+    @property
+    def target_name(self) -> str:
+        """What the client asks for: its database, which by default is its user's name."""
+        parameters = self.parameters
+        return parameters.get("database") or parameters.get("user", "")
+
+    def parameters_for_target(self) -> dict[str, str]:
+        """Return the start-up parameters that are the client's to choose."""
+        return {
+            name: value
+            for name, value in self.parameters.items()
+            if name not in ("user", "database", "replication") and not name.startswith("_pq_.")
+        }
+
+    def facts(self) -> SessionFacts:
+        """Return what is known so far; what the client says of itself goes to `labels`."""
+        actor = self.actor
+        target = self.access.settings if self.access is not None else None
+        said = {name: self._without_token(value) for name, value in self.parameters.items()}
+        # The gateway answers it with the target's database; as a label it would only repeat.
+        said.pop("database", None)
+        port = self.wire.transport.get_extra_info("sockname")
+        return SessionFacts(
+            protocol="postgres",
+            target=self._without_token(self.target_name),
+            user=actor.user if actor is not None else "",
+            issuer=actor.issuer if actor is not None else "",
+            email=actor.email if actor is not None else None,
+            groups=actor.groups if actor is not None else (),
+            agent=actor.agent if actor is not None else "",
+            actor_chain=actor.chain if actor is not None else (),
+            labels=said,
+            client_addr=self.wire.peer,
+            client_app=said.get("application_name", ""),
+            gateway_port=port[1] if port else 0,
+            target_addr=str(target.address) if target is not None else "",
+            policy_digest=self.serving.policy_digest,
+        )
+
+    def _without_token(self, value: str) -> str:
+        """Return `value`, cut, unless somebody put the token where it does not belong."""
+        if self._token and (self._token in value or (len(value) > 32 and value in self._token)):
+            return "(the token)"
+        return value[:_MAX_LABEL]
+
+
+class _Judge:
+    """What the relay asks about one session's PostgreSQL."""
+
+    def __init__(self, conversation: Conversation, session: SessionRecorder) -> None:
+        self._conversation = conversation
+        self._session = session
+
+    def judge(self, command: Command) -> Refusal | None:
+        text = command.sql if isinstance(command, Execution) else command.text
+        statement = sql.classify(text)
+        command.operation = statement.operation
+        command.cls = statement.cls
+        command.resources = statement.resources
+        command.fingerprint = statement.fingerprint
+        command.confidence = statement.confidence
+        command.parser = statement.parser
+        decision = policy.decide(command)
+        command.decision = decision.action
+        command.rule = decision.rule
+        if decision.action == "allow":
+            return None
+        return Refusal(
+            code="42501",
+            message=f'agentaudit: denied by rule "{decision.rule}"',
+            detail=f"session {self._session.session_id}, command {command.command_no}",
+            hint="ask the gateway's operator what this rule allows",
+        )
+
+    def is_goodbye(self, frame: bytes) -> bool:
+        return frame == _TERMINATE
+
+    def is_in_transaction(self) -> bool:
+        return self._conversation.in_transaction
+
+    def farewell(self, reason: str, message: str, hint: str) -> bytes:
+        return messages.error_response(
+            code=_SQLSTATE[reason],
+            message=f"agentaudit: {message}",
+            detail=f"session {self._session.session_id}",
+            hint=hint,
+        )
+
+
+_TERMINATE: Final = messages.terminate()

@@ -1,0 +1,445 @@
+"""Bytes of an open session on their way between two connections, recorded before they go on.
+
+The surprising decision: nothing here awaits. A session is callbacks on two transports and a queue
+per direction; the recorder says when the head of a queue may leave. Streams, and a task per
+direction, were measured at a third of the rate. What bytes mean is the `Conversation`'s business,
+what they may do and how to say no the `Judge`'s: this module knows no protocol.
+
+Back-pressure goes by direction: a source is not read while more than `HIGH_WATER_BYTES` wait for
+the journal or for the sink. The two directions never wait for each other, so a peer that writes
+without reading stops itself and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final, Protocol
+
+from agentaudit.archive.recorder import Recorder, SessionRecorder
+from agentaudit.errors import ClientProtocolError, RecordingError, TargetProtocolError
+from agentaudit.model import (
+    Command,
+    Conversation,
+    Durability,
+    Event,
+    Flag,
+    Kind,
+    Refusal,
+    Side,
+    Step,
+)
+
+HIGH_WATER_BYTES: Final = 256 * 1024
+LOW_WATER_BYTES: Final = 64 * 1024
+
+LINGER_S: Final = 30.0
+"""How long a side that does not read may keep the last bytes of an ended session waiting."""
+
+
+class Judge(Protocol):
+    """What the relay asks of the protocol that it serves, beside the conversation itself."""
+
+    def judge(self, command: Command) -> Refusal | None:
+        """Fill in what `command` does and what was decided; return why it may not pass, or None."""
+        ...
+
+    def is_goodbye(self, frame: bytes) -> bool:
+        """Return whether `frame`, the client's last, says that it leaves on purpose."""
+        ...
+
+    def is_in_transaction(self) -> bool:
+        """Return whether ending the session now would break what the client has begun."""
+        ...
+
+    def farewell(self, reason: str, message: str, hint: str) -> bytes:
+        """Return the protocol's last words to a client whose session ends for `reason`."""
+        ...
+
+
+class _Held:
+    """Frames that wait, in their direction's order, until what recorded them counts."""
+
+    __slots__ = ("data", "is_ready", "is_whole")
+
+    def __init__(self, data: bytes, is_whole: bool) -> None:
+        self.data = data
+        self.is_ready = False
+        self.is_whole = is_whole
+
+
+class _Direction:
+    """One direction: where bytes come from, those that wait, and where they go."""
+
+    __slots__ = (
+        "held",
+        "held_bytes",
+        "is_sink_full",
+        "is_source_paused",
+        "is_whole",
+        "sink",
+        "sink_lost",
+        "source",
+        "source_ended",
+    )
+
+    def __init__(self, source: asyncio.Transport, sink: asyncio.Transport) -> None:
+        self.source = source
+        self.sink = sink
+        self.held: deque[_Held] = deque()
+        self.held_bytes = 0
+        self.is_sink_full = False
+        self.is_source_paused = False
+        self.source_ended = False
+        self.sink_lost = False
+        self.is_whole = True  # what left last was not the first part of a longer message
+
+    def hold(self, held: _Held) -> None:
+        self.held.append(held)
+        self.held_bytes += len(held.data)
+        if self.held_bytes > HIGH_WATER_BYTES:
+            self.throttle()
+
+    def release(self) -> None:
+        """Let go whatever has its turn."""
+        held = self.held
+        while held and held[0].is_ready:
+            frame = held.popleft()
+            self.held_bytes -= len(frame.data)
+            if not self.sink_lost:
+                self.sink.write(frame.data)
+                self.is_whole = frame.is_whole
+        if self.is_source_paused:
+            self.throttle()
+
+    def throttle(self) -> None:
+        """Read the source if, and only if, there is room for what it says."""
+        if self.is_source_paused:
+            if self.held_bytes <= LOW_WATER_BYTES and not self.is_sink_full:
+                self.is_source_paused = False
+                if not self.source.is_closing():
+                    self.source.resume_reading()
+        elif self.held_bytes > HIGH_WATER_BYTES or self.is_sink_full:
+            self.is_source_paused = True
+            if not self.source.is_closing():
+                self.source.pause_reading()
+
+
+class _Leg(asyncio.Protocol):
+    """What one of the two transports calls."""
+
+    __slots__ = ("_from_it", "_half_closes", "_relay", "_side", "_to_it")
+
+    def __init__(self, relay: Relay, side: Side, *, from_it: _Direction, to_it: _Direction) -> None:
+        self._relay = relay
+        self._side = side
+        self._from_it = from_it
+        self._to_it = to_it
+        # A client may send its last and still read (`printf … | nc`); TLS cannot, and a target
+        # that says no more is gone.
+        self._half_closes = side is Side.CLIENT and from_it.source.can_write_eof()
+
+    def data_received(self, data: bytes) -> None:
+        self._relay.receive(self._side, data)
+
+    def eof_received(self) -> bool:
+        self._relay.source_ended(self._side)
+        return self._half_closes
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.side_lost(self._side)
+
+    def pause_writing(self) -> None:
+        self._to_it.is_sink_full = True
+        self._to_it.throttle()
+
+    def resume_writing(self) -> None:
+        self._to_it.is_sink_full = False
+        self._to_it.throttle()
+
+
+class Relay:
+    """One open session. It begins with `start` and ends by itself, or by `end`.
+
+    `ended(relay, reason)` is called once, when both connections are closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        conversation: Conversation,
+        judge: Judge,
+        recorder: Recorder,
+        session: SessionRecorder,
+        durability: Durability,
+        session_bytes: int,
+        client: asyncio.Transport,
+        target: asyncio.Transport,
+        ended: Callable[[Relay, str], None],
+    ) -> None:
+        self.session = session
+        self._conversation = conversation
+        self._judge = judge
+        self._recorder = recorder
+        self._all_synced = durability is Durability.STRICT
+        self._reads_unsynced = durability is Durability.WRITES
+        self._bytes_left = session_bytes
+        self._client = client
+        self._target = target
+        self._up = _Direction(client, target)
+        self._down = _Direction(target, client)
+        self._ended = ended
+        self._open: set[int] = set()
+        self._reads: set[int] = set()
+        self._last_client_frame = b""
+        self._reason = ""
+        self._is_closing = False
+        self._is_over = False
+        self._drain_words: tuple[str, str] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+
+    def start(self, client_rest: bytes, target_rest: bytes) -> None:
+        """Take both transports over, with what the login read beyond its own messages."""
+        for transport, leg in (
+            (self._client, _Leg(self, Side.CLIENT, from_it=self._up, to_it=self._down)),
+            (self._target, _Leg(self, Side.TARGET, from_it=self._down, to_it=self._up)),
+        ):
+            transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+            transport.set_protocol(leg)
+        if target_rest:
+            self.receive(Side.TARGET, target_rest)
+        if client_rest:
+            self.receive(Side.CLIENT, client_rest)
+        for direction in (self._up, self._down):
+            if not direction.is_source_paused and not direction.source.is_closing():
+                direction.source.resume_reading()
+
+    # --- bytes
+
+    def receive(self, side: Side, data: bytes) -> None:
+        """Record what `data` completes, and hold it until that counts."""
+        direction = self._up if side is Side.CLIENT else self._down
+        if self._is_closing or direction.sink_lost:
+            return
+        conversation = self._conversation
+        try:
+            self._take(conversation.receive(side, data))
+            if conversation.broken is not None:
+                raise conversation.broken
+        except RecordingError as error:
+            self.recording_failed(error)
+        except ClientProtocolError as error:
+            self.end("protocol_error", str(error), error.hint)
+        except TargetProtocolError as error:
+            self.end("protocol_error", f"the target: {error}", error.hint)
+        else:
+            self._bytes_left -= len(data)
+            if self._bytes_left < 0:
+                self.end(
+                    "session_bytes",
+                    "this session has moved as many bytes as it may",
+                    "connect again; the operator sets [limits] session_bytes",
+                )
+            elif self._drain_words is not None:
+                self._drain_if_idle()
+
+    def _take(self, steps: Iterable[Step]) -> None:
+        up: list[bytes] = []
+        down: list[bytes] = []
+        up_synced = down_synced = self._all_synced
+        session = self.session
+        last_down: Step | None = None
+        for step in steps:
+            goes_up = step.side is Side.CLIENT
+            refusal = self._begin(step.starts) if step.starts else None
+            for event in step.events:
+                session.record(event)
+            if self._reads_unsynced and not self._is_of_reads(step):
+                up_synced = up_synced or goes_up
+                down_synced = down_synced or not goes_up
+            for command in step.ends:
+                session.end(command)
+                self._open.discard(command.command_no)
+                self._reads.discard(command.command_no)
+            if refusal is not None:
+                # Recorded, and it goes no further; something may have to stand in its place.
+                for stand_in in self._conversation.refuse(step, refusal):
+                    for event in stand_in.events:
+                        session.record(event)
+                    up.append(stand_in.frame)
+            elif goes_up:
+                up.append(step.frame)
+                self._last_client_frame = step.frame
+            else:
+                down.append(step.frame)
+                last_down = step
+        self._hold(self._up, up, up_synced)
+        self._hold(self._down, down, down_synced, _is_whole(last_down))
+
+    def _begin(self, commands: Iterable[Command]) -> Refusal | None:
+        """Judge and begin `commands`; return why they may not pass, or None."""
+        refusal = None
+        for command in commands:
+            refusal = self._judge.judge(command) or refusal
+            self.session.begin(command)
+            self._open.add(command.command_no)
+            if command.cls == "read":
+                self._reads.add(command.command_no)
+        return refusal
+
+    def _is_of_reads(self, step: Step) -> bool:
+        """Return whether all that `step` recorded belongs to plain reads that are under way."""
+        reads = self._reads
+        return all(event.command_no in reads for event in step.events)
+
+    def _hold(
+        self, direction: _Direction, frames: list[bytes], synced: bool, is_whole: bool = True
+    ) -> None:
+        if frames:
+            held = _Held(frames[0] if len(frames) == 1 else b"".join(frames), is_whole)
+            direction.hold(held)
+            self._recorder.release(partial(self._release, direction, held), synced=synced)
+
+    def _release(self, direction: _Direction, held: _Held) -> None:
+        held.is_ready = True
+        direction.release()
+        if direction.source_ended and not direction.held:
+            self._finish(direction)
+
+    # --- the end
+
+    def source_ended(self, side: Side) -> None:
+        """Note that `side` says no more; what it said still reaches the other."""
+        direction = self._up if side is Side.CLIENT else self._down
+        if not self._reason:
+            self._reason = self._reason_of(side)
+        direction.source_ended = True
+        if not direction.held:
+            self._finish(direction)
+
+    def side_lost(self, side: Side) -> None:
+        """Note that the connection to `side` is gone, both ways."""
+        (self._down if side is Side.CLIENT else self._up).sink_lost = True
+        self.source_ended(side)
+        if self._up.sink_lost and self._down.sink_lost:
+            self._over()
+
+    def _reason_of(self, side: Side) -> str:
+        if side is Side.TARGET:
+            return "target"
+        return "client" if self._judge.is_goodbye(self._last_client_frame) else "client_gone"
+
+    def _finish(self, direction: _Direction) -> None:
+        """Pass the end of `direction` on, now that all that came before it has gone."""
+        sink = direction.sink
+        if direction.sink_lost or sink.is_closing():
+            return
+        client_still_reads = direction is self._up and not self._down.sink_lost
+        if client_still_reads and not self._is_closing and sink.can_write_eof():
+            sink.write_eof()
+        else:
+            sink.close()
+            self._arm_linger()
+
+    def end(self, reason: str, message: str, hint: str = "") -> None:
+        """End the session for `reason`, and tell the client where its protocol has words for it.
+
+        What was recorded before still goes; nothing is read any more.
+        """
+        if self._is_closing:
+            return
+        self._is_closing = True
+        self._reason = reason
+        down = self._down
+        for transport in (self._client, self._target):
+            if not transport.is_closing():
+                transport.pause_reading()
+        may_speak = down.held[-1].is_whole if down.held else down.is_whole
+        try:
+            if may_speak and not down.sink_lost and not self._client.is_closing():
+                words = self._judge.farewell(reason, message, hint)
+                self.session.record(
+                    Event(
+                        kind=Kind.RESPONSE,
+                        side=Side.TARGET,
+                        text=message,
+                        payload=words,
+                        orig_len=len(words),
+                        flags=Flag.SYNTHETIC,
+                    )
+                )
+                self._hold(down, [words], self._all_synced)
+            self.session.close(reason)
+        except RecordingError as error:
+            self._stop_unrecorded(error)
+            return
+        for direction in (self._up, down):
+            direction.source_ended = True
+            if not direction.held:
+                self._finish(direction)
+        self._arm_linger()
+
+    def drain(self, message: str, hint: str = "") -> None:
+        """End the session as `shutdown` once no command and no transaction is open."""
+        self._drain_words = (message, hint)
+        self._drain_if_idle()
+
+    def _drain_if_idle(self) -> None:
+        if self._drain_words is not None and not self._open and not self._judge.is_in_transaction():
+            self.end("shutdown", *self._drain_words)
+
+    def recording_failed(self, failure: RecordingError) -> None:
+        """Stop at once: what waits is never released, because nothing more can be recorded."""
+        if not self._is_closing:
+            self._is_closing = True
+            self._reason = "recording_failed"
+            self._stop_unrecorded(failure)
+
+    def _stop_unrecorded(self, failure: RecordingError) -> None:
+        for direction in (self._up, self._down):
+            direction.held.clear()
+        self._target.abort()
+        if not self._client.is_closing():
+            if self._down.is_whole:
+                self._client.write(self._judge.farewell(*recording_words(failure)))
+            self._client.close()
+            self._arm_linger()
+
+    def abort(self) -> None:
+        """Cut both connections without another word."""
+        self._client.abort()
+        self._target.abort()
+
+    def _arm_linger(self) -> None:
+        if self._linger is None and not self._is_over:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+
+    def _over(self) -> None:
+        if not self._is_over:
+            self._is_over = self._is_closing = True
+            if self._linger is not None:
+                self._linger.cancel()
+            self.session.close(self._reason)
+            self._ended(self, self._reason)
+
+
+def recording_words(failure: RecordingError) -> tuple[str, str, str]:
+    """Return reason, message and hint for a client when nothing can be recorded any more.
+
+    The reason is `disk_full` or `recording_failed`; paths of the archive are not the client's.
+    """
+    seen = str(failure)
+    is_full = any(os.strerror(number) in seen for number in (errno.ENOSPC, errno.EDQUOT))
+    if is_full or "disk_stop" in seen:
+        message = "recording is not possible, so nothing may pass: the disk is full"
+        return "disk_full", message, "the operator must free space and restart the gateway"
+    message = "recording is not possible, so nothing may pass"
+    return "recording_failed", message, "the gateway's own log tells the operator why"
+
+
+def _is_whole(step: Step | None) -> bool:
+    return not (step is not None and step.events and step.events[-1].flags & Flag.CONTINUED)

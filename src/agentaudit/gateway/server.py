@@ -1,0 +1,286 @@
+"""The gateway as a process: it listens, reloads, drains, and says what it does in JSON lines.
+
+One event loop holds everything. A connection is a task only while it logs in; an open session is
+callbacks (`relay`). When recording fails the process stays and tells every client why, because a
+gateway that is gone looks like a network that is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import structlog
+import uvloop
+
+from agentaudit.archive.recorder import Recorder
+from agentaudit.errors import RecordingError, SettingsError
+from agentaudit.gateway.postgres import Deadlines, Door
+from agentaudit.gateway.serving import Serving, prepare, watched_files
+from agentaudit.gateway.sessions import Sessions
+from agentaudit.gateway.wire import Wire
+from agentaudit.settings import Address, Settings, load
+
+WATCH_S: Final = 5.0
+"""Between two looks at the files that the settings name, and at the disk."""
+
+BACKLOG: Final = 1024
+
+# What a running gateway cannot take over from a changed file: recorder and sockets exist already.
+_NEEDS_RESTART: Final = (
+    "name",
+    "origin",
+    "archive",
+    "keys",
+    "durability",
+    "segment_events",
+    "segment_bytes",
+    "segment_age",
+)
+
+log = structlog.get_logger()
+
+
+class Gateway:
+    """A running gateway. Use it as an async context manager: leaving it drains and seals."""
+
+    def __init__(self, settings: Settings, *, deadlines: Deadlines | None = None) -> None:
+        self._settings = settings
+        self._deadlines = deadlines
+        self._serving: Serving
+        self._server: asyncio.Server | None = None
+        self._logins: asyncio.TaskGroup
+        self._watch: asyncio.TimerHandle | None = None
+        self._seen: Mapping[Path, tuple[int, int]] = {}
+        self._is_short_of_space = False
+        self._is_reloading = False
+        self.recorder: Recorder
+        self.sessions: Sessions
+
+    async def __aenter__(self) -> Self:
+        """Recover the archive and listen.
+
+        Raises:
+            SettingsError: a file, a secret or an address of the settings cannot be used.
+            RecordingError, TamperedError: the archive cannot be written, or was tampered with.
+        """
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        self._serving = await loop.run_in_executor(None, prepare, settings)
+        self._seen = _signatures(settings)
+        gateway = settings.gateway
+        self.recorder = await Recorder.start(
+            archive=gateway.archive,
+            gateway=gateway.name,
+            origin=gateway.origin,
+            keys=gateway.keys,
+            durability=gateway.durability,
+            segment_events=gateway.segment_events,
+            segment_bytes=gateway.segment_bytes,
+            segment_age_s=gateway.segment_age.total_seconds(),
+            disk_stop=settings.limits.disk_stop,
+            on_failure=self._recording_failed,
+        )
+        try:
+            self.sessions = Sessions(self._serving, self.recorder)
+            self._logins = await asyncio.TaskGroup().__aenter__()
+            if settings.listen.postgres is not None:
+                await self._listen(settings.listen.postgres)
+        except BaseException:
+            await self.recorder.stop()
+            raise
+        self._watch = loop.call_later(WATCH_S, self._look)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Listen no more, let sessions end within `drain_timeout`, and seal.
+
+        Raises:
+            RecordingError: recording failed, now or before.
+        """
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._server is not None:
+            self._server.close()
+        await self.sessions.drain(self._settings.gateway.drain_timeout.total_seconds())
+        # Whoever still logs in gets its answer, or is cut by the deadline of its step.
+        await self._logins.__aexit__(None, None, None)
+        await self.sessions.drain(0)
+        self.sessions.serving.verifier.close()
+        await self.recorder.stop()
+
+    @property
+    def address(self) -> Address:
+        """Where the PostgreSQL listener is; its port is the real one."""
+        if self._server is None:
+            raise SettingsError("listen.postgres is not set")
+        host, port, *_ = self._server.sockets[0].getsockname()
+        return Address(host, port)
+
+    async def _listen(self, address: Address) -> None:
+        loop = asyncio.get_running_loop()
+        door = Door(self.sessions, deadlines=self._deadlines)
+
+        def made(wire: Wire) -> None:
+            self._logins.create_task(self._serve(door, wire))
+
+        try:
+            self._server = await loop.create_server(
+                lambda: Wire(made),
+                address.host,
+                address.port,
+                family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
+                backlog=BACKLOG,
+            )
+        except OSError as error:
+            raise SettingsError(
+                f"listen.postgres {address}: {(error.strerror or 'cannot be used').lower()}"
+            ) from None
+        log.info(
+            "listening", protocol="postgres", address=self.address.host, port=self.address.port
+        )
+
+    async def _serve(self, door: Door, wire: Wire) -> None:
+        try:
+            await door.serve(wire)
+        except Exception as error:
+            # One client's login must not end the task group, and with it everybody's.
+            log.error("login failed unexpectedly", **_without_content(error))
+            wire.abort()
+
+    def _recording_failed(self, failure: RecordingError) -> None:
+        self.sessions.recording_failed(failure)
+
+    # --- reloading
+
+    def reload(self) -> None:
+        """Read the settings and all files that they name again; take them if all are good."""
+        if not self._is_reloading and not self.sessions.is_draining:
+            self._is_reloading = True
+            self._logins.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        path = self._settings.path
+        loop = asyncio.get_running_loop()
+        try:
+            settings = self._settings
+            if path is not None:
+                settings = await loop.run_in_executor(None, load, path)
+            serving = await loop.run_in_executor(None, prepare, settings, self._serving)
+        except SettingsError as error:
+            log.error("reload failed, the old settings stay", error=str(error), hint=error.hint)
+            return
+        finally:
+            self._seen = _signatures(self._settings)
+            self._is_reloading = False
+        for key in _NEEDS_RESTART:
+            if getattr(settings.gateway, key) != getattr(self._settings.gateway, key):
+                log.warning("a changed key needs a restart", key=f"gateway.{key}")
+        if settings.listen != self._settings.listen:
+            log.warning("a changed key needs a restart", key="listen.postgres")
+        if serving.verifier is not self._serving.verifier:
+            self._serving.verifier.close()
+        self._settings = settings
+        self._serving = self.sessions.serving = serving
+        self._seen = _signatures(settings)
+        log.info("reloaded", policy_digest=serving.policy_digest)
+
+    def _look(self) -> None:
+        """See whether a file has changed or the disk is filling up."""
+        self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._look)
+        if _signatures(self._settings) != self._seen:
+            self.reload()
+        try:
+            free = shutil.disk_usage(self._settings.gateway.archive).free
+        except OSError:
+            return  # the recorder is about to find out, and its word counts
+        is_short = free < self._settings.limits.disk_warn
+        if is_short and not self._is_short_of_space:
+            log.warning("the disk is filling up", free_bytes=free)
+        self._is_short_of_space = is_short
+
+
+def _signatures(settings: Settings) -> dict[Path, tuple[int, int]]:
+    found = {}
+    for path in watched_files(settings):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found[path] = (status.st_mtime_ns, status.st_ino)
+    return found
+
+
+def _without_content(error: BaseException) -> dict[str, Any]:
+    """Return type and places of `error`: the texts of foreign exceptions may quote the wire."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return {
+        "error": type(error).__name__,
+        "at": [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames],
+    }
+
+
+def _report_to_log(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    details = _without_content(error) if error is not None else {}
+    log.error("unexpected error in the event loop", **details)
+
+
+def configure_log() -> None:
+    """Let structlog write JSON lines to standard error, and let nothing else write there."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # asyncio and the libraries quote what they were given.
+    logging.getLogger().addHandler(logging.NullHandler())
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def run(settings: Settings) -> int:
+    """Run a gateway until SIGTERM or SIGINT; return 0, or 1 if recording failed meanwhile.
+
+    Raises:
+        SettingsError, RecordingError, TamperedError: it could not start.
+    """
+    configure_log()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_report_to_log)
+    stop = asyncio.Event()
+    gateway = Gateway(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await gateway.__aenter__()
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    # What the start has made lives as long as the process: a collection need not look at it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    await stop.wait()
+    log.info("stopping", pid=os.getpid())
+    try:
+        await gateway.__aexit__(None, None, None)
+    except RecordingError:
+        return 1
+    log.info("stopped")
+    return 0

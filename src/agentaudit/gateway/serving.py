@@ -1,0 +1,147 @@
+"""Settings made ready: certificates loaded, secrets read, key sets at hand.
+
+A `Serving` is made whole or not at all, and never changes: a reload makes another one and swaps
+it in, so a connection sees one state of the files from its first byte to its last.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentaudit.errors import SettingsError
+from agentaudit.identity import Verifier
+from agentaudit.settings import Settings, Target
+
+POSTGRES_ALPN = "postgresql"
+"""What a client offers that starts TLS at once: without it another protocol's client could be led
+here (ALPACA)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetAccess:
+    """A target with what it takes to log in there; `tls` is None where it is not to be used."""
+
+    settings: Target
+    password: str | None
+    tls: ssl.SSLContext | None
+
+    def __repr__(self) -> str:
+        return f"TargetAccess({self.settings.name!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """All that is in force for connections that begin now."""
+
+    settings: Settings
+    verifier: Verifier
+    tls: ssl.SSLContext | None
+    targets: Mapping[str, TargetAccess]
+    policy_digest: str
+
+
+def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
+    """Return `settings` made ready; blocks for files and the commands that print secrets.
+
+    Key sets that `previous` has fetched are kept if its issuers are the same.
+
+    Raises:
+        SettingsError: a file or a secret that the settings name cannot be used.
+    """
+    keeps_issuers = previous is not None and previous.settings.issuer == settings.issuer
+    if previous is not None and keeps_issuers:
+        verifier = previous.verifier
+    else:
+        verifier = Verifier(settings.issuer)
+    return Serving(
+        settings=settings,
+        verifier=verifier,
+        tls=_server_tls(settings),
+        targets={target.name: target_access(target) for target in settings.target},
+        policy_digest=settings.policy_digest(),
+    )
+
+
+def target_access(target: Target) -> TargetAccess:
+    """Return `target` with its password read and its certificates loaded; blocks.
+
+    Raises:
+        SettingsError: one of them cannot be used.
+    """
+    return TargetAccess(target, target.read_password(), _target_tls(target))
+
+
+def watched_files(settings: Settings) -> Iterable[Path]:
+    """Yield the files whose change asks for a reload."""
+    if settings.path is not None:
+        yield settings.path
+    candidates = [settings.gateway.tls_cert_file, settings.gateway.tls_key_file]
+    candidates += [issuer.ca_file for issuer in settings.issuer]
+    for target in settings.target:
+        candidates += [target.password_file, target.tls_ca_file]
+        candidates += [target.tls_cert_file, target.tls_key_file]
+    yield from (path for path in candidates if path is not None)
+
+
+def _server_tls(settings: Settings) -> ssl.SSLContext | None:
+    certificate, key = settings.gateway.tls_cert_file, settings.gateway.tls_key_file
+    if certificate is None or key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_pair(context, certificate, key, "gateway")
+    context.set_alpn_protocols([POSTGRES_ALPN])
+    return context
+
+
+def _target_tls(target: Target) -> ssl.SSLContext | None:
+    if target.tls == "disable":
+        return None
+    where = f'target "{target.name}"'
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = target.tls == "verify-full"
+    if target.tls_ca_file is not None:
+        try:
+            context.load_verify_locations(target.tls_ca_file)
+        except OSError as error:
+            raise SettingsError(
+                f"{where}: tls_ca_file {target.tls_ca_file}: {_why(error)}"
+            ) from None
+    elif target.tls == "verify-full":
+        context.load_default_certs()
+    else:
+        # `require` alone asks for encryption and not for who answers, as in libpq.
+        context.verify_mode = ssl.CERT_NONE
+    if target.tls_cert_file is not None and target.tls_key_file is not None:
+        _load_pair(context, target.tls_cert_file, target.tls_key_file, where)
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path, where: str) -> None:
+    try:
+        # Without a callback an encrypted key would wait for a passphrase at the terminal.
+        context.load_cert_chain(certificate, key, password=_no_passphrase)
+    except _EncryptedKeyError:
+        raise SettingsError(f"{where}: tls_key_file {key}: encrypted keys cannot be used") from None
+    except OSError as error:
+        raise SettingsError(
+            f"{where}: tls_cert_file {certificate}, tls_key_file {key}: {_why(error)}"
+        ) from None
+
+
+class _EncryptedKeyError(Exception):
+    pass
+
+
+def _no_passphrase() -> str:
+    raise _EncryptedKeyError
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not usable PEM").lower().replace("_", " ")
+    return (error.strerror or "cannot be read").lower()

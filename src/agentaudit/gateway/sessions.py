@@ -1,0 +1,242 @@
+"""What the doors of all protocols share: who may come in, who is in, and who was turned away.
+
+A connection is anonymous until its token is valid. Until then it is only counted, by address and
+minute, because whoever is nobody must not be able to fill the archive; the first few refused
+tokens of an address and minute have a record of their own. From then on each attempt is a session,
+refused or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from agentaudit.archive.recorder import Recorder
+from agentaudit.errors import RecordingError
+from agentaudit.gateway.relay import Relay, recording_words
+from agentaudit.gateway.serving import Serving
+from agentaudit.gateway.wire import Wire
+from agentaudit.model import Actor, Durability, Event, Flag, Kind, SessionFacts, Side
+
+MINUTE_S: Final = 60.0
+MAX_ADDRESSES: Final = 10_000
+"""Counted apart in one minute; those beyond share one count."""
+
+RECORDED_REFUSALS: Final = 10
+"""Refused tokens of one address and minute that are recorded one by one; the others are counted."""
+
+LAST_WORDS_S: Final = 5.0
+"""What a client has to take its farewell in once the drain is over."""
+
+log = structlog.get_logger()
+
+
+class TooManyConnections(Exception):
+    """An actor has as many sessions as it may."""
+
+
+class Sessions:
+    """The sessions of a gateway, and its anonymous connections; belongs to the event loop."""
+
+    def __init__(self, serving: Serving, recorder: Recorder) -> None:
+        self.serving = serving
+        self.recorder = recorder
+        self.durability = serving.settings.gateway.durability
+        self.is_draining = False
+        self._relays: dict[Relay, asyncio.TimerHandle] = {}
+        self._anonymous: dict[str, dict[Wire, None]] = {}
+        self._actors: Counter[tuple[str, str]] = Counter()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._attempts: dict[str, Counter[str]] = {}
+        self._minute: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+
+    # --- before the token
+
+    def enter(self, wire: Wire) -> None:
+        """Take `wire` in as anonymous.
+
+        At the limit, the oldest connection of the address that has most of them has to go: who
+        sits on connections makes room for everybody else.
+        """
+        anonymous = self._anonymous
+        anonymous.setdefault(wire.peer_host, {})[wire] = None
+        if sum(map(len, anonymous.values())) > self.serving.settings.limits.preauth_connections:
+            address = max(anonymous, key=lambda host: len(anonymous[host]))
+            oldest = next(iter(anonymous[address]))
+            self.leave(oldest)
+            self.count_attempt(address, "made room for others")
+            oldest.abort()
+
+    def leave(self, wire: Wire) -> None:
+        """Count `wire` as anonymous no more: its token was valid, or it ended."""
+        wires = self._anonymous.get(wire.peer_host, {})
+        wires.pop(wire, None)
+        if not wires:
+            self._anonymous.pop(wire.peer_host, None)
+
+    def count_attempt(self, address: str, what: str) -> int:
+        """Count a connection that ended before its token was valid; return which one `what` it is.
+
+        Counts are recorded on the control session once a minute and address.
+        """
+        if address not in self._attempts and len(self._attempts) >= MAX_ADDRESSES:
+            address = "other addresses"
+        counts = self._attempts.setdefault(address, Counter())
+        counts[what] += 1
+        if self._minute is None:
+            self._minute = asyncio.get_running_loop().call_later(MINUTE_S, self.record_attempts)
+        return counts[what]
+
+    def record_attempts(self) -> None:
+        """Record what was counted since the last time."""
+        attempts, self._attempts = self._attempts, {}
+        if self._minute is not None:
+            self._minute.cancel()
+            self._minute = None
+        for address, counts in attempts.items():
+            words = ", ".join(f"{what}: {count}" for what, count in counts.most_common())
+            log.info("attempts without a valid token", address=address, counts=dict(counts))
+            try:
+                self.recorder.control.record(
+                    Event(
+                        kind=Kind.REFUSED,
+                        side=Side.CLIENT,
+                        text=f"{address}: {counts.total()} attempts without a valid token in a"
+                        f" minute ({words})",
+                        flags=Flag.SYNTHETIC,
+                    )
+                )
+            except RecordingError:
+                return
+
+    # --- refused
+
+    def refuse_token(self, facts: SessionFacts, reason: str, what: str) -> UUID | None:
+        """Record that a token was refused, or count it if its address had enough of these.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        address = facts.client_addr.rpartition(":")[0].strip("[]")
+        if self.count_attempt(address, what) > RECORDED_REFUSALS:
+            return None
+        return self.refuse(facts, reason)
+
+    def refuse(self, facts: SessionFacts, reason: str) -> UUID:
+        """Record a refused session and return its id.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        session = self.recorder.open_session(facts)
+        session.record(
+            Event(kind=Kind.REFUSED, side=Side.CLIENT, text=reason, flags=Flag.SYNTHETIC)
+        )
+        session.close("refused")
+        log.info(
+            "refused",
+            session=str(session.session_id),
+            user=facts.user,
+            target=facts.target,
+            address=facts.client_addr,
+            reason=reason,
+        )
+        return session.session_id
+
+    # --- open
+
+    def take_place(self, actor: Actor) -> None:
+        """Take one of the connections that `actor` may have; `give_back` returns it.
+
+        Raises:
+            TooManyConnections: it has all of them.
+        """
+        who = (actor.issuer, actor.subject)
+        if self._actors[who] >= self.serving.settings.limits.actor_connections:
+            raise TooManyConnections
+        self._actors[who] += 1
+
+    def give_back(self, actor: Actor) -> None:
+        """Give a place of `actor` back."""
+        who = (actor.issuer, actor.subject)
+        self._actors[who] -= 1
+        if not self._actors[who]:
+            del self._actors[who]
+
+    async def recorded(self) -> None:
+        """Return once all that is recorded so far counts in the durability that is set.
+
+        Raises:
+            RecordingError: it never will.
+        """
+        counts: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(counts)
+        try:
+            synced = self.durability is not Durability.RELAXED
+            self.recorder.release(partial(_settle, counts), synced=synced)
+            await counts
+        finally:
+            self._waiting.discard(counts)
+
+    def add(self, relay: Relay) -> None:
+        """Take an open session in; `remove` is called when it is over."""
+        limit = self.serving.settings.limits.max_session
+        self._relays[relay] = asyncio.get_running_loop().call_later(
+            limit.total_seconds(),
+            relay.end,
+            "max_session",
+            "this session has lasted as long as it may",
+            "connect again; the operator sets [limits] max_session",
+        )
+
+    def remove(self, relay: Relay) -> None:
+        """Let go of a session that is over."""
+        timer = self._relays.pop(relay, None)
+        if timer is not None:
+            timer.cancel()
+        if not self._relays and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def recording_failed(self, failure: RecordingError) -> None:
+        """Stop all traffic: nothing that passes now would be recorded."""
+        reason = recording_words(failure)[0]
+        log.error("recording failed", reason=reason, error=str(failure), hint=failure.hint)
+        for relay in list(self._relays):
+            relay.recording_failed(failure)
+        for counts in self._waiting:
+            if not counts.done():
+                counts.set_exception(failure)
+
+    async def drain(self, timeout_s: float) -> None:
+        """End every session: at once if idle, else when its transaction ends or the time is up."""
+        self.is_draining = True
+        for wires in list(self._anonymous.values()):
+            for wire in list(wires):
+                wire.close()
+        words = ("this gateway is shutting down", "connect again: another one may be there")
+        for relay in list(self._relays):
+            relay.drain(*words)
+        await self._until_empty(timeout_s)
+        for relay in list(self._relays):
+            relay.end("shutdown", *words)
+        await self._until_empty(LAST_WORDS_S)
+        for relay in list(self._relays):
+            relay.abort()
+        await self._until_empty(LAST_WORDS_S)
+        self.record_attempts()
+
+    async def _until_empty(self, timeout_s: float) -> None:
+        if self._relays:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._emptied], timeout=timeout_s)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
