@@ -6,4 +6,5 @@ pytest_plugins = [
     "tests.peers.issuers",
     "tests.peers.postgres",
     "tests.peers.pump",
+    "tests.peers.state",
 ]

@@ -63,7 +63,7 @@ def gateway(
         chosen = issuer if issuer is not None else request.getfixturevalue("issuer")
         issuers = chosen if isinstance(chosen, Sequence) else [chosen]
         settings: dict[str, Any] = {
-            "gateway": {"name": "gw1", "origin": "audit.test", "durability": "strict"}
+            "gateway": {"name": "gw1", "origin": f"audit-{len(made)}.test", "durability": "strict"}
             | (_certificate(authority) if tls else {})
             | gateway_keys,
             "listen": {"postgres": "127.0.0.1:0"} | dict(listen or {}),
