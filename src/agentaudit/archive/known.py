@@ -109,7 +109,7 @@ def remember(known: Known) -> None:
 
 
 def _short(key: str) -> str:
-    return key.rsplit("+", 1)[0]
+    return "+".join(key.split("+")[:2])
 
 
 def _damaged(path: Path) -> SettingsError:

@@ -350,19 +350,19 @@ class Recorder:
             self._buffer.clear()
             self._journal_bytes += len(data)
             self._written_no = self._next_event_no
-        written_no = self._written_no
+            # Before anything is released: what a callback records belongs to the next segment.
+            if (
+                self._journal_bytes >= self._segment_bytes
+                or self._written_no - self._segment_first >= self._segment_events
+            ):
+                self._roll()
         if self._sync_waiters:
             self._request_sync()
         else:
             self._sync_soon()
         waiters = self._write_waiters
-        while waiters and waiters[0][0] <= written_no:
+        while waiters and waiters[0][0] <= self._written_no:
             waiters.popleft()[1]()
-        if (
-            self._journal_bytes >= self._segment_bytes
-            or written_no - self._segment_first >= self._segment_events
-        ):
-            self._roll()
 
     def _sync_soon(self) -> None:
         """See to it that what nobody waits for is synced within 50 ms all the same."""

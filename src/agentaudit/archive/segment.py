@@ -225,7 +225,7 @@ def table_of(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
+def _array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
     if type_ == pa.uuid():
         storage = pa.array(values, pa.binary(16))
         return pa.ExtensionArray.from_storage(type_, storage)
@@ -242,10 +242,14 @@ class EventColumns:
         self._clear()
 
     def _clear(self) -> None:
-        self._events: list[list[Any]] = [[] for _ in SCHEMAS["events"]]
-        self._blobs: list[list[Any]] = [[] for _ in SCHEMAS["blobs"]]
-        self.rows = 0
+        self._events: list[tuple[Any, ...]] = []
+        self._blobs: list[tuple[Any, ...]] = []
         self.bytes = 0
+
+    @property
+    def rows(self) -> int:
+        """How many events were added since the last `take`."""
+        return len(self._events)
 
     def add(self, entry: Entry, tracked: Tracked, hashed: Hashed) -> None:
         """Add the rows of one event."""
@@ -260,34 +264,33 @@ class EventColumns:
             self._add_blobs(entry.event_no, payload, INLINE_PAYLOAD_BYTES, sign=1)
         side = entry.side
         spans = entry.extra.get("spans", [])
-        row = (
-            entry.event_no,
-            entry.observed_us,
-            entry.mono_ns,
-            entry.session_id,
-            entry.seq,
-            entry.command_no,
-            _KIND_NAMES[entry.kind],
-            None if side is None else side.value,
-            tracked.fact("protocol"),
-            self._gateway,
-            tracked.fact("user"),
-            tracked.fact("agent"),
-            tracked.fact("target"),
-            None if entry.status == NO_STATUS else entry.status,
-            entry.flags,
-            None if inline_text is None else inline_text.decode(),
-            None if text is None else len(text),
-            inline_payload,
-            entry.orig_len,
-            entry.stored_len,
-            None if is_whole else hashed.payload_commit,
-            len(spans),
-            spans,
+        self._events.append(
+            (
+                entry.event_no,
+                entry.observed_us,
+                entry.mono_ns,
+                entry.session_id,
+                entry.seq,
+                entry.command_no,
+                _KIND_NAMES[entry.kind],
+                None if side is None else side.value,
+                tracked.protocol,
+                self._gateway,
+                tracked.user,
+                tracked.agent,
+                tracked.target,
+                None if entry.status == NO_STATUS else entry.status,
+                entry.flags,
+                None if inline_text is None else inline_text.decode(),
+                None if text is None else len(text),
+                inline_payload,
+                entry.orig_len,
+                entry.stored_len,
+                None if is_whole else hashed.payload_commit,
+                len(spans),
+                spans,
+            )
         )
-        for column, value in zip(self._events, row, strict=True):
-            column.append(value)
-        self.rows += 1
         self.bytes += 200 + len(text or b"") + len(payload or b"")
 
     def _add_blobs(self, event_no: int, data: bytes, start: int, *, sign: int) -> None:
@@ -297,21 +300,16 @@ class EventColumns:
             digest = sha256(chunk).digest()
             same_as = self._same.setdefault(digest, self._blob_rows)
             is_new = same_as == self._blob_rows
-            row = (
-                event_no,
-                sign * offset,
-                chunk if is_new else None,
-                None if is_new else same_as,
-            )
-            for column, value in zip(self._blobs, row, strict=True):
-                column.append(value)
+            content = (chunk, None) if is_new else (None, same_as)
+            self._blobs.append((event_no, sign * offset, *content))
             self._blob_rows += 1
 
     def take(self) -> dict[str, pa.Table]:
         """Return the rows gathered since the last call, as tables `events` and `blobs`."""
         tables = {}
-        for name, columns in (("events", self._events), ("blobs", self._blobs)):
+        for name, rows in (("events", self._events), ("blobs", self._blobs)):
             schema = SCHEMAS[name]
+            columns = list(zip(*rows, strict=True)) or [()] * len(schema)
             arrays = [_array(v, f.type) for v, f in zip(columns, schema, strict=True)]
             tables[name] = pa.Table.from_arrays(arrays, schema=schema)
         self._clear()

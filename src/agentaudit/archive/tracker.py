@@ -20,6 +20,13 @@ from agentaudit.model import Kind, Side
 # What a `commands` row has from its session rather than from its `command_end`.
 _SESSION_COLUMNS = ("gateway", "issuer", "user", "agent", "target", "protocol")
 
+# Plain integers, because comparing enum members is slow where every event passes.
+_REQUEST = int(Kind.REQUEST)
+_COMMAND_END = int(Kind.COMMAND_END)
+_SESSION_CLOSE = int(Kind.SESSION_CLOSE)
+_DECISION = int(Kind.DECISION)
+_ACCESS = int(Kind.ACCESS)
+
 
 @dataclass(slots=True)
 class Tracked:
@@ -30,6 +37,16 @@ class Tracked:
     close: dict[str, Any] | None = None
     close_event_no: int | None = None
     in_flight: dict[int, Entry] = field(default_factory=dict)
+    protocol: str = ""
+    user: str = ""
+    agent: str = ""
+    target: str = ""
+
+    def __post_init__(self) -> None:
+        self.protocol = self.fact("protocol")
+        self.user = self.fact("user")
+        self.agent = self.fact("agent")
+        self.target = self.fact("target")
 
     def fact(self, name: str) -> str:
         """Return a constant of the session, or the empty string."""
@@ -37,9 +54,9 @@ class Tracked:
 
     def follow(self, entry: Entry) -> None:
         """Keep in mind which commands have begun and not ended."""
-        if entry.kind == Kind.REQUEST and entry.command_no >= 0:
+        if entry.kind == _REQUEST and entry.command_no >= 0:
             self.in_flight.setdefault(entry.command_no, entry)
-        elif entry.kind == Kind.COMMAND_END:
+        elif entry.kind == _COMMAND_END:
             self.in_flight.pop(entry.command_no, None)
 
     def row(self) -> dict[str, Any]:
@@ -163,24 +180,26 @@ class Tracker:
         tracked.follow(entry)
         state.events += 1
         kind = entry.kind
-        if kind == Kind.COMMAND_END:
+        if kind == _COMMAND_END:
             state.commands += 1
             row = canonical.decode(entry.payload or b"{}")
             self.commands.append(self.command_row(row, tracked))
-        elif kind == Kind.SESSION_CLOSE:
+        elif kind == _SESSION_CLOSE:
             tracked.close = canonical.decode(entry.payload or b"{}")
             tracked.close_event_no = entry.event_no
             del self.sessions[entry.session_id]
             self.closed += 1
-        elif kind == Kind.DECISION:
+        elif kind == _DECISION:
             self.decisions.append(canonical.decode(entry.payload or b"{}"))
-        elif kind == Kind.ACCESS:
+        elif kind == _ACCESS:
             self.access.append(canonical.decode(entry.payload or b"{}"))
-        if entry.side is Side.TARGET:
+        side = entry.side
+        if side is Side.TARGET:
             state.bytes_out += entry.orig_len
-        elif entry.side is Side.CLIENT:
+        elif side is Side.CLIENT:
             state.bytes_in += entry.orig_len
-        state.masked += len(entry.extra.get("spans", ()))
+        if entry.extra:
+            state.masked += len(entry.extra.get("spans", ()))
         return hashed
 
     def command_row(self, row: dict[str, Any], tracked: Tracked) -> dict[str, Any]:
