@@ -158,7 +158,13 @@ def _located(value: Path | None, info: ValidationInfo) -> Path | None:
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        # Relative paths are resolved by validators, and defaults are relative paths too.
+        validate_default=True,
+    )
 
 
 class Gateway(_Table):
@@ -259,7 +265,7 @@ def refuse_unsafe_url(url: str) -> None:
         raise ValueError("plain http is for loopback only; use https")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("expected an address without user, query or fragment")
-    if not 0 < (parts.port or 1) < 65536:
+    if parts.port == 0:
         raise ValueError("expected a port up to 65535")
 
 

@@ -1,0 +1,362 @@
+"""`agentaudit.toml`: what is accepted, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import json
+import stat
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import rfc8785
+
+from agentaudit import settings as settings_module
+from agentaudit.errors import SettingsError
+from agentaudit.model import Durability
+from agentaudit.settings import Address, Settings, load, write_default
+
+MINIMAL = """
+[gateway]
+name = "gw1"
+origin = "audit.example.com"
+"""
+
+TARGET = """
+[[target]]
+name = "orders"
+address = "db.internal:5432"
+database = "orders"
+user = "orders_rw"
+"""
+
+ISSUER = """
+[[issuer]]
+url = "https://idp.example.com"
+audience = ["agentaudit"]
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "agentaudit.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(written(tmp_path, text))
+    return str(caught.value)
+
+
+def test_a_minimal_file_gets_the_documented_defaults(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, MINIMAL + TARGET + ISSUER))
+
+    assert settings.gateway.durability is Durability.STRICT
+    assert settings.gateway.archive == tmp_path / "archive"
+    assert settings.gateway.segment_bytes == 256 * 1024 * 1024
+    assert settings.limits.max_session == timedelta(hours=12)
+    assert settings.target[0].tls == "verify-full"
+    assert settings.target[0].require_auth == ("scram-sha-256",)
+    assert settings.target[0].groups == ()
+    assert settings.issuer[0].algorithms == ("RS256", "ES256")
+    assert settings.listen.postgres is None
+
+
+def test_what_init_writes_loads_and_its_folders_are_private(tmp_path: Path) -> None:
+    toml, archive, keys, secrets = write_default(tmp_path / "new", origin="audit.example.com")
+
+    settings = load(toml)
+
+    assert settings.path == toml
+    assert settings.listen.postgres == Address("127.0.0.1", 6432)
+    assert settings.gateway.origin == "audit.example.com"
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o750
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (keys, secrets)} == {0o700}
+
+
+def test_what_init_writes_shows_no_key_that_is_not_there(tmp_path: Path) -> None:
+    toml = write_default(tmp_path)[0]
+    lines = toml.read_text(encoding="utf-8").splitlines()
+    uncommented = [
+        line.removeprefix("# ")
+        for line in lines
+        if line.startswith(("# [[", "# tls_")) or " = " in line.partition("#")[2][:40]
+    ]
+    text = "\n".join(uncommented)
+
+    shown = tomllib.loads(text)
+
+    assert set(shown["target"][0]) <= set(settings_module.Target.model_fields)
+    assert set(shown["issuer"][0]) <= set(settings_module.Issuer.model_fields)
+
+
+def test_init_overwrites_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, "mine")
+
+    with pytest.raises(SettingsError, match="exists already"):
+        write_default(tmp_path)
+
+    assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_init_says_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(SettingsError, match="file/new"):
+        write_default(tmp_path / "file" / "new")
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "nearest"),
+    [
+        (MINIMAL + 'durabilty = "strict"', "gateway.durabilty", "durability"),
+        (MINIMAL + TARGET + 'pasword_file = "x"', "target[1].pasword_file", "password_file"),
+        (MINIMAL + "[listen]\npostgress = 1", "listen.postgress", "postgres"),
+        (MINIMAL + "[limit]\n", "limit", "limits"),
+        # A key in the wrong table: the nearest one of all tables is named with its own.
+        ("actor_connections = 5" + MINIMAL, "actor_connections", "limits.actor_connections"),
+        (MINIMAL + "zzz = 1", "gateway.zzz", ""),
+    ],
+)
+def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
+    tmp_path: Path, text: str, place: str, nearest: str
+) -> None:
+    said = refusal(tmp_path, text)
+
+    assert f"{tmp_path / 'agentaudit.toml'}: {place}: unknown key" in said
+    assert f'"{nearest}' in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL + "workers = 2", "gateway.workers: not available yet"),
+        (MINIMAL + 'state = "sqlite:///state.db"', "gateway.state: not available yet"),
+        (MINIMAL + '[listen]\nssh = "127.0.0.1:2222"', "listen.ssh: not available yet"),
+        (MINIMAL + '[listen]\ncontrol = "127.0.0.1:1"', "listen.control: not available yet"),
+        (MINIMAL + "[listen]\npostgres_oauth = true", "listen.postgres_oauth: not available yet"),
+        (MINIMAL + '[[rule]]\nname = "x"', "rule: not available yet"),
+        (MINIMAL + '[[mask]]\nname = "x"', "mask: not available yet"),
+        (MINIMAL + '[[retention]]\nname = "x"', "retention: not available yet"),
+        (MINIMAL + "[roles]\nadmin = []", "roles: not available yet"),
+        (MINIMAL + "[limits]\nmax_holds_per_actor = 4", "limits.max_holds_per_actor"),
+        (MINIMAL + TARGET + 'access = "request"', 'access: "request" is not available yet'),
+        (MINIMAL + TARGET + 'default = "hold"', 'default: "hold" is not available yet'),
+        (MINIMAL + TARGET + 'protocol = "ssh"', 'protocol: "ssh" is not available yet'),
+        (MINIMAL + TARGET + 'max_window = "1h"', "target[1].max_window: not available yet"),
+        (MINIMAL + TARGET + "enforce_read_only = true", "enforce_read_only: not available yet"),
+        (MINIMAL + TARGET + "tags = { env = 'prod' }", "target[1].tags: not available yet"),
+        # The number 1 equals True in Python and means something else in a file.
+        (MINIMAL + TARGET + "single_window = 0", "single_window: not available yet"),
+    ],
+)
+def test_a_key_of_a_later_release_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal(tmp_path, text)
+
+
+def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None:
+    text = MINIMAL + "workers = 1\n[listen]\nproxy_protocol = []\npostgres_oauth = false\n"
+    text += TARGET + 'access = "standing"\ndefault = "allow"\ntags = {}\nsingle_window = false\n'
+
+    assert load(written(tmp_path, text)).target[0].access == "standing"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[gateway]\nname = 'gw1'\n", "gateway.origin: missing"),
+        (MINIMAL.replace("gw1", "GW 1"), "gateway.name: "),
+        (MINIMAL + 'durability = "fast"', 'expected "strict", "writes" or "relaxed"'),
+        (MINIMAL + 'segment_age = "24"', "expected a duration like 30s"),
+        (MINIMAL + "segment_age = 24", "expected a duration like 30s"),
+        (MINIMAL + 'segment_bytes = "256MB"', "expected a size like 512KiB"),
+        (MINIMAL + "segment_bytes = true", "expected a size like 512KiB"),
+        (MINIMAL + "segment_bytes = 0", "segment_bytes: "),
+        (MINIMAL + 'tls_cert_file = "a"', "given together or not at all"),
+        (MINIMAL + 'keys = "archive/keys"', "keys must lie outside archive"),
+        (MINIMAL + '[listen]\npostgres = "6432"', "host:port"),
+        (MINIMAL + '[listen]\npostgres = ":6432"', "host:port"),
+        (MINIMAL + '[listen]\npostgres = "::1:6432"', "host:port"),
+        (MINIMAL + '[listen]\npostgres = "127.0.0.1:70000"', "a port up to 65535"),
+        (MINIMAL + "[listen]\npostgres = 6432", "host:port"),
+        (MINIMAL + '[listen]\npostgres = "0.0.0.0:6432"', "only loopback may be listened on"),
+        (MINIMAL + '[listen]\npostgres = "gw.example.com:1"', "only loopback may be listened on"),
+        (MINIMAL + ISSUER.replace("https", "http"), "plain http is for loopback only"),
+        (MINIMAL + ISSUER.replace("https", "ftp"), "expected an https address"),
+        (MINIMAL + ISSUER.replace("idp.", "u:p@idp."), "without user, query or fragment"),
+        (MINIMAL + ISSUER.replace('.com"', '.com:0"'), "a port up to 65535"),
+        (MINIMAL + ISSUER.replace('.com"', '.com:x"'), "issuer[1].url"),
+        (MINIMAL + ISSUER + 'algorithms = ["none"]', '"none" is not one of'),
+        (MINIMAL + ISSUER + 'algorithms = ["HS256"]', '"HS256" is not one of'),
+        (MINIMAL + ISSUER.replace('["agentaudit"]', "[]"), "issuer[1].audience"),
+        (MINIMAL + ISSUER + ISSUER, 'issuer url "https://idp.example.com" is given twice'),
+        (MINIMAL + TARGET + TARGET, 'target name "orders" is given twice'),
+        (MINIMAL + TARGET + 'tls = "prefer"', "target[1].tls"),
+        (MINIMAL + TARGET + 'tls_cert_file = "a"', "given together or not at all"),
+        (MINIMAL + TARGET + 'tls = "disable"\ntls_ca_file = "a"', 'with tls = "disable"'),
+        (MINIMAL + TARGET + 'require_auth = ["gss"]', "target[1].require_auth"),
+        (
+            MINIMAL + TARGET + 'password_file = "a"\npassword_env = "B"',
+            "at most one of password_file, password_env and password_command",
+        ),
+    ],
+)
+def test_a_bad_value_says_where_and_what_is_expected(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal(tmp_path, text)
+
+
+def test_all_problems_of_a_file_come_at_once(tmp_path: Path) -> None:
+    said = refusal(tmp_path, MINIMAL + "workers = 4\nx = 1\n" + TARGET + 'tls = "no"')
+
+    assert len(said.splitlines()) == 3
+
+
+def test_an_error_never_repeats_a_value(tmp_path: Path) -> None:
+    said = refusal(tmp_path, MINIMAL + TARGET + 'password = "hunter2"\ndatabase2 = "hunter3"')
+
+    assert "target[1].password" in said
+    assert "hunter" not in said
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\xff", "not UTF-8"), (b"[gateway", "not TOML")])
+def test_a_file_that_is_no_toml_says_so(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "agentaudit.toml").write_bytes(content)
+
+    with pytest.raises(SettingsError, match=said):
+        load(tmp_path / "agentaudit.toml")
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path / "none.toml")
+
+    assert "init" in caught.value.hint
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:65535", "[::1]:0"])
+def test_an_address_is_written_as_it_was_read(tmp_path: Path, address: str) -> None:
+    settings = load(written(tmp_path, MINIMAL + f'[listen]\npostgres = "{address}"'))
+
+    assert str(settings.listen.postgres) == address
+
+
+def test_with_a_certificate_any_address_may_be_listened_on(tmp_path: Path) -> None:
+    text = MINIMAL + 'tls_cert_file = "c"\ntls_key_file = "k"\n[listen]\npostgres = "0.0.0.0:1"'
+
+    assert load(written(tmp_path, text)).gateway.tls_cert_file == tmp_path / "c"
+
+
+def test_settings_cannot_be_changed(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, MINIMAL))
+
+    with pytest.raises(ValueError, match="frozen"):
+        settings.gateway.name = "other"  # type: ignore[misc]
+
+
+# --- secrets
+
+
+def target_with(tmp_path: Path, keys: str) -> settings_module.Target:
+    return load(written(tmp_path, MINIMAL + TARGET + keys)).target[0]
+
+
+@pytest.mark.parametrize("content", ["s3cret", "s3cret\n", "s3cret\r\n"])
+def test_a_password_file_may_end_in_a_newline(tmp_path: Path, content: str) -> None:
+    (tmp_path / "secret").write_bytes(content.encode())
+
+    assert target_with(tmp_path, 'password_file = "secret"').read_password() == "s3cret"
+
+
+def test_only_one_newline_is_not_part_of_the_password(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b" s3cret \n\n")
+
+    assert target_with(tmp_path, 'password_file = "secret"').read_password() == " s3cret \n"
+
+
+def test_a_password_may_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORDERS_PASSWORD", "s3cret")
+
+    assert target_with(tmp_path, 'password_env = "ORDERS_PASSWORD"').read_password() == "s3cret"
+
+
+def test_a_password_may_come_from_a_command(tmp_path: Path) -> None:
+    target = target_with(tmp_path, """password_command = ["sh", "-c", "echo s3cret"]""")
+
+    assert target.read_password() == "s3cret"
+
+
+def test_a_target_without_a_password_has_none(tmp_path: Path) -> None:
+    assert target_with(tmp_path, "").read_password() is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('password_file = "none"', "no such file"),
+        ('password_env = "NOT_SET_ANYWHERE"', "the environment has no NOT_SET_ANYWHERE"),
+        ('password_command = ["/no/such/command"]', "cannot run"),
+        ('password_command = ["sh", "-c", "echo s3cret; exit 3"]', "exit status 3"),
+        ('password_file = "long"', "longer than"),
+        ('password_file = "empty"', "empty or holds a NUL"),
+        ('password_file = "nul"', "empty or holds a NUL"),
+        ('password_file = "latin1"', "not UTF-8"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_says_so_and_stays_secret(
+    tmp_path: Path, keys: str, said: str
+) -> None:
+    (tmp_path / "long").write_bytes(b"s3cret" * 20_000)
+    (tmp_path / "empty").write_bytes(b"\n")
+    (tmp_path / "nul").write_bytes(b"s3cret\0")
+    (tmp_path / "latin1").write_bytes(b"s3cret\xe9")
+
+    with pytest.raises(SettingsError) as caught:
+        target_with(tmp_path, keys).read_password()
+
+    assert said in str(caught.value).lower().replace(
+        "not_set_anywhere", "NOT_SET_ANYWHERE"
+    ).replace("nul", "NUL").replace("utf", "UTF")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_command_that_takes_too_long_is_named_without_its_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "SECRET_COMMAND_TIMEOUT_S", 0.01)
+    target = target_with(tmp_path, """password_command = ["sleep", "60"]""")
+
+    with pytest.raises(SettingsError, match="password_command sleep: took too long"):
+        target.read_password()
+
+
+# --- what sessions refer to
+
+
+def test_the_policy_digest_changes_with_who_may_connect_and_with_nothing_else(
+    tmp_path: Path,
+) -> None:
+    def digest(text: str) -> str:
+        return load(written(tmp_path, text)).policy_digest()
+
+    base = digest(MINIMAL + TARGET)
+
+    assert digest(MINIMAL + TARGET + 'groups = ["data-agents"]') != base
+    assert digest(MINIMAL + TARGET + 'password_file = "other"') == base
+    assert len(base) == 64
+
+
+def test_the_policy_document_is_canonical_and_holds_no_secret(tmp_path: Path) -> None:
+    text = MINIMAL + TARGET + 'password_env = "ORDERS_PASSWORD"\ngroups = ["données", "a"]'
+    document = load(written(tmp_path, text)).policy_document()
+
+    assert document == rfc8785.dumps(json.loads(document))
+    assert b"PASSWORD" not in document
+
+
+def test_settings_made_in_code_have_no_file() -> None:
+    settings = Settings.model_validate({"gateway": {"name": "gw1", "origin": "o"}})
+
+    assert settings.path is None
