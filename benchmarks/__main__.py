@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from agentaudit.analysis.case import load
+from agentaudit.archive.verify import verify
 from agentaudit.demo.processes import temporary_folder
 from benchmarks import report, slices
 from benchmarks.slices import Slice
@@ -83,8 +84,7 @@ def _check(targets: Sequence[Target], done: Sequence[Slice]) -> tuple[list[str],
             continue
         archive = target.gateway.archive
         case = load(archive)
-        key = target.gateway.directory / "keys" / f"{target.name}.vkey"
-        verification = case.verify(key, deep=True)
+        verification = verify(archive, key=target.gateway.verifier_key, deep=True, remember=False)
         answers.append("yes" if verification.ok else "NO")
         if not verification.ok:
             problems += [f"{target.name}: {finding}" for finding in verification.findings]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from agentaudit.archive.keys import create_key
 from agentaudit.demo.processes import (
     READY_SECONDS,
     Child,
@@ -30,6 +31,10 @@ class Gateway:
         self.config = directory / "agentaudit.toml"
         self.config.write_text(to_toml(settings), encoding="utf-8")
         self.archive = directory / "archive"
+        names = settings["gateway"]
+        verifier = create_key(directory / "keys", names["name"], names["origin"])
+        self.verifier_key = str(verifier)
+        """What the archive is verified with; beside the private key in `keys/`, outside it."""
         self.log = directory / "gateway.log"
 
     def __enter__(self) -> Self:

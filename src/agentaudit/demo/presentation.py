@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TextIO
 
 from agentaudit.analysis.case import Case, load
+from agentaudit.archive.verify import verify
 from agentaudit.demo.database import Logged
 from agentaudit.demo.notebooks import execute, find_notebook
 from agentaudit.demo.recording import Recording, record
@@ -42,9 +43,9 @@ def present(directory: Path, out: TextIO) -> int:
         origin = f"demo-{secrets.token_hex(4)}.invalid"
         recording = record(directory, origin=origin, pace=PACE, tell=tell)
         key_file = directory / "keys" / "gw1.vkey"
-        case = load(recording.archive)
-        verification = case.verify(key_file, deep=True)
+        verification = verify(recording.archive, key=recording.verifier_key, deep=True)
         tell("every leaf, root and table was recomputed: verify --deep")
+        case = load(recording.archive)
         missing = _missing(recording, case)
         tell("the database's own log was compared with the archive")
         html = _replay(directory, recording.archive, key_file)

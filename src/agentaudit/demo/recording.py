@@ -83,8 +83,9 @@ def record(directory: Path, *, origin: str, pace: float, tell: Callable[[str], N
         executions = tuple(
             one for one in database.logged() if (one.user, one.database) == (_DATABASE_USER, TARGET)
         )
-    key = (directory / "keys" / f"{GATEWAY_NAME}.vkey").read_text(encoding="ascii").strip()
-    return Recording(archive=gateway.archive, verifier_key=key, executions=executions)
+    return Recording(
+        archive=gateway.archive, verifier_key=gateway.verifier_key, executions=executions
+    )
 
 
 def _prepare(database: Postgres, password: str) -> None:
