@@ -44,7 +44,8 @@ def main() -> int:
         archive = HERE / "archive"
         if archive.exists():
             shutil.rmtree(archive)
-        shutil.copytree(recording.archive, archive)
+        # All is sealed: the journal's folder holds a lock and nothing else.
+        shutil.copytree(recording.archive, archive, ignore=shutil.ignore_patterns("journal"))
     (HERE / "archive.vkey").write_text(recording.verifier_key + "\n", encoding="ascii")
     print(f"sample_data/archive: {size} bytes, verified with sample_data/archive.vkey")
     return 0

@@ -72,6 +72,7 @@ def test_a_psql_session_with_a_token_is_recorded_proven_and_given_back(
     result = psql(DEBIAN_BINARIES, dsn, SCRIPT.format(table=table))
     assert result.stdout == "1|19.90|first\n2|0.01|\n"
     assert 'column "no_such_column" does not exist' in result.stderr
+    gw.wait_until_idle()
     assert gw.terminate() == 0
 
     verification = agentaudit.verify(gw.archive, key=gw.verifier_key, deep=True)

@@ -15,6 +15,7 @@ from agentaudit.demo.processes import (
     READY_SECONDS,
     Child,
     PeerError,
+    until,
     without_libpq_variables,
 )
 
@@ -126,6 +127,17 @@ class Gateway:
                     lines.append(value)
         return lines
 
+    def wait_until_idle(self) -> None:
+        """Return once every session that was opened is recorded as closed.
+
+        Without it, SIGTERM may overtake a client's farewell, and the session then ends as
+        `shutdown`.
+
+        Raises:
+            PeerError: a session stays open.
+        """
+        until(lambda: not self._open_sessions(), "gateway: sessions end")
+
     def dsn(self, target: str, token: str, *, port: int | None = None, **extra: object) -> str:
         """Return a libpq connection string for `target` with the token as password."""
         parts = {
@@ -136,6 +148,12 @@ class Gateway:
             "password": token,
         } | extra
         return " ".join(f"{name}='{value}'" for name, value in parts.items())
+
+    def _open_sessions(self) -> set[str]:
+        found: dict[str, set[str]] = {"session opened": set(), "session closed": set()}
+        for line in self.log_lines():
+            found.get(str(line.get("event")), set()).add(str(line.get("session")))
+        return found["session opened"] - found["session closed"]
 
     def _end(self, number: signal.Signals) -> int | None:
         if self._child is None:

@@ -79,6 +79,7 @@ def record(directory: Path, *, origin: str, pace: float, tell: Callable[[str], N
             tell(f"{agent.OUTSIDER.agent} was refused: its user is in no group of {TARGET}")
             agent.answer_tickets(dsn(agent.COPILOT), pace=pace)
             tell(f"{agent.COPILOT.agent} read the open tickets, and obeyed one of them")
+            gateway.wait_until_idle()
         tell("the gateway drained and sealed the archive")
         executions = tuple(
             one for one in database.logged() if (one.user, one.database) == (_DATABASE_USER, TARGET)
