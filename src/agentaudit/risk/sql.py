@@ -1,0 +1,641 @@
+"""What an SQL statement does, by PostgreSQL's own grammar (libpg_query through pglast).
+
+The surprising decision is how much is `unknown`: what does not parse, what is over 1 MiB, and
+whatever calls a function, an operator or a cast that is not on the lists below, for it may write.
+A class is never guessed downward; `confidence` is `certain` only where the grammar alone decides.
+A plain read stays `uncertain` as soon as it names a relation or a function: a view may hide a
+call, `t.f` may be one, and `search_path` may lead a name elsewhere.
+
+The text is read as under `standard_conforming_strings = on`; whoever knows better must not ask.
+
+Grammar: PostgreSQL 18, `src/backend/parser/gram.y`. Lists: `pg_proc` and `pg_operator`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import pglast
+from pglast import parser as libpg_query
+
+MAX_PARSED_BYTES: Final = 1024 * 1024
+"""A longer text is not parsed, and unknown."""
+
+_CACHED_CHARACTERS: Final = 8 * 1024
+
+PARSER: Final = f"pglast {pglast.__version__.removeprefix('v')}"
+
+CLASSES: Final = ("session", "read", "write", "schema", "admin", "unknown")
+"""From harmless to whatever it may be; what does several things is of the last of them."""
+
+_RANK: Final = {name: rank for rank, name in enumerate(CLASSES)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What a text does; field names are those of a command.
+
+    `resources` are the relations that it names, as written; `fingerprint` is libpg_query's, which
+    groups statements that differ in constants, and must never decide anything.
+    """
+
+    operation: str
+    cls: str
+    resources: tuple[str, ...] = ()
+    fingerprint: str = ""
+    confidence: str = "uncertain"
+    parser: str = PARSER
+
+
+_UNKNOWN: Final = Statement(operation="", cls="unknown")
+
+
+def classify(text: str) -> Statement:
+    """Return what `text` does; of several, the first one's operation and the worst class.
+
+    >>> deleted = classify("DELETE FROM orders")
+    >>> deleted.operation, deleted.cls, deleted.resources
+    ('DELETE', 'write', ('orders',))
+    """
+    if len(text) > _CACHED_CHARACTERS:
+        return _classify(text)
+    # Plain numbers change no class: one that counts through a table is parsed once.
+    if _ONLY_NUMBERS.fullmatch(text) and "--" not in text and "/*" not in text:
+        text = _NUMBER.sub("1", text)
+    return _classify_cached(text)
+
+
+# Only what cannot hide a quote, a comment or a string; up to nine digits are always an integer.
+_ONLY_NUMBERS: Final = re.compile(r"[A-Za-z0-9_ \t\r\n.,=<>()*+;$/%-]*", re.ASCII)
+_NUMBER: Final = re.compile(r"(?<![\w.$])\d{1,9}(?![\w.])", re.ASCII)
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Return the statements of a simple query, without their semicolons.
+
+    A text that does not parse, is empty or over 1 MiB comes back as it is, alone: the server will
+    answer it as one.
+
+    >>> split("begin; delete from t")
+    ('begin', 'delete from t')
+    """
+    if ";" not in text.rstrip("; \t\r\n"):
+        return (text,)
+    return _split_cached(text) if len(text) <= _CACHED_CHARACTERS else _split(text)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    if _is_too_long(text):
+        return (text,)
+    try:
+        return tuple(libpg_query.split(text)) or (text,)
+    except (libpg_query.ParseError, UnicodeError):
+        return (text,)
+
+
+_split_cached: Final = lru_cache(maxsize=1024)(_split)
+
+
+def _is_too_long(text: str) -> bool:
+    return len(text) > MAX_PARSED_BYTES or len(text.encode("utf-8", "replace")) > MAX_PARSED_BYTES
+
+
+def _classify(text: str) -> Statement:
+    if _is_too_long(text) or "\0" in text:
+        return _UNKNOWN
+    try:
+        tree = json.loads(libpg_query.parse_sql_json(text))
+        fingerprint = libpg_query.fingerprint(text)
+    except (libpg_query.ParseError, UnicodeError, RecursionError, ValueError):
+        return _UNKNOWN
+    parts = [_judge(statement["stmt"]) for statement in tree.get("stmts", ()) if statement]
+    if not parts:
+        # Nothing but comments: the server answers with EmptyQueryResponse.
+        return Statement(operation="", cls="session", confidence="certain")
+    return Statement(
+        operation=parts[0].operation,
+        cls=max((part.cls for part in parts), key=_RANK.__getitem__),
+        resources=tuple(dict.fromkeys(name for part in parts for name in part.resources)),
+        fingerprint=fingerprint,
+        confidence="certain" if all(part.is_certain for part in parts) else "uncertain",
+    )
+
+
+_classify_cached: Final = lru_cache(maxsize=4096)(_classify)
+
+
+# One statement. Nodes are libpg_query's JSON: {"SelectStmt": {…}}.
+
+Node = dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Judgement:
+    operation: str
+    cls: str
+    resources: dict[str, None]
+    is_certain: bool = True
+
+    def raise_to(self, cls: str) -> None:
+        if _RANK[cls] > _RANK[self.cls]:
+            self.cls = cls
+
+
+def _judge(statement: Node) -> _Judgement:
+    ((kind, body),) = statement.items()
+    operation, cls = _kind(kind, body)
+    judgement = _Judgement(operation, cls, {})
+    if cls == "unknown" or kind == "FetchStmt":
+        judgement.is_certain = False
+    if kind in _NOT_RUN:
+        # What it holds is stored, not run; only its names are of interest.
+        inner = _Judgement(operation, "session", {})
+        _walk(statement, inner)
+        judgement.resources = inner.resources
+        return judgement
+    _walk(statement, judgement)
+    if kind in ("DropStmt", "CommentStmt"):
+        objects = body.get("objects", [body.get("object", {})])
+        judgement.resources.update(dict.fromkeys(filter(None, map(_dotted, objects))))
+    if kind == "ExplainStmt" and not _is_on(body, "analyze"):
+        # Planned, not run; but planning evaluates functions, so unknown stays unknown.
+        judgement.cls = "unknown" if judgement.cls == "unknown" else "read"
+    return judgement
+
+
+def _kind(kind: str, body: Node) -> tuple[str, str]:
+    """Return operation and class of a statement without what is inside it."""
+    special = _SPECIAL.get(kind)
+    return special(body) if special else _PLAIN.get(kind, (_words(kind), "unknown"))
+
+
+def _walk(statement: Node, judgement: _Judgement) -> None:
+    """Let everything inside `statement` raise the judgement; collect relations but not CTEs."""
+    # A stack of our own: expressions nest as deep as the parser allows.
+    stack: list[tuple[Any, frozenset[str]]] = [(statement, frozenset())]
+    while stack:
+        node, ctes = stack.pop()
+        if isinstance(node, list):
+            stack.extend((item, ctes) for item in reversed(node))
+            continue
+        if not isinstance(node, dict):
+            continue
+        relation = node.get("relname")
+        if isinstance(relation, str) and "relpersistence" in node:
+            _note_relation(node, relation, ctes, judgement)
+            continue
+        clause = node.get("withClause")
+        if isinstance(clause, dict):
+            ctes = _push_ctes(clause, ctes, stack)
+        for key, value in reversed(node.items()):
+            if key == "withClause":
+                continue
+            if key in _CHECKS:
+                _CHECKS[key](value, judgement)
+            elif key.endswith("Stmt") and key[0].isupper():  # `selectStmt` is a field
+                judgement.raise_to(_kind(key, value)[1])
+            if key in _TARGETS:
+                # What is written to is a table, whatever a CTE is called.
+                others = {name: part for name, part in value.items() if name != "relation"}
+                stack.append((others, ctes))
+                stack.append((value.get("relation"), frozenset()))
+            else:
+                stack.append((value, ctes))
+
+
+def _push_ctes(
+    clause: Node, ctes: frozenset[str], stack: list[tuple[Any, frozenset[str]]]
+) -> frozenset[str]:
+    """Queue the queries of a WITH; return the names that the statement sees."""
+    items = [item["CommonTableExpr"] for item in clause.get("ctes", ())]
+    names = frozenset(item["ctename"] for item in items)
+    seen = ctes | names if clause.get("recursive") else ctes
+    for item in items:
+        stack.append((item["ctequery"], seen))
+        # Without RECURSIVE a query sees those before it only: `WITH t AS (SELECT … FROM t)`.
+        seen |= {item["ctename"]}
+    return ctes | names
+
+
+def _note_relation(node: Node, relation: str, ctes: frozenset[str], judgement: _Judgement) -> None:
+    schema = node.get("schemaname")
+    if schema is None and relation in ctes:
+        return
+    catalog = node.get("catalogname")
+    judgement.resources[".".join(filter(None, (catalog, schema, relation)))] = None
+    if judgement.cls in ("read", "session") and schema not in ("pg_catalog", "information_schema"):
+        judgement.is_certain = False
+
+
+def _check_function(call: Node, judgement: _Judgement) -> None:
+    names = [part["String"]["sval"] for part in call["funcname"]]
+    name = names[-1]
+    if names[:-1] not in ([], ["pg_catalog"]):
+        judgement.raise_to("unknown")
+    elif name in _HARMLESS_FUNCTIONS:
+        pass
+    else:
+        judgement.raise_to(_FUNCTION_CLASSES.get(name, "unknown"))
+    if len(names) == 1 or judgement.cls == "unknown":
+        judgement.is_certain = False
+
+
+def _check_operator(names: Any, judgement: _Judgement) -> None:
+    texts = [part["String"]["sval"] for part in names]
+    if texts[:-1] not in ([], ["pg_catalog"]) or texts[-1] not in _OPERATORS:
+        judgement.raise_to("unknown")
+        judgement.is_certain = False
+
+
+def _check_cast(cast: Node, judgement: _Judgement) -> None:
+    names = [part["String"]["sval"] for part in cast["typeName"].get("names", ())]
+    if names[:-1] not in ([], ["pg_catalog"]) or names[-1] not in _TYPES:
+        judgement.raise_to("unknown")
+        judgement.is_certain = False
+
+
+def _check_sample(sample: Node, judgement: _Judgement) -> None:
+    if _dotted({"List": {"items": sample.get("method", ())}}) not in ("bernoulli", "system"):
+        judgement.raise_to("unknown")
+        judgement.is_certain = False
+
+
+def _raises(cls: str) -> Callable[[Any, _Judgement], None]:
+    return lambda _, judgement: judgement.raise_to(cls)
+
+
+_TARGETS: Final = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
+
+_CHECKS: Final[dict[str, Callable[[Any, _Judgement], None]]] = {
+    "FuncCall": _check_function,
+    "A_Expr": lambda expression, judgement: _check_operator(expression["name"], judgement),
+    "operName": _check_operator,  # of `x OP ANY (SELECT …)`
+    "useOp": _check_operator,  # of ORDER BY … USING
+    "TypeCast": _check_cast,
+    "RangeTableSample": _check_sample,
+    "lockingClause": _raises("write"),  # it marks rows, which READ ONLY forbids as well
+    "intoClause": _raises("schema"),
+}
+
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+def _words(kind: str) -> str:
+    """Return `CreateTableAsStmt` as `CREATE TABLE AS`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.removesuffix("Stmt")).upper()
+
+
+def _object(name: str) -> str:
+    """Return `OBJECT_MATVIEW` as SQL says it."""
+    words = name.removeprefix("OBJECT_").replace("_", " ")
+    return {"MATVIEW": "MATERIALIZED VIEW", "TABCONSTRAINT": "CONSTRAINT"}.get(words, words)
+
+
+def _dotted(node: Node) -> str:
+    """Return a name that is a list of strings, or empty where it is something else."""
+    items = node.get("List", {}).get("items", [node])
+    parts = [item.get("String", {}).get("sval") for item in items]
+    return ".".join(parts) if all(isinstance(part, str) for part in parts) else ""
+
+
+def _options(body: Node) -> Iterator[tuple[str, Any]]:
+    for option in body.get("options", ()):
+        element = option.get("DefElem", {})
+        yield element.get("defname", ""), element.get("arg")
+
+
+def _is_on(body: Node, name: str) -> bool:
+    """Whether an option is given; a value that is not plainly off counts as on."""
+    for option, value in _options(body):
+        if option == name:
+            text = str(value).lower()
+            if value is None or not ("'off'" in text or "'false'" in text or text == _ZERO):
+                return True
+    return False
+
+
+_ZERO: Final = str({"Integer": {}}).lower()
+
+
+def _transaction(body: Node) -> tuple[str, str]:
+    kind = body["kind"].removeprefix("TRANS_STMT_").replace("_", " ")
+    # It outlives the session, and the second half is another session's work.
+    cls = "write" if kind in ("COMMIT PREPARED", "ROLLBACK PREPARED") else "session"
+    return {"START": "BEGIN", "PREPARE": "PREPARE TRANSACTION"}.get(kind, kind), cls
+
+
+def _set(body: Node) -> tuple[str, str]:
+    operation = "RESET" if body["kind"].startswith("VAR_RESET") else "SET"
+    # These change whose rights count.
+    is_admin = body.get("name") in ("role", "session_authorization")
+    return operation, "admin" if is_admin else "session"
+
+
+def _copy(body: Node) -> tuple[str, str]:
+    if body.get("is_program") or body.get("filename"):
+        return "COPY", "admin"
+    return "COPY", "write" if body.get("is_from") else "read"
+
+
+def _of_object(verb: str, field: str) -> Callable[[Node], tuple[str, str]]:
+    def judge(body: Node) -> tuple[str, str]:
+        kind = _object(body.get(field, ""))
+        return f"{verb} {kind}".strip(), "admin" if kind in _ADMIN_OBJECTS else "schema"
+
+    return judge
+
+
+def _grant(body: Node) -> tuple[str, str]:
+    return ("GRANT" if body.get("is_grant") else "REVOKE"), "admin"
+
+
+def _vacuum(body: Node) -> tuple[str, str]:
+    return ("VACUUM" if body.get("is_vacuumcmd") else "ANALYZE"), "admin"
+
+
+def _fetch(body: Node) -> tuple[str, str]:
+    return ("MOVE" if body.get("ismove") else "FETCH"), "read"
+
+
+_ADMIN_OBJECTS: Final = frozenset(
+    {
+        "ACCESS METHOD",
+        "EVENT TRIGGER",
+        "EXTENSION",
+        "FDW",
+        "FOREIGN SERVER",
+        "LANGUAGE",
+        "POLICY",
+        "PUBLICATION",
+        "ROLE",
+        "SUBSCRIPTION",
+        "TABLESPACE",
+        "TRANSFORM",
+        "USER MAPPING",
+        "DATABASE",
+    }
+)
+
+_SPECIAL: Final[dict[str, Callable[[Node], tuple[str, str]]]] = {
+    "TransactionStmt": _transaction,
+    "VariableSetStmt": _set,
+    "CopyStmt": _copy,
+    "DropStmt": _of_object("DROP", "removeType"),
+    "RenameStmt": _of_object("ALTER", "renameType"),
+    "AlterTableStmt": _of_object("ALTER", "objtype"),
+    "AlterOwnerStmt": lambda body: (_of_object("ALTER", "objectType")(body)[0], "admin"),
+    "AlterObjectSchemaStmt": _of_object("ALTER", "objectType"),
+    "AlterObjectDependsStmt": _of_object("ALTER", "objectType"),
+    "DefineStmt": _of_object("CREATE", "kind"),
+    "CommentStmt": lambda _: ("COMMENT", "schema"),
+    "GrantStmt": _grant,
+    "GrantRoleStmt": _grant,
+    "VacuumStmt": _vacuum,
+    "FetchStmt": _fetch,
+}
+
+_PLAIN: Final[dict[str, tuple[str, str]]] = {
+    "SelectStmt": ("SELECT", "read"),
+    "InsertStmt": ("INSERT", "write"),
+    "UpdateStmt": ("UPDATE", "write"),
+    "DeleteStmt": ("DELETE", "write"),
+    "MergeStmt": ("MERGE", "write"),
+    "TruncateStmt": ("TRUNCATE", "write"),
+    "NotifyStmt": ("NOTIFY", "write"),
+    "RefreshMatViewStmt": ("REFRESH MATERIALIZED VIEW", "write"),
+    "ExplainStmt": ("EXPLAIN", "read"),
+    "DeclareCursorStmt": ("DECLARE", "read"),
+    "ClosePortalStmt": ("CLOSE", "session"),
+    "PrepareStmt": ("PREPARE", "session"),
+    "ExecuteStmt": ("EXECUTE", "unknown"),
+    "DeallocateStmt": ("DEALLOCATE", "session"),
+    "VariableShowStmt": ("SHOW", "read"),
+    "DiscardStmt": ("DISCARD", "session"),
+    "ListenStmt": ("LISTEN", "session"),
+    "UnlistenStmt": ("UNLISTEN", "session"),
+    "LockStmt": ("LOCK", "session"),
+    "ConstraintsSetStmt": ("SET CONSTRAINTS", "session"),
+    "DoStmt": ("DO", "unknown"),
+    "CallStmt": ("CALL", "unknown"),
+    "CreateStmt": ("CREATE TABLE", "schema"),
+    "CreateTableAsStmt": ("CREATE TABLE AS", "schema"),
+    "CreateSchemaStmt": ("CREATE SCHEMA", "schema"),
+    "IndexStmt": ("CREATE INDEX", "schema"),
+    "ViewStmt": ("CREATE VIEW", "schema"),
+    "CreateSeqStmt": ("CREATE SEQUENCE", "schema"),
+    "AlterSeqStmt": ("ALTER SEQUENCE", "schema"),
+    "CreateFunctionStmt": ("CREATE FUNCTION", "schema"),
+    "AlterFunctionStmt": ("ALTER FUNCTION", "schema"),
+    "CreateTrigStmt": ("CREATE TRIGGER", "schema"),
+    "RuleStmt": ("CREATE RULE", "schema"),
+    "CreateEnumStmt": ("CREATE TYPE", "schema"),
+    "AlterEnumStmt": ("ALTER TYPE", "schema"),
+    "AlterTypeStmt": ("ALTER TYPE", "schema"),
+    "CreateRangeStmt": ("CREATE TYPE", "schema"),
+    "CompositeTypeStmt": ("CREATE TYPE", "schema"),
+    "CreateDomainStmt": ("CREATE DOMAIN", "schema"),
+    "AlterDomainStmt": ("ALTER DOMAIN", "schema"),
+    "CreateStatsStmt": ("CREATE STATISTICS", "schema"),
+    "AlterStatsStmt": ("ALTER STATISTICS", "schema"),
+    "CreateCastStmt": ("CREATE CAST", "schema"),
+    "CreateConversionStmt": ("CREATE CONVERSION", "schema"),
+    "CreateOpClassStmt": ("CREATE OPERATOR CLASS", "schema"),
+    "CreateOpFamilyStmt": ("CREATE OPERATOR FAMILY", "schema"),
+    "AlterOpFamilyStmt": ("ALTER OPERATOR FAMILY", "schema"),
+    "AlterOperatorStmt": ("ALTER OPERATOR", "schema"),
+    "AlterCollationStmt": ("ALTER COLLATION", "schema"),
+    "AlterTSDictionaryStmt": ("ALTER TEXT SEARCH DICTIONARY", "schema"),
+    "AlterTSConfigurationStmt": ("ALTER TEXT SEARCH CONFIGURATION", "schema"),
+    "CreateForeignTableStmt": ("CREATE FOREIGN TABLE", "schema"),
+    "CreatePolicyStmt": ("CREATE POLICY", "admin"),
+    "AlterPolicyStmt": ("ALTER POLICY", "admin"),
+    "CreateRoleStmt": ("CREATE ROLE", "admin"),
+    "AlterRoleStmt": ("ALTER ROLE", "admin"),
+    "AlterRoleSetStmt": ("ALTER ROLE", "admin"),
+    "DropRoleStmt": ("DROP ROLE", "admin"),
+    "AlterDefaultPrivilegesStmt": ("ALTER DEFAULT PRIVILEGES", "admin"),
+    "ReassignOwnedStmt": ("REASSIGN OWNED", "admin"),
+    "DropOwnedStmt": ("DROP OWNED", "admin"),
+    "CreatedbStmt": ("CREATE DATABASE", "admin"),
+    "DropdbStmt": ("DROP DATABASE", "admin"),
+    "AlterDatabaseStmt": ("ALTER DATABASE", "admin"),
+    "AlterDatabaseSetStmt": ("ALTER DATABASE", "admin"),
+    "AlterDatabaseRefreshCollStmt": ("ALTER DATABASE", "admin"),
+    "AlterSystemStmt": ("ALTER SYSTEM", "admin"),
+    "CreateTableSpaceStmt": ("CREATE TABLESPACE", "admin"),
+    "DropTableSpaceStmt": ("DROP TABLESPACE", "admin"),
+    "AlterTableSpaceOptionsStmt": ("ALTER TABLESPACE", "admin"),
+    "AlterTableMoveAllStmt": ("ALTER TABLE", "admin"),
+    "CreateExtensionStmt": ("CREATE EXTENSION", "admin"),
+    "AlterExtensionStmt": ("ALTER EXTENSION", "admin"),
+    "AlterExtensionContentsStmt": ("ALTER EXTENSION", "admin"),
+    "CreatePLangStmt": ("CREATE LANGUAGE", "admin"),
+    "CreateAmStmt": ("CREATE ACCESS METHOD", "admin"),
+    "CreateTransformStmt": ("CREATE TRANSFORM", "admin"),
+    "CreateEventTrigStmt": ("CREATE EVENT TRIGGER", "admin"),
+    "AlterEventTrigStmt": ("ALTER EVENT TRIGGER", "admin"),
+    "CreateFdwStmt": ("CREATE FOREIGN DATA WRAPPER", "admin"),
+    "AlterFdwStmt": ("ALTER FOREIGN DATA WRAPPER", "admin"),
+    "CreateForeignServerStmt": ("CREATE SERVER", "admin"),
+    "AlterForeignServerStmt": ("ALTER SERVER", "admin"),
+    "CreateUserMappingStmt": ("CREATE USER MAPPING", "admin"),
+    "AlterUserMappingStmt": ("ALTER USER MAPPING", "admin"),
+    "DropUserMappingStmt": ("DROP USER MAPPING", "admin"),
+    "ImportForeignSchemaStmt": ("IMPORT FOREIGN SCHEMA", "admin"),
+    "CreatePublicationStmt": ("CREATE PUBLICATION", "admin"),
+    "AlterPublicationStmt": ("ALTER PUBLICATION", "admin"),
+    "CreateSubscriptionStmt": ("CREATE SUBSCRIPTION", "admin"),
+    "AlterSubscriptionStmt": ("ALTER SUBSCRIPTION", "admin"),
+    "DropSubscriptionStmt": ("DROP SUBSCRIPTION", "admin"),
+    "SecLabelStmt": ("SECURITY LABEL", "admin"),
+    "ClusterStmt": ("CLUSTER", "admin"),
+    "ReindexStmt": ("REINDEX", "admin"),
+    "CheckPointStmt": ("CHECKPOINT", "admin"),
+    "LoadStmt": ("LOAD", "admin"),
+}
+
+_NOT_RUN: Final = frozenset({"PrepareStmt", "ViewStmt", "CreateFunctionStmt", "RuleStmt"})
+
+# Harmless, or of a known class; everything else of pg_catalog, and all of elsewhere, is unknown.
+# Not here on purpose: convert (a conversion may be anybody's), query_to_xml, ts_stat and their
+# like (they run a text as SQL), large objects, files, and what waits or signals.
+_HARMLESS_FUNCTIONS: Final = frozenset(
+    _names(
+        """
+        abs acos acosd age any_value array_agg array_append array_cat array_dims array_fill
+        array_length array_lower array_ndims array_position array_positions array_prepend
+        array_remove array_replace array_to_json array_to_string array_upper ascii asin asind
+        atan atan2 atand avg bit_and bit_count bit_length bit_or bit_xor bool bool_and bool_or
+        bpchar btrim cardinality cbrt ceil ceiling char_length character_length chr
+        clock_timestamp coalesce col_description concat concat_ws corr cos cosd cosh cot count
+        covar_pop covar_samp cume_dist current_catalog current_database current_query
+        current_schema current_schemas current_setting current_user currval date date_bin
+        date_part date_trunc decode degrees dense_rank div encode enum_first enum_last enum_range
+        every exp extract factorial first_value float4 float8 floor format format_type gcd
+        gen_random_uuid generate_series generate_subscripts get_bit get_byte getdatabaseencoding
+        has_any_column_privilege has_column_privilege has_database_privilege
+        has_function_privilege has_schema_privilege has_sequence_privilege has_table_privilege
+        has_type_privilege host hostmask inet inet_client_addr inet_client_port inet_server_addr
+        inet_server_port initcap int2 int4 int8 interval is_normalized isempty isfinite json
+        json_agg json_array_elements json_array_elements_text json_array_length json_build_array
+        json_build_object json_each json_each_text json_extract_path json_extract_path_text
+        json_object json_object_agg json_object_keys json_populate_record json_populate_recordset
+        json_strip_nulls json_to_record json_to_recordset json_typeof jsonb jsonb_agg
+        jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_build_array
+        jsonb_build_object jsonb_each jsonb_each_text jsonb_extract_path jsonb_extract_path_text
+        jsonb_insert jsonb_object jsonb_object_agg jsonb_object_keys jsonb_path_exists
+        jsonb_path_match jsonb_path_query jsonb_path_query_array jsonb_path_query_first
+        jsonb_populate_record jsonb_populate_recordset jsonb_pretty jsonb_set jsonb_set_lax
+        jsonb_strip_nulls jsonb_to_record jsonb_to_recordset jsonb_typeof justify_days
+        justify_hours justify_interval lag last_value lastval lcm lead least left length
+        like_escape ln localtime localtimestamp log log10 lower lower_inc lower_inf lpad ltrim
+        make_date make_interval make_time make_timestamp make_timestamptz masklen max md5 min mod
+        mode name netmask network normalize now nth_value ntile nullif num_nonnulls num_nulls
+        numeric numnode obj_description octet_length oid overlaps overlay parse_ident
+        percent_rank percentile_cont percentile_disc pg_backend_pid pg_char_to_encoding
+        pg_client_encoding pg_collation_for pg_collation_is_visible pg_column_size
+        pg_conversion_is_visible pg_database_size pg_describe_object pg_encoding_to_char
+        pg_function_is_visible pg_get_constraintdef pg_get_expr pg_get_function_arguments
+        pg_get_function_identity_arguments pg_get_function_result pg_get_functiondef
+        pg_get_indexdef pg_get_keywords pg_get_partition_constraintdef pg_get_partkeydef
+        pg_get_ruledef pg_get_serial_sequence pg_get_statisticsobjdef
+        pg_get_statisticsobjdef_columns pg_get_triggerdef pg_get_userbyid pg_get_viewdef
+        pg_has_role pg_identify_object pg_indexes_size pg_is_in_recovery pg_is_other_temp_schema
+        pg_my_temp_schema pg_opclass_is_visible pg_operator_is_visible pg_opfamily_is_visible
+        pg_postmaster_start_time pg_relation_is_publishable pg_relation_size pg_size_pretty
+        pg_statistics_obj_is_visible pg_table_is_visible pg_table_size pg_tablespace_location
+        pg_tablespace_size pg_total_relation_size pg_trigger_depth pg_ts_config_is_visible
+        pg_ts_dict_is_visible pg_ts_parser_is_visible pg_ts_template_is_visible
+        pg_type_is_visible pg_typeof phraseto_tsquery pi plainto_tsquery position pow power
+        querytree quote_ident quote_literal quote_nullable radians random range_agg range_merge
+        rank regclass regexp_count regexp_instr regexp_like regexp_match regexp_matches
+        regexp_replace regexp_split_to_array regexp_split_to_table regexp_substr regr_avgx
+        regr_avgy regr_count regr_intercept regr_r2 regr_slope repeat replace reverse right round
+        row_number row_security_active row_to_json rpad rtrim scale session_user setweight sha224
+        sha256 sha384 sha512 shobj_description sign similar_to_escape sin sind sinh split_part
+        sqrt starts_with statement_timestamp stddev stddev_pop stddev_samp string_agg
+        string_to_array string_to_table strip strpos substr substring sum tan tand tanh text time
+        timeofday timestamp timestamptz timetz timezone to_char to_date to_hex to_json to_jsonb
+        to_number to_regclass to_regnamespace to_regproc to_regprocedure to_regrole to_regtype
+        to_timestamp to_tsquery to_tsvector transaction_timestamp translate trim_array trim_scale
+        trunc ts_headline ts_rank ts_rank_cd txid_current_if_assigned unnest upper upper_inc
+        upper_inf uuid uuid_extract_timestamp uuid_extract_version uuidv7 var_pop var_samp
+        varchar variance version websearch_to_tsquery width_bucket
+        """
+    )
+)
+
+_FUNCTION_CLASSES: Final = {
+    "pg_sleep": "read",
+    "pg_sleep_for": "read",
+    "pg_sleep_until": "read",
+    "set_config": "admin",  # it can set the role
+    "setseed": "session",
+    "nextval": "write",
+    "setval": "write",
+    "pg_notify": "write",
+    "txid_current": "write",
+    "pg_current_xact_id": "write",
+    **dict.fromkeys(
+        _names(
+            """
+        pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all
+        pg_advisory_unlock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared
+        pg_try_advisory_lock pg_try_advisory_lock_shared pg_try_advisory_xact_lock
+        pg_try_advisory_xact_lock_shared
+        """
+        ),
+        "session",
+    ),
+    **dict.fromkeys(
+        _names(
+            """
+        lo_close lo_creat lo_create lo_from_bytea lo_lseek lo_open lo_put lo_truncate lo_unlink
+        lowrite
+        """
+        ),
+        "write",
+    ),
+    **dict.fromkeys(
+        _names(
+            """
+        lo_export lo_import pg_cancel_backend pg_create_logical_replication_slot
+        pg_create_physical_replication_slot pg_create_restore_point pg_drop_replication_slot
+        pg_ls_dir pg_promote pg_read_binary_file pg_read_file pg_reload_conf pg_rotate_logfile
+        pg_stat_file pg_stat_reset pg_switch_wal pg_terminate_backend
+        """
+        ),
+        "admin",
+    ),
+}
+
+_OPERATORS: Final = frozenset(
+    _names(
+        """
+        !! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|-
+        / < <-> << <<= <<| <= <> <@ <^ = > >= >> >>= >^ ? ?# ?& ?- ?-| ?| ?|| @ @-@ @> @? @@ @@@
+        ^ ^@ | |&> |/ |>> || ||/ ~ ~* ~<=~ ~<~ ~= ~>=~ ~>~ ~~ ~~*
+        """
+    )
+) | {"BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"}
+
+_TYPES: Final = frozenset(
+    _names(
+        """
+        bit bool boolean box bpchar bytea char cidr circle date datemultirange daterange float4
+        float8 inet int int2 int2vector int4 int4multirange int4range int8 int8multirange
+        int8range integer interval json jsonb jsonpath line lseg macaddr macaddr8 money name
+        numeric nummultirange numrange oid oidvector path pg_lsn point polygon regclass
+        regcollation regconfig regdictionary regnamespace regoper regoperator regproc
+        regprocedure regrole regtype text tid time timestamp timestamptz timetz tsmultirange
+        tsquery tsrange tstzmultirange tstzrange tsvector uuid varbit varchar xid xid8 xml
+        """
+    )
+)
