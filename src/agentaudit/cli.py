@@ -11,23 +11,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentaudit.errors import AgentauditError
+from agentaudit.errors import AgentauditError, QuestionError
 
 if TYPE_CHECKING:
     from agentaudit.analysis.case import Case
+    from agentaudit.analysis.session import Session
 
 YES, NO, CANNOT_TELL = 0, 1, 2
 
 Verb = Callable[[argparse.Namespace], int]
-
-
-class UsageError(AgentauditError):
-    """Whoever typed the command must change it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,23 +85,22 @@ def _complain(message: str, hint: str) -> int:
     return CANNOT_TELL
 
 
-# --- the verbs ---------------------------------------------------------------------------------
+# --- setting up and running a gateway -------------------------------------------------------------
 
 
 def init(arguments: argparse.Namespace) -> int:
+    """Write a commented agentaudit.toml, keys and folders that start as they are."""
     from agentaudit import settings
 
     for path in settings.write_default(arguments.directory):
         print(path)
-    print(
-        f"next: edit {arguments.directory / 'agentaudit.toml'}, then run "
-        f"agentaudit check --config {arguments.directory / 'agentaudit.toml'}",
-        file=sys.stderr,
-    )
+    config = arguments.directory / "agentaudit.toml"
+    print(f"next: edit {config}, then run agentaudit check --config {config}", file=sys.stderr)
     return YES
 
 
 def check(arguments: argparse.Namespace) -> int:
+    """Validate the settings, reach issuers and targets, say what is wrong and where."""
     from agentaudit import settings
     from agentaudit.analysis.printable import printable
     from agentaudit.gateway.check import check as reach
@@ -107,14 +108,8 @@ def check(arguments: argparse.Namespace) -> int:
     findings = reach(settings.load(arguments.config))
     for finding in findings:
         if arguments.json:
-            _print_json(
-                {
-                    "name": finding.name,
-                    "ok": finding.ok,
-                    "message": finding.message,
-                    "hint": finding.hint,
-                }
-            )
+            members = ("name", "ok", "message", "hint")
+            _print_json({member: getattr(finding, member) for member in members})
             continue
         mark = "ok  " if finding.ok else "FAIL"
         print(f"{mark}  {printable(finding.name)}: {printable(finding.message)}")
@@ -124,16 +119,232 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def gateway(arguments: argparse.Namespace) -> int:
+    """Run the gateway; SIGTERM drains and seals."""
     from agentaudit import settings
     from agentaudit.gateway import server
 
     return server.run(settings.load(arguments.config))
 
 
+def keygen(arguments: argparse.Namespace) -> int:
+    """Make the key that signs a gateway's log, and print the verifier key for auditors."""
+    from agentaudit import settings
+    from agentaudit.archive.keys import create_key
+
+    own = settings.load(arguments.config).gateway
+    verifier = create_key(Path(own.keys), own.name, own.origin)
+    if arguments.json:
+        _print_json({"verifier_key": str(verifier), "folder": str(own.keys)})
+    else:
+        print(verifier)
+        print(
+            f"the private key is in {own.keys}; give the line above to those who verify, "
+            "by another way than the archive",
+            file=sys.stderr,
+        )
+    return YES
+
+
 def demo(arguments: argparse.Namespace) -> int:
+    """Run the whole system on embedded parts, with a scripted agent."""
     from agentaudit import demo as demonstration
 
     return demonstration.run(arguments.directory, sys.stdout)
+
+
+# --- asking an archive ----------------------------------------------------------------------------
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Check an archive against its log and a key: what is wrong, where, and what is exposed."""
+    from agentaudit.analysis.printable import printable
+    from agentaudit.archive.verify import verify as examine
+
+    answer = examine(
+        arguments.archive,
+        key=[_key(given) for given in arguments.key] or None,
+        since=None if arguments.since is None else _read_text(arguments.since),
+        deep=arguments.deep,
+        progress=_progress if sys.stderr.isatty() else None,
+    )
+    if arguments.json:
+        _print_json(
+            {
+                "ok": answer.ok,
+                "deep": answer.deep,
+                "findings": [_members(finding) for finding in answer.findings],
+                "exposure": [_members(exposure) for exposure in answer.exposure],
+                "unknown_signers": answer.unknown_signers,
+                "scripted_clocks": answer.scripted_clocks,
+                **{name: getattr(answer, name) for name in _COUNTS},
+            }
+        )
+        return _STATUS_OF_ANSWER[answer.ok]
+    for finding in answer.findings:
+        print(f"FAIL  {printable(str(finding))}")
+    counts = ", ".join(f"{getattr(answer, name):,} {name.replace('_', ' ')}" for name in _COUNTS)
+    print(f"{'deep' if answer.deep else 'fast'} check of {counts}")
+    for exposure in answer.exposure:
+        print(
+            f"exposed: {printable(exposure.gateway)}: {exposure.entries:,} log entries with "
+            f"{exposure.events:,} events since {printable(exposure.anchor)}"
+        )
+    for name in answer.scripted_clocks:
+        print(f"note: {printable(name)} recorded with a scripted clock: its times are made up")
+    if answer.ok is None:
+        print(f"cannot tell: consistent, signer unknown ({', '.join(answer.unknown_signers)})")
+        print("hint: give the verifier key that the operator gave you, with --key", file=sys.stderr)
+    else:
+        print("yes: consistent and signed" if answer.ok else "no: do not rely on this archive")
+        if not answer.ok:
+            print("hint: keep a copy of the archive before anything else", file=sys.stderr)
+    return _STATUS_OF_ANSWER[answer.ok]
+
+
+_STATUS_OF_ANSWER = {True: YES, False: NO, None: CANNOT_TELL}
+_COUNTS = ("gateways", "segments", "sessions", "commands", "events", "live_events")
+
+
+def sessions(arguments: argparse.Namespace) -> int:
+    """List sessions, newest first."""
+    case = _load(arguments)
+    found = case.sessions(**_filters(arguments, "user", "agent", "target"))
+    rows = found.limit(arguments.limit) if arguments.limit else found
+    if arguments.json:
+        return _print_rows(rows, case)
+    from agentaudit.analysis.printable import printable
+    from agentaudit.analysis.transcript import moment, size
+
+    lines = [
+        (
+            moment(row["opened_at"]),
+            str(row["session_id"]),
+            printable(row["user"] or "-"),
+            printable(row["agent"] or "-"),
+            printable(row["target"] or "-"),
+            str(row["commands"] or 0),
+            size(row["bytes_out"] or 0),
+            printable(row["close_reason"] or "open"),
+        )
+        for row in _dicts(rows)
+    ]
+    _print_table(
+        ("OPENED", "SESSION", "USER", "AGENT", "TARGET", ">COMMANDS", ">RECEIVED", "ENDED"), lines
+    )
+    return _status(case)
+
+
+def commands(arguments: argparse.Namespace) -> int:
+    """List commands, newest first."""
+    case = _load(arguments)
+    found = case.commands(
+        session=arguments.session, **_filters(arguments, "user", "agent", "target")
+    )
+    rows = found.limit(arguments.limit) if arguments.limit else found
+    if arguments.json:
+        return _print_rows(rows, case)
+    from agentaudit.analysis.printable import printable
+    from agentaudit.analysis.transcript import moment, outcome
+
+    lines = [
+        (
+            moment(row["started_at"]),
+            f"{str(row['session_id'])[:18]}… #{row['command_no']}",
+            printable(row["user"] or "-"),
+            printable(row["target"] or "-"),
+            row["class"],
+            outcome(row) + (f" {printable(row['error_code'])}" if row["error_code"] else ""),
+            printable(" ".join((row["text"] or "")[:400].split())),
+        )
+        for row in _dicts(rows)
+    ]
+    _print_table(("STARTED", "COMMAND", "USER", "TARGET", "CLASS", "OUTCOME", "STATEMENT"), lines)
+    return _status(case)
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Step through a session in the terminal."""
+    case = _load(arguments)
+    session = case.session(arguments.session)
+    if arguments.command_no is not None:
+        session.command(arguments.command_no)  # complains if there is none
+    if arguments.raw:
+        return _replay_raw(session, arguments)
+    if arguments.json:
+        rows = session.commands
+        if arguments.command_no is not None:
+            rows = rows.filter(f"command_no = {arguments.command_no:d}")
+        return _print_rows(rows, case)
+    if arguments.command_no is not None:
+        print(session.told_command(arguments.command_no, rows=arguments.rows))
+        return _status(case)
+    parts = session.told(rows=arguments.rows)
+    print(next(parts))
+    if arguments.speed is not None:
+        _play(session, parts, arguments.speed)
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        _step(parts)
+    else:
+        for part in parts:
+            print(part)
+    return _status(case)
+
+
+def _play(session: Session, parts: Iterator[str], speed: float) -> None:
+    """Print each command when its time comes, `speed` times as fast as it was, idle time cut."""
+    from agentaudit.analysis.transcript import IDLE_LIMIT_S
+
+    before: datetime | None = None
+    starts = (row[0] for row in session.commands.project("started_at").fetchall())
+    for part, started in zip(parts, starts, strict=False):
+        if before is not None:
+            time.sleep(min((started - before).total_seconds(), IDLE_LIMIT_S) / speed)
+        before = started
+        print(part, flush=True)
+
+
+def _step(parts: Iterator[str]) -> None:
+    """Print a command for each Enter; `a` prints all that is left, `q` ends."""
+    for part in parts:
+        print(part, flush=True)
+        answer = input("-- enter: next, a: all, q: end -- ").strip().lower()
+        if answer == "q":
+            return
+        if answer == "a":
+            break
+    for part in parts:
+        print(part)
+
+
+def _replay_raw(session: Session, arguments: argparse.Namespace) -> int:
+    """Write the recorded bytes themselves; never to a terminal, which would obey them."""
+    if sys.stdout.isatty():
+        raise QuestionError(
+            "--raw writes the bytes as they were recorded, which a terminal would obey",
+            hint="send them to a file or a program: agentaudit replay … --raw > bytes",
+        )
+    out = sys.stdout.buffer
+    for payload in session.stream(arguments.side, command_no=arguments.command_no):
+        out.write(payload)
+    out.flush()
+    return YES
+
+
+def lab(arguments: argparse.Namespace) -> int:
+    """Open JupyterLab on an archive, with a copy of the first investigation beside it."""
+    import jupyterlab  # noqa: F401  (said by name before anything is written)
+
+    from agentaudit import analysis  # noqa: F401
+    from agentaudit.widgets.notebooks import place_notebook
+
+    case = _load(arguments)
+    notebook = place_notebook(case.path)
+    print(f"notebook: {notebook}", file=sys.stderr)
+    command = [sys.executable, "-m", "jupyterlab", str(notebook), *arguments.jupyter]
+    return YES if subprocess.run(command, check=False).returncode == 0 else CANNOT_TELL
+
+
+# --- the parser -----------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
@@ -145,27 +356,83 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(dest="command", metavar="VERB", required=True)
 
-    def add(name: str, verb: Verb, does: str) -> argparse.ArgumentParser:
-        one = verbs.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
+    def add(verb: Verb) -> argparse.ArgumentParser:
+        does = (verb.__doc__ or "").partition("\n")[0]
+        one = verbs.add_parser(
+            verb.__name__,
+            help=does[0].lower() + does[1:].rstrip("."),
+            description=does,
+            epilog="Exit status: 0 yes, 1 no, 2 could not tell.",
+        )
         one.set_defaults(verb=verb)
         return one
 
-    one = add("init", init, "writes a commented agentaudit.toml, keys and folders that start as they are")
-    one.add_argument("directory", nargs="?", type=Path, default=Path("."), metavar="DIR")
-
-    one = add("check", check, "validates the settings, reaches issuers and targets, says what is wrong and where")
-    _config(one)
-    _json(one)
-
-    one = add("gateway", gateway, "runs the gateway; SIGTERM drains and seals")
-    _config(one)
-
-    one = add("demo", demo, "runs the whole system on embedded parts, with a scripted agent")
+    one = add(init)
+    one.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR")
+    one = add(check)
+    _add_config(one)
+    _add_json(one)
+    _add_config(add(gateway))
+    one = add(keygen)
+    _add_config(one)
+    _add_json(one)
+    one = add(verify)
+    one.add_argument("archive", type=Path, metavar="ARCHIVE")
+    one.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="VKEY",
+        help="a verifier key that came from outside the archive, or a file that holds it; "
+        "may be repeated",
+    )
+    one.add_argument(
+        "--since",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a file with a checkpoint that was kept outside the archive",
+    )
+    one.add_argument("--deep", action="store_true", help="recompute every leaf, root and table")
+    _add_json(one)
+    one = add(sessions)
+    _add_question(one)
+    one = add(commands)
+    one.add_argument("--session", metavar="SESSION", help="of one session: its id, or its beginning")
+    _add_question(one)
+    one = add(replay)
+    one.add_argument("session", metavar="SESSION", help="its id, or the beginning of it")
+    _add_archive(one)
+    one.add_argument("--command", type=int, dest="command_no", metavar="N", help="only command N")
+    one.add_argument(
+        "--speed",
+        type=_speed,
+        metavar="X",
+        help="play in its own time, X times as fast; idle time is cut to two seconds",
+    )
+    one.add_argument(
+        "--rows", type=_whole, default=10, metavar="N", help="rows of each result (default: 10)"
+    )
+    one.add_argument(
+        "--raw", action="store_true", help="write the recorded bytes themselves, of one side"
+    )
+    one.add_argument(
+        "--side",
+        choices=("client", "target"),
+        default="target",
+        help="whose bytes --raw writes (default: target)",
+    )
+    _add_json(one)
+    one = add(demo)
     one.add_argument("directory", nargs="?", type=Path, default=Path("demo-run"), metavar="DIR")
+    one = add(lab)
+    one.add_argument("archive", nargs="?", type=Path, default=Path("archive"), metavar="ARCHIVE")
+    one.add_argument(
+        "jupyter", nargs="*", metavar="OPTION", help="options for JupyterLab, after --"
+    )
     return top
 
 
-def _config(one: argparse.ArgumentParser) -> None:
+def _add_config(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--config",
         type=Path,
@@ -175,13 +442,161 @@ def _config(one: argparse.ArgumentParser) -> None:
     )
 
 
-def _json(one: argparse.ArgumentParser) -> None:
+def _add_json(one: argparse.ArgumentParser) -> None:
     one.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
+def _add_archive(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--archive",
+        type=Path,
+        default=Path("archive"),
+        metavar="DIR",
+        help="the archive (default: archive)",
+    )
+
+
+def _add_question(one: argparse.ArgumentParser) -> None:
+    _add_archive(one)
+    one.add_argument("--user", help="who, as the identity provider says")
+    one.add_argument("--agent", help="the client that the token was given to")
+    one.add_argument("--target", help="the target's name")
+    one.add_argument("--since", type=_instant, metavar="TIME", help="2026-11-01, or 2h, 30d ago")
+    one.add_argument("--until", type=_instant, metavar="TIME", help="the same, excluded")
+    one.add_argument(
+        "--class", dest="cls", choices=("read", "write", "schema", "admin", "session", "unknown")
+    )
+    one.add_argument("--status", choices=("ok", "error", "denied", "cancelled", "incomplete"))
+    one.add_argument("--table", help="a table that is named, with or without its schema")
+    one.add_argument(
+        "--limit", type=_whole, default=100, metavar="N", help="at most N, 0 for all (default: 100)"
+    )
+    _add_json(one)
+
+
+_AGO = re.compile(r"(\d+)([smhd])")
+_AGO_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _instant(text: str) -> datetime:
+    """Return the time that `text` means: ISO 8601, UTC if it names no zone, or a span ago."""
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago is not None:
+            return datetime.now(UTC) - timedelta(**{_AGO_UNITS[ago[2]]: int(ago[1])})
+        value = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a time as 2026-11-01T12:30, or a span as 2h or 30d, expected"
+        ) from None
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _speed(text: str) -> float:
+    speed = float(text)
+    if not 0 < speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: more than 0 expected")
+    return speed
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: 0 or more expected")
+    return number
+
+
+# --- reading and printing -------------------------------------------------------------------------
+
+
+def _load(arguments: argparse.Namespace) -> Case:
+    import warnings
+
+    from agentaudit.analysis.case import load
+
+    # What the case warns of is printed by `_status`, and decides it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load(arguments.archive)
+
+
+def _status(case: Case) -> int:
+    """Return yes, or no where the archive contradicts what this machine remembers of it."""
+    from agentaudit.analysis.printable import printable
+
+    for contradiction in case.contradictions:
+        print(f"agentaudit: {printable(contradiction)}", file=sys.stderr)
+    if case.contradictions:
+        print("hint: agentaudit verify says more; keep a copy of the archive", file=sys.stderr)
+        return NO
+    return YES
+
+
+def _filters(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    names = (*names, "since", "until", "cls", "status", "table")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _key(given: str) -> str:
+    """Return a verifier key that was given as such, or as the file that holds it."""
+    return given if "+" in given and not Path(given).is_file() else _read_text(Path(given)).strip()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise QuestionError(f"{path}: {reason}") from None
+
+
+def _dicts(rows: Any) -> Iterator[dict[str, Any]]:
+    for batch in rows.to_arrow_reader(1_000):
+        yield from batch.to_pylist()
+
+
+def _print_rows(rows: Any, case: Case) -> int:
+    for row in _dicts(rows):
+        _print_json(row)
+    return _status(case)
+
+
 def _print_json(value: object) -> None:
-    # ensure_ascii also keeps terminal escapes and bidirectional controls out of the terminal.
-    print(json.dumps(value, ensure_ascii=True, default=str))
+    # ASCII alone, so that no terminal escape and no bidirectional control gets through.
+    print(json.dumps(value, ensure_ascii=True, default=_json_value))
+
+
+def _json_value(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
+
+
+def _members(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in type(value).__slots__}
+
+
+def _print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns; the last is cut at the terminal's width. `>` aligns to the right."""
+    names = [heading.lstrip(">") for heading in headings]
+    right = [heading.startswith(">") for heading in headings]
+    widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in (names, *lines):
+        cells = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(line, widths, right, strict=True)
+        ]
+        text = "  ".join(cells).rstrip()
+        print(text if not room or len(text) <= room else text[: room - 1] + "…")
+
+
+def _progress(what: str, done: int, whole: int) -> None:
+    share = f" {done * 100 // whole:3d} %" if whole else ""
+    end = "\n" if whole and done >= whole else ""
+    print(f"\r\x1b[K{what}{share}", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from os import PathLike
@@ -21,7 +22,7 @@ from agentaudit.analysis.session import Session
 from agentaudit.analysis.store import Store, named
 from agentaudit.archive import snapshot
 from agentaudit.archive.layout import Layout
-from agentaudit.errors import ArchiveError, QuestionError
+from agentaudit.errors import QuestionError
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,7 +33,10 @@ _SHORTEST_PREFIX = 8
 
 
 def load(path: str | PathLike[str]) -> Case:
-    """Open the archive at `path` for reading.
+    """Open the archive at `path` for reading, and remember how far its logs have come.
+
+    A log that is behind, beside or signed otherwise than what this machine remembers of it is
+    warned of, and named in `Case.contradictions`: it may have been rolled back.
 
     Raises:
         ArchiveError: no archive is there, or it is of a format that this version does not know.
@@ -45,12 +49,9 @@ class Case:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
+        self.contradictions: tuple[str, ...] = ()
         self._layout = Layout(self.path)
-        if not self._layout.format_file.is_file():
-            raise ArchiveError(
-                f"{path}: no archive is there (it would hold a file named FORMAT)",
-                hint="name the folder that [gateway] archive names in agentaudit.toml",
-            )
+        snapshot.check_format(self._layout)
         self._store = Store(self.path)
         self._seen: object = None
         self._refreshing = threading.Lock()
@@ -65,10 +66,16 @@ class Case:
             stamp = self._stamp()
             if stamp == self._seen:
                 return
-            snap = snapshot.open_archive(self.path)
+            snap = snapshot.open_archive(self.path, remember=True)
             self._store.show(snap.files, snap.live)
             # The stamp from before the reading: what was appended meanwhile shows next time.
             self._seen = stamp
+            fresh = [text for text in snap.contradictions if text not in self.contradictions]
+            self.contradictions = tuple(snap.contradictions)
+        for contradiction in fresh:
+            warnings.warn(
+                f"{contradiction}; run verify before you rely on this archive", stacklevel=3
+            )
 
     def sessions(
         self,

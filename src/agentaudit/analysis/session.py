@@ -25,9 +25,6 @@ _INLINE_BYTES = 8 * 1024
 _WINDOW_BYTES = 16 << 20
 _WINDOW_EVENTS = 20_000
 
-Traffic = tuple[Side, bytes, int]
-
-
 class Session:
     """Questions to one session; get it with `Case.session`."""
 
@@ -106,15 +103,15 @@ class Session:
         )
         return str(text) + rest.decode("utf-8", "replace")
 
-    def stream(self, side: Side | str) -> Iterator[bytes]:
+    def stream(self, side: Side | str, *, command_no: int | None = None) -> Iterator[bytes]:
         """Yield what one side sent, piece by piece, masked where a rule masked it.
 
         `side` is "client" or "target". Joined, the pieces are the bytes on the wire from the
-        first ReadyForQuery (or its like) on.
+        first ReadyForQuery (or its like) on; with `command_no`, those of one command.
         """
         wanted = _side(side)
-        for sender, payload, _ in self.traffic():
-            if sender is wanted:
+        for sender, payload, _, owner in self._pieces():
+            if sender is wanted and command_no in (None, owner):
                 yield payload
 
     def transcript(self, *, rows: int = 10) -> str:
@@ -128,8 +125,20 @@ class Session:
         """Yield the transcript in parts: its heading, then one part a command."""
         yield transcript.heading(self.facts)
         results = dict(self.results(limit=rows)) if rows else {}
+        fates = dict(self.ask("session_fates").fetchall())
         for command in self._store.rows(named("session_commands"), {"session": self.id}):
-            yield transcript.command(command, results.get(command["command_no"]))
+            number = command["command_no"]
+            yield transcript.command(command, results.get(number), fates.get(number))
+
+    def told_command(self, command_no: int, *, rows: int = 10) -> str:
+        """Return one command's part of the transcript.
+
+        Raises:
+            QuestionError: the session has no such command.
+        """
+        command = self.command(command_no)
+        fates = dict(self.ask("session_fates").fetchall())
+        return transcript.command(command, self.result(command_no, rows), fates.get(command_no))
 
     def result(self, command_no: int, limit: int | None = 100_000) -> pa.Table:
         """Return the rows that a command returned, with PostgreSQL's types, at most `limit`.
@@ -156,30 +165,36 @@ class Session:
         """Yield the number and at most `limit` first rows of every command that returned rows."""
         return postgres.result_tables(self.traffic(), limit)
 
-    def traffic(self) -> Iterator[Traffic]:
+    def traffic(self) -> Iterator[tuple[Side, bytes, int]]:
         """Yield (side, bytes, flags) of every recorded piece of the session, in order."""
+        for side, payload, flags, _ in self._pieces():
+            yield side, payload, flags
+
+    def _pieces(self) -> Iterator[tuple[Side, bytes, int, int]]:
+        """Yield (side, bytes, flags, command_no) of every recorded piece, in order."""
         for first, last in self._windows():
             chunks = self._chunks(first, last)
             chunk = next(chunks, None)
-            for batch in self._store.batches(
-                named("session_payloads"), {"session": self.id, "first": first, "last": last}
-            ):
-                for row in batch.to_pylist():
-                    payload: bytes = row["payload"]
-                    if row["stored_len"] > _INLINE_BYTES:
-                        parts = [payload]
-                        while chunk is not None and chunk[0] <= row["event_no"]:
-                            if chunk[0] == row["event_no"] and chunk[1] >= _INLINE_BYTES:
-                                parts.append(chunk[2])
-                            chunk = next(chunks, None)
-                        payload = b"".join(parts)
-                        if len(payload) != row["stored_len"]:
-                            raise ArchiveError(
-                                f"event {row['event_no']}: {len(payload)} bytes found, "
-                                f"{row['stored_len']} were stored",
-                                hint="agentaudit verify --deep says what is missing",
-                            )
-                    yield _side(row["side"]), payload, row["flags"]
+            for row in self._rows("session_payloads", first=first, last=last):
+                payload: bytes = row["payload"]
+                if row["stored_len"] > _INLINE_BYTES:
+                    parts = [payload]
+                    while chunk is not None and chunk[0] <= row["event_no"]:
+                        if chunk[0] == row["event_no"] and chunk[1] >= _INLINE_BYTES:
+                            parts.append(chunk[2])
+                        chunk = next(chunks, None)
+                    payload = b"".join(parts)
+                    if len(payload) != row["stored_len"]:
+                        raise ArchiveError(
+                            f"event {row['event_no']}: {len(payload)} bytes found, "
+                            f"{row['stored_len']} were stored",
+                            hint="agentaudit verify --deep says what is missing",
+                        )
+                yield Side(row["side"]), payload, row["flags"], row["command_no"]
+
+    def _rows(self, question: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+        for batch in self._store.batches(named(question), {"session": self.id, **parameters}):
+            yield from batch.to_pylist()
 
     def _windows(self) -> Iterator[tuple[int, int]]:
         """Yield ranges of event numbers, each small enough to hold in memory."""

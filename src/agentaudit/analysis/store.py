@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from agentaudit.errors import QuestionError
 
-VIEWS = ("events", "commands", "sessions", "decisions", "access")
+VIEWS = ("events", "commands", "sessions", "decisions", "access", "fates")
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
 
@@ -112,7 +112,7 @@ def _union(table: str, files: Sequence[Path]) -> str:
         if files
         else ""
     )
-    live = f"SELECT *, NULL::VARCHAR AS filename, NULL::BIGINT AS file_row_number FROM live_{table}"
+    live = f"SELECT *, NULL AS filename, NULL AS file_row_number FROM live_{table}"
     return f"CREATE OR REPLACE VIEW every_{table} AS {sealed}{live}"
 
 

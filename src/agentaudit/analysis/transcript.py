@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MAX_STATEMENT_CHARACTERS = 4_000
 MAX_CELL_CHARACTERS = 48
+IDLE_LIMIT_S = 2.0
+"""Longer silences are cut to this when a session is played."""
+
 _INDENT = "    "
 
 
@@ -43,11 +46,16 @@ def heading(session: dict[str, Any]) -> str:
     )
 
 
-def command(row: dict[str, Any], result: pa.Table | None = None) -> str:
-    """Return one command and its outcome, from a row of `commands` and its first result rows."""
+def command(row: dict[str, Any], result: pa.Table | None = None, fate: str | None = None) -> str:
+    """Return one command and its outcome, from a row of `commands` and its first result rows.
+
+    `fate` is what became of its transaction, said of changes that did not last.
+    """
+    undone = row["class"] in ("write", "schema", "admin") and fate not in (None, "committed")
     lines = [
         f"#{row['command_no']}  {row['started_at']:%H:%M:%S.%f}  "
         f"{printable(row['operation'] or '?')}  {row['class']}  {outcome(row)}"
+        + (f", {fate}" if undone else "")
     ]
     statement = row["text"] or ""
     shown = printable(statement[:MAX_STATEMENT_CHARACTERS], block=True)

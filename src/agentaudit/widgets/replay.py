@@ -162,7 +162,7 @@ class Replay(anywidget.AnyWidget):  # type: ignore[misc]
         session["id"] = str(self._session.id)
         session["opened_at"] = _microseconds(facts["opened_at"])
         session["closed_at"] = _microseconds(facts["closed_at"])
-        return {"session": session, "total": self._session.count}, []
+        return {"session": session, "total": self._session.count, "events": facts["events"]}, []
 
     def _index(self, offset: int, limit: int) -> Answer:
         table = self._session.ask(

@@ -4,5 +4,6 @@
 SELECT event_no, "offset", data, same_as, filename
 FROM every_blobs
 WHERE event_no BETWEEN $first AND $last
-  AND (filename IS NULL OR contains(filename, '/gw=' || $gateway || '/'))
+  -- Event numbers are a gateway's own; a sealed file says whose it is in its path.
+  AND coalesce(contains(filename, '/gw=' || $gateway || '/'), gateway = $gateway)
 ORDER BY event_no, abs("offset")

@@ -13,6 +13,7 @@
 
 export const CLASSES = ["read", "write", "schema", "admin", "session", "unknown"];
 export const STATUSES = ["ok", "error", "denied", "cancelled", "incomplete"];
+export const FATES = ["", "committed", "rolled back", "not committed", "open"];
 export const SPEEDS = [0.5, 1, 2, 4, 8, 16, 64];
 export const IDLE_LIMIT_US = 2_000_000;
 const ROW_HEIGHT = 46;
@@ -190,6 +191,7 @@ export function emptyIndex() {
     cls: new Uint8Array(0),
     status: new Uint8Array(0),
     txnStatus: new Uint8Array(0),
+    fate: new Uint8Array(0),
   };
 }
 
@@ -208,8 +210,9 @@ export function extend(index, slice) {
 
 /** Turn the buffers of an answer into typed arrays. They may lie at any offset, so they are copied. */
 export function slice(buffers) {
-  const types = [Int32Array, Float64Array, Float64Array, Int32Array, Uint8Array, Uint8Array, Uint8Array];
-  const columns = ["number", "start", "duration", "txn", "cls", "status", "txnStatus"];
+  const small = Uint8Array;
+  const types = [Int32Array, Float64Array, Float64Array, Int32Array, small, small, small, small];
+  const columns = ["number", "start", "duration", "txn", "cls", "status", "txnStatus", "fate"];
   return Object.fromEntries(
     columns.map((column, i) => {
       const view = buffers[i];
@@ -217,6 +220,23 @@ export function slice(buffers) {
       return [column, new types[i](copy)];
     }),
   );
+}
+
+/** Return the first `length` commands of the index. */
+export function truncate(index, length) {
+  const kept = { length };
+  for (const column of Object.keys(index)) {
+    if (column !== "length") kept[column] = index[column].slice(0, length);
+  }
+  return kept;
+}
+
+/** Return how many first commands can change no more: all before one that runs or may be undone. */
+export function settled(index) {
+  for (let i = 0; i < index.length; i += 1) {
+    if (STATUSES[index.status[i]] === "incomplete" || FATES[index.fate[i]] === "open") return i;
+  }
+  return index.length;
 }
 
 /** Return the positions that pass the filter; `found` is a Set of command numbers, or null. */
@@ -231,15 +251,29 @@ export function select(index, { classes, statuses, found }) {
   return positions;
 }
 
-/** Count commands by class and by status. */
+/** Say whether a command changes what others see: a write, a schema change, administration. */
+export function changes(index, position) {
+  return ["write", "schema", "admin"].includes(CLASSES[index.cls[position]]);
+}
+
+/** Say whether a change did not last: its transaction was rolled back, or never committed. */
+export function undone(index, position) {
+  return changes(index, position) && ["rolled back", "not committed"].includes(FATES[index.fate[position]]);
+}
+
+/** Count commands by class and by status, and the changes that lasted and that did not. */
 export function tally(index) {
   const classes = Object.fromEntries(CLASSES.map((name) => [name, 0]));
   const statuses = Object.fromEntries(STATUSES.map((name) => [name, 0]));
+  let changed = 0;
+  let lost = 0;
   for (let i = 0; i < index.length; i += 1) {
     classes[CLASSES[index.cls[i]]] += 1;
     statuses[STATUSES[index.status[i]]] += 1;
+    if (changes(index, i)) changed += 1;
+    if (undone(index, i)) lost += 1;
   }
-  return { classes, statuses };
+  return { classes, statuses, changed, undone: lost };
 }
 
 /** Say whether a responder wants to stop here: not ok, or more than reading. */
@@ -256,22 +290,16 @@ export function nextNotable(index, view, place, direction) {
   return -1;
 }
 
-/** Return transactions as `{from, to, txn, outcome}` over places in `view`; outcome: open, ended, failed. */
+/** Return transactions of several commands as `{from, to, txn, fate}` over places in `view`. */
 export function transactions(index, view) {
   const spans = [];
   let open = null;
   view.forEach((position, place) => {
     const txn = index.txn[position];
-    const state = String.fromCharCode(index.txnStatus[position]); // none inside a pipeline
     if (open && open.txn === txn) open.to = place;
     else {
-      open = txn >= 0 ? { from: place, to: place, txn, outcome: "open" } : null;
+      open = txn >= 0 ? { from: place, to: place, txn, fate: FATES[index.fate[position]] } : null;
       if (open) spans.push(open);
-    }
-    if (open && state === "E") open.outcome = "failed";
-    if (open && state === "I") {
-      if (open.outcome === "open") open.outcome = "ended";
-      open = null;
     }
   });
   // A statement outside BEGIN … COMMIT is a transaction of its own and needs no bracket.
@@ -495,6 +523,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
   const filter = { classes: new Set(), statuses: new Set(), found: null, text: "" };
   const summaries = new Map();
   const details = new Map();
+  let known = -1; // events of the session when we last looked
 
   // -- skeleton
 
@@ -618,6 +647,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     const { data } = await ask("open", {});
     session = data.session;
     await fill(data.total);
+    known = data.events;
     drawHeading();
     const from = view.findIndex((position) => index.number[position] === commandNo);
     goTo(from >= 0 ? from : 0);
@@ -641,10 +671,18 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
         if (frame.isConnected && !document.hidden) {
           const { data } = await ask("open", {});
           session = data.session;
-          const atEnd = place === view.length - 1;
-          if (data.total > index.length) {
+          if (data.events !== known) {
+            known = data.events;
+            const atEnd = place === view.length - 1 && !playing;
+            const stays = settled(index);
+            for (let i = stays; i < index.length; i += 1) {
+              summaries.delete(index.number[i]);
+              details.delete(index.number[i]);
+            }
+            index = truncate(index, stays);
             await fill(data.total);
-            if (atEnd && !playing && search !== document.activeElement) goTo(view.length - 1);
+            if (atEnd) goTo(view.length - 1);
+            else if (place >= 0 && place < view.length && view[place] >= stays && !playing) drawDetail();
           }
           drawHeading();
         }
@@ -685,10 +723,11 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
         fact("opened", moment(session.opened_at), "UTC"),
         fact("lasted", duration(span)),
         fact("commands", count(index.length)),
-        fact("changes", count(totals.classes.write + totals.classes.schema + totals.classes.admin), "writes, schema changes and administration"),
+        fact("changes", count(totals.changed) + (totals.undone ? `, ${count(totals.undone)} undone` : ""),
+          "writes, schema changes and administration; undone: rolled back, or never committed"),
         el("div", { class: "aa-fact" + (problems.length ? " aa-bad" : "") },
           el("dt", {}, "not ok"),
-          el("dd", {}, problems.length ? problems.map((name) => `${count(totals.statuses[name])} ${name}`).join(", ") : "0")),
+          el("dd", {}, problems.length ? problems.map((name) => name === "error" ? counted(totals.statuses.error, "error") : `${count(totals.statuses[name])} ${name}`).join(", ") : "0")),
         fact("sent", bytes(session.bytes_in), "bytes from the client"),
         fact("received", bytes(session.bytes_out), "bytes from the target"),
         session.masked ? fact("masked", count(session.masked), "values hidden by masking rules") : null,
@@ -708,7 +747,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
   // -- filter
 
   function refilter() {
-    const current = place >= 0 && place < view.length ? view[place] : -1;
+    const current = place >= 0 && place < view.length ? view[place] : -1; // positions never move
     view = select(index, filter);
     rebuildClock();
     spans = transactions(index, view);
@@ -832,7 +871,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     if (i === place) classes.push("aa-current");
     if (status !== "ok") classes.push("aa-notok");
     const bracket = span
-      ? ["aa-txn", span.from === i ? "aa-txn-from" : "", span.to === i ? "aa-txn-to" : "", `aa-txn-${span.outcome}`].join(" ")
+      ? ["aa-txn", span.from === i ? "aa-txn-from" : "", span.to === i ? "aa-txn-to" : "", `aa-txn-${span.fate.replace(" ", "-")}`].join(" ")
       : "aa-txn-none";
     const node = el(
       "div",
@@ -844,7 +883,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
           goTo(i);
         },
       },
-      el("span", { class: bracket, title: span ? `transaction ${span.txn}` : null }),
+      el("span", { class: bracket, title: span ? `transaction ${span.txn}, ${span.fate}` : null }),
       el("span", { class: `aa-bar aa-class-${cls}` }),
       el(
         "div", { class: "aa-row-text" },
@@ -854,6 +893,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
           el("span", { class: `aa-op aa-class-${cls}` }, ...(row ? shown(row.operation || cls) : ["…"])),
           status !== "ok" ? el("span", { class: `aa-mark aa-status-${status}` }, ...(row?.error_code ? shown(`${status} ${row.error_code}`) : [status])) : null,
           row && status === "ok" && row.rows !== null ? el("span", { class: "aa-rows" }, row.rows_label) : null,
+          undone(index, position) ? el("span", { class: "aa-undone" }, FATES[index.fate[position]]) : null,
           el("span", { class: "aa-grow" }),
           el("span", { class: "aa-when" }, elapsed(index.start[position])),
         ),
@@ -893,7 +933,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     const read = (name) => style.getPropertyValue(name).trim() || "#888";
     resolved = {
       ...Object.fromEntries(CLASSES.map((name) => [name, read(`--aa-${name}`)])),
-      bad: read("--aa-bad"), rule: read("--aa-rule"), faint: read("--aa-faint"),
+      bad: read("--aa-bad"), good: read("--aa-good"), quiet: read("--aa-quiet"), rule: read("--aa-rule"), faint: read("--aa-faint"),
     };
     return resolved;
   }
@@ -909,12 +949,19 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     pen.scale(ratio, ratio);
     const colour = colours();
     const scale = clock.total > 0 ? (width - 3) / clock.total : 0;
-    // Idle time that was left out: a pale band where it was.
-    pen.fillStyle = colour.faint;
+    // Idle time that was left out: a pale band where it was, with its length where there is room.
+    pen.font = getComputedStyle(tip).font;
+    pen.textAlign = "center";
     view.forEach((_, i) => {
-      if (clock.idle[i] > 0) {
-        const wide = Math.max(2, IDLE_LIMIT_US * scale);
-        pen.fillRect(clock.at[i] * scale - wide, 10, wide, height - 22);
+      if (clock.idle[i] <= 0) return;
+      const wide = Math.max(2, IDLE_LIMIT_US * scale);
+      const x = clock.at[i] * scale - wide;
+      pen.fillStyle = colour.faint;
+      pen.fillRect(x, 11, wide, height - 24);
+      const label = `idle ${duration(clock.idle[i] + IDLE_LIMIT_US)}`;
+      if (pen.measureText(label).width + 8 < wide) {
+        pen.fillStyle = colour.quiet;
+        pen.fillText(label, x + wide / 2, height / 2 + 2);
       }
     });
     pen.fillStyle = colour.rule;
@@ -935,7 +982,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     }
     pen.lineWidth = 2;
     for (const span of spans) {
-      pen.strokeStyle = span.outcome === "failed" ? colour.bad : colour.write;
+      pen.strokeStyle = span.fate === "committed" ? colour.good : span.fate === "open" ? colour.quiet : colour.bad;
       pen.beginPath();
       const from = clock.at[span.from] * scale + 1;
       const to = Math.max(clock.end[span.to] * scale, from + 3);
@@ -1191,7 +1238,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
       badge(command.operation || "unknown", `aa-class-${command.cls} aa-strong`),
       badge(command.cls, `aa-class-${command.cls}`, command.confidence === "certain" ? "what it does, certain" : "what it does, as far as it can be known"),
       isRunning ? badge("running…", "aa-running") : badge(command.status, `aa-status-${command.status}`),
-      isRunning ? null : transactionBadge(command),
+      ...(isRunning ? [] : transactionBadges(command)),
       badge(
         command.rule && command.rule !== "none" ? `${command.decision}: ${command.rule}` : command.decision,
         `aa-decision-${command.decision}`, "the gateway's decision, and the rule that made it",
@@ -1236,14 +1283,19 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     return parts;
   }
 
-  function transactionBadge(command) {
+  function transactionBadges(command) {
+    const badges = [];
     if (command.txn_status === "E") {
-      return el("span", { class: "aa-badge aa-status-error", title: "the server refuses all until ROLLBACK" }, "failed transaction");
+      badges.push(el("span", { class: "aa-badge aa-status-error", title: "the server refuses all until ROLLBACK" }, "failed transaction"));
+    } else if (command.txn_status === "T") {
+      badges.push(el("span", { class: "aa-badge", title: "the server's state after it" }, `in transaction ${command.txn_no ?? ""}`));
     }
-    if (command.txn_status === "T") {
-      return el("span", { class: "aa-badge aa-warn", title: "nothing is committed yet" }, command.txn_no !== null ? `in transaction ${command.txn_no}` : "in transaction");
+    const position = view[place];
+    if (changes(index, position) && index.number[position] === command.command_no && index.fate[position]) {
+      const fate = FATES[index.fate[position]];
+      badges.push(el("span", { class: `aa-badge ${fate === "committed" ? "aa-kept" : "aa-undone"}`, title: "what became of its transaction" }, fate));
     }
-    return null;
+    return badges;
   }
 
   function statement(command) {
