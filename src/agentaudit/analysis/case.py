@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from os import PathLike
 from pathlib import Path
@@ -190,16 +190,33 @@ class Case:
         return Session(self._store, self._session_id(session), self.refresh)
 
     def verify(
-        self, key: str | PathLike[str] | None = None, *, deep: bool = False
+        self,
+        key: str | PathLike[str] | Sequence[str] | None = None,
+        *,
+        since: str | None = None,
+        deep: bool = False,
     ) -> Verification:
         """Check the archive against its log and `key`: `.ok`, `.findings`, `.exposure`.
 
-        `key` is a verifier key, or the path of a file that holds one. Without a key from outside
-        the archive `.ok` is never True.
+        `key` is a verifier key, several of them (a gateway each), or the path of a file that holds
+        one. Without a key from outside the archive `.ok` is never True. `since` is a checkpoint
+        that was kept outside it; `deep` recomputes every leaf, root and table.
+
+        Raises:
+            ArchiveError: a key or checkpoint is malformed.
+            QuestionError: `key` is a path that cannot be read.
         """
         from agentaudit.archive.verify import verify
 
-        return verify(self.path, key=key, deep=deep)
+        if isinstance(key, PathLike) or (isinstance(key, str) and "+" not in key):
+            try:
+                key = Path(key).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError):
+                raise QuestionError(
+                    f"{key}: no file with a verifier key",
+                    hint="give the key itself, name+hash+base64, or a file that holds it",
+                ) from None
+        return verify(self.path, key=key, since=since, deep=deep)
 
     def _ask(self, question: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
         self.refresh()

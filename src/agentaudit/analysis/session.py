@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from agentaudit.analysis import postgres, transcript
+from agentaudit.analysis import transcript
 from agentaudit.analysis.store import Store, named
 from agentaudit.errors import ArchiveError, QuestionError
 from agentaudit.model import Side
@@ -150,6 +150,8 @@ class Session:
             QuestionError: the session has no such command.
         """
         self.command(command_no)
+        from agentaudit.analysis import postgres
+
         return postgres.result_table(self.traffic(), command_no, limit)
 
     def result_batches(self, command_no: int) -> Iterator[pa.RecordBatch]:
@@ -159,10 +161,14 @@ class Session:
             QuestionError: the session has no such command.
         """
         self.command(command_no)
+        from agentaudit.analysis import postgres
+
         return postgres.result_batches(self.traffic(), command_no)
 
     def results(self, limit: int) -> Iterator[tuple[int, pa.Table]]:
         """Yield the number and at most `limit` first rows of every command that returned rows."""
+        from agentaudit.analysis import postgres
+
         return postgres.result_tables(self.traffic(), limit)
 
     def traffic(self) -> Iterator[tuple[Side, bytes, int]]:
