@@ -74,7 +74,7 @@ class Case:
             self.contradictions = tuple(snap.contradictions)
         for contradiction in fresh:
             warnings.warn(
-                f"{contradiction}; run verify before you rely on this archive", stacklevel=3
+                f"{contradiction}; run verify before you rely on this archive", stacklevel=4
             )
 
     def sessions(

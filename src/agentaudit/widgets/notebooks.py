@@ -1,0 +1,73 @@
+"""The project's notebooks, and working copies of them beside an archive.
+
+A working copy is the investigator's: it is written once and never again. Its first code cell,
+which carries the tag `parameters`, is made to name the archive and the key beside it, so that it
+opens years later without an environment variable.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import agentaudit
+from agentaudit.errors import QuestionError
+
+FIRST_INVESTIGATION = "01-first-investigation.ipynb"
+
+
+def find_notebook(name: str) -> Path | None:
+    """Return the path of one of the project's notebooks, or None where none are installed.
+
+    A wheel carries them inside the package; a checkout has them beside `src`.
+    """
+    package = Path(agentaudit.__file__).resolve().parent
+    for folder in (package / "notebooks", package.parents[1] / "notebooks"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def find_key(archive: Path) -> Path | None:
+    """Return the verifier key that lies beside `archive`, or None where there is not just one.
+
+    It is what the archive's maker left there; whether to trust it is the reader's to decide.
+    """
+    named = archive.with_name(f"{archive.name}.vkey")
+    if named.is_file():
+        return named
+    keys = sorted((archive.parent / "keys").glob("*.vkey"))
+    return keys[0] if len(keys) == 1 else None
+
+
+def place_notebook(archive: Path, name: str = FIRST_INVESTIGATION) -> Path:
+    """Return a copy of a notebook beside `archive`, written now if there is none yet.
+
+    Raises:
+        QuestionError: no such notebook is installed, or the folder cannot be written.
+    """
+    copy = archive.parent / name
+    if copy.exists():
+        return copy
+    original = find_notebook(name)
+    if original is None:
+        raise QuestionError(
+            f"notebook {name}: not part of this installation",
+            hint="it is in the folder notebooks of the source",
+        )
+    document = json.loads(original.read_text("utf-8"))
+    key = find_key(archive)
+    for cell in document["cells"]:
+        if "parameters" in cell["metadata"].get("tags", ()):
+            cell["source"] = [
+                f"archive = {archive.name!r}\n",
+                f"key = {None if key is None else str(key.relative_to(archive.parent))!r}",
+            ]
+    try:
+        with copy.open("x", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, ensure_ascii=False)
+    except OSError as error:
+        raise QuestionError(
+            f"{copy}: {error.strerror}", hint="copy the archive to a folder of yours"
+        ) from None
+    return copy
