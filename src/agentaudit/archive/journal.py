@@ -21,6 +21,7 @@ from zlib import crc32
 
 from agentaudit.archive import canonical
 from agentaudit.archive.files import PRIVATE_MODE, sync_folder, write_all
+from agentaudit.archive.layout import Layout
 from agentaudit.errors import ArchiveError, TamperedError
 from agentaudit.model import Flag, Kind, Side
 
@@ -255,6 +256,28 @@ class JournalReader:
         end = begin + length
         is_whole = end <= len(buffer) and crc32(memoryview(buffer)[begin:end]) == checksum
         return end if is_whole else None
+
+
+def in_order(layout: Layout, gateway: str) -> list[UUID]:
+    """Return the segments with a journal, in the order of their events.
+
+    Their ids are no help here: a clock that was set back makes a later segment's id the smaller.
+
+    Raises:
+        ArchiveError: a header is damaged.
+    """
+    first_event_no = {}
+    for segment in layout.journal_segments(gateway):
+        path = layout.journal(gateway, segment)
+        try:
+            with path.open("rb") as file:
+                head = file.read(_HEADER.size)
+        except FileNotFoundError:
+            continue  # sealed since it was listed
+        if len(head) < _HEADER.size:
+            raise ArchiveError(f"{path.name}: its header is damaged")
+        first_event_no[segment] = _HEADER.unpack(head)[3]
+    return sorted(first_event_no, key=first_event_no.__getitem__)
 
 
 def _read_header(head: bytes, file: Any, path: Path) -> tuple[Header, int]:

@@ -75,14 +75,7 @@ def recall(origin: str) -> Known | None:
     Raises:
         SettingsError: the memory cannot be read.
     """
-    value = _load(_file()).get(origin)
-    if value is None:
-        return None
-    try:
-        checkpoint = Checkpoint(origin, int(value["size"]), bytes.fromhex(value["root"]))
-        return Known(str(value["key"]), checkpoint, bool(value["trusted"]))
-    except (KeyError, TypeError, ValueError):
-        raise _damaged(_file()) from None
+    return _known(_load(_file()), origin)
 
 
 def remember(known: Known) -> None:
@@ -95,10 +88,12 @@ def remember(known: Known) -> None:
     checkpoint = known.checkpoint
     with _locked(path):
         logs = _load(path)
-        before = logs.get(checkpoint.origin)
-        trusted = known.trusted or (
-            before is not None and before["trusted"] and before["key"] == known.key
-        )
+        before = _known(logs, checkpoint.origin)
+        trusted = known.trusted
+        if before is not None and before.key == known.key:
+            trusted = trusted or before.trusted
+            if before.checkpoint.size > checkpoint.size:
+                checkpoint = before.checkpoint  # another reader was faster
         logs[checkpoint.origin] = {
             "key": known.key,
             "size": checkpoint.size,
@@ -106,6 +101,17 @@ def remember(known: Known) -> None:
             "trusted": trusted,
         }
         replace(path, canonical.encode(logs), mode=PRIVATE_MODE)
+
+
+def _known(logs: dict[str, Any], origin: str) -> Known | None:
+    value = logs.get(origin)
+    if value is None:
+        return None
+    try:
+        checkpoint = Checkpoint(origin, int(value["size"]), bytes.fromhex(value["root"]))
+        return Known(str(value["key"]), checkpoint, bool(value["trusted"]))
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(_file()) from None
 
 
 def _short(key: str) -> str:

@@ -18,6 +18,7 @@ FORMAT_TEXT = b"agentaudit archive 1\n"
 TABLES = ("events", "blobs", "commands", "sessions", "decisions", "access")
 TILE_WIDTH = 256
 GATEWAY_NAME = re.compile(r"[a-z0-9-]{1,63}\Z")
+_SEGMENT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 
 
 def tile_path(level: int, index: int, width: int = TILE_WIDTH) -> str:
@@ -95,12 +96,10 @@ class Layout:
         names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
         return sorted(name for name in names if GATEWAY_NAME.match(name))
 
-    def journal_segments(self, gateway: str) -> list[UUID]:
-        """Return the segments with a journal, oldest first (UUIDv7 sort by time)."""
-        folder = self.journals(gateway)
-        if not folder.is_dir():
-            return []
-        return sorted(UUID(path.stem) for path in folder.glob("*.journal"))
+    def journal_segments(self, gateway: str) -> set[UUID]:
+        """Return the segments with a journal; other files there are no journals."""
+        names = (path.stem for path in self.journals(gateway).glob("*.journal"))
+        return {UUID(name) for name in names if _SEGMENT.match(name)}
 
 
 _TILE = re.compile(

@@ -17,8 +17,8 @@ from typing import Any
 
 from agentaudit.archive import canonical
 from agentaudit.archive.files import make_folder, sync_folder, write_new
-from agentaudit.archive.layout import TILE_WIDTH, entries_path, tile_path
-from agentaudit.archive.merkle import leaf_hash, node_hash, tree_root
+from agentaudit.archive.layout import TILE_WIDTH, entries_path, tile_end, tile_path
+from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Signer, Verifier, open_note, sign_note
 from agentaudit.errors import ArchiveError, TamperedError
 
@@ -27,38 +27,51 @@ _U16 = struct.Struct(">H")
 _MAX_CHECKPOINT_BYTES = 100_000
 
 
-def tiles(leaves: Sequence[bytes], since: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yield path and content of every hash tile that growing from `since` leaves changes.
+class Tiles:
+    """The tiles of a growing tree: what is not full yet, and thereby what an append changes."""
 
-    `leaves` are the leaf hashes of the whole tree.
-    """
-    level, hashes = 0, list(leaves)
-    while len(hashes) > 0:
-        first = (since >> (8 * level)) // TILE_WIDTH
-        for index in range(first, -(-len(hashes) // TILE_WIDTH)):
-            tile = hashes[index * TILE_WIDTH : (index + 1) * TILE_WIDTH]
-            yield tile_path(level, index, len(tile)), b"".join(tile)
-        whole = len(hashes) // TILE_WIDTH
-        hashes = [
-            _subtree_root(hashes[index * TILE_WIDTH : (index + 1) * TILE_WIDTH])
-            for index in range(whole)
-        ]
-        level += 1
+    def __init__(self) -> None:
+        self.tree = Frontier()
+        self._bundle: list[bytes] = []
+        # By level, the hashes of the tile under way; a full tile moves up as one hash.
+        self._edges: list[list[bytes]] = []
+
+    def append(self, entries: Iterable[bytes]) -> dict[str, bytes]:
+        """Add `entries`; return path and content of every tile and bundle that this changes."""
+        changed: dict[str, bytes] = {}
+        for entry in entries:
+            self._bundle.append(entry)
+            if len(self._bundle) == TILE_WIDTH:
+                index = self.tree.size // TILE_WIDTH
+                changed[entries_path(index)] = bundle(self._bundle)
+                self._bundle = []
+            leaf = leaf_hash(entry)
+            self.tree.append(leaf)
+            self._add_hash(0, leaf, changed)
+        size = self.tree.size
+        if self._bundle:
+            changed[entries_path(size // TILE_WIDTH, len(self._bundle))] = bundle(self._bundle)
+        for level, edge in enumerate(self._edges):
+            if edge:
+                index = (size >> (8 * level)) // TILE_WIDTH
+                changed[tile_path(level, index, len(edge))] = b"".join(edge)
+        return changed
+
+    def _add_hash(self, level: int, value: bytes, changed: dict[str, bytes]) -> None:
+        if level == len(self._edges):
+            self._edges.append([])
+        edge = self._edges[level]
+        edge.append(value)
+        if len(edge) == TILE_WIDTH:
+            index = (self.tree.size >> (8 * level)) // TILE_WIDTH - 1
+            changed[tile_path(level, index)] = b"".join(edge)
+            self._edges[level] = []
+            self._add_hash(level + 1, tree_root(edge), changed)
 
 
-def bundles(entries: Sequence[bytes], since: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yield path and content of every entry bundle that growing from `since` entries changes."""
-    for index in range(since // TILE_WIDTH, -(-len(entries) // TILE_WIDTH)):
-        bundle = entries[index * TILE_WIDTH : (index + 1) * TILE_WIDTH]
-        data = b"".join(_U16.pack(len(entry)) + entry for entry in bundle)
-        yield entries_path(index, len(bundle)), data
-
-
-def _subtree_root(hashes: Sequence[bytes]) -> bytes:
-    level = list(hashes)
-    while len(level) > 1:
-        level = [node_hash(level[i], level[i + 1]) for i in range(0, len(level), 2)]
-    return level[0]
+def bundle(entries: Iterable[bytes]) -> bytes:
+    """Return the content of an entry bundle: each entry behind its length, u16."""
+    return b"".join(_U16.pack(len(entry)) + entry for entry in entries)
 
 
 class LogWriter:
@@ -68,43 +81,54 @@ class LogWriter:
         """Open the log in `folder`, or a new one.
 
         Raises:
-            TamperedError: its checkpoint is not ours, or its entries do not fit it.
+            TamperedError: its checkpoint is gone or not ours, or its entries do not fit it.
         """
         self.folder = folder
         self.origin = origin
         self._signer = signer
-        self._entries: list[bytes] = []
-        self._leaves: list[bytes] = []
-        if (folder / "checkpoint").exists():
-            log = read_log(folder, [signer.verifier])
-            if not log.signed_by or log.checkpoint.origin != origin:
-                raise TamperedError(
-                    f"log {folder.name}: its checkpoint is not signed by this gateway's key "
-                    f"for {origin}",
-                    hint="the key or the log was replaced; verify the archive with its known key",
-                )
-            self._entries = list(log.raw)
-            self._leaves = [leaf_hash(entry) for entry in self._entries]
+        self._tiles = Tiles()
+        self.found: list[dict[str, Any]] = []
+        """The entries that were there when it was opened, oldest first."""
+        if not (folder / "checkpoint").exists():
+            self._require_new()
+            return
+        log = read_log(folder, [signer.verifier])
+        if not log.signed_by or log.checkpoint.origin != origin:
+            raise TamperedError(
+                f"log {folder.name}: its checkpoint is not signed by this gateway's key "
+                f"for {origin}",
+                hint="the key or the log was replaced; verify the archive with its known key",
+            )
+        self._tiles.append(log.raw)
+        self.found = list(log.entries())
 
     @property
     def size(self) -> int:
-        return len(self._entries)
+        return self._tiles.tree.size
 
-    def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield every entry, oldest first."""
-        return (canonical.decode(entry) for entry in self._entries)
+    def _require_new(self) -> None:
+        """Return if this log never had a checkpoint: at most its first entry lies there."""
+        for path in self.folder.glob("tile/**/*"):
+            end = tile_end(path.relative_to(self.folder).as_posix())
+            if path.is_file() and (end is None or end > 1):
+                raise TamperedError(
+                    f"log {self.folder.name}: there are entries, and the checkpoint is gone",
+                    hint="put the checkpoint back; a log never begins anew",
+                )
 
     def append(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Append `entries` and publish the checkpoint that covers them, durably."""
-        since = len(self._entries)
+        """Append `entries` and publish the checkpoint that covers them, durably.
+
+        Raises:
+            ArchiveError: an entry is longer than the format allows.
+            OSError: the log cannot be written; this writer must not be used again.
+        """
         added = [canonical.encode(entry) for entry in entries]
         for entry in added:
             if len(entry) > MAX_ENTRY_BYTES:
                 raise ArchiveError(f"log entry: {len(entry)} bytes, at most {MAX_ENTRY_BYTES}")
-        raw = self._entries + added
-        leaves = self._leaves + [leaf_hash(entry) for entry in added]
         folders: set[Path] = set()
-        for path, data in (*bundles(raw, since), *tiles(leaves, since)):
+        for path, data in self._tiles.append(added).items():
             target = self.folder / path
             if target.parent not in folders:
                 make_folder(target.parent)
@@ -112,10 +136,10 @@ class LogWriter:
             write_new(target, data)
         for folder in folders:
             sync_folder(folder)
-        checkpoint = Checkpoint(self.origin, len(raw), tree_root(leaves))
+        tree = self._tiles.tree
+        checkpoint = Checkpoint(self.origin, tree.size, tree.root())
         write_new(self.folder / "checkpoint", sign_note(checkpoint.text(), [self._signer]))
         sync_folder(self.folder)
-        self._entries, self._leaves = raw, leaves
 
 
 @dataclass(frozen=True, slots=True)

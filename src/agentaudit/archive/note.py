@@ -135,7 +135,7 @@ class Checkpoint:
             ArchiveError: not the three lines of a checkpoint, or not in their only form.
         """
         lines = text.split("\n")
-        if len(lines) < 4 or not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1]):
+        if len(lines) < 4 or not lines[0] or not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1]):
             raise ArchiveError("checkpoint: not origin, size and root, a line each")
         root = _decode(lines[2])
         if root is None or len(root) != 32:
@@ -176,6 +176,8 @@ def open_note(note: bytes, verifiers: Sequence[Verifier]) -> OpenedNote:
         text, signature_text = body.decode(), note[split + 2 :].decode()
     except UnicodeDecodeError:
         raise ArchiveError("signed note: not UTF-8") from None
+    if any(ord(character) < 0x20 and character != "\n" for character in text):
+        raise ArchiveError("signed note: control characters in its text")
     lines = signature_text.split("\n")[:-1]
     if not lines or len(lines) > _MAX_SIGNATURES:
         raise ArchiveError(f"signed note: {len(lines)} signatures")

@@ -36,7 +36,14 @@ from agentaudit.archive.files import (
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.keys import Place
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
-from agentaudit.archive.rows import command_row, session_close_row, session_facts, span_members
+from agentaudit.archive.rows import (
+    command_row,
+    encode,
+    session_close_row,
+    session_facts,
+    span_members,
+    valid_text,
+)
 from agentaudit.errors import AgentauditError, ArchiveError, RecordingError, TamperedError
 from agentaudit.model import (
     MAX_EVENT_BYTES,
@@ -135,6 +142,7 @@ class Recorder:
         self._ticked_no = 0
         self._ticked_s = self._loop.time()
         self._stopping = False
+        self._ended = False
         self._ended_cleanly = False
         self.control: SessionRecorder
 
@@ -238,8 +246,9 @@ class Recorder:
             state,
             kind=Kind.SESSION_OPEN,
             flags=0,
-            payload=canonical.encode(members),
+            payload=encode(members),
             extra=canonical.encode(keys),
+            observed_us=now_us,
         )
         return session
 
@@ -251,8 +260,7 @@ class Recorder:
         Raises:
             RecordingError: recording has failed.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._require_healthy()
         if synced:
             self._sync_waiters.append((self._next_event_no, callback))
         else:
@@ -274,6 +282,7 @@ class Recorder:
                 for session in list(self._sessions.values()):
                     session.close("shutdown")
                 self._flush()
+            self._ended = True
             self._cancel_lazy_sync()
             await self._loop.run_in_executor(None, self._syncer.stop)
             if self.failure is None and self._synced_no < self._written_no:
@@ -302,13 +311,14 @@ class Recorder:
         text: bytes | None = None,
         payload: bytes | None = None,
         extra: bytes = b"",
+        observed_us: int | None = None,
     ) -> int:
         event_no = self._next_event_no
         frame = journal.encode_frame(
             self._marker,
             journal.FIXED.pack(
                 event_no,
-                self.clock.now_us(),
+                self.clock.now_us() if observed_us is None else observed_us,
                 self.clock.mono_ns(),
                 state.session_id.bytes,
                 state.events,
@@ -468,6 +478,8 @@ class Recorder:
     def _require_healthy(self) -> None:
         if self.failure is not None:
             raise self.failure
+        if self._ended:
+            raise RecordingError("the recorder has stopped")
 
     def _sync_failed(self, error: OSError) -> None:
         self._fail("sync", error)
@@ -542,8 +554,7 @@ class SessionRecorder:
             RecordingError: recording has failed.
         """
         recorder = self._recorder
-        if recorder.failure is not None:
-            raise recorder.failure
+        self._require_open()
         payload = event.payload
         if payload is not None and len(payload) > MAX_EVENT_BYTES:
             return self._record_pieces(event, payload)
@@ -569,7 +580,7 @@ class SessionRecorder:
             if command is not None:
                 command.masked += len(event.spans)
         text = event.text
-        return recorder._append(
+        event_no = recorder._append(
             state,
             kind=event.kind,
             flags=flags,
@@ -580,6 +591,14 @@ class SessionRecorder:
             payload=payload,
             extra=extra,
         )
+        if command is not None:
+            command.last_event_no = event_no
+        return event_no
+
+    def _require_open(self) -> None:
+        self._recorder._require_healthy()
+        if self.closed:
+            raise RecordingError(f"session {self.session_id}: nothing can follow its close")
 
     def _record_pieces(self, event: Event, payload: bytes) -> int:
         last_event_no = -1
@@ -603,7 +622,12 @@ class SessionRecorder:
         return last_event_no
 
     def begin(self, command: Command) -> None:
-        """Stamp `command`; the next event recorded is its first."""
+        """Stamp `command`; the next event recorded is its first.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        self._require_open()
         recorder = self._recorder
         command.started_at_us = recorder.clock.now_us()
         command.started_mono_ns = recorder.clock.mono_ns()
@@ -616,12 +640,10 @@ class SessionRecorder:
         Raises:
             RecordingError: recording has failed.
         """
+        self._require_open()
         recorder = self._recorder
-        if recorder.failure is not None:
-            raise recorder.failure
         self._open.pop(command.command_no, None)
         self.state.commands += 1
-        command.last_event_no = recorder._next_event_no - 1
         duration_us = (recorder.clock.mono_ns() - command.started_mono_ns) // 1000
         return recorder._append(
             self.state,
@@ -639,12 +661,13 @@ class SessionRecorder:
         recorder = self._recorder
         if self.closed:
             return
+        if recorder.failure is None:
+            for command in list(self._open.values()):
+                self.end(command)
         self.closed = True
         recorder._forget(self.session_id)
         if recorder.failure is not None:
             return
-        for command in list(self._open.values()):
-            self.end(command)
         state = self.state
         row = session_close_row(
             reason=reason,
@@ -785,9 +808,14 @@ class _SealerProcess(asyncio.SubprocessProtocol):
             except TimeoutError:
                 self.kill()
                 await self._exited
-        self._transport.close()
+        status = self._exited.result()
         if self._error is not None:
             raise RecordingError(str(self._error), hint=self._error.hint)
+        if status != 0:
+            raise RecordingError(
+                f"the sealer ended with status {status} before it had sealed everything",
+                hint="what is journaled is recovered at the next start",
+            )
 
     def kill(self) -> None:
         """End it at once; what it leaves half done, the next start undoes or completes."""
@@ -818,7 +846,9 @@ class _SealerProcess(asyncio.SubprocessProtocol):
             else:
                 self._said(message)
 
-    def process_exited(self) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        # Not process_exited: that may come before the last line of what it said.
+        del exc
         assert self._transport is not None
         status = self._transport.get_returncode()
         self._exited.set_result(-1 if status is None else status)
@@ -842,7 +872,7 @@ def _prepare_archive(layout: Layout, gateway: str) -> None:
                 f"archive {layout.root}: FORMAT says {found[:40]!r}, {FORMAT_TEXT!r} expected",
                 hint="give another folder, or use the release that made this archive",
             )
-    elif any(layout.root.iterdir()):
+    elif any(path.name != "FORMAT.tmp" for path in layout.root.iterdir()):
         raise RecordingError(
             f"archive {layout.root}: not empty, and no archive (no FORMAT file)",
             hint="give an empty or new folder",
@@ -863,8 +893,7 @@ def _make_reserve(path: Path) -> None:
 
 
 def _utf8(text: str) -> bytes:
-    """Return `text` as UTF-8, with U+FFFD for what no UTF-8 can hold (lone surrogates)."""
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+        return valid_text(text).encode()

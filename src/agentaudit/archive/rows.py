@@ -19,6 +19,10 @@ from agentaudit.model import Command, SessionFacts, Span
 MAX_ROW_TEXT_BYTES = 64 * 1024
 """A row holds the beginning of a longer text; its request event holds all of it."""
 
+_MAX_INT = 2**53 - 1
+_MAX_INT32 = 2**31 - 1
+_INT32_COLUMNS = ("target_pid", "gateway_port", "txn_no", "masked", "command_no")
+
 _COMMAND_MEMBERS = (
     "command_no",
     "text",
@@ -67,7 +71,7 @@ def command_row(command: Command, *, ended_us: int, duration_us: int) -> bytes:
             row[name] = value
     if command.request_id is not None:
         row["request_id"] = str(command.request_id)
-    return canonical.encode(row)
+    return encode(row)
 
 
 def incomplete_row(request: Entry, last_event_no: int) -> dict[str, Any]:
@@ -101,7 +105,47 @@ def session_facts(facts: SessionFacts, gateway: str) -> dict[str, Any]:
             value = dict(value)
         if value not in (None, "", (), {}):
             members[name] = list(value) if isinstance(value, tuple) else value
-    return members
+    cleaned: dict[str, Any] = _clean(members)
+    return cleaned
+
+
+def encode(row: dict[str, Any]) -> bytes:
+    """Return `row` as canonical JSON, whatever the wire put into it.
+
+    Lone surrogates become U+FFFD, and a count that its column cannot hold is left out: a value
+    that no table takes must not be what ends recording.
+    """
+    try:
+        is_small = all(row.get(name, 0) <= _MAX_INT32 for name in _INT32_COLUMNS)
+        if is_small:
+            return canonical.encode(row)
+    except TypeError:
+        pass
+    return canonical.encode(_clean(row))
+
+
+def valid_text(text: str) -> str:
+    """Return `text` with U+FFFD for what no UTF-8 can hold (lone surrogates)."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _clean(value: Any, name: str = "") -> Any:
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        cleaned = {_ascii(key): _clean(item, key) for key, item in value.items()}
+        return {key: item for key, item in cleaned.items() if item is not None}
+    if isinstance(value, int) and not isinstance(value, bool):
+        limit = _MAX_INT32 if name in _INT32_COLUMNS else _MAX_INT
+        return value if -limit <= value <= limit else None
+    return value
+
+
+def _ascii(name: str) -> str:
+    """Return `name` as ASCII, so that all agree on the order of an object's members."""
+    return name.encode("ascii", "backslashreplace").decode()
 
 
 def session_close_row(

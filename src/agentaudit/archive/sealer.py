@@ -23,12 +23,15 @@ import select
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+import pyarrow as pa
 
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import PRIVATE_MODE, replace, sync_folder, write_all
@@ -159,6 +162,8 @@ class Sealer:
         self._previous: UUID | None = None
         self._policy: str | None = None
         self._next_event_no = 0
+        self._seals: dict[UUID, dict[str, Any]] = {}
+        self._opened: set[UUID] = set()
 
     # --- start
 
@@ -170,23 +175,19 @@ class Sealer:
                 an `incident` may have been logged.
         """
         place, layout = self._place, self._layout
+        opened, ticks = self._read_log()
+        journals = journal.in_order(layout, place.gateway)
+        self._require_evidence(opened, set(journals))
         if self._log.size == 0:
             self._begin_log()
-        seals, opened, ticks = self._read_log()
-        journals = layout.journal_segments(place.gateway)
-        for segment in opened - set(seals) - set(journals):
-            raise TamperedError(
-                f"segment {segment}: begun in the log, and its journal is gone",
-                hint="put the journal back, or keep this archive as it is and begin a new one",
-            )
-        self._remove_unsealed(seals)
+        self._remove_unsealed()
         for segment in journals:
-            if segment in seals:
+            if segment in self._seals:
                 self._remove_journal(segment)
-        unsealed = [segment for segment in journals if segment not in seals]
+        unsealed = [segment for segment in journals if segment not in self._seals]
         for segment in unsealed:
             self._recover_segment(segment, ticks.get(segment, {}), segment == unsealed[-1])
-        self._append({"type": "start", "version": version("agentaudit")})
+        self._append({"type": "start", "version": version("agentaudit"), "clock": self._clock})
         return self._next_event_no
 
     def _begin_log(self) -> None:
@@ -205,44 +206,73 @@ class Sealer:
             }
         )
 
-    def _read_log(
-        self,
-    ) -> tuple[dict[UUID, dict[str, Any]], set[UUID], dict[UUID, dict[int, bytes]]]:
-        seals: dict[UUID, dict[str, Any]] = {}
+    def _read_log(self) -> tuple[set[UUID], dict[UUID, dict[int, bytes]]]:
+        """Take up where the log ends; return the segments that it saw begin, and their ticks."""
         opened: set[UUID] = set()
         ticks: dict[UUID, dict[int, bytes]] = {}
-        for entry in self._log.entries():
+        for entry in self._log.found:
             if entry["type"] == "open_segment":
                 opened.add(UUID(entry["segment"]))
             elif entry["type"] == "tick":
                 segment = UUID(entry["segment"])
                 ticks.setdefault(segment, {})[entry["n"]] = bytes.fromhex(entry["root"])
             elif entry["type"] == "seal":
-                segment = UUID(entry["segment"])
-                seals[segment] = entry
-                self._previous = segment
+                self._previous = UUID(entry["segment"])
+                self._seals[self._previous] = entry
                 self._next_event_no = entry["first_event"] + entry["n"]
             elif entry["type"] == "policy":
                 self._policy = entry["sha256"]
-        self._seals = seals
-        return seals, opened, ticks
+        self._opened = opened
+        return opened, ticks
 
-    def _remove_unsealed(self, seals: dict[UUID, dict[str, Any]]) -> None:
+    def _require_evidence(self, opened: set[UUID], journals: set[UUID]) -> None:
+        """Refuse to start where log, files and journals cannot come from one history.
+
+        A crash always leaves the journal of a segment that has no seal, because the journal goes
+        last: whatever else is missing, somebody has removed or rolled back.
+        """
+        for segment in opened - set(self._seals) - journals:
+            raise TamperedError(
+                f"segment {segment}: begun in the log, and its journal is gone",
+                hint="put the journal back, or keep this archive as it is and begin a new one",
+            )
+        for path in self._unsealed():
+            if UUID(path.name.split(".")[0]) not in journals:
+                raise TamperedError(
+                    f"{path.relative_to(self._layout.root)}: no seal names it, and its journal "
+                    "is gone",
+                    hint="the log was rolled back; put its newest copy back",
+                )
+        if journals and self._log.size == 0:
+            raise TamperedError(
+                f"log {self._place.gateway}: gone, and there is a journal",
+                hint="put the log back; a log never begins anew",
+            )
+
+    def _unsealed(self) -> Iterator[Path]:
+        """Yield this gateway's Parquet files that no seal names."""
+        layout = self._layout
+        named = {file["path"] for seal in self._seals.values() for file in seal["files"].values()}
+        for table in TABLES:
+            for path in (layout.root / table / f"gw={self._place.gateway}").glob("date=*/*"):
+                if path.relative_to(layout.root).as_posix() not in named:
+                    yield path
+
+    def _remove_unsealed(self) -> None:
         """Remove what a crash left half made: files without a seal, tiles without a checkpoint."""
         layout, gateway = self._layout, self._place.gateway
-        named = {file["path"] for seal in seals.values() for file in seal["files"].values()}
-        for table in TABLES:
-            for path in (layout.root / table / f"gw={gateway}").glob("date=*/*"):
-                if path.relative_to(layout.root).as_posix() not in named:
-                    path.unlink()
         log = layout.log(gateway)
+        for path in (
+            *self._unsealed(),
+            *layout.journals(gateway).glob("*.tmp"),
+            *log.glob("*.tmp"),
+        ):
+            path.unlink()
         for path in log.glob("tile/**/*"):
             if path.is_file():
                 end = tile_end(path.relative_to(log).as_posix())
                 if end is None or end > self._log.size:
                     path.unlink()
-        for path in (*layout.journals(gateway).glob("*.tmp"), *log.glob("*.tmp")):
-            path.unlink()
 
     def _recover_segment(self, segment: UUID, ticks: dict[int, bytes], is_last: bool) -> None:
         self._begin_segment(segment, ticks)
@@ -347,7 +377,7 @@ class Sealer:
 
     def turn(self) -> bool:
         """Read what was journaled since the last turn, seal and tick; say whether there was any."""
-        journals = self._layout.journal_segments(self._place.gateway)
+        journals = journal.in_order(self._layout, self._place.gateway)
         if self._open is None:
             if not journals:
                 return False
@@ -399,28 +429,26 @@ class Sealer:
                 hint="a segment before it is missing; keep a copy of the archive",
             )
         self._tracker.begin_segment()
-        for session in reader.header.sessions:
-            if session.session_id.bytes not in self._tracker.sessions:
-                self._tracker.resume(session, self._events_of(session))
+        self._resume(reader.header.sessions)
         self._open = OpenSegment(reader, self._tracker, self._layout)
         self._open.ticks = dict(ticks)
-        self._announced = bool(ticks) or segment in self._opened_segments()
+        self._announced = segment in self._opened
         self._ticked = 0
 
-    def _opened_segments(self) -> set[UUID]:
-        return {UUID(e["segment"]) for e in self._log.entries() if e["type"] == "open_segment"}
-
-    def _events_of(self, session: OpenSession) -> Iterator[Entry]:
-        """Yield a session's events in sealed segments, in order."""
-        root = self._layout.root
+    def _resume(self, sessions: Sequence[OpenSession]) -> None:
+        """Take up the sessions that a sealer before this one has followed so far."""
+        tracker, root = self._tracker, self._layout.root
+        unknown = [s for s in sessions if s.session_id.bytes not in tracker.sessions]
+        if not unknown:
+            return
+        for session in unknown:
+            tracker.resume(session)
+        since = min(session.open_event_no for session in unknown)
         for seal in self._seals.values():
-            files = seal["files"]
-            blobs = files.get("blobs")
-            for entry, _ in read_entries(
-                root / files["events"]["path"], root / blobs["path"] if blobs else None
-            ):
-                if entry.session_id == session.session_id.bytes:
-                    yield entry
+            if seal["first_event"] + seal["n"] > since:
+                files = {name: root / file["path"] for name, file in seal["files"].items()}
+                for entry, _ in read_entries(files["events"], files.get("blobs")):
+                    tracker.replay(entry)
 
     def _announcement(self) -> list[dict[str, Any]]:
         assert self._open is not None
@@ -583,6 +611,11 @@ def main() -> int:
     except OSError as error:
         what = f"archive {place.archive}: sealer: {error.strerror}"
         say({"error": what, "hint": "mend the disk, then restart", "kind": "RecordingError"})
+    except (pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        # Names the fault, not the value: what is recorded may be in its text.
+        what = f"archive {place.archive}: sealer: {type(error).__name__}"
+        traceback.print_tb(error.__traceback__)
+        say({"error": what, "hint": "report it with the trace", "kind": "RecordingError"})
     return 1
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -227,7 +228,8 @@ def table_of(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 def _array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
     if type_ == pa.uuid():
-        storage = pa.array(values, pa.binary(16))
+        ids = [UUID(value).bytes if isinstance(value, str) else value for value in values]
+        storage = pa.array(ids, pa.binary(16))
         return pa.ExtensionArray.from_storage(type_, storage)
     return pa.array(values, type_)
 

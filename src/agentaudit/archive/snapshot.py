@@ -14,8 +14,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from agentaudit.archive import known
-from agentaudit.archive.journal import JournalReader
+from agentaudit.archive import journal, known
 from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout, segment_path
 from agentaudit.archive.log import Log, read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
@@ -33,7 +32,7 @@ class Snapshot:
     journals behind the last seals, with the same schemas (and, as event numbers are a gateway's
     own, a column `gateway` in `blobs`, where every chunk is given in full); `checkpoints` says at
     which log size. `contradictions` is empty unless a log is behind or beside what this machine
-    remembers of it.
+    remembers of it; `unread` names journals that only the gateway's own user may read.
     """
 
     root: Path
@@ -41,6 +40,7 @@ class Snapshot:
     live: dict[str, pa.Table]
     checkpoints: dict[str, Checkpoint]
     contradictions: list[str]
+    unread: list[str]
 
 
 def check_format(layout: Layout) -> None:
@@ -92,6 +92,7 @@ def _read(layout: Layout, remember: bool) -> Snapshot:
     live: dict[str, list[pa.Table]] = {table: [] for table in TABLES}
     checkpoints = {}
     contradictions: list[str] = []
+    unread: list[str] = []
     for gateway in layout.gateways():
         log = read_log(layout.log(gateway), [])
         checkpoints[gateway] = log.checkpoint
@@ -113,15 +114,18 @@ def _read(layout: Layout, remember: bool) -> Snapshot:
                         "says more",
                     )
                 files[table].append(path)
-        for table, rows in _live_tables(layout, gateway, sealed).items():
-            live[table].append(rows)
+        try:
+            for table, rows in _live_tables(layout, gateway, sealed).items():
+                live[table].append(rows)
+        except PermissionError as error:
+            unread.append(f"{error.filename}: {error.strerror}")
     tables = {
         table: pa.concat_tables(parts) if parts else SCHEMAS[table].empty_table()
         for table, parts in live.items()
     }
     if "gateway" not in tables["blobs"].column_names:
         tables["blobs"] = _of_gateway(tables["blobs"], "")
-    return Snapshot(layout.root, files, tables, checkpoints, contradictions)
+    return Snapshot(layout.root, files, tables, checkpoints, contradictions, unread)
 
 
 def _live_tables(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[str, pa.Table]:
@@ -129,13 +133,13 @@ def _live_tables(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[str, p
     tracker = Tracker(gateway)
     columns = EventColumns(gateway)
     commands = []
-    for segment in layout.journal_segments(gateway):
+    for segment in journal.in_order(layout, gateway):
         if segment in sealed:
             continue
-        reader = JournalReader(layout.journal(gateway, segment))
+        reader = journal.JournalReader(layout.journal(gateway, segment))
         for session in reader.header.sessions:
             if session.session_id.bytes not in tracker.sessions:
-                tracker.resume(session, ())
+                tracker.resume(session)
         for entry in reader.read():
             tracked = tracker.of_journal(entry)
             columns.add(entry, tracked, tracker.add(entry, tracked))

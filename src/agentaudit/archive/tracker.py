@@ -6,7 +6,7 @@ and leaves, the other to see whether what was written is what the events say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -77,8 +77,6 @@ class Tracked:
             "masked": state.masked,
             "is_final": self.close is not None,
         }
-        if window_id := state.facts.get("window_id"):
-            row["window_id"] = UUID(window_id).bytes
         if self.close is not None:
             row["closed_at"] = self.close["closed_at"]
             row["close_reason"] = self.close["close_reason"]
@@ -112,13 +110,16 @@ class Tracker:
         self.commands, self.decisions, self.access = [], [], []
         self.opened = self.closed = 0
 
-    def resume(self, session: OpenSession, events: Iterable[Entry]) -> None:
-        """Take up a session of earlier segments; `events` are all that it had there."""
-        tracked = Tracked(session)
-        for entry in events:
-            tracked.leaves_digest.update(_hash(entry, session).leaf)
+    def resume(self, session: OpenSession) -> None:
+        """Take up a session of earlier segments; `replay` brings back what it had there."""
+        self.sessions[session.session_id.bytes] = Tracked(session)
+
+    def replay(self, entry: Entry) -> None:
+        """Take in an event of an earlier segment, if it is of a session that was resumed."""
+        tracked = self.sessions.get(entry.session_id)
+        if tracked is not None:
+            tracked.leaves_digest.update(_hash(entry, tracked.state).leaf)
             tracked.follow(entry)
-        self.sessions[session.session_id.bytes] = tracked
 
     def open(self, entry: Entry, keys: Mapping[str, bytes]) -> Tracked:
         """Begin to follow the session that `entry`, a `session_open`, opens under its `keys`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
@@ -21,8 +22,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentaudit.archive import canonical, known
-from agentaudit.archive.journal import JournalReader
+from agentaudit.archive import canonical, journal, known
 from agentaudit.archive.layout import (
     GATEWAY_NAME,
     TABLES,
@@ -33,16 +33,25 @@ from agentaudit.archive.layout import (
     tile_end,
     tile_path,
 )
-from agentaudit.archive.log import Log, bundles, read_log, tiles
+from agentaudit.archive.log import Log, Tiles, bundle, read_log
 from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.segment import EventColumns, read_entries, table_of
 from agentaudit.archive.snapshot import check_format
 from agentaudit.archive.tracker import Tracker
-from agentaudit.errors import AgentauditError, ArchiveError, TamperedError
+from agentaudit.errors import AgentauditError, ArchiveError, SettingsError, TamperedError
 from agentaudit.model import Kind
 
 Progress = Callable[[str, int, int], None]
+_MALFORMED = (
+    AgentauditError,
+    pa.ArrowException,
+    struct.error,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _KEY_COLUMNS = ("key_m", "key_t", "key_p")
 
@@ -94,6 +103,7 @@ class Verification:
     commands: int = 0
     live_events: int = 0
     scripted_clocks: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def verify(
@@ -122,7 +132,8 @@ def verify(
         SettingsError: what this machine remembers of logs cannot be read.
     """
     layout = Layout(Path(path))
-    check_format(layout)
+    if not layout.format_file.exists() and not layout.root.joinpath("log").is_dir():
+        check_format(layout)
     texts = [key] if isinstance(key, str) else list(key or ())
     keys = [Verifier.parse(text) for text in texts]
     for _ in range(3):
@@ -158,27 +169,37 @@ class _Check:
         self._progress = progress
         self._expected: set[str] = {"FORMAT"}
         self._live_segments: set[str] = set()
+        self._journals: dict[str, set[UUID]] = {}
 
     def run(self) -> Verification:
         result, layout = self.result, self._layout
+        try:
+            check_format(layout)
+        except ArchiveError as error:
+            self._found("format", "FORMAT", str(error))
         gateways = layout.gateways()
         if not gateways:
             self._found("log", "log", "no gateway's log", "at least one")
         for gateway in gateways:
             result.gateways += 1
+            self._journals[gateway] = layout.journal_segments(gateway)
             try:
                 _GatewayCheck(self, gateway).run()
-            except (ArchiveError, TamperedError) as error:
-                self._found("log", f"log/{gateway}", str(error))
+            except SettingsError:
+                raise
+            except _MALFORMED as error:
+                # Signed or not, the archive may hold anything: what cannot be read is a finding.
+                self._found("log", f"log/{gateway}", _words(error))
         self._find_strays()
+        self._find_missing_logs()
         if result.findings:
             result.ok = False
         else:
-            result.ok = None if result.unknown_signers else True
+            result.ok = None if result.unknown_signers or result.unread else True
         return result
 
     def is_unchanged(self) -> bool:
-        """Whether the logs still have the checkpoints that were checked."""
+        """Whether nothing was recorded or sealed since this check began."""
         for gateway, checkpoint in self.result.checkpoints.items():
             try:
                 log = read_log(self._layout.log(gateway), [])
@@ -186,7 +207,18 @@ class _Check:
                 return True
             if log.checkpoint != checkpoint:
                 return False
+            if self._layout.journal_segments(gateway) != self._journals[gateway]:
+                return False
         return True
+
+    def _find_missing_logs(self) -> None:
+        """Name each log that a key or checkpoint was given for and that is not there."""
+        there = {checkpoint.origin for checkpoint in self.result.checkpoints.values()}
+        given = {key.name for key in self._keys}
+        if self._since is not None:
+            given.add(self._since.origin)
+        for origin in sorted(given - there):
+            self._found("log", "log", "no log of this origin", origin)
 
     def _found(self, check: str, place: str, seen: str, expected: str = "") -> None:
         self.result.findings.append(Finding(check=check, place=place, seen=seen, expected=expected))
@@ -262,9 +294,12 @@ class _GatewayCheck:
         self._expect(vkey_path)
         inside = None
         try:
-            inside = Verifier.parse(vkey_path.read_bytes()[:1000].decode())
+            text = vkey_path.read_bytes()[:1000].decode()
+            inside = Verifier.parse(text)
+            if text != f"{inside}\n":
+                self._found("key", self._relative(vkey_path), "not the key's only form")
         except (OSError, UnicodeDecodeError, ArchiveError) as error:
-            self._found("key", self._relative(vkey_path), str(error))
+            self._found("key", self._relative(vkey_path), _words(error))
         keys = self._check._keys
         candidates = [*keys, inside] if inside is not None and inside not in keys else [*keys]
         log = read_log(folder, candidates)
@@ -300,23 +335,18 @@ class _GatewayCheck:
     def _check_tiles(self, log: Log) -> None:
         """Hold every tile that lies there against what the entries hash to."""
         folder = self._layout.log(self._gateway)
-        leaf_hashes = [leaf_hash(entry) for entry in log.raw]
-        whole = dict((*bundles(log.raw), *tiles(leaf_hashes)))
-        levels = _levels(leaf_hashes)
+        required = Tiles().append(log.raw)
+        levels = _levels([leaf_hash(entry) for entry in log.raw])
         for path in sorted(folder.glob("tile/**/*")):
-            if not path.is_file():
-                continue
             relative = path.relative_to(folder).as_posix()
             end = tile_end(relative)
-            if end is None or end > log.checkpoint.size:
+            if not path.is_file() or end is None or end > log.checkpoint.size:
                 continue
-            expected = whole.get(relative)
-            if expected is None:
-                expected = _partial_tile(relative, log.raw, levels)
+            expected = required.get(relative) or _tile(relative, log.raw, levels)
             self._expect(path)
             if path.read_bytes() != expected:
                 self._found("tile", f"{self._place}/{relative}", "not what the entries hash to")
-        for relative in whole:
+        for relative in required:
             if not (folder / relative).is_file():
                 self._found("tile", f"{self._place}/{relative}", "missing")
 
@@ -353,7 +383,11 @@ class _GatewayCheck:
                 self._found("log", place, f"a {entry['type']} entry", "genesis first and only once")
             if entry["type"] == "genesis":
                 self._check_genesis(entry, place)
-            elif entry["type"] == "policy":
+            if entry.get("clock", "system") != "system":
+                scripted = self._result.scripted_clocks
+                if self._gateway not in scripted:
+                    scripted.append(self._gateway)
+            if entry["type"] == "policy":
                 self._check_policy(str(entry["sha256"]), place)
             yield entry
 
@@ -368,8 +402,6 @@ class _GatewayCheck:
         for name, value in expected.items():
             if entry.get(name) != value:
                 self._found("log", place, f"genesis names another {name}", str(value))
-        if entry.get("clock") != "system":
-            self._result.scripted_clocks.append(self._gateway)
 
     def _check_policy(self, digest: str, place: str) -> None:
         if not _SHA256.match(digest):
@@ -417,8 +449,8 @@ class _GatewayCheck:
         if self._check_files(segment, seal) and self._check._deep:
             try:
                 self._check_rows(segment, seal, place, ticks)
-            except (AgentauditError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-                self._found("rows", place, str(error))
+            except _MALFORMED as error:
+                self._found("rows", place, _words(error))
 
     def _check_head(self, segment: UUID, seal: dict[str, Any], place: str) -> None:
         path = self._layout.head(segment)
@@ -476,7 +508,7 @@ class _GatewayCheck:
         tracker.begin_segment()
         tree = Frontier()
         columns = EventColumns(self._gateway)
-        rows = _RowGroups(files["events"])
+        rows, blobs = _RowGroups(files["events"]), _RowGroups(files.get("blobs"))
         expected_no = seal["first_event"]
         for entry, commit in read_entries(files["events"], files.get("blobs")):
             where = f"{place} row {expected_no - seal['first_event']}"
@@ -498,7 +530,9 @@ class _GatewayCheck:
                 self._found("tick", where, "does not hash to the root that was ticked here")
             columns.add(entry, tracked, hashed)
             if columns.rows == rows.size:
-                self._check_columns(columns, rows, place)
+                self._check_columns(columns, rows, blobs, place)
+        if columns.rows or rows.size or blobs.size:
+            self._found("columns", place, "rows of events or blobs that no event accounts for")
         if tree.size != seal["n"] or tree.root().hex() != seal["root"]:
             self._found(
                 "leaf",
@@ -508,11 +542,20 @@ class _GatewayCheck:
             )
         self._check_tables(files, seal, place)
 
-    def _check_columns(self, columns: EventColumns, rows: _RowGroups, place: str) -> None:
-        rebuilt, stored = columns.take()["events"], rows.next()
-        for name in rebuilt.column_names:
-            if not _equal(rebuilt.column(name), stored.column(name)):
-                self._found("columns", place, f"events.{name} is not what its events say")
+    def _check_columns(
+        self, columns: EventColumns, rows: _RowGroups, blobs: _RowGroups, place: str
+    ) -> None:
+        rebuilt = columns.take()
+        pairs = [("events", rebuilt["events"], rows.next())]
+        if rebuilt["blobs"].num_rows:
+            pairs.append(("blobs", rebuilt["blobs"], blobs.next()))
+        for table, expected, stored in pairs:
+            if stored.column_names != expected.column_names:
+                self._found("columns", place, f"{table} has other columns than the format")
+                continue
+            for name in expected.column_names:
+                if not _equal(expected.column(name), stored.column(name)):
+                    self._found("columns", place, f"{table}.{name} is not what its events say")
 
     def _check_close(self, payload: bytes, digest: Any, where: str) -> None:
         if canonical.decode(payload).get("leaves_sha256") != digest.hexdigest():
@@ -549,7 +592,12 @@ class _GatewayCheck:
     def _check_live(self, sealed: set[str]) -> None:
         """Read the journals: whole frames, dense, and no shorter than the last tick."""
         layout = self._layout
-        live = [s for s in layout.journal_segments(self._gateway) if str(s) not in sealed]
+        try:
+            segments = journal.in_order(layout, self._gateway)
+        except PermissionError as error:
+            self._result.unread.append(f"journal/{self._gateway}: {error.strerror}")
+            segments = sorted(layout.journal_segments(self._gateway))
+        live = [segment for segment in segments if str(segment) not in sealed]
         for segment in layout.journal_segments(self._gateway):
             self._expect(layout.journal(self._gateway, segment))
         tracker = self._tracker if self._check._deep else Tracker(self._gateway)
@@ -557,7 +605,7 @@ class _GatewayCheck:
             place = f"journal {segment}"
             self._check._live_segments.add(str(segment))
             try:
-                reader = JournalReader(layout.journal(self._gateway, segment))
+                reader = journal.JournalReader(layout.journal(self._gateway, segment))
                 if reader.header.first_event_no != self._next_event_no:
                     self._found(
                         "chain",
@@ -566,8 +614,8 @@ class _GatewayCheck:
                         str(self._next_event_no),
                     )
                 self._check_journal(reader, tracker, place)
-            except PermissionError:
-                self._found("journal", place, "not readable", "to be read by its owner")
+            except PermissionError as error:
+                self._result.unread.append(f"{place}: {error.strerror}")
             except (ArchiveError, TamperedError) as error:
                 self._found("journal", place, str(error))
         for segment_text, number in self._opened.items():
@@ -578,11 +626,11 @@ class _GatewayCheck:
                     f"segment {segment_text} was begun and has neither journal nor seal",
                 )
 
-    def _check_journal(self, reader: JournalReader, tracker: Tracker, place: str) -> None:
+    def _check_journal(self, reader: journal.JournalReader, tracker: Tracker, place: str) -> None:
         ticks = self._ticks.pop(str(reader.header.segment), {})
         for session in reader.header.sessions:
             if session.session_id.bytes not in tracker.sessions:
-                tracker.resume(session, ())
+                tracker.resume(session)
         tree = Frontier()
         # Only whole sessions have a digest to complete, and a fast check has not seen them all.
         complete = self._check._deep
@@ -623,24 +671,37 @@ class _GatewayCheck:
 
 
 class _RowGroups:
-    """The stored row groups of an events file, one after the other."""
+    """The stored row groups of a file, one after the other; empty ones say nothing."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetFile(path)
+    def __init__(self, path: Path | None) -> None:
+        self._file = None if path is None else pq.ParquetFile(path)
         self._group = 0
 
     @property
     def size(self) -> int:
-        """How many rows the next one has."""
-        if self._group >= self._file.num_row_groups:
-            return -1
-        rows: int = self._file.metadata.row_group(self._group).num_rows
-        return rows
+        """How many rows the next one has, 0 where there is none."""
+        while self._file is not None and self._group < self._file.num_row_groups:
+            rows: int = self._file.metadata.row_group(self._group).num_rows
+            if rows:
+                return rows
+            self._group += 1
+        return 0
 
     def next(self) -> pa.Table:
+        if not self.size or self._file is None:
+            raise TamperedError("fewer row groups than its events make")
         table = self._file.read_row_group(self._group)
         self._group += 1
         return table
+
+
+def _words(error: BaseException) -> str:
+    """Return what a finding says of an error; a value's own text may be content."""
+    if isinstance(error, AgentauditError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return f"malformed ({type(error).__name__})"
 
 
 def _session_keys(path: Path) -> dict[bytes, dict[str, bytes]]:
@@ -678,23 +739,18 @@ def _levels(leaf_hashes: list[bytes]) -> list[list[bytes]]:
     return levels
 
 
-def _partial_tile(relative: str, raw: Sequence[bytes], levels: list[list[bytes]]) -> bytes | None:
-    """Return what a partial tile of an earlier size must hold, or None where none can lie there."""
+def _tile(relative: str, raw: Sequence[bytes], levels: list[list[bytes]]) -> bytes | None:
+    """Return what a tile of this or an earlier size must hold, or None where none can lie there."""
     stem, _, width_text = relative.partition(".p/")
-    if not width_text:
-        return None
-    width = int(width_text)
+    width = int(width_text or TILE_WIDTH)
     level_name, digits = stem.split("/", 2)[1:]
     index = int(digits.replace("x", "").replace("/", ""))
+    part = slice(index * TILE_WIDTH, index * TILE_WIDTH + width)
     if level_name == "entries":
-        if relative != entries_path(index, width):
-            return None
-        part = raw[index * TILE_WIDTH : index * TILE_WIDTH + width]
-        return b"".join(len(entry).to_bytes(2) + entry for entry in part)
+        return bundle(raw[part]) if relative == entries_path(index, width) else None
     level = int(level_name)
-    if relative != tile_path(level, index, width) or level >= len(levels):
-        return None
-    return b"".join(levels[level][index * TILE_WIDTH : index * TILE_WIDTH + width])
+    is_one = relative == tile_path(level, index, width) and level < len(levels)
+    return b"".join(levels[level][part]) if is_one else None
 
 
 def _parse_since(text: str, keys: Sequence[Verifier]) -> Checkpoint:
