@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import agentaudit.demo
-from agentaudit.demo.processes import temporary_folder
+from agentaudit.demo.processes import PeerError, temporary_folder
 
 _TIMEOUT_SECONDS = 120
 
@@ -39,10 +39,11 @@ def execute(notebook: Path, html: Path, *, environment: Mapping[str, str]) -> No
     The notebook itself is not changed.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed.
+        PeerError: a cell failed; the message ends with its traceback.
     """
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
@@ -51,7 +52,7 @@ def execute(notebook: Path, html: Path, *, environment: Mapping[str, str]) -> No
     # A profile of its own: nothing of the user's start-up files, nothing left in their history.
     with temporary_folder("agentaudit-kernel-") as profile:
         kernel_environment = os.environ | {"IPYTHONDIR": str(profile)} | dict(environment)
-        NotebookClient(
+        client = NotebookClient(
             document,
             timeout=_TIMEOUT_SECONDS,
             kernel_name="python3",
@@ -59,7 +60,11 @@ def execute(notebook: Path, html: Path, *, environment: Mapping[str, str]) -> No
             store_widget_state=False,
             # Sockets in a private folder: over TCP, the kernel talks in the clear on loopback.
             config=Config({"KernelManager": {"transport": "ipc", "ip": str(profile / "kernel")}}),
-        ).execute(env=kernel_environment)
+        )
+        try:
+            client.execute(env=kernel_environment)
+        except CellExecutionError as error:
+            raise PeerError(f"{notebook.name}: a cell failed\n{error}") from None
     exporter: Any = HTMLExporter
     body, _ = exporter(raw_template=_TEMPLATE).from_notebook_node(document)
     html.write_text(body, encoding="utf-8")
