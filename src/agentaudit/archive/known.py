@@ -17,8 +17,7 @@ from typing import Any
 
 from agentaudit.archive import canonical
 from agentaudit.archive.files import PRIVATE_MODE, make_folder, replace
-from agentaudit.archive.log import Log
-from agentaudit.archive.merkle import leaf_hash, tree_root
+from agentaudit.archive.log import Contradiction
 from agentaudit.archive.note import Checkpoint
 from agentaudit.errors import SettingsError
 
@@ -30,34 +29,6 @@ class Known:
     key: str
     checkpoint: Checkpoint
     trusted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Contradiction:
-    """How a log differs from what is known of it: `key`, `rollback` or `fork`."""
-
-    check: str
-    seen: str
-    expected: str
-
-    def __str__(self) -> str:
-        return f"{self.seen}, {self.expected} expected"
-
-
-def contradictions(log: Log, anchor: Checkpoint, name: str) -> list[Contradiction]:
-    """Return how `log` contradicts `anchor`, an earlier checkpoint of it called `name`."""
-    size = log.checkpoint.size
-    if anchor.size > size:
-        return [
-            Contradiction(
-                "rollback", f"{size} entries", f"at least the {anchor.size} of the {name}"
-            )
-        ]
-    root = tree_root(leaf_hash(entry) for entry in log.raw[: anchor.size])
-    if root != anchor.root:
-        seen = f"the first {anchor.size} entries hash to {root.hex()[:8]}…"
-        return [Contradiction("fork", seen, f"{anchor.root.hex()[:8]}… of the {name}")]
-    return []
 
 
 def key_contradictions(known: Known, key: str) -> list[Contradiction]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentaudit.archive import canonical
-from agentaudit.archive.files import make_folder, sync_folder, write_new
+from agentaudit.archive.files import make_folder, replace, sync_folder, write_new
 from agentaudit.archive.layout import TILE_WIDTH, entries_path, tile_end, tile_path
 from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Signer, Verifier, open_note, sign_note
@@ -77,15 +77,20 @@ def bundle(entries: Iterable[bytes]) -> bytes:
 class LogWriter:
     """Appends to one log. Its owner holds the gateway's lock, so there is one writer."""
 
-    def __init__(self, folder: Path, origin: str, signer: Signer) -> None:
+    def __init__(self, folder: Path, origin: str, signer: Signer, memory: Path) -> None:
         """Open the log in `folder`, or a new one.
 
+        `memory` is a file outside the archive with the last checkpoint that this writer published,
+        so that it never goes on from a log that somebody rolled back.
+
         Raises:
-            TamperedError: its checkpoint is gone or not ours, or its entries do not fit it.
+            TamperedError: its checkpoint is gone, not ours or behind the one remembered, or its
+                entries do not fit it.
         """
         self.folder = folder
         self.origin = origin
         self._signer = signer
+        self._memory = memory
         self._tiles = Tiles()
         self.found: list[dict[str, Any]] = []
         """The entries that were there when it was opened, oldest first."""
@@ -99,6 +104,14 @@ class LogWriter:
                 f"for {origin}",
                 hint="the key or the log was replaced; verify the archive with its known key",
             )
+        if self._memory.exists():
+            remembered = Checkpoint.parse(open_note(self._memory.read_bytes(), []).text)
+            for found in contradictions(log, remembered, f"checkpoint in {self._memory}"):
+                raise TamperedError(
+                    f"log {folder.name}: {found}",
+                    hint="the archive was rolled back or replaced; put its newest copy back, or "
+                    "move that file away if the loss is known and written down",
+                )
         self._tiles.append(log.raw)
         self.found = list(log.entries())
 
@@ -108,6 +121,11 @@ class LogWriter:
 
     def _require_new(self) -> None:
         """Return if this log never had a checkpoint: at most its first entry lies there."""
+        if self._memory.exists():
+            raise TamperedError(
+                f"log {self.folder.name}: gone, and {self._memory} remembers one",
+                hint="put the log back; a new archive needs a gateway name and key of its own",
+            )
         for path in self.folder.glob("tile/**/*"):
             end = tile_end(path.relative_to(self.folder).as_posix())
             if path.is_file() and (end is None or end > 1):
@@ -138,8 +156,9 @@ class LogWriter:
             sync_folder(folder)
         tree = self._tiles.tree
         checkpoint = Checkpoint(self.origin, tree.size, tree.root())
-        write_new(self.folder / "checkpoint", sign_note(checkpoint.text(), [self._signer]))
-        sync_folder(self.folder)
+        note = sign_note(checkpoint.text(), [self._signer])
+        replace(self.folder / "checkpoint", note)
+        replace(self._memory, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,3 +239,31 @@ def _read_entries(folder: Path, size: int) -> Iterator[bytes]:
             count += 1
         if position != len(data):
             raise TamperedError(f"log {folder.name}: {name}: {len(data) - position} bytes too many")
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """How a log differs from what is known of it: `key`, `rollback` or `fork`."""
+
+    check: str
+    seen: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.seen}, {self.expected} expected"
+
+
+def contradictions(log: Log, anchor: Checkpoint, name: str) -> list[Contradiction]:
+    """Return how `log` contradicts `anchor`, an earlier checkpoint of it called `name`."""
+    size = log.checkpoint.size
+    if anchor.size > size:
+        return [
+            Contradiction(
+                "rollback", f"{size} entries", f"at least the {anchor.size} of the {name}"
+            )
+        ]
+    root = tree_root(leaf_hash(entry) for entry in log.raw[: anchor.size])
+    if root != anchor.root:
+        seen = f"the first {anchor.size} entries hash to {root.hex()[:8]}…"
+        return [Contradiction("fork", seen, f"{anchor.root.hex()[:8]}… of the {name}")]
+    return []

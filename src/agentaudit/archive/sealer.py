@@ -152,7 +152,12 @@ class Sealer:
         self._layout = layout = Layout(place.archive)
         self._lock = _take_lock(layout.lock(place.gateway))
         self._signer: Signer = load_key(place)
-        self._log = LogWriter(layout.log(place.gateway), place.log_origin, self._signer)
+        self._log = LogWriter(
+            layout.log(place.gateway),
+            place.log_origin,
+            self._signer,
+            memory=place.keys / f"{place.gateway}.checkpoint",
+        )
         self._tracker = Tracker(place.gateway)
         self._open: OpenSegment | None = None
         self._announced = False

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from agentaudit.archive import journal, known
 from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout, segment_path
-from agentaudit.archive.log import Log, read_log
+from agentaudit.archive.log import Contradiction, Log, contradictions, read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.rows import incomplete_row
 from agentaudit.archive.segment import SCHEMAS, EventColumns, table_of
@@ -183,11 +183,11 @@ def _against_memory(layout: Layout, gateway: str, log: Log, remember: bool) -> l
         return [f"log/{gateway}: {error}"]
     if not signed_by:
         return [f"log/{gateway}: not signed by the key that lies beside it"]
-    found: list[known.Contradiction] = []
+    found: list[Contradiction] = []
     seen = known.recall(log.checkpoint.origin)
     if seen is not None:
         found = known.key_contradictions(seen, key)
-        found += known.contradictions(log, seen.checkpoint, "remembered checkpoint")
+        found += contradictions(log, seen.checkpoint, "remembered checkpoint")
     if remember and not found:
         known.remember(known.Known(key, log.checkpoint, trusted=False))
     return [f"log/{gateway}: {contradiction}" for contradiction in found]

@@ -33,7 +33,7 @@ from agentaudit.archive.layout import (
     tile_end,
     tile_path,
 )
-from agentaudit.archive.log import Log, Tiles, bundle, read_log
+from agentaudit.archive.log import Contradiction, Log, Tiles, bundle, contradictions, read_log
 from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.segment import EventColumns, read_entries, table_of
@@ -365,13 +365,13 @@ class _GatewayCheck:
             anchors.append(("given checkpoint", self._check._since))
         self._anchor: tuple[str, int] = ("none", 0)
         for name, anchor in anchors:
-            found = known.contradictions(log, anchor, name)
+            found = contradictions(log, anchor, name)
             for contradiction in found:
                 self._contradicts(contradiction)
             if not found and anchor.size >= self._anchor[1]:
                 self._anchor = (name, anchor.size)
 
-    def _contradicts(self, contradiction: known.Contradiction) -> None:
+    def _contradicts(self, contradiction: Contradiction) -> None:
         place = f"{self._place}/checkpoint"
         self._found(contradiction.check, place, contradiction.seen, contradiction.expected)
 
