@@ -149,7 +149,8 @@ def _fetch_json(
         raise IssuerError(f"{where}: no answer in time")
     connection = _connection(parts, context, remaining)
     # The socket's own timeout counts from the last byte: a server that drips would never end it.
-    watchdog = threading.Timer(remaining, _hang_up, (connection,))
+    has_hung_up = threading.Event()
+    watchdog = threading.Timer(remaining, _hang_up, (connection, has_hung_up))
     watchdog.daemon = True
     watchdog.start()
     try:
@@ -160,12 +161,14 @@ def _fetch_json(
             raise IssuerError(f"{where}: HTTP status {response.status}")
         body = response.read(MAX_DOCUMENT_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
-        late = time.monotonic() >= give_up_at or isinstance(error, TimeoutError)
-        problem = "no answer in time" if late else _reason(error)
+        is_late = has_hung_up.is_set() or isinstance(error, TimeoutError)
+        problem = "no answer in time" if is_late else _reason(error)
         raise IssuerError(f"{where}: {problem}") from None
     finally:
         watchdog.cancel()
         connection.close()
+    if has_hung_up.is_set():
+        raise IssuerError(f"{where}: no answer in time")
     if len(body) > MAX_DOCUMENT_BYTES:
         raise IssuerError(f"{where}: more than {MAX_DOCUMENT_BYTES} bytes")
     try:
@@ -188,7 +191,8 @@ def _connection(
     return http.client.HTTPConnection(host, parts.port, timeout=timeout)
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
+def _hang_up(connection: http.client.HTTPConnection, has_hung_up: threading.Event) -> None:
+    has_hung_up.set()
     try:
         if connection.sock is not None:
             connection.sock.shutdown(socket.SHUT_RDWR)
@@ -468,11 +472,11 @@ def _chain(claims: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _actor(claims: Mapping[str, Any], issuer: Issuer) -> Actor:
+    if not claims["sub"]:
+        raise IdentityError("the token's subject is empty")
     user = _claim(claims, issuer.user_claim)
     if not isinstance(user, str) or not user:
         raise IdentityError(f'the token\'s claim "{issuer.user_claim}" names no user')
-    if not claims["sub"]:
-        raise IdentityError("the token's subject is empty")
     agent = _claim(claims, issuer.agent_claim)
     if agent is None and issuer.agent_claim == "azp":
         agent = claims.get("client_id")
