@@ -17,7 +17,7 @@ STATEMENT = "SELECT abalance FROM pgbench_accounts WHERE aid = "
 
 BULK_ROWS = 100_000
 BULK_SELECT = f"SELECT * FROM pgbench_accounts WHERE aid <= {BULK_ROWS}"
-BULK_COPY = "COPY (SELECT * FROM pgbench_accounts WHERE aid <= 100000) TO STDOUT"
+BULK_COPY = f"COPY ({BULK_SELECT}) TO STDOUT"
 
 _PROCESSED = re.compile(r"^number of transactions actually processed: (\d+)", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: (\d+)", re.MULTILINE)
