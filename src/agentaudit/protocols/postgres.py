@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from struct import Struct
 from typing import Final
 
@@ -109,34 +109,40 @@ _ROW_VERBS: Final = ("SELECT", "FETCH", "SHOW", "EXPLAIN")
 _SKIPPED: Final = "not run: a command before it failed"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Execution(Command):
     """A command with what only PostgreSQL's conversation knows of it.
 
     `sql` is the whole text where `text` is cut to 64 KiB: what judges a statement must read this.
-    `portal` and `is_ended` are the conversation's own.
+    `portal` is None for a statement of a simple query; `closing` is the Sync or Flush that came
+    with it.
     """
 
     sql: str = ""
     shape: RowShape = NO_SHAPE
-    result_formats: tuple[int, ...] = ()
     portal: Portal | None = field(default=None, repr=False)
     closing: bytes = field(default=b"", repr=False)
     is_ended: bool = field(default=False, repr=False)
 
     @property
     def result_columns(self) -> tuple[Column, ...]:
-        """The columns of the result, in the format that the Bind asked for."""
-        columns = self.shape.columns
-        formats = self.result_formats
-        if not formats:
-            return columns
+        """The columns of its rows, in the formats that they have; empty where nobody asked.
+
+        Known as soon as its first row is.
+        """
+        portal = self.portal
+        if portal is None:
+            return self.shape.columns
+        if portal.shape is not NO_SHAPE:
+            return portal.shape.columns
+        # A statement is described before the Bind says which formats it wants.
+        columns = portal.statement.shape.columns
+        formats = portal.result_formats
         if len(formats) == 1:
             formats *= len(columns)
-        return tuple(
-            Column(c.name, c.table, c.number, c.type, c.size, c.modifier, f)
-            for c, f in zip(columns, formats, strict=False)
-        )
+        if len(formats) != len(columns):
+            return columns
+        return tuple(replace(c, format=f) for c, f in zip(columns, formats, strict=True))
 
 
 @dataclass(slots=True, eq=False)
@@ -566,7 +572,6 @@ class Conversation:
             sql=statement.sql,
             params=portal.params,
             portal=portal,
-            result_formats=portal.result_formats,
             sha256=portal.sha256,
         )
         self._next_command_no += 1
@@ -985,15 +990,7 @@ class Conversation:
         command.status = "ok"
         command.txn_no = self._txn_no
         self._is_txn_used = True
-        portal = command.portal
-        if portal is not None:
-            if portal.shape is not NO_SHAPE:
-                # Described after the Bind: the formats are the true ones.
-                command.shape = portal.shape
-                command.result_formats = ()
-            else:
-                command.shape = portal.statement.shape
-            command.columns = command.shape.names
+        _name_columns(command)
         if self._copy:
             is_in = self._copy == "in"
             self._copy = ""
@@ -1147,10 +1144,7 @@ class Conversation:
         self._is_txn_used = True
         if self._rows:
             command.rows_returned = self._rows
-        if command.portal is not None and not command.columns:
-            shape = command.portal.shape
-            command.shape = shape if shape is not NO_SHAPE else command.portal.statement.shape
-            command.columns = command.shape.names
+        _name_columns(command)
 
     def _notice(self, body: bytes) -> bytes | None:
         self._texts.append(str(messages.decode_report(body, self._codec)))
@@ -1224,14 +1218,24 @@ class Conversation:
             return
         command.is_ended = True
         command.txn_status = txn_status
-        command.portal = None
         self._ends.append(command)
 
 
 def _deny(command: Execution, code: str, message: str) -> None:
+    if command.decision == "allow":
+        command.decision = "deny"
+        command.rule = "protocol"
     command.status = "denied"
     command.error_code = code
     command.error_text = message
+
+
+def _name_columns(command: Execution) -> None:
+    portal = command.portal
+    if portal is not None:
+        known = portal.shape if portal.shape is not NO_SHAPE else portal.statement.shape
+        command.shape = known
+        command.columns = known.names
 
 
 def _add_hash(command: Execution, digest: str) -> None:
