@@ -385,6 +385,8 @@ class Relay:
 
     def drain(self, message: str, hint: str = "") -> None:
         """End the session as `shutdown` once no command and no transaction is open."""
+        if self._judge.is_goodbye(self._last_client_frame):
+            return  # it is ending by itself
         self._drain_words = (message, hint)
         self._drain_if_idle()
 

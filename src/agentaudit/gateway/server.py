@@ -89,6 +89,7 @@ class Gateway:
             segment_bytes=gateway.segment_bytes,
             segment_age_s=gateway.segment_age.total_seconds(),
             disk_stop=settings.limits.disk_stop,
+            policy=settings.policy_document(),
             on_failure=self._recording_failed,
         )
         try:
@@ -190,6 +191,12 @@ class Gateway:
             log.warning("a changed key needs a restart", key="listen.postgres")
         if serving.verifier is not self._serving.verifier:
             self._serving.verifier.close()
+        try:
+            self.recorder.set_policy(settings.policy_document())
+        except OSError as error:
+            # Sessions name what was in force when they began, so the archive must have it first.
+            log.error("reload failed, the old settings stay", error=error.strerror or "")
+            return
         self._settings = settings
         self._serving = self.sessions.serving = serving
         self._seen = _signatures(settings)
