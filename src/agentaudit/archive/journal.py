@@ -37,6 +37,8 @@ _READ_BYTES = 4 << 20
 _HEADER = struct.Struct(">4sH16sQ16sI")
 _FRAME = struct.Struct(">16sII")
 _U32 = struct.Struct(">I")
+_pack_length = _U32.pack
+_NULL_LENGTH = _U32.pack(_NULL)
 
 FIXED = struct.Struct(">QqQ16sIiHHiQQ")
 """The leaf's fixed fields: event_no, observed_at_us, mono_ns, session_id, seq, command_no, kind,
@@ -168,10 +170,11 @@ def encode_frame(
     body = b"".join(
         (
             fixed,
-            _U32.pack(_NULL) if text is None else _U32.pack(len(text)) + text,
-            _U32.pack(_NULL) if payload is None else _U32.pack(len(payload)),
+            _NULL_LENGTH if text is None else _pack_length(len(text)),
+            text or b"",
+            _NULL_LENGTH if payload is None else _pack_length(len(payload)),
             payload or b"",
-            _U32.pack(len(extra)),
+            _pack_length(len(extra)),
             extra,
         )
     )

@@ -66,6 +66,9 @@ RESERVE_BYTES = 64 << 20
 _CHECK_S = 1.0
 _SEALER_EXIT_S = 120.0
 _MODE_SHIFT = 5
+# Plain integers: `|` with an enum member costs more than all else that is done to an event.
+_FROM_TARGET = int(Flag.FROM_TARGET)
+_MASKED = int(Flag.MASKED)
 
 
 class Clock(Protocol):
@@ -205,7 +208,7 @@ class Recorder:
     @property
     def healthy(self) -> bool:
         """Whether recording is possible."""
-        return self.failure is None and not self._stopping
+        return self.failure is None and not self._ended
 
     def set_policy(self, document: bytes) -> str:
         """Keep the rules now in force, canonical JSON without secrets; return its SHA-256 as hex.
@@ -554,7 +557,8 @@ class SessionRecorder:
             RecordingError: recording has failed.
         """
         recorder = self._recorder
-        self._require_open()
+        if self.closed or not recorder.healthy:
+            self._require_open()
         payload = event.payload
         if payload is not None and len(payload) > MAX_EVENT_BYTES:
             return self._record_pieces(event, payload)
@@ -562,7 +566,7 @@ class SessionRecorder:
         flags = int(event.flags)
         orig_len = event.orig_len
         if event.side is Side.TARGET:
-            flags |= Flag.FROM_TARGET
+            flags |= _FROM_TARGET
             state.bytes_out += orig_len
         elif event.side is Side.CLIENT:
             state.bytes_in += orig_len
@@ -574,7 +578,7 @@ class SessionRecorder:
                 command.bytes_in += orig_len
         extra = b""
         if event.spans:
-            flags |= Flag.MASKED
+            flags |= _MASKED
             state.masked += len(event.spans)
             extra = canonical.encode({"spans": span_members(event.spans)})
             if command is not None:

@@ -21,53 +21,52 @@ MAX_ROW_TEXT_BYTES = 64 * 1024
 
 _MAX_INT = 2**53 - 1
 _MAX_INT32 = 2**31 - 1
-_INT32_COLUMNS = ("target_pid", "gateway_port", "txn_no", "masked", "command_no")
+_INT32_COLUMNS = frozenset({"target_pid", "gateway_port", "txn_no", "masked"})
 
-_COMMAND_MEMBERS = (
-    "command_no",
-    "text",
-    "params",
-    "operation",
-    "fingerprint",
-    "resources",
-    "risk",
-    "confidence",
-    "parser",
-    "decision",
-    "rule",
-    "status",
-    "error_code",
-    "error_text",
-    "columns",
+_LISTS = ("resources", "columns", "risk", "paths", "sha256")
+_OPTIONAL = (
     "rows_returned",
     "rows_affected",
-    "estimated_rows",
     "txn_no",
     "txn_status",
+    "error_code",
+    "error_text",
+    "estimated_rows",
     "target_ref",
     "traceparent",
-    "paths",
-    "sha256",
-    "masked",
-    "bytes_in",
-    "bytes_out",
-    "first_event_no",
-    "last_event_no",
 )
 
 
 def command_row(command: Command, *, ended_us: int, duration_us: int) -> bytes:
     """Return the payload of a `command_end` event."""
     row: dict[str, Any] = {
-        "class": command.cls,
+        "command_no": command.command_no,
         "started_at": command.started_at_us,
         "ended_at": ended_us,
         "duration_us": duration_us,
+        "class": command.cls,
+        "operation": command.operation,
+        "text": command.text,
+        "fingerprint": command.fingerprint,
+        "parser": command.parser,
+        "confidence": command.confidence,
+        "decision": command.decision,
+        "rule": command.rule,
+        "status": command.status,
+        "masked": command.masked,
+        "bytes_in": command.bytes_in,
+        "bytes_out": command.bytes_out,
+        "first_event_no": command.first_event_no,
+        "last_event_no": command.last_event_no,
     }
-    for name in _COMMAND_MEMBERS:
-        value = getattr(command, name)
-        # A statement without parameters differs from one whose parameters were not kept.
-        if value is not None and (value != () or name == "params"):
+    # A statement without parameters differs from one whose parameters were not kept.
+    if command.params is not None:
+        row["params"] = command.params
+    for name in _LISTS:
+        if value := getattr(command, name):
+            row[name] = value
+    for name in _OPTIONAL:
+        if (value := getattr(command, name)) is not None:
             row[name] = value
     if command.request_id is not None:
         row["request_id"] = str(command.request_id)
@@ -116,8 +115,7 @@ def encode(row: dict[str, Any]) -> bytes:
     that no table takes must not be what ends recording.
     """
     try:
-        is_small = all(row.get(name, 0) <= _MAX_INT32 for name in _INT32_COLUMNS)
-        if is_small:
+        if row.get("txn_no", 0) <= _MAX_INT32 and row.get("target_pid", 0) <= _MAX_INT32:
             return canonical.encode(row)
     except TypeError:
         pass
