@@ -79,9 +79,9 @@ _EXTRA_OF_MODULE = {
 def _complain(message: str, hint: str) -> int:
     from agentaudit.analysis.printable import printable
 
-    print(f"agentaudit: {printable(message)}", file=sys.stderr)
+    print(f"agentaudit: {printable(message, block=True)}", file=sys.stderr)
     if hint:
-        print(f"hint: {printable(hint)}", file=sys.stderr)
+        print(f"hint: {printable(hint, block=True)}", file=sys.stderr)
     return CANNOT_TELL
 
 

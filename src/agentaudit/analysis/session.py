@@ -110,7 +110,7 @@ class Session:
         first ReadyForQuery (or its like) on; with `command_no`, those of one command.
         """
         wanted = _side(side)
-        for sender, payload, _, owner in self._pieces():
+        for sender, payload, _, owner in self.traffic():
             if sender is wanted and command_no in (None, owner):
                 yield payload
 
@@ -126,7 +126,7 @@ class Session:
         yield transcript.heading(self.facts)
         results = dict(self.results(limit=rows)) if rows else {}
         fates = dict(self.ask("session_fates").fetchall())
-        for command in self._store.rows(named("session_commands"), {"session": self.id}):
+        for command in self._rows("session_commands"):
             number = command["command_no"]
             yield transcript.command(command, results.get(number), fates.get(number))
 
@@ -171,12 +171,7 @@ class Session:
 
         return postgres.result_tables(self.traffic(), limit)
 
-    def traffic(self) -> Iterator[tuple[Side, bytes, int]]:
-        """Yield (side, bytes, flags) of every recorded piece of the session, in order."""
-        for side, payload, flags, _ in self._pieces():
-            yield side, payload, flags
-
-    def _pieces(self) -> Iterator[tuple[Side, bytes, int, int]]:
+    def traffic(self) -> Iterator[tuple[Side, bytes, int, int]]:
         """Yield (side, bytes, flags, command_no) of every recorded piece, in order."""
         for first, last in self._windows():
             chunks = self._chunks(first, last)

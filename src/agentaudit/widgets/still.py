@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentaudit.analysis import cells, transcript
 from agentaudit.analysis.printable import printable
+from agentaudit.errors import AgentauditError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,15 +35,19 @@ def still(session: Session, command_no: int = -1) -> str:
     relation = session.ask("session_commands_between", first=first, last=first + MAX_COMMANDS - 1)
     commands = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
     traffic = (facts["bytes_in"] or 0) + (facts["bytes_out"] or 0)
-    results = dict(session.results(MAX_ROWS)) if traffic <= MAX_TRAFFIC_BYTES else {}
     notes = []
     if len(commands) < total:
         notes.append(f"{len(commands)} of {total} commands are shown, from #{first} on")
-    notes.append(
-        f"at most {MAX_ROWS} rows of each result are shown"
-        if traffic <= MAX_TRAFFIC_BYTES
-        else "results are left out of this picture, because the session is large"
-    )
+    results: dict[int, pa.Table] = {}
+    if traffic > MAX_TRAFFIC_BYTES:
+        notes.append("results are left out, because the session is large")
+    else:
+        try:
+            results = dict(session.results(MAX_ROWS))
+            notes.append(f"at most {MAX_ROWS} rows of each result are shown")
+        except AgentauditError as error:
+            # What cannot be decoded must not hide the rest of the session.
+            notes.append(f"results cannot be read: {_text(str(error))}")
     agent = f" via <b>{_text(facts['agent'])}</b>" if facts["agent"] else ""
     body = "".join(
         _command(row, results.get(row["command_no"]), is_open=row["command_no"] == command_no)

@@ -251,9 +251,10 @@ export function select(index, { classes, statuses, found }) {
   return positions;
 }
 
-/** Say whether a command changes what others see: a write, a schema change, administration. */
+/** Say whether a command changed something: a write, a schema change, administration that went well. */
 export function changes(index, position) {
-  return ["write", "schema", "admin"].includes(CLASSES[index.cls[position]]);
+  const cls = CLASSES[index.cls[position]];
+  return STATUSES[index.status[position]] === "ok" && ["write", "schema", "admin"].includes(cls);
 }
 
 /** Say whether a change did not last: its transaction was rolled back, or never committed. */
