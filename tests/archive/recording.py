@@ -1,0 +1,238 @@
+"""Records small archives, with the real sealer process or with a sealer in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agentaudit.archive.keys import Place, create_key
+from agentaudit.archive.layout import Layout
+from agentaudit.archive.log import LogWriter, read_log
+from agentaudit.archive.note import Signer
+from agentaudit.archive.recorder import Recorder, SessionRecorder
+from agentaudit.archive.sealer import Sealer
+from agentaudit.model import Command, Event, Kind, SessionFacts, Side
+
+GATEWAY = "gw1"
+ORIGIN = "audit.example.com"
+DEADLINE_S = 60.0
+
+ANA = SessionFacts(
+    protocol="postgres",
+    target="orders",
+    user="ana",
+    issuer="https://id.example.com",
+    email="ana@example.com",
+    groups=("data-agents", "eu"),
+    agent="copilot-7",
+    actor_chain=("copilot-7", "ana"),
+    run_id="run-41",
+    labels={"model": "m-2", "application_name": "psql"},
+    client_addr="192.0.2.7:50123",
+    client_app="psql",
+    gateway_port=6432,
+    target_addr="198.51.100.4:5432",
+    target_pid=4711,
+)
+BOB = SessionFacts(protocol="postgres", target="billing", user="bob", agent="copilot-9")
+
+
+class SteppingClock:
+    """Goes on by a millisecond whenever it is asked, from 14 November 2023, 22:13:20 UTC."""
+
+    kind = "scripted"
+
+    def __init__(self) -> None:
+        self.us = 1_700_000_000_000_000
+
+    def now_us(self) -> int:
+        self.us += 1000
+        return self.us
+
+    def mono_ns(self) -> int:
+        return (self.us - 1_600_000_000_000_000) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A folder with an archive and the keys of its gateway."""
+
+    folder: Path
+    vkey: str
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "archive"
+
+    @property
+    def keys(self) -> Path:
+        return self.folder / "keys"
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.archive)
+
+    @property
+    def place(self) -> Place:
+        return Place(archive=self.archive, gateway=GATEWAY, origin=ORIGIN, keys=self.keys)
+
+    @property
+    def signer(self) -> Signer:
+        return Signer.parse((self.keys / f"{GATEWAY}.key").read_text())
+
+    def journals(self) -> list[Path]:
+        return sorted(self.layout.journals(GATEWAY).glob("*.journal"))
+
+    def log_entries(self) -> list[dict[str, Any]]:
+        return list(read_log(self.layout.log(GATEWAY), []).entries())
+
+    def copy_to(self, folder: Path) -> Site:
+        """Return a copy of this site in `folder`, which is not there yet."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Site(folder, self.vkey)
+
+
+def new_site(folder: Path) -> Site:
+    """Return a new site with a log key and no archive."""
+    folder.mkdir(parents=True)
+    return Site(folder, str(create_key(folder / "keys", GATEWAY, ORIGIN)))
+
+
+async def start(site: Site, **options: Any) -> Recorder:
+    """Start recording at `site`."""
+    return await Recorder.start(
+        archive=site.archive, gateway=GATEWAY, origin=ORIGIN, keys=site.keys, **options
+    )
+
+
+async def counted(recorder: Recorder, *, synced: bool = True) -> None:
+    """Return once all that was recorded so far is written, or synced."""
+    done = asyncio.get_running_loop().create_future()
+    recorder.release(lambda: done.set_result(None), synced=synced)
+    await asyncio.wait_for(done, DEADLINE_S)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Return as soon as `condition()` is true; fail where it never is."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {DEADLINE_S:g} s"
+        await asyncio.sleep(0.005)
+
+
+def request(session: SessionRecorder, command_no: int, sql: str = "select 1") -> Command:
+    """Record that a command was asked for; it is under way."""
+    command = Command(command_no=command_no, text=sql, operation="SELECT", cls="read")
+    session.begin(command)
+    frame = b"Q" + (len(sql) + 5).to_bytes(4) + sql.encode("utf-8", "replace") + b"\0"
+    session.record(
+        Event(
+            kind=Kind.REQUEST,
+            side=Side.CLIENT,
+            command_no=command_no,
+            text=sql,
+            payload=frame,
+            orig_len=len(frame),
+        )
+    )
+    return command
+
+
+def answer(
+    session: SessionRecorder, command: Command, reply: bytes = b"C\0\0\0\rSELECT 1\0"
+) -> None:
+    """Record the reply to `command`, and its end."""
+    session.record(
+        Event(
+            kind=Kind.RESPONSE,
+            side=Side.TARGET,
+            command_no=command.command_no,
+            payload=reply,
+            orig_len=len(reply),
+        )
+    )
+    command.status = "ok"
+    command.rows_returned = 1
+    session.end(command)
+
+
+def exchange(
+    session: SessionRecorder, command_no: int, sql: str = "select 1", reply: bytes = b"reply"
+) -> None:
+    """Record one command with its reply, five frames' worth of nothing special."""
+    answer(session, request(session, command_no, sql), reply)
+
+
+def record(site: Site, sessions: int = 1, commands: int = 2, **options: Any) -> None:
+    """Record `sessions` whole sessions of `commands` commands each, and stop: all is sealed."""
+
+    async def run() -> None:
+        recorder = await start(site, **options)
+        for number in range(sessions):
+            session = recorder.open_session(ANA if number % 2 == 0 else BOB)
+            for command_no in range(commands):
+                exchange(session, command_no, f"select {number}, {command_no}")
+                await counted(recorder)
+            session.close("client")
+        await recorder.stop()
+
+    asyncio.run(run())
+
+
+@contextmanager
+def sealer(site: Site, clock: str = "system") -> Iterator[Sealer]:
+    """A sealer in this process; leaving gives its lock back, as the end of its process would."""
+    opened = Sealer(site.place, clock, lambda message: None)
+    try:
+        yield opened
+    finally:
+        os.close(opened._lock)
+
+
+def recover(site: Site) -> int:
+    """Start and stop a sealer: recover what a crash left, seal it, return the next event_no."""
+    with sealer(site) as opened:
+        next_event_no = opened.recover()
+        opened.stop()
+    return next_event_no
+
+
+def sealed_files(site: Site, table: str) -> list[Path]:
+    """Return the sealed files of `table` as the log names them, in its order."""
+    seals = (entry for entry in site.log_entries() if entry["type"] == "seal")
+    return [site.archive / s["files"][table]["path"] for s in seals if table in s["files"]]
+
+
+def rows(site: Site, table: str) -> list[dict[str, Any]]:
+    """Return the sealed rows of `table`, in log order."""
+    found: list[dict[str, Any]] = []
+    for path in sealed_files(site, table):
+        found += pq.ParquetFile(path).read().to_pylist()
+    return found
+
+
+def rewrite_parquet(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Put `change` of the table at `path` in its place."""
+    table = change(pq.ParquetFile(path).read())
+    pq.write_table(table, path, compression="zstd")
+
+
+def resign(site: Site, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Write the log again with `change` of its entries, under the gateway's real key."""
+    folder = site.layout.log(GATEWAY)
+    entries = change(site.log_entries())
+    shutil.rmtree(folder / "tile")
+    (folder / "checkpoint").unlink()
+    memory = site.keys / f"{GATEWAY}.checkpoint"
+    memory.unlink(missing_ok=True)
+    LogWriter(folder, site.place.log_origin, site.signer, memory).append(entries)
