@@ -1,7 +1,11 @@
-"""The log key of a gateway: made once, kept outside the archive, readable by nobody else.
+"""The keys of a gateway's log: kept outside the archive, readable by nobody else.
 
-Who holds the private key can sign a history; who holds the verifier key can check one. The
-verifier key is therefore what auditors must get from outside the archive.
+The log key is made once. Who holds its private half can sign a history; who holds the verifier
+key can check one, so that is what auditors must get from outside the archive.
+
+Beside it each checkpoint carries the signature of an epoch key, which lives for a day or a run.
+The next one is introduced under the signature of the old one, which is then destroyed: who takes
+the machine today has no key that yesterday's checkpoints were signed with.
 """
 
 from __future__ import annotations
@@ -11,9 +15,16 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentaudit.archive.files import FILE_MODE, PRIVATE_MODE, make_folder, sync_folder, write_all
+from agentaudit.archive.files import (
+    FILE_MODE,
+    PRIVATE_MODE,
+    make_folder,
+    replace,
+    sync_folder,
+    write_all,
+)
 from agentaudit.archive.layout import GATEWAY_NAME
-from agentaudit.archive.note import Signer, Verifier
+from agentaudit.archive.note import Checkpoint, Signer, Verifier
 from agentaudit.errors import RecordingError, SettingsError
 
 
@@ -83,6 +94,58 @@ def load_key(place: Place) -> Signer:
             hint="origin and gateway name belong to a log for ever; use its own key",
         )
     return signer
+
+
+class EpochKeys:
+    """The current epoch key of a log, and how it gives way to the next.
+
+    Crash story: the next key is durable before the log names it, and takes the place of the old
+    one after; so at any moment one of the two files holds the key that the log names.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._name = f"{place.log_origin}/epoch"
+        self._current = place.keys / f"{place.gateway}.epoch"
+        self._next = place.keys / f"{place.gateway}.epoch.next"
+
+    def propose(self) -> Signer:
+        """Return a new key, kept durably, that is not in force yet."""
+        signer = Signer.generate(self._name)
+        replace(self._next, f"{signer.private_text()}\n".encode(), mode=PRIVATE_MODE)
+        return signer
+
+    def adopt(self) -> None:
+        """Put the proposed key in force and destroy the one before."""
+        self._next.replace(self._current)
+        sync_folder(self._current.parent)
+
+    def find(self, vkey: str) -> Signer:
+        """Return the key that the log names, `vkey`.
+
+        Raises:
+            RecordingError: it is not there.
+        """
+        for path in (self._next, self._current):
+            if path.exists():
+                signer = Signer.parse(path.read_text())
+                if str(signer.verifier) == vkey:
+                    if path == self._next:
+                        self.adopt()
+                    return signer
+        raise RecordingError(
+            f"epoch key {self._current}: not the one that the log names last",
+            hint="a log goes on only with it, and it is in no backup; begin a new log under "
+            "another gateway name",
+        )
+
+
+def epoch_statement(origin: str, size: int, root: bytes, vkey: str) -> bytes:
+    """Return what an epoch key signs to name the next one, `vkey`.
+
+    `size` and `root` are those of the log just before the entry that holds the signature.
+    """
+    head = Checkpoint(origin, size, root).text()
+    return f"agentaudit epoch key\n{head}{vkey}\n".encode()
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:

@@ -89,7 +89,8 @@ class LogWriter:
         """
         self.folder = folder
         self.origin = origin
-        self._signer = signer
+        self.signers = [signer]
+        """Who signs the checkpoints to come: the log key, and the epoch key once it is known."""
         self._memory = memory
         self._tiles = Tiles()
         self.found: list[dict[str, Any]] = []
@@ -118,6 +119,10 @@ class LogWriter:
     @property
     def size(self) -> int:
         return self._tiles.tree.size
+
+    @property
+    def root(self) -> bytes:
+        return self._tiles.tree.root()
 
     def _require_new(self) -> None:
         """Return if this log never had a checkpoint: at most its first entry lies there."""
@@ -156,7 +161,7 @@ class LogWriter:
             sync_folder(folder)
         tree = self._tiles.tree
         checkpoint = Checkpoint(self.origin, tree.size, tree.root())
-        note = sign_note(checkpoint.text(), [self._signer])
+        note = sign_note(checkpoint.text(), self.signers)
         replace(self.folder / "checkpoint", note)
         replace(self._memory, note)
 

@@ -16,6 +16,7 @@ only removed.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import platform
@@ -36,7 +37,7 @@ import pyarrow as pa
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import PRIVATE_MODE, replace, sync_folder, write_all
 from agentaudit.archive.journal import Entry, JournalReader, OpenSession
-from agentaudit.archive.keys import Place, load_key
+from agentaudit.archive.keys import EpochKeys, Place, epoch_statement, load_key
 from agentaudit.archive.layout import TABLES, Layout, segment_path, tile_end
 from agentaudit.archive.log import LogWriter
 from agentaudit.archive.merkle import Frontier
@@ -57,6 +58,7 @@ from agentaudit.model import Flag, Kind
 TICK_S = 2.0
 TURN_S = 0.5
 HEARTBEAT_S = 60.0
+EPOCH_S = 24 * 3600.0
 POLL_S = 0.1
 _LOCK_WAIT_S = 10.0
 _NICE = 10
@@ -158,6 +160,9 @@ class Sealer:
             self._signer,
             memory=place.keys / f"{place.gateway}.checkpoint",
         )
+        self._epoch_keys = EpochKeys(place)
+        self._epoch_key = ""
+        self._epoch_began_s = 0.0
         self._tracker = Tracker(place.gateway)
         self._open: OpenSegment | None = None
         self._announced = False
@@ -185,6 +190,9 @@ class Sealer:
         self._require_evidence(opened, set(journals))
         if self._log.size == 0:
             self._begin_log()
+        else:
+            self._log.signers = [self._signer, self._epoch_keys.find(self._epoch_key)]
+            self._begin_epoch()
         self._remove_unsealed()
         for segment in journals:
             if segment in self._seals:
@@ -199,6 +207,8 @@ class Sealer:
         place = self._place
         self._layout.verifier_key(place.gateway).parent.mkdir(parents=True, exist_ok=True)
         replace(self._layout.verifier_key(place.gateway), f"{self._signer.verifier}\n".encode())
+        epoch = self._epoch_keys.propose()
+        self._log.signers = [self._signer, epoch]
         self._append(
             {
                 "type": "genesis",
@@ -208,8 +218,24 @@ class Sealer:
                 "host": platform.node(),
                 "clock": self._clock,
                 "key": str(self._signer.verifier),
+                "epoch_key": str(epoch.verifier),
             }
         )
+        self._epoch_keys.adopt()
+        self._epoch_began_s = time.monotonic()
+
+    def _begin_epoch(self) -> None:
+        """Let the epoch key name the next one, and destroy it."""
+        log = self._log
+        old = log.signers[1]
+        new = self._epoch_keys.propose()
+        vkey = str(new.verifier)
+        statement = epoch_statement(log.origin, log.size, log.root, vkey)
+        signature = base64.b64encode(old.sign(statement)).decode()
+        log.signers = [self._signer, new]
+        self._append({"type": "key_epoch", "key": vkey, "signature": signature})
+        self._epoch_keys.adopt()
+        self._epoch_began_s = time.monotonic()
 
     def _read_log(self) -> tuple[set[UUID], dict[UUID, dict[int, bytes]]]:
         """Take up where the log ends; return the segments that it saw begin, and their ticks."""
@@ -227,6 +253,10 @@ class Sealer:
                 self._next_event_no = entry["first_event"] + entry["n"]
             elif entry["type"] == "policy":
                 self._policy = entry["sha256"]
+            elif entry["type"] == "genesis":
+                self._epoch_key = entry["epoch_key"]
+            elif entry["type"] == "key_epoch":
+                self._epoch_key = entry["key"]
         self._opened = opened
         return opened, ticks
 
@@ -392,6 +422,8 @@ class Sealer:
         # Listed before it is read: once a later journal is there, nothing is added to this one.
         is_over = journals[-1] != self._open.segment
         now_s = started_s = time.monotonic()
+        if now_s - self._epoch_began_s >= EPOCH_S:
+            self._begin_epoch()
         is_behind = False
         for number, entry in enumerate(self._open.reader.read(), 1):
             self._open.add(entry)
@@ -497,7 +529,7 @@ class Sealer:
             return
         files = open_segment.finish()
         checkpoint = Checkpoint(f"{place.log_origin}/seg/{segment}", tree.size, tree.root())
-        note = sign_note(checkpoint.text(), [self._signer])
+        note = sign_note(checkpoint.text(), self._log.signers)
         head = layout.head(segment)
         head.parent.mkdir(exist_ok=True)
         replace(head, note)

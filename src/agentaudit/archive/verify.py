@@ -9,6 +9,7 @@ What is promised, and against what: docs/limits.md
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import struct
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical, journal, known
+from agentaudit.archive.keys import epoch_statement
 from agentaudit.archive.layout import (
     GATEWAY_NAME,
     TABLES,
@@ -269,12 +271,14 @@ class _GatewayCheck:
         self._ticks: dict[str, dict[int, bytes]] = {}
         self._opened: dict[str, int] = {}
         self._events_since: list[tuple[int, int]] = []
+        self._epochs: list[tuple[int, Verifier]] = []
 
     def run(self) -> None:
         log = self._open_log()
         self._check_tiles(log)
         self._check_memory(log)
         entries = list(self._check_grammar(log))
+        self._check_epochs(log, entries)
         self._gather_ticks(entries)
         seals = [(number, entry) for number, entry in enumerate(entries) if entry["type"] == "seal"]
         for done, (number, seal) in enumerate(seals):
@@ -403,6 +407,31 @@ class _GatewayCheck:
             if entry.get(name) != value:
                 self._found("log", place, f"genesis names another {name}", str(value))
 
+    def _check_epochs(self, log: Log, entries: Sequence[dict[str, Any]]) -> None:
+        """Follow the epoch keys: each names the next, under the tree as it was at that size."""
+        origin = log.checkpoint.origin
+        tree = Frontier()
+        for number, (raw, entry) in enumerate(zip(log.raw, entries, strict=True)):
+            place = f"{self._place} entry {number}"
+            if entry["type"] == "genesis":
+                self._epochs.append((number, Verifier.parse(entry["epoch_key"])))
+            elif entry["type"] == "key_epoch":
+                statement = epoch_statement(origin, number, tree.root(), entry["key"])
+                signature = base64.b64decode(entry["signature"], validate=True)
+                if not self._epochs or not self._epochs[-1][1].accepts(statement, signature):
+                    self._found("epoch", place, "not signed by the epoch key before it")
+                self._epochs.append((number, Verifier.parse(entry["key"])))
+            tree.append(leaf_hash(raw))
+        self._require_epoch("checkpoint", log.note, len(entries))
+
+    def _require_epoch(self, what: str, note: bytes, number: int) -> None:
+        """Check that the epoch key in force at entry `number` signed `note`."""
+        known_keys = [key for since, key in self._epochs if since <= number]
+        if not known_keys or not open_note(note, known_keys[-1:]).signed_by:
+            self._found(
+                "epoch", f"{self._place}: {what}", "not signed by the epoch key of its time"
+            )
+
     def _check_policy(self, digest: str, place: str) -> None:
         if not _SHA256.match(digest):
             self._found("policy", place, "not a SHA-256 in hex")
@@ -443,6 +472,7 @@ class _GatewayCheck:
         result.sessions += seal["sessions_opened"]
         result.commands += seal["commands"]
         self._check_head(segment, seal, place)
+        self._require_epoch(place, seal["head"].encode(), number)
         ticks = self._ticks.pop(seal["segment"], {})
         if ticks and max(ticks) > seal["n"]:
             self._found("tick", place, f"sealed at {seal['n']} events", f"{max(ticks)} as ticked")
