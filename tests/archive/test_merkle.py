@@ -1,4 +1,4 @@
-"""The tree, against the published vectors of Certificate Transparency and the recursion of RFC 6962."""
+"""The tree, against Certificate Transparency's published vectors and RFC 6962's recursion."""
 
 from __future__ import annotations
 

@@ -1,0 +1,291 @@
+"""Sealed segments: what is written as Parquet is read back as the same events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentaudit.archive import segment
+from agentaudit.archive.journal import NO_STATUS, Entry, OpenSession
+from agentaudit.archive.segment import (
+    INLINE_PAYLOAD_BYTES,
+    INLINE_TEXT_BYTES,
+    SCHEMAS,
+    EventColumns,
+    TableWriter,
+    cut_text,
+    read_entries,
+    table_of,
+)
+from agentaudit.archive.tracker import Hashed, Tracked
+from agentaudit.errors import TamperedError
+from agentaudit.model import Flag, Kind
+
+SESSION = OpenSession(
+    session_id=UUID("018bcfe5-6800-7abc-8123-456789abcdef"),
+    facts={"protocol": "postgres", "user": "ana", "target": "orders"},
+    key_m=bytes(32),
+    key_t=bytes(32),
+    key_p=bytes(32),
+    opened_us=0,
+    open_event_no=0,
+)
+SPANS = [
+    {"rule": "card", "place": "text", "offset": 3, "length": 16},
+    {"rule": "ü", "place": "payload", "offset": 0, "length": 2**40},
+]
+
+
+def event(number: int, text: bytes | None, payload: bytes | None, **changed: Any) -> Entry:
+    fields: dict[str, Any] = {
+        "event_no": number,
+        "observed_us": 1_700_000_000_000_000 + number,
+        "mono_ns": number,
+        "session_id": SESSION.session_id.bytes,
+        "seq": number,
+        "command_no": 4,
+        "kind": int(Kind.RESPONSE),
+        "flags": int(Flag.FROM_TARGET),
+        "status": NO_STATUS,
+        "orig_len": 9,
+        "stored_len": 0 if payload is None else len(payload),
+        "text": text,
+        "payload": payload,
+    }
+    return Entry(**(fields | changed))
+
+
+def write(folder: Path, entries: list[Entry], group: int = 3) -> tuple[Path, Path | None]:
+    """Write `entries` as a sealed segment, `group` at a time; return its events and blobs."""
+    columns = EventColumns("gw1")
+    writers = {name: TableWriter(folder, f"{name}.parquet", name) for name in ("events", "blobs")}
+    tracked = Tracked(SESSION)
+    for entry in entries:
+        columns.add(entry, tracked, Hashed(bytes(32), b"\x07" * 32))
+        if columns.rows == group:
+            for name, table in columns.take().items():
+                writers[name].write(table)
+    for name, table in columns.take().items():
+        writers[name].write(table)
+    sealed = {name: writer.finish() for name, writer in writers.items()}
+    events, blobs = sealed["events"], sealed["blobs"]
+    assert events is not None
+    return folder / events.path, None if blobs is None else folder / blobs.path
+
+
+def read(events: Path, blobs: Path | None) -> list[Entry]:
+    return [entry for entry, _ in read_entries(events, blobs)]
+
+
+def big(tag: bytes, size: int) -> bytes:
+    return (tag * (size // len(tag) + 1))[:size]
+
+
+shapes = st.one_of(
+    st.none(),
+    st.sampled_from(
+        [
+            b"",
+            "é".encode() * 40_000,
+            big(b"ab", INLINE_TEXT_BYTES),
+            big(b"ab", INLINE_TEXT_BYTES + 1),
+            "\U0001f600".encode() * 20_000,
+            big(b"a", 3 << 20),
+        ]
+    ),
+    st.text(max_size=20).map(lambda text: text.encode("utf-8", "replace")),
+)
+payloads = st.one_of(
+    st.none(),
+    st.sampled_from(
+        [
+            b"",
+            big(b"\x00\xff", INLINE_PAYLOAD_BYTES),
+            big(b"\x00\xff", INLINE_PAYLOAD_BYTES + 1),
+            big(b"q", 256 * 1024),
+            big(b"r", 256 * 1024),
+        ]
+    ),
+    st.binary(max_size=20),
+)
+
+
+@given(
+    made=st.lists(st.tuples(shapes, payloads, st.sampled_from([[], SPANS])), min_size=1, max_size=9)
+)
+def test_what_is_written_is_read_back(
+    made: list[tuple[bytes | None, bytes | None, list[Any]]], tmp_path_factory: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("segment")
+    entries = [
+        event(n, text, payload, extra={"spans": spans} if spans else {})
+        for n, (text, payload, spans) in enumerate(made)
+    ]
+    assert read(*write(folder, entries)) == entries
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"status": 0},
+        {"status": 2**31 - 1},
+        {"command_no": -1},
+        {"flags": 0x7F},
+        {"orig_len": 2**62},
+        {"observed_us": 0},
+        {"observed_us": -1},
+        {"mono_ns": 2**62},
+        *({"kind": int(kind)} for kind in Kind),
+    ],
+    ids=str,
+)
+def test_every_field_is_read_back(tmp_path: Path, changed: dict[str, Any]) -> None:
+    entries = [event(0, b"text", b"payload", **changed)]
+    assert read(*write(tmp_path, entries)) == entries
+
+
+def test_null_is_not_empty(tmp_path: Path) -> None:
+    entries = [event(0, None, None), event(1, b"", b""), event(2, None, b""), event(3, b"", None)]
+    events, blobs = write(tmp_path, entries)
+    assert blobs is None
+    assert read(events, None) == entries
+    stored = pq.ParquetFile(events).read().to_pylist()
+    assert [row["text"] for row in stored] == [None, "", None, ""]
+    assert [row["text_len"] for row in stored] == [None, 0, None, 0]
+    assert [row["payload"] for row in stored] == [None, b"", b"", None]
+
+
+def test_a_commitment_is_stored_where_the_payload_is_not_whole_and_only_there(
+    tmp_path: Path,
+) -> None:
+    sizes = [0, INLINE_PAYLOAD_BYTES, INLINE_PAYLOAD_BYTES + 1]
+    events, blobs = write(tmp_path, [event(n, None, bytes(size)) for n, size in enumerate(sizes)])
+    assert [commit for _, commit in read_entries(events, blobs)] == [None, None, b"\x07" * 32]
+
+
+def test_equal_chunks_of_a_segment_are_stored_once(tmp_path: Path) -> None:
+    entries = [event(n, None, big(b"rows ", 200_000)) for n in range(20)]
+    events, blobs = write(tmp_path, entries)
+    assert blobs is not None
+    rows = pq.ParquetFile(blobs).read().to_pylist()
+    assert [row["same_as"] for row in rows] == [None] + [0] * 19
+    assert [row["data"] is None for row in rows] == [False] + [True] * 19
+    assert read(events, blobs) == entries
+
+
+def test_a_long_text_is_cut_at_a_character(tmp_path: Path) -> None:
+    text = b"x" * (INLINE_TEXT_BYTES - 1) + "é".encode()
+    assert cut_text(text) == b"x" * (INLINE_TEXT_BYTES - 1)
+    events, blobs = write(tmp_path, [event(0, text, None)])
+    assert blobs is not None
+    stored = pq.ParquetFile(events).read().to_pylist()[0]
+    assert (stored["text"], stored["text_len"]) == ("x" * (INLINE_TEXT_BYTES - 1), 65537)
+    assert pq.ParquetFile(blobs).read().to_pylist()[0]["offset"] == -(INLINE_TEXT_BYTES - 1)
+    assert read(events, blobs)[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda blobs: blobs.slice(0, 1), "the rest is not in blobs"),
+        (lambda blobs: blobs.slice(1), "the rest is not in blobs"),
+        (lambda blobs: pa.concat_tables([blobs.slice(1), blobs.slice(0, 1)]), "not in blobs"),
+        (
+            lambda blobs: blobs.set_column(2, "data", pa.array([b"", b""], pa.binary())),
+            "an empty blob",
+        ),
+        (
+            lambda blobs: blobs.set_column(2, "data", pa.array([b"z" * 9000, b"z"], pa.binary())),
+            "bytes in blobs",
+        ),
+    ],
+)
+def test_payloads_that_are_not_all_there_are_named(tmp_path: Path, change: Any, why: str) -> None:
+    entries = [event(n, None, big(b"%d" % n, 9000)) for n in range(2)]
+    events, blobs = write(tmp_path, entries)
+    assert blobs is not None
+    pq.write_table(change(pq.ParquetFile(blobs).read()), blobs)
+    with pytest.raises(TamperedError, match=why):
+        read(events, blobs)
+
+
+def test_payloads_whose_blobs_file_is_gone_are_named(tmp_path: Path) -> None:
+    events, _ = write(tmp_path, [event(0, None, bytes(9000))])
+    with pytest.raises(TamperedError, match="event 0: 8192 bytes of its 9000 are there"):
+        read(events, None)
+
+
+@pytest.mark.parametrize("same_as", [5, 1, -1])
+def test_a_blob_that_names_no_other_is_refused(tmp_path: Path, same_as: int) -> None:
+    entries = [event(n, None, bytes(9000)) for n in range(2)]
+    events, blobs = write(tmp_path, entries)
+    assert blobs is not None
+    table = pq.ParquetFile(blobs).read()
+    column = pa.array([None, same_as], pa.int64())
+    pq.write_table(table.set_column(3, "same_as", column), blobs)
+    with pytest.raises(TamperedError, match="event 1"):
+        read(events, blobs)
+
+
+def test_a_file_is_written_as_the_format_says(tmp_path: Path) -> None:
+    entries = [event(n, b"x", big(b"%d" % n, 9000)) for n in range(10)]
+    for path in write(tmp_path, entries, group=4):
+        assert path is not None
+        file = pq.ParquetFile(path)
+        assert [file.metadata.row_group(n).num_rows for n in range(3)] == [4, 4, 2]
+        column = file.metadata.row_group(0).column(0)
+        assert column.compression == "ZSTD"
+        assert column.has_column_index
+        assert column.has_offset_index
+    assert not list(tmp_path.glob("*.tmp"))
+    assert pq.read_schema(tmp_path / "events.parquet").equals(SCHEMAS["events"])
+
+
+def test_nothing_is_written_for_a_table_without_rows(tmp_path: Path) -> None:
+    writer = TableWriter(tmp_path, "access.parquet", "access")
+    writer.write(SCHEMAS["access"].empty_table())
+    assert writer.finish() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_row_group_holds_at_most_what_the_format_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "ROW_GROUP_ROWS", 4)
+    events, _ = write(tmp_path, [event(n, None, None) for n in range(9)], group=9)
+    metadata = pq.ParquetFile(events).metadata
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [4, 4, 1]
+
+
+def members() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "commands", {"session_id": uuid4().bytes, "params": [None, "a"], "request_id": None}
+    yield "sessions", {"session_id": uuid4().bytes, "labels": {"b": "1", "a": "2"}}
+    yield "decisions", {"request_id": str(uuid4()), "session_id": uuid4().bytes}
+    yield "access", {"recorded_at": 0}
+
+
+@pytest.mark.parametrize(("name", "row"), list(members()))
+def test_what_a_row_does_not_say_is_null_or_empty(name: str, row: dict[str, Any]) -> None:
+    table = table_of(name, [row])
+    assert table.schema.equals(SCHEMAS[name])
+    (found,) = table.to_pylist()
+    for key, value in found.items():
+        if key not in row:
+            assert value in (None, [], ""), key
+    if "params" in row:
+        assert found["params"] == [None, "a"]
+    if "labels" in row:
+        assert found["labels"] == [("a", "2"), ("b", "1")]
+
+
+def test_no_parameters_differ_from_parameters_that_were_not_kept() -> None:
+    rows = [{"params": []}, {}]
+    assert table_of("commands", rows).column("params").to_pylist() == [[], None]
