@@ -332,9 +332,6 @@ def _replay_raw(session: Session, arguments: argparse.Namespace) -> int:
 
 def lab(arguments: argparse.Namespace) -> int:
     """Open JupyterLab on an archive, with a copy of the first investigation beside it."""
-    import jupyterlab  # noqa: F401  (said by name before anything is written)
-
-    from agentaudit import analysis  # noqa: F401
     from agentaudit.widgets.notebooks import place_notebook
 
     case = _load(arguments)
@@ -397,7 +394,9 @@ def parser() -> argparse.ArgumentParser:
     one = add(sessions)
     _add_question(one)
     one = add(commands)
-    one.add_argument("--session", metavar="SESSION", help="of one session: its id, or its beginning")
+    one.add_argument(
+        "--session", metavar="SESSION", help="of one session: its id, or its beginning"
+    )
     _add_question(one)
     one = add(replay)
     one.add_argument("session", metavar="SESSION", help="its id, or the beginning of it")

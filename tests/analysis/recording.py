@@ -1,4 +1,4 @@
-"""Archives for tests: PostgreSQL's messages, written out here, through the real parser and recorder.
+"""Archives for tests: PostgreSQL's messages, through the real parser and recorder.
 
 A `Script` says what a client and a server send and how long they take; `record` plays it against
 a clock that only the script moves, so every time in the archive is known.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from agentaudit.archive import keys
 from agentaudit.archive.recorder import Recorder, SessionRecorder
@@ -69,7 +72,7 @@ class Script:
         took_us: int = 1_500,
         wait_us: int = 400_000,
     ) -> Script:
-        """Add one statement of the simple protocol and its answer; the transaction follows `tag`."""
+        """Add a statement of the simple protocol and its answer; `tag` moves the transaction."""
         asked = _message(b"Q", sql.encode() + b"\0")
         answered = self._result(rows, columns, tag, error)
         self.exchanges.append(Exchange(asked, answered + self._ready(), took_us, wait_us))
@@ -171,7 +174,7 @@ class Recorded:
     sessions: tuple[str, ...]
 
 
-async def start_recorder(folder: Path, clock: ScriptedClock, **options: object) -> Recorder:
+async def start_recorder(folder: Path, clock: ScriptedClock, **options: Any) -> Recorder:
     """Start a recorder for the archive in `folder`, with keys beside it."""
     place = folder / "keys"
     if not place.is_dir():
@@ -183,7 +186,7 @@ async def start_recorder(folder: Path, clock: ScriptedClock, **options: object) 
         keys=place,
         durability=Durability.RELAXED,
         clock=clock,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -237,16 +240,23 @@ def _pass(session: SessionRecorder, conversation: Conversation, side: Side, data
             session.end(command)
 
 
-def record(folder: Path, *scripts: Script, sealed: bool = True) -> Recorded:
+def record(
+    folder: Path,
+    *scripts: Script,
+    later_us: int = 0,
+    gap_us: int = 60_000_000,
+    **options: Any,
+) -> Recorded:
     """Record `scripts` one after the other and stop, which seals."""
 
     async def run() -> Recorded:
         clock = ScriptedClock()
-        recorder = await start_recorder(folder, clock)
+        clock.us += later_us
+        recorder = await start_recorder(folder, clock, **options)
         sessions = []
         for script in scripts:
             sessions.append(str(play(recorder, clock, script).session_id))
-            clock.us += 60_000_000
+            clock.us += gap_us
         await recorder.stop()
         key = (folder / "keys" / "gw1.vkey").read_text().strip()
         return Recorded(folder / "archive", key, tuple(sessions))
@@ -254,7 +264,10 @@ def record(folder: Path, *scripts: Script, sealed: bool = True) -> Recorded:
     return asyncio.run(run())
 
 
-Step = Callable[[Script], Script]
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """An archive, sealed, of two sessions: `investigation` and `hostile`. Nobody may change it."""
+    return record(tmp_path_factory.mktemp("recorded"), investigation(), hostile())
 
 
 def investigation() -> Script:
@@ -322,7 +335,8 @@ def hostile() -> Script:
         user="<img src=x onerror=alert(1)>", agent="\u202egnp.exe", target="orders</style><script>"
     )
     script.query(
-        "SELECT '<script>window.pwned = 1</script>' AS \"<b onmouseover=alert(1)>\" /* \x1b]0;owned\x07 */",
+        "SELECT '<script>window.pwned = 1</script>' AS \"<b onmouseover=alert(1)>\" "
+        "/* \x1b]0;owned\x07 */",
         columns=[("<b onmouseover=alert(1)>", TEXT), ("esc\x1b[31m", TEXT)],
         rows=[
             ["<img src=x onerror='window.pwned = 1'>", "\x1b[2J\x1b[1;1Hgone"],

@@ -152,8 +152,8 @@ class Case:
     ) -> duckdb.DuckDBPyRelation:
         """Return where `text` occurs, newest first: in statements, parameters, errors and results.
 
-        Case does not matter (in results: of ASCII letters). Of each recorded piece of a result
-        only the first 8 KiB are searched.
+        Case does not matter (in results: of ASCII letters). What lies partly in one recorded
+        event and partly in the next is not found.
         """
         if not text:
             raise QuestionError("search: no text was given", hint='case.search("drop table")')
@@ -170,9 +170,11 @@ class Case:
     def sql(
         self, query: str, parameters: Mapping[str, Any] | None = None
     ) -> duckdb.DuckDBPyRelation:
-        """Return the answer to one SELECT over `events`, `commands`, `sessions`, `decisions`, `access`.
+        """Return the answer to one SELECT over the views.
 
-        Parameters are named: `case.sql("from commands where status = $s", {"s": "error"})`.
+        They are `events`, `commands`, `sessions`, `decisions` and `access`, as in the archive, and
+        `fates` (what became of each command's transaction). Parameters are named:
+        `case.sql("from commands where status = $s", {"s": "error"})`.
 
         Raises:
             QuestionError: not one statement that only reads.
@@ -250,10 +252,11 @@ class Case:
         """Return what differs once the archive has grown: sizes and times of logs and journals."""
         stamps = []
         for gateway in self._layout.gateways():
-            paths = [self._layout.checkpoint(gateway)]
-            for segment in self._layout.journal_segments(gateway):
-                paths.append(self._layout.journal(gateway, segment))
-            for path in paths:
+            journals = self._layout.journal_segments(gateway)
+            for path in (
+                self._layout.checkpoint(gateway),
+                *(self._layout.journal(gateway, segment) for segment in journals),
+            ):
                 try:
                     status = path.stat()
                 except FileNotFoundError:
@@ -278,5 +281,5 @@ def _instant(value: str | date | None) -> datetime | None:
                 f"time {value!r}: an ISO 8601 time expected, as 2026-11-01 or 2026-11-01T12:30:00Z"
             ) from None
     if not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
     return value if value.tzinfo else value.replace(tzinfo=UTC)

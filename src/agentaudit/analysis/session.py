@@ -25,6 +25,7 @@ _INLINE_BYTES = 8 * 1024
 _WINDOW_BYTES = 16 << 20
 _WINDOW_EVENTS = 20_000
 
+
 class Session:
     """Questions to one session; get it with `Case.session`."""
 
@@ -71,9 +72,7 @@ class Session:
             QuestionError: the session has no such command.
         """
         self._refresh()
-        rows = self._store.rows(
-            named("command"), {"session": self.id, "command_no": command_no}
-        )
+        rows = self._store.rows(named("command"), {"session": self.id, "command_no": command_no})
         if not rows:
             raise QuestionError(
                 f"session {self.id}: no command {command_no} among its {self.count}",
@@ -98,9 +97,7 @@ class Session:
         if (request["text_len"] or 0) <= len(text.encode()):
             return str(text)
         event_no = request["event_no"]
-        rest = b"".join(
-            data for _, offset, data in self._chunks(event_no, event_no) if offset < 0
-        )
+        rest = b"".join(data for _, offset, data in self._chunks(event_no, event_no) if offset < 0)
         return str(text) + rest.decode("utf-8", "replace")
 
     def stream(self, side: Side | str, *, command_no: int | None = None) -> Iterator[bytes]:

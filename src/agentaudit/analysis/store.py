@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from agentaudit.errors import QuestionError
 
-VIEWS = ("events", "commands", "sessions", "decisions", "access", "fates")
+VIEWS = ("events", "commands", "sessions", "decisions", "access", "chunks", "fates")
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
 
@@ -55,9 +55,7 @@ class Store:
                 for table, rows in live.items():
                     cursor.register(f"rows_{table}", _plain(rows))
                     registered.append(f"rows_{table}")
-                    cursor.execute(
-                        f"CREATE OR REPLACE TABLE live_{table} AS FROM rows_{table}"
-                    )
+                    cursor.execute(f"CREATE OR REPLACE TABLE live_{table} AS FROM rows_{table}")
                     cursor.execute(_union(table, files.get(table, ())))
                 for view in VIEWS:
                     cursor.execute(f"CREATE OR REPLACE VIEW {view} AS {named(f'views/{view}')}")
@@ -104,16 +102,17 @@ def named(question: str) -> str:
 
 
 def _union(table: str, files: Sequence[Path]) -> str:
-    # The rows of a segment's file are told apart by file and row number: blobs refer to each other
-    # by it. The path holds gw= and date=, which must not become columns.
-    sealed = (
-        f"SELECT * FROM read_parquet([{', '.join(_literal(str(path)) for path in files)}], "
-        "filename = true, file_row_number = true, hive_partitioning = false) UNION ALL BY NAME "
-        if files
-        else ""
+    # Rows of a segment's file are told apart by file and row number: blobs refer to each other by
+    # them. The path holds gw= and date=, which must not become columns.
+    live = f"SELECT *, NULL AS filename, NULL AS file_row_number FROM live_{table}"  # noqa: S608
+    if not files:
+        return f"CREATE OR REPLACE VIEW every_{table} AS {live}"
+    names = ", ".join(_literal(str(path)) for path in files)
+    return (
+        f"CREATE OR REPLACE VIEW every_{table} AS SELECT * FROM read_parquet([{names}], "  # noqa: S608
+        f"filename = true, file_row_number = true, hive_partitioning = false) "
+        f"UNION ALL BY NAME {live}"
     )
-    live = f"SELECT *, NULL AS filename, NULL AS file_row_number FROM live_{table}"
-    return f"CREATE OR REPLACE VIEW every_{table} AS {sealed}{live}"
 
 
 def _plain(rows: pa.Table) -> pa.Table:

@@ -104,7 +104,9 @@ def grid(table: pa.Table) -> list[str]:
     shown = [[_cut(cell, MAX_CELL_CHARACTERS) for cell in row] for row in shown]
     widths = [max(_width(cell) for cell in column) for column in zip(*shown, strict=True)]
     lines = [
-        " | ".join(cell + " " * (wide - _width(cell)) for cell, wide in zip(row, widths, strict=True))
+        " | ".join(
+            cell + " " * (wide - _width(cell)) for cell, wide in zip(row, widths, strict=True)
+        )
         for row in shown
     ]
     lines.insert(1, "-+-".join("-" * width for width in widths))

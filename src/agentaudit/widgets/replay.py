@@ -80,7 +80,7 @@ _COMMAND = (
 Answer = tuple[dict[str, Any], list[bytes]]
 
 
-class Replay(anywidget.AnyWidget):  # type: ignore[misc]
+class Replay(anywidget.AnyWidget):
     """Steps through one session; `command_no` is the command shown, from Python and from the page.
 
     >>> replay = Replay(case, "0199f3c2-…", command=12)  # doctest: +SKIP
@@ -168,7 +168,9 @@ class Replay(anywidget.AnyWidget):  # type: ignore[misc]
         table = self._session.ask(
             "replay_index", offset=int(offset), limit=min(int(limit), _MAX_INDEX)
         ).to_arrow_table()
-        return {"offset": offset, "count": table.num_rows}, [_buffer(column) for column in table.columns]
+        return {"offset": offset, "count": table.num_rows}, [
+            _buffer(column) for column in table.columns
+        ]
 
     def _page(self, numbers: list[int]) -> Answer:
         relation = self._session.ask(
@@ -267,7 +269,7 @@ def _buffer(column: pa.ChunkedArray) -> bytes:
     return bytes(array.buffers()[1])[array.offset * width : (array.offset + len(array)) * width]
 
 
-def _cell(text: str | None) -> str | None | dict[str, Any]:
+def _cell(text: str | None) -> str | dict[str, Any] | None:
     if text is None or len(text) <= _CELL_CHARACTERS:
         return text
     return {"text": text[:_CELL_CHARACTERS], "length": len(text)}
@@ -277,5 +279,7 @@ def _is_number(field: pa.Field) -> bool:
     import pyarrow.types as kinds
 
     return bool(
-        kinds.is_integer(field.type) or kinds.is_floating(field.type) or kinds.is_decimal(field.type)
+        kinds.is_integer(field.type)
+        or kinds.is_floating(field.type)
+        or kinds.is_decimal(field.type)
     )

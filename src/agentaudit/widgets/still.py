@@ -24,7 +24,7 @@ MAX_COMMANDS = 200
 MAX_ROWS = 5
 MAX_CHARACTERS = 2_000
 MAX_TRAFFIC_BYTES = 32 << 20
-"""Results are read out of the recorded bytes of the whole session; of a larger one none are shown."""
+"""Results are read out of the bytes of the whole session; of a larger one none are shown."""
 
 
 def still(session: Session, command_no: int = -1) -> str:
@@ -95,7 +95,9 @@ def _command(row: dict[str, Any], result: pa.Table | None, *, is_open: bool) -> 
         )
         parts.append(f"<pre>{escape(params)}</pre>")
     if row["error_text"]:
-        parts.append(f"<pre>{_text(row['error_code'])} {_text(row['error_text'], block=True)}</pre>")
+        parts.append(
+            f"<pre>{_text(row['error_code'])} {_text(row['error_text'], block=True)}</pre>"
+        )
     if result is not None and result.num_columns:
         parts.append(_grid(result))
         missing = (row["rows_returned"] or 0) - result.num_rows
