@@ -329,9 +329,9 @@ class Relay:
             self._over()
 
     def _reason_of(self, side: Side) -> str:
-        if side is Side.TARGET:
-            return "target"
-        return "client" if self._judge.is_goodbye(self._last_client_frame) else "client_gone"
+        if self._judge.is_goodbye(self._last_client_frame):
+            return "client"  # even if it waits for the target to hang up first
+        return "target" if side is Side.TARGET else "client_gone"
 
     def _finish(self, direction: _Direction) -> None:
         """Pass the end of `direction` on, now that all that came before it has gone."""
