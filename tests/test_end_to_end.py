@@ -102,7 +102,7 @@ def test_a_psql_session_with_a_token_is_recorded_proven_and_given_back(
         ("DELETE", "write", "ok", None, None, 2, "T", "allow", "none"),
         ("ROLLBACK", "session", "ok", None, None, None, "I", "allow", "none"),
     ]
-    (select,) = case.sql("SELECT command_no FROM commands WHERE rows_returned = 2").fetchone()
+    ((select,),) = case.sql("SELECT command_no FROM commands WHERE rows_returned = 2").fetchall()
     rows = case.session(session_id).result(select)
     assert rows.to_pylist() == [
         {"id": 1, "amount": Decimal("19.90"), "note": "first"},

@@ -136,12 +136,12 @@ def _summary(case: Case) -> Iterator[str]:
     ).fetchall()
     for text, rows in largest:
         yield f"largest result: {rows} rows, {_one_line(text)}"
-    affected = case.sql(
-        "SELECT text, rows_affected FROM commands WHERE rows_affected IS NOT NULL "
-        "AND operation = 'DELETE' ORDER BY rows_affected DESC LIMIT 1"
+    deletes = case.sql(
+        "SELECT text, rows_affected, fate FROM commands JOIN fates USING (session_id, command_no) "
+        "WHERE operation = 'DELETE' ORDER BY rows_affected DESC LIMIT 2"
     ).fetchall()
-    for text, rows in affected:
-        yield f"largest delete: {rows} rows, {_one_line(text)} (rolled back)"
+    for text, rows, fate in deletes:
+        yield f"delete of {rows} rows, {fate}: {_one_line(text)}"
 
 
 def _counts(values: Iterable[str]) -> str:
