@@ -51,11 +51,10 @@ def command(row: dict[str, Any], result: pa.Table | None = None, fate: str | Non
 
     `fate` is what became of its transaction, said of changes that did not last.
     """
-    undone = row["class"] in ("write", "schema", "admin") and fate not in (None, "committed")
     lines = [
         f"#{row['command_no']}  {row['started_at']:%H:%M:%S.%f}  "
         f"{printable(row['operation'] or '?')}  {row['class']}  {outcome(row)}"
-        + (f", {fate}" if undone else "")
+        + (f", {fate}" if is_undone(row, fate) else "")
     ]
     statement = row["text"] or ""
     shown = printable(statement[:MAX_STATEMENT_CHARACTERS], block=True)
@@ -79,6 +78,12 @@ def command(row: dict[str, Any], result: pa.Table | None = None, fate: str | Non
             lines.append(f"{_INDENT}… {rows(missing)} more")
     lines.append("")
     return "\n".join(lines)
+
+
+def is_undone(row: dict[str, Any], fate: str | None) -> bool:
+    """Say whether a command changed something that did not last."""
+    changed = row["status"] == "ok" and row["class"] in ("write", "schema", "admin")
+    return changed and fate in ("rolled back", "not committed")
 
 
 def outcome(row: dict[str, Any]) -> str:

@@ -48,9 +48,15 @@ def still(session: Session, command_no: int = -1) -> str:
         except AgentauditError as error:
             # What cannot be decoded must not hide the rest of the session.
             notes.append(f"results cannot be read: {_text(str(error))}")
+    fates = dict(session.ask("session_fates").fetchall())
     agent = f" via <b>{_text(facts['agent'])}</b>" if facts["agent"] else ""
     body = "".join(
-        _command(row, results.get(row["command_no"]), is_open=row["command_no"] == command_no)
+        _command(
+            row,
+            results.get(row["command_no"]),
+            fates.get(row["command_no"]),
+            is_open=row["command_no"] == command_no,
+        )
         for row in commands
     )
     closed = (
@@ -72,7 +78,9 @@ def still(session: Session, command_no: int = -1) -> str:
     )
 
 
-def _command(row: dict[str, Any], result: pa.Table | None, *, is_open: bool) -> str:
+def _command(
+    row: dict[str, Any], result: pa.Table | None, fate: str | None, *, is_open: bool
+) -> str:
     statement = row["text"] or ""
     one_line = printable(" ".join(statement[:160].split()))
     problem = (
@@ -80,11 +88,13 @@ def _command(row: dict[str, Any], result: pa.Table | None, *, is_open: bool) -> 
         if row["status"] != "ok"
         else ""
     )
+    if transcript.is_undone(row, fate):
+        problem += f' <span class="aa-undone">{fate}</span>'
     parts = [
         f'<details{" open" if is_open else ""}><summary class="aa-class-{_text(row["class"])}">'
         f"#{row['command_no']} {row['started_at']:%H:%M:%S.%f} <b>{_text(row['operation'])}</b>"
         f"{problem} {escape(one_line)}</summary>",
-        f"<div>{escape(transcript.outcome(row))}; {_text(row['decision'])} "
+        f"<div>{escape(transcript.outcome(row))}; decision: {_text(row['decision'])} "
         f"(rule {_text(row['rule'])})</div>",
         f"<pre>{_text(statement, block=True)}</pre>",
     ]
