@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
 
@@ -514,8 +514,7 @@ def decode_parameter_description(body: bytes) -> tuple[int, ...]:
     return struct.unpack_from(f"!{count}I", body, 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Parse:
+class Parse(NamedTuple):
     """A statement to prepare; `types` may be shorter than its parameters, 0 is unspecified."""
 
     name: bytes
@@ -541,8 +540,7 @@ def decode_parse(body: bytes) -> Parse:
     return Parse(body[:name_end], body[name_end + 1 : sql_end], types)
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(NamedTuple):
     """A portal to be made of a statement: values are bytes as sent, None for NULL."""
 
     portal: bytes

@@ -1,0 +1,347 @@
+"""What a PostgreSQL server still owes its client, and to which command each answer belongs.
+
+Answers carry no name of what they answer, so requests wait here in the order sent, and an answer
+goes to the first of them. After an error in the extended protocol the server skips to the next
+Sync; what it skips is taken off the ledger with the error, or never gets on it.
+
+Flow: postgresql.org/docs/current/protocol-flow.html
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from agentaudit.errors import TargetProtocolError
+from agentaudit.model import Command
+from agentaudit.protocols.postgres_messages import Column, Report, RowShape
+from agentaudit.protocols.postgres_prepared import NO_SHAPE, Names, Portal, Prepared, cut_text
+
+# The type bytes of requests; what a client sends besides owes nothing.
+QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC = b"QPBDECS"
+REFUSED: Final = 0
+"""Not a message: the place of one that was refused, where the server was made to fail."""
+
+MAX_HASHES: Final = 1_000
+"""Long messages of one command that its row names hashes of; each event has its leaf anyway."""
+
+_QUERY_CANCELED: Final = "57014"
+_SKIPPED: Final = "not run: a command before it failed"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Execution(Command):
+    """A command with what only PostgreSQL's conversation knows of it.
+
+    `sql` is the whole text where `text` is cut to 64 KiB: what judges a statement must read this.
+    `portal` is None for a statement of a simple query; `closing` is the Sync or Flush that came
+    with it.
+    """
+
+    sql: str = ""
+    shape: RowShape = NO_SHAPE
+    portal: Portal | None = field(default=None, repr=False)
+    closing: bytes = field(default=b"", repr=False)
+    is_ended: bool = field(default=False, repr=False)
+
+    @property
+    def result_columns(self) -> tuple[Column, ...]:
+        """The columns of its rows, in the formats that they have; empty where nobody asked.
+
+        Known as soon as its first row is.
+        """
+        portal = self.portal
+        if portal is None:
+            return self.shape.columns
+        if portal.shape is not NO_SHAPE:
+            return portal.shape.columns
+        # A statement is described before the Bind says which formats it wants.
+        columns = portal.statement.shape.columns
+        formats = portal.result_formats
+        if len(formats) == 1:
+            formats *= len(columns)
+        if len(formats) != len(columns):
+            return columns
+        return tuple(replace(c, format=f) for c, f in zip(columns, formats, strict=True))
+
+    def name_columns(self) -> None:
+        """Set `columns` from what was described."""
+        portal = self.portal
+        if portal is not None:
+            self.shape = portal.shape if portal.shape is not NO_SHAPE else portal.statement.shape
+            self.columns = self.shape.names
+
+    def deny(self, code: str, message: str) -> None:
+        """Note that it was refused; without a rule, by the protocol itself."""
+        if self.decision == "allow":
+            self.decision = "deny"
+            self.rule = "protocol"
+        self.status = "denied"
+        self.error_code = code
+        self.error_text = message
+
+    def add_hash(self, digest: str) -> None:
+        """Note the SHA-256 of a long message."""
+        if len(self.sha256) < MAX_HASHES:
+            self.sha256 += (digest,)
+
+
+class Batch:
+    """The statements of a simple query; the server answers them one after the other."""
+
+    __slots__ = ("at", "commands", "cycle")
+
+    def __init__(self, commands: tuple[Execution, ...], cycle: int) -> None:
+        self.commands = commands
+        self.cycle = cycle
+        self.at = 0
+
+    def is_last(self) -> bool:
+        """Whether the statement under way is the last one that we know of."""
+        return self.at + 1 >= len(self.commands)
+
+
+class Refused:
+    """What stood in one place until it was refused, and the ErrorResponse that its client gets."""
+
+    __slots__ = ("commands", "report", "statement")
+
+    def __init__(
+        self,
+        commands: tuple[Execution, ...],
+        report: bytes,
+        statement: Prepared | None = None,
+    ) -> None:
+        self.commands = commands
+        self.report = report
+        self.statement = statement
+
+
+class Act:
+    """A message that the server owes an answer.
+
+    `thing` is what it is about: a statement, a portal, the number of a Sync. `ends_copy` says
+    that the client ended a COPY behind it, before it knew whether there would be one.
+    """
+
+    __slots__ = ("command", "ends_copy", "kind", "thing")
+
+    def __init__(
+        self,
+        kind: int,
+        command: Execution | None,
+        thing: Prepared | Portal | Refused | Batch | int | None = None,
+    ) -> None:
+        self.kind = kind
+        self.command = command
+        self.thing = thing
+        self.ends_copy = False
+
+    def commands_ended(self) -> tuple[Execution, ...]:
+        """Return the commands that have no outcome if this gets none."""
+        if self.kind == EXECUTE and self.command is not None:
+            return (self.command,)
+        return self.thing.commands if isinstance(self.thing, Batch | Refused) else ()
+
+
+class Ledger:
+    """The state that both directions of a connection share."""
+
+    __slots__ = (
+        "codec",
+        "copy",
+        "cycle",
+        "ending",
+        "ends",
+        "is_copy_ended",
+        "is_skipping",
+        "is_standard_strings",
+        "is_txn_used",
+        "last",
+        "names",
+        "next_command_no",
+        "owed",
+        "status",
+        "swallowed_syncs",
+        "txn_no",
+    )
+
+    def __init__(self) -> None:
+        self.codec = "utf-8"
+        self.is_standard_strings = True
+        self.names = Names()
+        self.next_command_no = 0
+        self.owed: deque[Act] = deque()
+        self.last: Execution | None = None
+        """The command that the client began last."""
+        self.ending: Execution | None = None
+        """The command that has its outcome, and waits for the ReadyForQuery that is next."""
+        self.ends: list[Execution] = []
+        """What has ended since the last step."""
+        self.is_skipping = False
+        """Whether the server will skip what the client sends, up to a Sync not sent yet."""
+        self.copy = ""
+        """`in`, `out` or `both` while a COPY is under way."""
+        self.is_copy_ended = False
+        self.swallowed_syncs = 0
+        self.cycle = 0
+        """How many ReadyForQuery the client has asked for."""
+        self.status = "I"
+        self.txn_no = 1
+        self.is_txn_used = False
+
+    # Commands.
+
+    def begin(self, sql: str, text: str, portal: Portal | None = None) -> Execution:
+        """Return a new command."""
+        number = self.next_command_no
+        self.next_command_no = number + 1
+        if portal is None:
+            command = Execution(command_no=number, text=text, sql=sql)
+        else:
+            command = Execution(
+                command_no=number,
+                text=text,
+                sql=sql,
+                params=portal.params,
+                portal=portal,
+                sha256=portal.sha256,
+            )
+        self.last = command
+        return command
+
+    def end(self, command: Execution, txn_status: str | None) -> None:
+        """Let a command end with the next step, unless it has already."""
+        if not command.is_ended:
+            command.is_ended = True
+            command.txn_status = txn_status
+            self.ends.append(command)
+
+    def skip(self, command: Execution) -> None:
+        """End a command that the server will not look at."""
+        if command.status == "incomplete":
+            command.error_text = _SKIPPED
+        self.end(command, None)
+
+    def blame(self, command: Execution, report: Report) -> None:
+        """Let a command have failed."""
+        if command.status != "denied":
+            command.status = "cancelled" if report.code == _QUERY_CANCELED else "error"
+            command.error_code = report.code
+            command.error_text = cut_text(report.message)
+        # A deferred constraint fails after its CommandComplete: nothing was affected after all.
+        command.rows_affected = None
+        command.name_columns()
+        self.use_transaction(command)
+
+    def use_transaction(self, command: Execution) -> None:
+        """Number the transaction in which a command has run."""
+        command.txn_no = self.txn_no
+        self.is_txn_used = True
+
+    def end_transaction(self) -> None:
+        """Begin a new number, if the last one was used."""
+        if self.is_txn_used:
+            self.txn_no += 1
+            self.is_txn_used = False
+
+    # What is owed.
+
+    def owe(self, act: Act) -> None:
+        """Wait for the answer to a message that the client has sent, if it will get one."""
+        if self.is_skipping:
+            self.void(act)
+        else:
+            self.owed.append(act)
+
+    def owe_ready(self) -> None:
+        """Wait for a ReadyForQuery, which ends skipping."""
+        self.is_skipping = False
+        self.cycle += 1
+        self.owed.append(Act(SYNC, None, self.cycle))
+
+    def expect(self, *kinds: int) -> Act:
+        """Return the message that is answered next, which is one of `kinds`.
+
+        Raises:
+            TargetProtocolError: it is not.
+        """
+        owed = self.owed
+        if owed and owed[0].kind in kinds:
+            return owed[0]
+        expected = " or ".join(map(chr, kinds))
+        seen = "nothing" if not owed else chr(owed[0].kind) if owed[0].kind else "a refusal"
+        raise TargetProtocolError(
+            f"an answer out of its place: it answers {expected}, owed is an answer to {seen}"
+        )
+
+    def owner(self) -> Execution | None:
+        """Return the command that the target's next message belongs to."""
+        if self.ending is not None:
+            return self.ending
+        return self.owed[0].command if self.owed else None
+
+    def void(self, act: Act) -> None:
+        """Undo what a message meant for names: the server has refused or skipped it."""
+        thing = act.thing
+        statement = thing.statement if isinstance(thing, Refused) else thing
+        if act.kind != DESCRIBE and isinstance(statement, Prepared):
+            self.names.void(statement)
+
+    def fail(self, culprit: Execution | None) -> None:
+        """Take off what the server skips after an error in the extended protocol."""
+        owed = self.owed
+        while owed and owed[0].kind != SYNC:
+            act = owed.popleft()
+            self.void(act)
+            for command in act.commands_ended():
+                if command is not culprit:
+                    self.skip(command)
+        if owed:
+            self.ending = culprit
+            return
+        self.is_skipping = True
+        self.ending = None
+        if culprit is not None:
+            self.end(culprit, None)
+
+    def replace(self, commands: tuple[Execution, ...], place: Act) -> int | None:
+        """Put `place` where the messages of `commands` are owed; return the last one's kind.
+
+        None where nothing is owed for them, for the server skips them anyway.
+        """
+        replaced: int | None = None
+        kept: deque[Act] = deque()
+        for act in self.owed:
+            if not any(act.command is command for command in commands):
+                kept.append(act)
+                continue
+            self.void(act)
+            if replaced is None:
+                kept.append(place)
+            replaced = act.kind
+            if isinstance(act.thing, Batch):
+                kept.append(Act(SYNC, None, act.thing.cycle))
+        # In place, for both directions hold on to it.
+        self.owed.clear()
+        self.owed.extend(kept)
+        return replaced
+
+    def begin_copy(self, direction: str) -> None:
+        """The server has said that a COPY begins."""
+        self.copy = direction
+        self.is_copy_ended = False
+        if direction != "in":
+            return
+        # A Sync that the client sent ahead, not knowing what its statement was, is read as part
+        # of the COPY and ignored (CopyGetData), up to the end of the COPY if that was sent too.
+        kept: deque[Act] = deque()
+        for act in self.owed:
+            if self.is_copy_ended or act.kind != SYNC:
+                kept.append(act)
+            else:
+                self.swallowed_syncs += 1
+            self.is_copy_ended = self.is_copy_ended or act.ends_copy
+        self.owed.clear()
+        self.owed.extend(kept)

@@ -1,0 +1,488 @@
+"""The target's side of a PostgreSQL conversation: bytes into steps that end commands.
+
+A run of whole messages that belong to one command is one step and one `response` event. Rows are
+skipped by their lengths and counted; nothing looks into them. A message of more than 256 KiB
+passes in pieces of exactly that, and its hash is in its command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from struct import Struct
+from typing import Final
+
+from agentaudit.errors import TargetProtocolError
+from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Kind, Side, Step
+from agentaudit.protocols import postgres_messages as messages
+from agentaudit.protocols.postgres_ledger import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    EXECUTE,
+    PARSE,
+    QUERY,
+    REFUSED,
+    SYNC,
+    Act,
+    Batch,
+    Execution,
+    Ledger,
+    Refused,
+)
+from agentaudit.protocols.postgres_prepared import Portal, Prepared
+
+_DATA_ROW, _ERROR = b"DE"
+_MAY_BE_LONG: Final = b"DEdNAS"
+
+_ROW_VERBS: Final = ("SELECT", "FETCH", "SHOW", "EXPLAIN")
+
+_header: Final = Struct("!Bi").unpack_from
+_RESPONSE, _TARGET = Kind.RESPONSE, Side.TARGET
+# Made once: `|` of two flags costs more than reading a row.
+_RECEIVED: Final = Flag.FROM_TARGET
+_RECEIVED_CONTINUED: Final = Flag.FROM_TARGET | Flag.CONTINUED
+_RECEIVED_SYNTHETIC: Final = Flag.FROM_TARGET | Flag.SYNTHETIC
+
+
+class _Long:
+    """A message that passes in pieces of 256 KiB."""
+
+    __slots__ = ("hash", "kind", "left", "owner", "start")
+
+    def __init__(self, kind: int, size: int, owner: Execution | None) -> None:
+        self.kind = kind
+        self.left = size
+        self.owner = owner
+        self.hash = hashlib.sha256()
+        self.start = b""
+
+
+class Replies:
+    """What a server answers, as steps; each answer is taken off the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._held = bytearray()
+        self._need = 0
+        self._long: _Long | None = None
+        self._rows = 0
+        self._texts: list[str] = []
+
+    def receive(self, data: bytes, steps: list[Step]) -> None:
+        """Append the steps that `data` completes.
+
+        Raises:
+            TargetProtocolError: bytes that the protocol does not allow, or not here.
+        """
+        if self._held:
+            self._held += data
+            if len(self._held) < self._need:
+                return
+            data = bytes(self._held)
+            self._held.clear()
+        ledger = self._ledger
+        owed = ledger.owed
+        start = at = 0
+        end = len(data)
+        owner: Execution | None = None
+        while True:
+            if self._long is not None:
+                need = min(self._long.left, MAX_EVENT_BYTES)
+                if end - at < need:
+                    break
+                self._take_piece(self._long, data[at : at + need], steps)
+                start = at = at + need
+                continue
+            need = 5
+            if end - at < need:
+                break
+            kind, length = _header(data, at)
+            need = length + 1
+            stop = at + need
+            # Whose this message is; a run has one owner.
+            now = ledger.ending
+            if now is None and owed:
+                now = owed[0].command
+            if at > start and (now is not owner or stop - start > MAX_EVENT_BYTES):
+                self._release(owner, data[start:at], steps)
+                start = at
+            owner = now
+            if length < 4 or kind not in _REPLIES:
+                self._release(owner, data[start:at], steps)
+                raise TargetProtocolError(f"message 0x{kind:02x} of length {length} from a server")
+            if need > MAX_EVENT_BYTES:
+                self._release(owner, data[start:at], steps)
+                start = at
+                self._long = _Long(kind, need, owner)
+                continue
+            if stop > end:
+                break
+            if kind == _DATA_ROW:
+                at = self._skip_rows(data, start, stop)
+                continue
+            if kind == _ERROR and at > start:
+                # It is told in its own event, and may have to be replaced.
+                self._release(owner, data[start:at], steps)
+                start = at
+            try:
+                stand_in = _REPLIES[kind](self, data[at + 5 : stop])
+            except TargetProtocolError:
+                self._release(owner, data[start:at], steps)
+                raise
+            at = stop
+            if stand_in is not None:
+                self._release(owner, stand_in, steps, _RECEIVED_SYNTHETIC)
+                start = at
+            elif ledger.ends:
+                self._release(owner, data[start:at], steps)
+                start = at
+        if at > start:
+            self._release(owner, data[start:at], steps)
+        if at < end:
+            self._held += data[at:] if at else data
+            self._need = need
+
+    def _skip_rows(self, data: bytes, start: int, at: int) -> int:
+        """Count the row that ends at `at` and those behind it; return where the last one ends.
+
+        This loop is nearly all that a large result costs here.
+        """
+        self._expect_rows()
+        rows = 1
+        end = len(data)
+        limit = min(end, start + MAX_EVENT_BYTES)
+        last_header = end - 5
+        while at <= last_header:
+            kind, length = _header(data, at)
+            stop = at + 1 + length
+            if kind != _DATA_ROW or stop > limit or length < 4:
+                break
+            at = stop
+            rows += 1
+        self._rows += rows
+        return at
+
+    def _release(
+        self,
+        owner: Execution | None,
+        frame: bytes,
+        steps: list[Step],
+        flags: Flag = _RECEIVED,
+    ) -> None:
+        """Make a step of a run of messages, with what they ended."""
+        if not frame:
+            return
+        text: str | None = None
+        if self._texts:
+            text = "\n".join(self._texts)
+            self._texts.clear()
+        ends: tuple[Command, ...] = ()
+        if self._ledger.ends:
+            ends = tuple(self._ledger.ends)
+            self._ledger.ends.clear()
+        event = Event(
+            kind=_RESPONSE,
+            side=_TARGET,
+            command_no=-1 if owner is None else owner.command_no,
+            text=text,
+            payload=frame,
+            orig_len=len(frame),
+            flags=flags,
+        )
+        is_synthetic = flags is _RECEIVED_SYNTHETIC
+        steps.append(
+            Step(side=_TARGET, frame=frame, events=(event,), ends=ends, synthetic=is_synthetic)
+        )
+
+    def _take_piece(self, long: _Long, piece: bytes, steps: list[Step]) -> None:
+        if not long.start:
+            long.start = piece
+        long.hash.update(piece)
+        long.left -= len(piece)
+        if long.left:
+            self._release(long.owner, piece, steps, _RECEIVED_CONTINUED)
+            return
+        self._long = None
+        if long.owner is not None:
+            long.owner.add_hash(long.hash.hexdigest())
+        if long.kind == _DATA_ROW:
+            self._expect_rows()
+            self._rows += 1
+        elif long.kind not in _MAY_BE_LONG:
+            raise TargetProtocolError(f"message 0x{long.kind:02x}: too long to be one")
+        # Of a long error or notice the beginning is read: code and message come first.
+        elif _REPLIES[long.kind](self, long.start[5:]) is not None:
+            raise TargetProtocolError("ErrorResponse: too long where a statement was refused")
+        self._release(long.owner, piece, steps)
+
+    # Answers; each returns a frame for the client where that is not to be the server's own.
+
+    def _expect_rows(self) -> Act:
+        ledger = self._ledger
+        act = ledger.expect(EXECUTE, QUERY)
+        ledger.ending = None  # A query with more results than we know statements.
+        return act
+
+    def _parse_complete(self, body: bytes) -> bytes | None:
+        statement = self._ledger.expect(PARSE).thing
+        self._ledger.owed.popleft()
+        if isinstance(statement, Prepared):
+            self._ledger.names.agree(statement)
+        return None
+
+    def _bind_complete(self, body: bytes) -> bytes | None:
+        self._ledger.expect(BIND)
+        self._ledger.owed.popleft()
+        return None
+
+    def _close_complete(self, body: bytes) -> bytes | None:
+        statement = self._ledger.expect(CLOSE).thing
+        self._ledger.owed.popleft()
+        if isinstance(statement, Prepared):
+            self._ledger.names.agree(statement)
+        return None
+
+    def _parameter_description(self, body: bytes) -> bytes | None:
+        statement = self._ledger.expect(DESCRIBE).thing
+        types = messages.decode_parameter_description(body)
+        if isinstance(statement, Prepared):
+            statement.types = types
+        return None
+
+    def _row_description(self, body: bytes) -> bytes | None:
+        act = self._ledger.expect(DESCRIBE, QUERY)
+        shape = messages.decode_row_description(body, self._ledger.codec)
+        if act.kind == QUERY:
+            self._ledger.ending = None
+            if act.command is not None:
+                act.command.shape = shape
+                act.command.columns = shape.names
+            return None
+        if isinstance(act.thing, Prepared | Portal):
+            act.thing.shape = shape
+        self._ledger.owed.popleft()
+        return None
+
+    def _no_data(self, body: bytes) -> bytes | None:
+        self._ledger.expect(DESCRIBE)
+        self._ledger.owed.popleft()
+        return None
+
+    def _command_complete(self, body: bytes) -> bytes | None:
+        tag = body[:-1].decode("ascii", "replace")
+        verb, _, rest = tag.partition(" ")
+        count = rest.rpartition(" ")[2]
+        act = self._expect_rows()
+        command = self._complete(
+            act, verb, int(count) if count.isdigit() and len(count) < 19 else None
+        )
+        if verb == "COMMIT":
+            self._ledger.end_transaction()
+        elif tag in ("DEALLOCATE ALL", "DISCARD ALL"):
+            self._ledger.names.deallocate_all()
+        elif tag == "DEALLOCATE":
+            self._ledger.names.deallocate(command.sql)
+        return None
+
+    def _empty_query(self, body: bytes) -> bytes | None:
+        self._complete(self._expect_rows(), "", None)
+        return None
+
+    def _portal_suspended(self, body: bytes) -> bytes | None:
+        self._complete(self._ledger.expect(EXECUTE), "SELECT", None)
+        return None
+
+    def _complete(self, act: Act, verb: str, count: int | None) -> Execution:
+        """Give the command its outcome; it ends now unless ReadyForQuery is what comes next."""
+        ledger = self._ledger
+        command = act.command
+        assert command is not None
+        command.status = "ok"
+        command.name_columns()
+        ledger.use_transaction(command)
+        if ledger.copy:
+            self._end_copy(command, count)
+        else:
+            self._count_rows(command, verb, count)
+        if act.kind == EXECUTE:
+            ledger.owed.popleft()
+            if ledger.owed and ledger.owed[0].kind == SYNC:
+                ledger.ending = command
+            else:
+                ledger.end(command, None)
+            self._rows = 0
+            return command
+        batch = act.thing
+        assert isinstance(batch, Batch)
+        if batch.is_last():
+            ledger.ending = command
+        else:
+            batch.at += 1
+            act.command = batch.commands[batch.at]
+            ledger.end(command, None)
+            self._rows = 0
+        return command
+
+    def _count_rows(self, command: Execution, verb: str, count: int | None) -> None:
+        returns_rows = verb in _ROW_VERBS
+        if self._rows or command.columns:
+            command.rows_returned = self._rows
+        elif returns_rows and not count:
+            command.rows_returned = 0
+        # CREATE TABLE AS answers `SELECT 5` without a row; MOVE counts what nobody got.
+        if count and verb != "MOVE" and not (returns_rows and command.rows_returned is not None):
+            command.rows_affected = (command.rows_affected or 0) + count
+        elif count == 0 and not returns_rows and verb != "MOVE":
+            command.rows_affected = command.rows_affected or 0
+
+    def _end_copy(self, command: Execution, count: int | None) -> None:
+        ledger = self._ledger
+        if ledger.copy == "in":
+            # It came to its end, so the server has read, and ignored, these.
+            ledger.swallowed_syncs = 0
+            command.rows_affected = count
+        else:
+            command.rows_returned = count
+        ledger.copy = ""
+
+    def _copy_in(self, body: bytes) -> bytes | None:
+        self._expect_rows()
+        self._ledger.begin_copy("in")
+        return None
+
+    def _copy_out(self, body: bytes) -> bytes | None:
+        self._expect_rows()
+        self._ledger.begin_copy("out")
+        return None
+
+    def _copy_both(self, body: bytes) -> bytes | None:
+        self._expect_rows()
+        self._ledger.begin_copy("both")
+        return None
+
+    def _copy_data(self, body: bytes) -> bytes | None:
+        if self._ledger.copy not in ("out", "both"):
+            raise TargetProtocolError("CopyData outside of a COPY")
+        return None
+
+    def _error(self, body: bytes) -> bytes | None:
+        ledger = self._ledger
+        report = messages.decode_report(body, ledger.codec)
+        if report.ends_connection:
+            self._texts.append(str(report))
+            victim = ledger.owner()
+            if victim is not None:
+                ledger.blame(victim, report)
+                ledger.end(victim, None)
+            ledger.ending = None
+            return None
+        if not ledger.owed:
+            raise TargetProtocolError(f"an error {report.code} that answers nothing")
+        ledger.copy = ""
+        act = ledger.owed[0]
+        # A deferred constraint speaks up at the Sync: the command before it has failed.
+        command = ledger.ending if act.kind == SYNC else act.command
+        stand_in: bytes | None = None
+        if act.kind == REFUSED:
+            assert isinstance(act.thing, Refused)
+            stand_in = act.thing.report
+            report = messages.decode_report(stand_in[5:])
+            if command is not None:
+                command.deny(report.code, report.message)
+        self._texts.append(str(report))
+        if command is not None:
+            ledger.blame(command, report)
+            if self._rows:
+                command.rows_returned = self._rows
+        self._rows = 0
+        if act.kind == QUERY:
+            assert isinstance(act.thing, Batch)
+            for other in act.thing.commands[act.thing.at + 1 :]:
+                ledger.skip(other)
+            act.thing.at = len(act.thing.commands)
+            ledger.ending = command
+        elif act.kind != SYNC:
+            ledger.fail(command)
+        return stand_in
+
+    def _notice(self, body: bytes) -> bytes | None:
+        self._texts.append(str(messages.decode_report(body, self._ledger.codec)))
+        return None
+
+    def _notification(self, body: bytes) -> bytes | None:
+        return None
+
+    def _parameter_status(self, body: bytes) -> bytes | None:
+        self.set_parameter(*messages.decode_parameter_status(body))
+        return None
+
+    def set_parameter(self, name: str, value: str) -> None:
+        """Take in a setting that the server reports."""
+        if name == "client_encoding":
+            self._ledger.codec = messages.codec_of(value)
+        elif name == "standard_conforming_strings":
+            self._ledger.is_standard_strings = value == "on"
+
+    def _ready(self, body: bytes) -> bytes | None:
+        ledger = self._ledger
+        owed = ledger.owed
+        status = _STATUSES.get(body)
+        if status is None:
+            raise TargetProtocolError("ReadyForQuery: no transaction status")
+        ledger.status = status
+        if ledger.swallowed_syncs and not (owed and owed[0].kind in (SYNC, QUERY)):
+            # A COPY failed before the server read the Sync that we took for ignored.
+            ledger.swallowed_syncs -= 1
+            ledger.is_skipping = False
+            return None
+        cycle = ledger.expect(SYNC, QUERY).thing
+        owed.popleft()
+        if ledger.ending is not None:
+            ledger.end(ledger.ending, status)
+            ledger.ending = None
+        if isinstance(cycle, Batch):
+            # The server saw fewer statements than we did.
+            for command in cycle.commands[cycle.at :]:
+                ledger.end(command, status)
+            cycle = cycle.cycle
+        self._rows = 0
+        ledger.copy = ""
+        if not owed:
+            ledger.swallowed_syncs = 0
+        if status == "I":
+            ledger.end_transaction()
+            assert isinstance(cycle, int)
+            ledger.names.end_transaction(cycle)
+        return None
+
+
+_STATUSES: Final = {b"I": "I", b"T": "T", b"E": "E"}
+
+_Reply = Callable[[Replies, bytes], bytes | None]
+
+_REPLIES: Final[Mapping[int, _Reply]] = {
+    ord(kind): reply
+    for kind, reply in {
+        "1": Replies._parse_complete,
+        "2": Replies._bind_complete,
+        "3": Replies._close_complete,
+        "A": Replies._notification,
+        "C": Replies._command_complete,
+        "D": Replies._no_data,  # never called: rows are counted where they are found
+        "E": Replies._error,
+        "G": Replies._copy_in,
+        "H": Replies._copy_out,
+        "I": Replies._empty_query,
+        "N": Replies._notice,
+        "S": Replies._parameter_status,
+        "T": Replies._row_description,
+        "W": Replies._copy_both,
+        "Z": Replies._ready,
+        "c": Replies._copy_data,
+        "d": Replies._copy_data,
+        "n": Replies._no_data,
+        "s": Replies._portal_suspended,
+        "t": Replies._parameter_description,
+    }.items()
+}

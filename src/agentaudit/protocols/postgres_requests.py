@@ -1,0 +1,548 @@
+"""The client's side of a PostgreSQL conversation: bytes into steps that begin commands.
+
+The frames of one command are one step and one `request` event, from its Parse or Bind to its
+Execute, with the Sync or Flush behind it where that came along. Parse, Bind, Describe and Close
+are held back until the message that makes the server answer: until then nobody waits for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Final
+
+from agentaudit.errors import ClientProtocolError
+from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Kind, Refusal, Side, Step
+from agentaudit.protocols import postgres_messages as messages
+from agentaudit.protocols.postgres_ledger import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    EXECUTE,
+    PARSE,
+    QUERY,
+    REFUSED,
+    SYNC,
+    Act,
+    Batch,
+    Execution,
+    Ledger,
+    Refused,
+)
+from agentaudit.protocols.postgres_prepared import (
+    MAX_TEXT_BYTES,
+    Portal,
+    Prepared,
+    cut_text,
+    quoted,
+)
+
+MAX_DECIDED_BYTES: Final = 16 * 1024 * 1024
+"""A Query or Parse is held whole up to here, since it needs a decision; beyond, it is refused."""
+
+MAX_BIND_BYTES: Final = 1024 * 1024
+"""A longer Bind is passed on in pieces, and its parameters are not decoded."""
+
+FLUSH, FUNCTION_CALL, TERMINATE, COPY_DATA, COPY_DONE, COPY_FAIL = b"HFXdcf"
+
+_ANY: Final = 0x7FFFFFFF
+_SMALL: Final = 10_000  # PQ_SMALL_MESSAGE_LIMIT, src/include/libpq/libpq.h
+
+_LENGTHS: Final = {
+    QUERY: (5, _ANY),
+    PARSE: (8, _ANY),
+    BIND: (12, _ANY),
+    DESCRIBE: (6, _SMALL),
+    EXECUTE: (9, _SMALL),
+    CLOSE: (6, _SMALL),
+    SYNC: (4, 4),
+    FLUSH: (4, 4),
+    FUNCTION_CALL: (4, _ANY),
+    TERMINATE: (4, 4),
+    COPY_DATA: (4, _ANY),
+    COPY_DONE: (4, 4),
+    COPY_FAIL: (5, _SMALL),
+}
+
+_TOO_LONG: Final = Refusal(
+    code="54000",  # program_limit_exceeded
+    message="agentaudit: a statement of more than 16 MiB cannot be decided on",
+    hint="load data with COPY",
+)
+_NO_FUNCTION_CALL: Final = Refusal(
+    code="0A000",  # feature_not_supported
+    message="agentaudit: the function call protocol is not passed on",
+    hint="call the function in a SELECT",
+)
+
+# A statement that cannot succeed, in the place of one that was refused: the server fails there,
+# skips what is pipelined behind it, and aborts the transaction as any error does.
+_STAND_IN: Final = messages.parse("agentaudit", "agentaudit: a refused statement stood here")
+_SYNC_FRAME: Final = messages.sync()
+_FLUSH_FRAME: Final = messages.flush()
+
+_header: Final = Struct("!Bi").unpack_from
+_REQUEST, _CLIENT = Kind.REQUEST, Side.CLIENT
+
+
+class _Long:
+    """A message that passes, or is refused, in pieces of 256 KiB."""
+
+    __slots__ = ("command", "hash", "kind", "left", "portal", "refused", "start")
+
+    def __init__(self, kind: int, size: int, refusal: Refusal | None = None) -> None:
+        self.kind = kind
+        self.left = size
+        self.hash = hashlib.sha256()
+        self.start = b""
+        self.command: Execution | None = None
+        self.portal: Portal | None = None
+        self.refused = None if refusal is None else Refused((), error_of(refusal))
+
+    def take(self, piece: bytes) -> bool:
+        """Count a piece; return whether it is the first."""
+        is_first = not self.start
+        if is_first:
+            self.start = piece
+        self.hash.update(piece)
+        self.left -= len(piece)
+        return is_first
+
+
+class Requests:
+    """What a client sends, as steps; what it asks for goes into the ledger."""
+
+    def __init__(self, ledger: Ledger, split: Callable[[str], Sequence[str]] | None) -> None:
+        self._ledger = ledger
+        self._split = split
+        self._held = bytearray()
+        self._need = 0
+        self._long: _Long | None = None
+        # The group of frames that is being collected.
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        self._acts: list[Act] = []
+        self._starts: tuple[Execution, ...] = ()
+        self._owner: Execution | None = None
+        self._text: str | None = None
+        self._is_due = False
+        self._is_copy = False
+
+    def receive(self, data: bytes, steps: list[Step]) -> None:
+        """Append the steps that `data` completes.
+
+        Raises:
+            ClientProtocolError: bytes that the protocol does not allow.
+        """
+        if self._held:
+            self._held += data
+            if len(self._held) < self._need:
+                return
+            data = bytes(self._held)
+            self._held.clear()
+        start = at = 0
+        end = len(data)
+        while True:
+            if self._long is not None:
+                need = min(self._long.left, MAX_EVENT_BYTES)
+                if end - at < need:
+                    break
+                self._take_piece(self._long, data[at : at + need], steps)
+                start = at = at + need
+                continue
+            need = 5
+            if end - at < need:
+                break
+            kind, length = _header(data, at)
+            limits = _LENGTHS.get(kind)
+            if limits is None or not limits[0] <= length <= limits[1]:
+                self._release(data[start:at], steps)
+                raise _impossible(kind, length, limits)
+            need = length + 1
+            stop = at + need
+            if need > MAX_EVENT_BYTES or kind == FUNCTION_CALL:
+                long = self._long_message(kind, need)
+                if long is not None:
+                    # A long Bind goes ahead of the Execute that it still belongs to.
+                    self._release(data[start:at], steps, keep_acts=kind == BIND)
+                    self._long = long
+                    start = at
+                    continue
+            if stop > end:
+                break
+            # Whatever is not collected with what went before ends that group.
+            if self._is_due and kind not in (SYNC, FLUSH):
+                if not (self._is_copy and kind in (COPY_DATA, COPY_DONE, COPY_FAIL)):
+                    self._release(data[start:at], steps)
+                    start = at
+            elif kind in (QUERY, TERMINATE, COPY_DATA, COPY_DONE, COPY_FAIL) and (
+                at > start or self._parts
+            ):
+                self._release(data[start:at], steps)
+                start = at
+            self._take(kind, data[at + 5 : stop])
+            at = stop
+            if kind in (SYNC, FLUSH, QUERY, TERMINATE):
+                self._release(data[start:at], steps)
+                start = at
+        if at > start:
+            self._hold_or_release(data[start:at], steps)
+        if at < end:
+            self._held += data[at:] if at else data
+            self._need = need
+
+    def refuse(self, commands: tuple[Execution, ...], refusal: Refusal) -> list[Step]:
+        """Return what goes to the server in place of the frames of `commands`."""
+        for command in commands:
+            command.deny(refusal.code, refusal.message)
+        place = Act(REFUSED, commands[0], Refused(commands, error_of(refusal)))
+        replaced = self._ledger.replace(commands, place)
+        closing = commands[-1].closing
+        if replaced is None:
+            # The server skips to the next Sync: it would not have looked at what was refused.
+            frame = closing if closing == _SYNC_FRAME else b""
+        elif replaced == QUERY:
+            frame = _STAND_IN + _SYNC_FRAME
+        else:
+            frame = _STAND_IN + closing
+        if not frame:
+            return []
+        event = _stand_in_event(commands[0].command_no, frame)
+        return [Step(side=_CLIENT, frame=frame, events=(event,), synthetic=True)]
+
+    # Groups.
+
+    def _release(self, frame: bytes, steps: list[Step], *, keep_acts: bool = False) -> None:
+        """Make a step of the group that was collected; `frame` is its last part."""
+        if self._parts:
+            self._parts.append(frame)
+            frame = b"".join(self._parts)
+            self._parts.clear()
+            self._parts_bytes = 0
+        owner = self._owner
+        if frame:
+            starts: tuple[Command, ...] = self._starts
+            ends: tuple[Command, ...] = ()
+            if self._ledger.ends:
+                ends = tuple(self._ledger.ends)
+                self._ledger.ends.clear()
+            if owner is not None and len(frame) > MAX_EVENT_BYTES:
+                owner.add_hash(hashlib.sha256(frame).hexdigest())
+            event = Event(
+                kind=_REQUEST,
+                side=_CLIENT,
+                command_no=-1 if owner is None else owner.command_no,
+                text=self._text,
+                payload=frame,
+                orig_len=len(frame),
+            )
+            steps.append(Step(side=_CLIENT, frame=frame, events=(event,), starts=starts, ends=ends))
+        self._owner = self._text = None
+        self._starts = ()
+        self._is_due = self._is_copy = False
+        if not keep_acts:
+            self._acts.clear()
+
+    def _hold_or_release(self, frame: bytes, steps: list[Step]) -> None:
+        if self._is_due:
+            self._release(frame, steps)
+        elif self._parts_bytes + len(frame) > MAX_DECIDED_BYTES:
+            self._release(frame, steps, keep_acts=True)
+        else:
+            self._parts.append(frame)
+            self._parts_bytes += len(frame)
+
+    def _take(self, kind: int, body: bytes) -> None:
+        """Take in one whole message."""
+        if kind == BIND:
+            self._bind(body)
+        elif kind == EXECUTE:
+            self._execute(body)
+        elif kind == SYNC or kind == FLUSH:  # noqa: SIM109 a tuple costs a tenth of this
+            self._close_group(kind)
+        elif kind == DESCRIBE or kind == CLOSE:  # noqa: SIM109
+            self._describe_or_close(kind, body)
+        elif kind == PARSE:
+            parse = messages.decode_parse(body)
+            self._text = parse.sql.decode(self._ledger.codec, "replace")
+            statement = self._ledger.names.prepare(parse.name, self._text, parse.types)
+            self._owe(PARSE, statement)
+        elif kind == QUERY:
+            self._query(body)
+        elif kind == TERMINATE:
+            self._text = "Terminate"
+            self._is_due = True
+        else:
+            self._copy(kind)
+
+    def _owe(self, kind: int, thing: Prepared | Portal | Refused | None = None) -> None:
+        act = Act(kind, None, thing)
+        self._acts.append(act)
+        self._ledger.owe(act)
+
+    def _close_group(self, kind: int) -> None:
+        ledger = self._ledger
+        if self._starts:
+            self._starts[-1].closing = _SYNC_FRAME if kind == SYNC else _FLUSH_FRAME
+        elif not self._acts:
+            # It came alone: it belongs to the command before it, if that has not ended.
+            last = ledger.last
+            self._owner = None if last is None or last.is_ended else last
+        self._is_due = True
+        if kind == FLUSH:
+            return
+        if ledger.copy == "in" and not ledger.is_copy_ended:
+            ledger.swallowed_syncs += 1
+            return
+        ledger.owe_ready()
+
+    # Messages.
+
+    def _describe_or_close(self, kind: int, body: bytes) -> None:
+        names = self._ledger.names
+        subtype, name = messages.decode_name("Describe" if kind == DESCRIBE else "Close", body)
+        thing: Prepared | Portal | None = None
+        if subtype == _STATEMENT:
+            is_close = kind == CLOSE
+            thing = names.close(name) if is_close else names.statement(name, self._ledger.codec)
+        elif kind == CLOSE:
+            names.close_portal(name)
+        else:
+            thing = names.portal(name)
+        self._owe(kind, thing)
+
+    def _bind(self, body: bytes) -> None:
+        ledger = self._ledger
+        bind = messages.decode_bind(body)
+        statement = ledger.names.statement(bind.statement, ledger.codec)
+        params = self._params(bind, statement.types) if bind.values else ()
+        portal = Portal(statement, params, bind.result_formats, ledger.cycle)
+        ledger.names.bind(bind.portal, portal)
+        self._owe(BIND)
+
+    def _params(self, bind: messages.Bind, types: tuple[int, ...]) -> tuple[str | None, ...] | None:
+        values = bind.values
+        if len(bind.values) > MAX_TEXT_BYTES or _length(values) > MAX_TEXT_BYTES:
+            return None
+        formats = bind.formats
+        codec = self._ledger.codec
+        if 1 not in formats:
+            texts = tuple([None if v is None else v.decode(codec, "replace") for v in values])
+        else:
+            if len(formats) == 1:
+                formats *= len(values)
+            types += (0,) * (len(values) - len(types))
+            texts = tuple(
+                messages.parameter_text(value, form == 1, oid, codec)
+                for value, form, oid in zip(values, formats, types, strict=False)
+            )
+        # Hexadecimal doubles what is binary, and UTF-8 some of what is not.
+        return texts if _length(texts) * 4 <= MAX_TEXT_BYTES or _fits(texts) else None
+
+    def _execute(self, body: bytes) -> None:
+        ledger = self._ledger
+        name, max_rows = messages.decode_execute(body)
+        portal = ledger.names.portal(name)
+        if portal is None:
+            # A cursor of DECLARE is a portal too.
+            rows = max_rows if max_rows > 0 else "ALL"
+            sql = f"FETCH {rows} FROM {quoted(name.decode(ledger.codec, 'replace'))}"
+            portal = Portal(Prepared(b"", sql, cut_text(sql)), None, (), ledger.cycle)
+        statement = portal.statement
+        command = ledger.begin(statement.sql, statement.text, portal)
+        for act in self._acts:
+            act.command = command
+        self._text = statement.sql
+        self._owner = command
+        self._starts = (command,)
+        self._is_due = True
+        if ledger.is_skipping:
+            ledger.skip(command)
+        else:
+            ledger.owed.append(Act(EXECUTE, command, portal))
+
+    def _query(self, body: bytes) -> None:
+        ledger = self._ledger
+        sql = messages.decode_query(body).decode(ledger.codec, "replace")
+        texts: Sequence[str] = ()
+        # With backslash escapes in plain strings our parser would find other ends than the server.
+        if self._split is not None and ledger.is_standard_strings:
+            texts = self._split(sql)
+        if len(texts) < 2:
+            texts = (sql,)
+        commands = tuple([ledger.begin(text, cut_text(text)) for text in texts])
+        self._text = sql
+        self._owner = commands[0]
+        self._starts = commands
+        self._is_due = True
+        if ledger.is_skipping:
+            for command in commands:
+                ledger.skip(command)
+            return
+        ledger.cycle += 1
+        ledger.owed.append(Act(QUERY, commands[0], Batch(commands, ledger.cycle)))
+
+    def _copy(self, kind: int) -> None:
+        ledger = self._ledger
+        self._is_due = self._is_copy = True
+        last = ledger.last
+        self._owner = None if last is None or last.is_ended else last
+        # Outside COPY FROM the server ignores CopyDone and CopyFail: nothing is owed for them.
+        if kind != COPY_DATA:
+            if ledger.copy == "in":
+                ledger.is_copy_ended = True
+            elif ledger.owed and not ledger.is_skipping:
+                ledger.owed[-1].ends_copy = True
+
+    # Long messages.
+
+    def _long_message(self, kind: int, size: int) -> _Long | None:
+        """Return how a message of `size` bytes passes, None where it must be held whole."""
+        if kind == COPY_DATA:
+            long = _Long(kind, size)
+            last = self._ledger.last
+            long.command = None if last is None or last.is_ended else last
+            return long
+        if kind == BIND:
+            return _Long(kind, size) if size > MAX_BIND_BYTES else None
+        if kind == FUNCTION_CALL:
+            return _Long(kind, size, _NO_FUNCTION_CALL)
+        return _Long(kind, size, _TOO_LONG) if size > MAX_DECIDED_BYTES else None
+
+    def _take_piece(self, long: _Long, piece: bytes, steps: list[Step]) -> None:
+        is_first = long.take(piece)
+        refused = long.refused
+        if is_first and long.kind == BIND:
+            self._bind_long(long)
+        starts: tuple[Execution, ...] = ()
+        text: str | None = None
+        if is_first and refused is not None:
+            text = self._begin_refused(long, refused)
+            starts = refused.commands
+        command_no = -1 if long.command is None else long.command.command_no
+        event = Event(
+            kind=_REQUEST,
+            side=_CLIENT,
+            command_no=command_no,
+            text=text,
+            payload=piece,
+            orig_len=len(piece),
+            flags=Flag.CONTINUED if long.left else Flag.NONE,
+        )
+        events: tuple[Event, ...] = (event,)
+        frame = piece
+        if refused is not None:
+            # Recorded in full, and not passed on.
+            frame = b"" if long.left else self._end_refused(long, refused)
+            if frame:
+                events = (event, _stand_in_event(command_no, frame))
+        ends = tuple(self._ledger.ends)
+        self._ledger.ends.clear()
+        if not long.left:
+            self._long = None
+            if not is_first:
+                self._keep_hash(long)
+        steps.append(
+            Step(
+                side=_CLIENT,
+                frame=frame,
+                events=events,
+                starts=starts,
+                ends=ends,
+                synthetic=refused is not None,
+            )
+        )
+
+    def _keep_hash(self, long: _Long) -> None:
+        digest = long.hash.hexdigest()
+        if long.portal is not None:
+            long.portal.sha256 = (digest,)
+        elif long.command is not None and not long.command.is_ended:
+            long.command.add_hash(digest)
+
+    def _bind_long(self, long: _Long) -> None:
+        ledger = self._ledger
+        name, statement, _ = messages.decode_bind_names(long.start[5:])
+        long.portal = Portal(
+            ledger.names.statement(statement, ledger.codec), None, (), ledger.cycle
+        )
+        ledger.names.bind(name, long.portal)
+        self._owe(BIND)
+
+    def _begin_refused(self, long: _Long, refused: Refused) -> str:
+        """Start the command of a message that is refused as it comes; return what it says."""
+        ledger = self._ledger
+        start = long.start[5 : 5 + MAX_TEXT_BYTES]
+        if long.kind == PARSE:
+            # Not a command yet: an Execute behind it will be one, and is refused with it.
+            name, _, rest = start.partition(b"\0")
+            sql = rest.decode(ledger.codec, "replace")
+            refused.statement = ledger.names.prepare(name, sql, ())
+            return sql
+        is_query = long.kind == QUERY
+        sql = start.decode(ledger.codec, "replace") if is_query else "FunctionCall"
+        command = ledger.begin(sql, cut_text(sql))
+        report = messages.decode_report(refused.report[5:])
+        command.deny(report.code, report.message)
+        long.command = command
+        refused.commands = (command,)
+        if ledger.is_skipping:
+            ledger.skip(command)
+        return sql
+
+    def _end_refused(self, long: _Long, refused: Refused) -> bytes:
+        """Return what the server gets in place of a message that was refused as it came."""
+        ledger = self._ledger
+        act = Act(REFUSED, long.command, refused)
+        if ledger.is_skipping:
+            ledger.void(act)
+            return b""
+        ledger.owed.append(act)
+        if long.kind == PARSE:
+            self._acts.append(act)
+            return _STAND_IN
+        ledger.owe_ready()
+        return _STAND_IN + _SYNC_FRAME
+
+
+_STATEMENT: Final = ord("S")  # the subtype of Describe and Close
+
+
+def error_of(refusal: Refusal) -> bytes:
+    """Return the ErrorResponse that tells a client of a refusal."""
+    return messages.error_response(
+        severity="ERROR",
+        code=refusal.code,
+        message=refusal.message,
+        detail=refusal.detail,
+        hint=refusal.hint,
+    )
+
+
+def _length(texts: Sequence[str | bytes | None]) -> int:
+    return sum([len(text) for text in texts if text is not None])
+
+
+def _fits(texts: Sequence[str | None]) -> bool:
+    return _length([t and t.encode("utf-8", "replace") for t in texts]) <= MAX_TEXT_BYTES
+
+
+def _stand_in_event(command_no: int, frame: bytes) -> Event:
+    return Event(
+        kind=_REQUEST,
+        side=_CLIENT,
+        command_no=command_no,
+        payload=frame,
+        orig_len=len(frame),
+        flags=Flag.SYNTHETIC,
+    )
+
+
+def _impossible(kind: int, length: int, limits: tuple[int, int] | None) -> ClientProtocolError:
+    if limits is None:
+        return ClientProtocolError(f"message 0x{kind:02x} from the client: no such message here")
+    return ClientProtocolError(
+        f"message 0x{kind:02x} from the client: length {length}, "
+        f"expected {limits[0]} to {limits[1]}"
+    )
