@@ -4,8 +4,9 @@ The log key is made once. Who holds its private half can sign a history; who hol
 key can check one, so that is what auditors must get from outside the archive.
 
 Beside it each checkpoint carries the signature of an epoch key, which lives for a day or a run.
-The next one is introduced under the signature of the old one, which is then destroyed: who takes
-the machine today has no key that yesterday's checkpoints were signed with.
+The next one is introduced under the signature of the old one, which is then destroyed. The first
+one is made with the log key, and auditors get its verifier key as well: who takes the machine
+today has no key that leads from it to another yesterday.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from agentaudit.archive.files import (
     write_all,
 )
 from agentaudit.archive.layout import GATEWAY_NAME
-from agentaudit.archive.note import Checkpoint, Signer, Verifier
+from agentaudit.archive.note import Checkpoint, Signer
 from agentaudit.errors import RecordingError, SettingsError
 
 
@@ -47,13 +48,21 @@ class Place:
         return f"{self.origin}/{self.gateway}"
 
 
-def create_key(keys: Path, gateway: str, origin: str) -> Verifier:
-    """Make the log key of `gateway`, 0600, and its verifier key beside it; return the latter.
+EPOCH_NAME = "epoch"
+"""An epoch key's name is its log's origin and this, behind a slash."""
+
+
+def create_key(keys: Path, gateway: str, origin: str) -> str:
+    """Make the log key of `gateway` and its first epoch key, 0600; return their verifier keys.
+
+    These are two lines, log key first; a file `<gateway>.vkey` beside the keys holds them too.
 
     Raises:
         SettingsError: there is one already.
     """
-    signer = Signer.generate(f"{origin}/{gateway}")
+    log_origin = f"{origin}/{gateway}"
+    signer = Signer.generate(log_origin)
+    epoch = Signer.generate(f"{log_origin}/{EPOCH_NAME}")
     make_folder(keys)
     path = keys / f"{gateway}.key"
     try:
@@ -63,11 +72,10 @@ def create_key(keys: Path, gateway: str, origin: str) -> Verifier:
             f"{path}: there is a log key already",
             hint="a log is signed by one key all its life; use another gateway name for a new log",
         ) from None
-    vkey = keys / f"{gateway}.vkey"
-    vkey.unlink(missing_ok=True)
-    _write_new(vkey, f"{signer.verifier}\n", FILE_MODE)
-    sync_folder(keys)
-    return signer.verifier
+    text = f"{signer.verifier}\n{epoch.verifier}\n"
+    replace(keys / f"{gateway}.epoch", f"{epoch.private_text()}\n".encode(), mode=PRIVATE_MODE)
+    replace(keys / f"{gateway}.vkey", text.encode(), mode=FILE_MODE)
+    return text.strip()
 
 
 def load_key(place: Place) -> Signer:
@@ -81,6 +89,8 @@ def load_key(place: Place) -> Signer:
         with path.open() as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read(1000)
+    except UnicodeDecodeError:
+        raise RecordingError(f"log key {path}: not text") from None
     except OSError as error:
         raise RecordingError(
             f"log key {path}: {error.strerror}", hint="`agentaudit keygen` makes one"
@@ -104,9 +114,22 @@ class EpochKeys:
     """
 
     def __init__(self, place: Place) -> None:
-        self._name = f"{place.log_origin}/epoch"
+        self._name = f"{place.log_origin}/{EPOCH_NAME}"
         self._current = place.keys / f"{place.gateway}.epoch"
         self._next = place.keys / f"{place.gateway}.epoch.next"
+
+    def first(self) -> Signer:
+        """Return the key that a new log begins with: the one that was made with the log key.
+
+        Raises:
+            RecordingError: it is not there.
+        """
+        try:
+            return Signer.parse(self._current.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecordingError(
+                f"epoch key {self._current}: none", hint="`agentaudit keygen` makes both keys"
+            ) from error
 
     def propose(self) -> Signer:
         """Return a new key, kept durably, that is not in force yet."""

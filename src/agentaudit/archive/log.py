@@ -133,7 +133,7 @@ class LogWriter:
             )
         for path in self.folder.glob("tile/**/*"):
             end = tile_end(path.relative_to(self.folder).as_posix())
-            if path.is_file() and (end is None or end > 1):
+            if path.is_file() and path.suffix != ".tmp" and (end is None or end > 1):
                 raise TamperedError(
                     f"log {self.folder.name}: there are entries, and the checkpoint is gone",
                     hint="put the checkpoint back; a log never begins anew",

@@ -207,7 +207,7 @@ class Sealer:
         place = self._place
         self._layout.verifier_key(place.gateway).parent.mkdir(parents=True, exist_ok=True)
         replace(self._layout.verifier_key(place.gateway), f"{self._signer.verifier}\n".encode())
-        epoch = self._epoch_keys.propose()
+        epoch = self._epoch_keys.first()
         self._log.signers = [self._signer, epoch]
         self._append(
             {
@@ -221,7 +221,6 @@ class Sealer:
                 "epoch_key": str(epoch.verifier),
             }
         )
-        self._epoch_keys.adopt()
         self._epoch_began_s = time.monotonic()
 
     def _begin_epoch(self) -> None:
@@ -271,12 +270,13 @@ class Sealer:
                 f"segment {segment}: begun in the log, and its journal is gone",
                 hint="put the journal back, or keep this archive as it is and begin a new one",
             )
+        ours = {str(segment) for segment in journals}
         for path in self._unsealed():
-            if UUID(path.name.split(".")[0]) not in journals:
+            if path.name.split(".")[0] not in ours:
                 raise TamperedError(
-                    f"{path.relative_to(self._layout.root)}: no seal names it, and its journal "
-                    "is gone",
-                    hint="the log was rolled back; put its newest copy back",
+                    f"{path.relative_to(self._layout.root)}: no seal names it, and it has no "
+                    "journal",
+                    hint="the log was rolled back, or the file is foreign; put back what belongs",
                 )
         if journals and self._log.size == 0:
             raise TamperedError(

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical, journal, known
-from agentaudit.archive.keys import epoch_statement
+from agentaudit.archive.keys import EPOCH_NAME, epoch_statement
 from agentaudit.archive.layout import (
     GATEWAY_NAME,
     TABLES,
@@ -124,7 +124,9 @@ def verify(
     what it was denormalised from. Memory does not grow with the archive.
 
     Args:
-        key: verifier key or keys (`name+hash+base64`) that came from outside the archive.
+        key: verifier keys (`name+hash+base64`, white space between them) that came from outside
+            the archive: the log's, and its first epoch key, without which whoever holds the log
+            key could have written everything anew.
         since: a checkpoint (signed note) that was kept outside, to hold the log against.
         remember: keep key and checkpoint in the user's state folder when nothing was found.
         progress: called with what is checked, how much of it is done, and how much there is.
@@ -137,7 +139,7 @@ def verify(
     if not layout.format_file.exists() and not layout.root.joinpath("log").is_dir():
         check_format(layout)
     texts = [key] if isinstance(key, str) else list(key or ())
-    keys = [Verifier.parse(text) for text in texts]
+    keys = [Verifier.parse(line) for text in texts for line in text.split()]
     for _ in range(3):
         check = _Check(layout, keys, since, deep, progress or (lambda *_: None))
         result = check.run()
@@ -216,7 +218,7 @@ class _Check:
     def _find_missing_logs(self) -> None:
         """Name each log that a key or checkpoint was given for and that is not there."""
         there = {checkpoint.origin for checkpoint in self.result.checkpoints.values()}
-        given = {key.name for key in self._keys}
+        given = {key.name.removesuffix(f"/{EPOCH_NAME}") for key in self._keys}
         if self._since is not None:
             given.add(self._since.origin)
         for origin in sorted(given - there):
@@ -414,7 +416,12 @@ class _GatewayCheck:
         for number, (raw, entry) in enumerate(zip(log.raw, entries, strict=True)):
             place = f"{self._place} entry {number}"
             if entry["type"] == "genesis":
-                self._epochs.append((number, Verifier.parse(entry["epoch_key"])))
+                first = Verifier.parse(entry["epoch_key"])
+                self._epochs.append((number, first))
+                name = f"{origin}/{EPOCH_NAME}"
+                given = [key for key in self._check._keys if key.name == name]
+                if given and first not in given:
+                    self._found("epoch", place, "begins with another epoch key than the one given")
             elif entry["type"] == "key_epoch":
                 statement = epoch_statement(origin, number, tree.root(), entry["key"])
                 signature = base64.b64decode(entry["signature"], validate=True)
