@@ -51,6 +51,7 @@ long: $(VENV)/.dev
 	tools/debian postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation
 	$(call pytest,long,-m "$(LONG)" tests)
 
+doctest: WORKERS := 0
 doctest: $(VENV)/.dev
 	$(call pytest,doctest,--doctest-modules src/agentaudit)
 
