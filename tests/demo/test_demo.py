@@ -164,7 +164,7 @@ def test_a_failing_cell_is_an_error_that_names_the_notebook(tmp_path: Path) -> N
     notebook = tmp_path / "broken.ipynb"
     cell = nbformat.v4.new_code_cell("1 / 0")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), notebook)
-    with pytest.raises(PeerError, match=r"broken\.ipynb: a cell failed"):
+    with pytest.raises(PeerError, match=r"broken\.ipynb: a cell failed: ZeroDivisionError"):
         execute(notebook, tmp_path / "broken.html", environment={})
 
 

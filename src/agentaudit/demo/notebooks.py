@@ -39,7 +39,7 @@ def execute(notebook: Path, html: Path, *, environment: Mapping[str, str]) -> No
     The notebook itself is not changed.
 
     Raises:
-        PeerError: a cell failed; the message ends with its traceback.
+        PeerError: a cell failed.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -64,7 +64,10 @@ def execute(notebook: Path, html: Path, *, environment: Mapping[str, str]) -> No
         try:
             client.execute(env=kernel_environment)
         except CellExecutionError as error:
-            raise PeerError(f"{notebook.name}: a cell failed\n{error}") from None
+            raise PeerError(
+                f"{notebook.name}: a cell failed: {error.ename}: {error.evalue}",
+                hint="open it in JupyterLab to see which: make lab",
+            ) from None
     exporter: Any = HTMLExporter
     body, _ = exporter(raw_template=_TEMPLATE).from_notebook_node(document)
     html.write_text(body, encoding="utf-8")
