@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import itertools
 import json
@@ -40,9 +41,9 @@ def tracked() -> list[Path]:
 def texts() -> dict[Path, str]:
     found = {}
     for path in tracked():
-        data = path.read_bytes()
-        if b"\0" not in data[:8192]:
-            found[path.relative_to(ROOT)] = data.decode()
+        # What is no UTF-8 is data: the sample archive's Parquet files and tiles.
+        with contextlib.suppress(UnicodeDecodeError):
+            found[path.relative_to(ROOT)] = path.read_bytes().decode()
     return found
 
 
@@ -77,7 +78,7 @@ def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(path)
         for path, text in texts().items()
-        if path.suffix == ".py" and not ast.get_docstring(ast.parse(text))
+        if path.suffix == ".py" and text and not ast.get_docstring(ast.parse(text))
     ]
     assert not silent
 
