@@ -65,7 +65,7 @@ class SteppingClock:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A folder with an archive and the keys of its gateway."""
+    """A folder with an archive and the keys of its gateway; `vkey` is what auditors are given."""
 
     folder: Path
     vkey: str
@@ -90,6 +90,11 @@ class Site:
     def signer(self) -> Signer:
         return Signer.parse((self.keys / f"{GATEWAY}.key").read_text())
 
+    @property
+    def signers(self) -> list[Signer]:
+        """The keys that sign now: the log's, and the current epoch's."""
+        return [self.signer, Signer.parse((self.keys / f"{GATEWAY}.epoch").read_text())]
+
     def journals(self) -> list[Path]:
         return sorted(self.layout.journals(GATEWAY).glob("*.journal"))
 
@@ -105,7 +110,7 @@ class Site:
 def new_site(folder: Path) -> Site:
     """Return a new site with a log key and no archive."""
     folder.mkdir(parents=True)
-    return Site(folder, str(create_key(folder / "keys", GATEWAY, ORIGIN)))
+    return Site(folder, create_key(folder / "keys", GATEWAY, ORIGIN))
 
 
 async def start(site: Site, **options: Any) -> Recorder:
@@ -228,11 +233,16 @@ def rewrite_parquet(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 
 def resign(site: Site, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-    """Write the log again with `change` of its entries, under the gateway's real key."""
+    """Write the log again with `change` of its entries, under the gateway's real keys.
+
+    Epoch keys of the past are gone: only what follows the last `key_epoch` can be changed.
+    """
     folder = site.layout.log(GATEWAY)
     entries = change(site.log_entries())
     shutil.rmtree(folder / "tile")
     (folder / "checkpoint").unlink()
     memory = site.keys / f"{GATEWAY}.checkpoint"
     memory.unlink(missing_ok=True)
-    LogWriter(folder, site.place.log_origin, site.signer, memory).append(entries)
+    writer = LogWriter(folder, site.place.log_origin, site.signer, memory)
+    writer.signers = site.signers
+    writer.append(entries)

@@ -90,9 +90,12 @@ def test_ids_of_later_milliseconds_sort_later_and_ids_of_one_differ() -> None:
 
 def test_a_log_key_is_readable_by_its_owner_only_and_signs_for_its_origin(tmp_path: Path) -> None:
     keys = tmp_path / "new" / "keys"
-    verifier = create_key(keys, "gw1", "audit.example.com")
+    public = create_key(keys, "gw1", "audit.example.com")
     assert stat.S_IMODE((keys / "gw1.key").stat().st_mode) == 0o600
-    assert Verifier.parse((keys / "gw1.vkey").read_text()) == verifier
+    assert stat.S_IMODE((keys / "gw1.epoch").stat().st_mode) == 0o600
+    assert (keys / "gw1.vkey").read_text() == public + "\n"
+    verifier, epoch = map(Verifier.parse, public.splitlines())
+    assert epoch.name == "audit.example.com/gw1/epoch"
     assert verifier.name == "audit.example.com/gw1"
     signer = load_key(place(tmp_path, keys))
     assert verifier.accepts(b"text", signer.sign(b"text"))
@@ -134,7 +137,7 @@ def test_what_is_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "gw1.key"
     path.touch(mode=0o600)
     path.write_bytes(content)
-    with pytest.raises(AgentauditError, match="private log key"):
+    with pytest.raises(AgentauditError, match="log key"):
         load_key(place(tmp_path, tmp_path))
 
 

@@ -1,0 +1,404 @@
+"""When the disk or the sealer fails, traffic stops, and nothing that counted is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentaudit.archive import recorder as recorder_module
+from agentaudit.archive.journal import JournalReader, encode_frame
+from agentaudit.archive.recorder import Recorder
+from agentaudit.archive.verify import verify
+from agentaudit.errors import RecordingError
+from agentaudit.model import Event, Kind, Side
+from tests.archive.recording import (
+    ANA,
+    BOB,
+    Site,
+    counted,
+    exchange,
+    new_site,
+    record,
+    recover,
+    request,
+    rows,
+    start,
+    until,
+)
+from tests.archive.test_recorder import Disk, require_sound
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def sealer_pid(recorder: Recorder) -> int:
+    transport = recorder._sealer._transport
+    assert transport is not None
+    pid = transport.get_pid()
+    assert pid is not None
+    return pid
+
+
+class Failures(list[RecordingError]):
+    """What `on_failure` was called with."""
+
+    async def one(self) -> RecordingError:
+        await until(lambda: bool(self), "a failure")
+        return self[0]
+
+
+async def require_stopped(recorder: Recorder, failures: Failures, what: str) -> None:
+    """Nothing more passes: every call says why, and `on_failure` was called once."""
+    failure = await failures.one()
+    assert what in str(failure)
+    assert recorder.failure is failure
+    assert not recorder.healthy
+    with pytest.raises(RecordingError, match=r"\w"):
+        recorder.open_session(ANA)
+    with pytest.raises(RecordingError, match=r"\w"):
+        recorder.release(lambda: None, synced=False)
+    with pytest.raises(RecordingError, match=r"\w"):
+        await recorder.stop()
+    assert len(failures) == 1
+
+
+async def test_a_failed_sync_stops_traffic_and_what_was_written_is_recovered(
+    site: Site, disk: Disk
+) -> None:
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    session = recorder.open_session(ANA)
+    exchange(session, 0, "select 'acknowledged'")
+    await counted(recorder)
+    released: list[str] = []
+    disk.error = OSError(errno.EIO, "Input/output error")
+    exchange(session, 1, "select 'in doubt'")
+    recorder.release(lambda: released.append("synced"), synced=True)
+    await failures.one()
+    with pytest.raises(RecordingError, match="Input/output error"):
+        session.record(Event(kind=Kind.NOTICE))
+    session.close("client")
+    await require_stopped(recorder, failures, "sync: Input/output error")
+    assert released == []
+    disk.error = None
+    recover(site)
+    require_sound(site)
+    assert [row["text"] for row in rows(site, "commands")] == [
+        "select 'acknowledged'",
+        "select 'in doubt'",
+    ]
+    assert {row["close_reason"] for row in rows(site, "sessions")} == {"gateway_crash"}
+
+
+async def test_a_sync_that_fails_at_the_very_end_is_told(site: Site, disk: Disk) -> None:
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    await counted(recorder)
+    disk.error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(RecordingError, match="Input/output error"):
+        await recorder.stop()
+    assert len(failures) == 1
+    disk.error = None
+    recover(site)
+    require_sound(site)
+
+
+async def test_a_failed_sync_between_segments_stops_traffic(site: Site, disk: Disk) -> None:
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append, segment_events=8)
+    session = recorder.open_session(ANA)
+    await counted(recorder)
+    disk.error = OSError(errno.EIO, "Input/output error")
+    for command_no in range(3):
+        exchange(session, command_no)
+    await require_stopped(recorder, failures, "Input/output error")
+    disk.error = None
+    recover(site)
+    require_sound(site)
+
+
+def is_journal(fd: int) -> bool:
+    return Path(f"/proc/self/fd/{fd}").readlink().suffix == ".journal"
+
+
+class FullDisk:
+    """From a moment on, write(2) takes `room` more bytes of a journal and no more."""
+
+    def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room: int | None = None
+        self.reserve = 1 << 20
+        real = os.write
+        reserve = site.layout.reserve("gw1")
+
+        def write(fd: int, data: bytes) -> int:
+            if self.room is None or not is_journal(fd):
+                return real(fd, data)
+            room = self.room
+            if not reserve.exists():
+                room, self.reserve = room + self.reserve, 0
+            taken = min(len(data), room)
+            if taken == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.room = room - taken
+            return real(fd, data[:taken])
+
+        monkeypatch.setattr(os, "write", write)
+
+
+@pytest.mark.parametrize("room", [0, 1, 100, 500])
+async def test_a_full_disk_ends_every_session_on_the_reserve(
+    site: Site, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Wherever the last write is cut, its frames come out whole, once the reserve is given back."""
+    full = FullDisk(site, monkeypatch)
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    session, other = recorder.open_session(ANA), recorder.open_session(BOB)
+    exchange(session, 0)
+    await counted(recorder)
+    released: list[str] = []
+    full.room = room
+    exchange(session, 1, "select 'the last'")
+    request(other, 0, "select 'unanswered'")
+    recorder.release(lambda: released.append("written"), synced=False)
+    await require_stopped(recorder, failures, "No space left on device")
+    assert "free space" in failures[0].hint
+    assert released == []
+    full.room = None
+    require_sound(site)
+    assert {row["close_reason"] for row in rows(site, "sessions")} == {"recording_failed"}
+    assert [(row["text"], row["status"]) for row in rows(site, "commands")] == [
+        ("select 1", "ok"),
+        ("select 'the last'", "ok"),
+        ("select 'unanswered'", "incomplete"),
+    ]
+
+
+async def test_a_full_disk_without_a_reserve_leaves_a_torn_tail_that_is_cut(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = FullDisk(site, monkeypatch)
+    full.reserve = 0
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    session = recorder.open_session(ANA)
+    await counted(recorder)
+    full.room = 50
+    exchange(session, 0)
+    await require_stopped(recorder, failures, "No space left on device")
+    full.room = None
+    recover(site)
+    require_sound(site)
+    assert {row["close_reason"] for row in rows(site, "sessions")} == {"gateway_crash"}
+
+
+async def test_a_write_that_fails_otherwise_stops_traffic(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    await counted(recorder)
+    real = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        if is_journal(fd):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        recorder.open_session(ANA)
+        await require_stopped(recorder, failures, "journal write: Input/output error")
+    recover(site)
+    require_sound(site)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 66 MiB: two more than the reserve."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=66m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.full
+async def test_a_disk_that_is_really_full_ends_every_session_and_seals_what_was_recorded(
+    small_disk: Path,
+) -> None:
+    """Needs root, as it mounts a file system."""
+    site = new_site(small_disk / "site")
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    session = recorder.open_session(ANA)
+    command_no = 0
+    acknowledged = -1
+    while recorder.failure is None:
+        exchange(session, command_no, reply=os.urandom(50_000))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        recorder.release(lambda done=done: done.set_result(None), synced=True)  # type: ignore[misc]
+        await until(lambda done=done: done.done() or bool(failures), "an answer")  # type: ignore[misc]
+        if done.done():
+            acknowledged = command_no
+        command_no += 1
+    assert acknowledged >= 10
+    await require_stopped(recorder, failures, "No space left on device")
+    if site.journals():
+        recover(site)  # the sealer itself had met the full disk first
+    require_sound(site)
+    assert len(rows(site, "commands")) > acknowledged
+
+
+async def test_too_little_free_space_stops_traffic_in_good_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append, disk_stop=1 << 62)
+    session = recorder.open_session(ANA)
+    exchange(session, 0)
+    await require_stopped(recorder, failures, "disk_stop is 4611686018427387904")
+    require_sound(site)
+    assert {row["close_reason"] for row in rows(site, "sessions")} == {"recording_failed"}
+
+
+async def test_the_reserve_is_there_while_a_gateway_records_and_only_then(site: Site) -> None:
+    recorder = await start(site)
+    reserve = site.layout.reserve("gw1")
+    assert reserve.stat().st_size == 64 << 20
+    assert reserve.stat().st_blocks * 512 >= 64 << 20
+    await recorder.stop()
+    assert not reserve.exists()
+
+
+async def test_a_sealer_that_dies_stops_traffic(site: Site) -> None:
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    session = recorder.open_session(ANA)
+    exchange(session, 0)
+    await counted(recorder)
+    os.kill(sealer_pid(recorder), signal.SIGKILL)
+    await require_stopped(recorder, failures, "the sealer ended with status -9")
+    recover(site)
+    require_sound(site)
+    assert len(rows(site, "commands")) == 1
+
+
+async def test_a_sealer_that_dies_while_it_should_seal_is_told(site: Site) -> None:
+    recorder = await start(site)
+    await counted(recorder)
+    os.kill(sealer_pid(recorder), signal.SIGKILL)
+    with pytest.raises(RecordingError, match="status -9"):
+        await recorder.stop()
+    recover(site)
+    require_sound(site)
+
+
+async def test_a_sealer_that_signs_nothing_stops_traffic(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
+    monkeypatch.setattr(recorder_module, "SEALER_SILENCE_S", 0.2)
+    monkeypatch.setattr(recorder_module, "_SEALER_EXIT_S", 0.2)
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    os.kill(sealer_pid(recorder), signal.SIGSTOP)
+    recorder.open_session(ANA)
+    await require_stopped(recorder, failures, "the sealer signed nothing")
+    recover(site)
+    require_sound(site)
+
+
+async def test_a_sealer_is_not_missed_while_nothing_is_recorded(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
+    recorder = await start(site)
+    await counted(recorder)
+    await until(lambda: recorder._ticked_no == recorder._written_no, "a tick of all there is")
+    monkeypatch.setattr(recorder_module, "SEALER_SILENCE_S", 0.0)
+    checks = 0
+    real = recorder._check
+
+    def checked() -> Any:
+        nonlocal checks
+        checks += 1
+        return real()
+
+    monkeypatch.setattr(recorder, "_check", checked)
+    await until(lambda: checks >= 10, "ten checks")
+    assert recorder.healthy
+    monkeypatch.undo()
+    await recorder.stop()
+
+
+async def test_a_sealer_that_meets_a_contradiction_stops_traffic_and_says_which(
+    site: Site,
+) -> None:
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    exchange(recorder.open_session(ANA), 0)
+    await until(lambda: "tick" in [e["type"] for e in site.log_entries()], "a tick")
+    (path,) = site.journals()
+    # A whole frame of an event that is not the next, as no recorder writes it.
+    whole = path.read_bytes()
+    reader = JournalReader(path)
+    entry = next(iter(reader.read()))
+    with path.open("ab") as file:
+        file.write(encode_frame(reader.header.marker, entry.fixed, None, None))
+    failure = await failures.one()
+    assert "event 0 at byte" in str(failure)
+    with pytest.raises(RecordingError):
+        await recorder.stop()
+    path.write_bytes(whole)
+    recover(site)
+    require_sound(site)
+
+
+async def test_a_start_that_fails_leaves_no_process_behind(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(record, site)
+    started: list[Any] = []
+    real = recorder_module._SealerProcess.connection_made
+
+    def connection_made(self: Any, transport: Any) -> None:
+        started.append(transport)
+        real(self, transport)
+
+    monkeypatch.setattr(recorder_module._SealerProcess, "connection_made", connection_made)
+
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RecordingError, match="No space left on device"):
+        await start(site)
+    (transport,) = started
+    await until(lambda: transport.get_returncode() is not None, "the sealer's end")
+    monkeypatch.undo()
+    await asyncio.to_thread(record, site)
+    require_sound(site)
+
+
+async def test_verify_answers_for_an_archive_whose_recording_failed(site: Site, disk: Disk) -> None:
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    session = recorder.open_session(ANA)
+    session.record(Event(kind=Kind.NOTICE, side=Side.TARGET))
+    disk.error = OSError(errno.EIO, "Input/output error")
+    await failures.one()
+    with pytest.raises(RecordingError):
+        await recorder.stop()
+    assert verify(site.archive, key=site.vkey, deep=True).ok is True
