@@ -5,8 +5,8 @@ Run it from the checkout's root, with the demo's parts installed:
     python sample_data/build.py
 
 Statements and rows are the same every time; ids, keys, times and signatures are new, so every
-file of the archive changes. The private key is destroyed with the temporary folder in which the
-gateway ran: nothing can be added to this archive any more, and its verifier key lies beside it.
+file of the archive changes. The private keys are destroyed with the temporary folder in which the
+gateway ran: nothing can be added to this archive any more. Its verifier keys lie beside it.
 """
 
 from __future__ import annotations
