@@ -23,11 +23,15 @@ _PROCESSED = re.compile(r"^number of transactions actually processed: (\d+)", re
 _FAILED = re.compile(r"^number of failed transactions: (\d+)", re.MULTILINE)
 _RATE = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
 _LATENCY = re.compile(r"^latency average = ([\d.]+) ms", re.MULTILINE)
+_CONNECTING = re.compile(r"^initial connection time = ([\d.]+) ms", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one slice did; `cpu_us` is the time of the process in between, an execution."""
+    """What one slice did; `cpu_us` is the time of the process in between, an execution.
+
+    `connecting_s` is how long its clients took to connect, which its rate leaves out.
+    """
 
     cell: str
     target: str
@@ -36,36 +40,59 @@ class Slice:
     rate: float
     latency_ms: float
     cpu_us: float | None
+    connecting_s: float = 0.0
 
 
-def read_output(text: str) -> tuple[int, float, float]:
-    """Return executions, executions a second and average latency in ms, from pgbench's report.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What pgbench says of a run; the rate, a second, leaves out the time to connect."""
+
+    executions: int
+    rate: float
+    latency_ms: float
+    connecting_ms: float
+
+
+def read_output(text: str) -> Report:
+    """Return what pgbench printed, as numbers.
 
     Raises:
-        ValueError: a transaction failed, or this is no report of pgbench's.
+        ValueError: a transaction failed, none was done, or this is no report of pgbench's.
     """
-    processed, rate, latency = (p.search(text) for p in (_PROCESSED, _RATE, _LATENCY))
-    if processed is None or rate is None or latency is None:
+    processed, failed = _PROCESSED.search(text), _FAILED.search(text)
+    if processed is None:
         raise ValueError(f"no report of pgbench's: {text[-500:]!r}")
-    failed = _FAILED.search(text)
     if failed is not None and failed[1] != "0":
         raise ValueError(f"{failed[1]} transactions failed")
-    return int(processed[1]), float(rate[1]), float(latency[1])
+    rest = [pattern.search(text) for pattern in (_RATE, _LATENCY, _CONNECTING)]
+    rate, latency, connecting = (float(found[1]) if found else None for found in rest)
+    if rate is None or latency is None or connecting is None:
+        raise ValueError("no transaction in the time of the slice: lengthen it with --seconds")
+    return Report(int(processed[1]), rate, latency, connecting)
+
+
+def connecting(target: Target, application: str, *, clients: int) -> Slice:
+    """Connect `clients` and run one statement in each, to see how long connecting takes."""
+    options = [*_select_only("simple", clients), "--transactions=1"]
+    return _pgbench(target, f"connecting {clients}", options, application)
 
 
 def select_only(
     target: Target, application: str, *, protocol: str, clients: int, seconds: int
 ) -> Slice:
-    """Run `pgbench -S` against `target` for `seconds`."""
-    options = [
+    """Run `pgbench -S` against `target` for `seconds`, in which its clients also connect."""
+    options = [*_select_only(protocol, clients), f"--time={seconds}"]
+    return _pgbench(target, f"{protocol} {clients}", options, application)
+
+
+def _select_only(protocol: str, clients: int) -> list[str]:
+    return [
         "--select-only",
         "--no-vacuum",
         f"--protocol={protocol}",
         f"--client={clients}",
         f"--jobs={min(clients, 2)}",
-        f"--time={seconds}",
     ]
-    return _pgbench(target, f"{protocol} {clients}", options, application)
 
 
 def bulk_select(target: Target, application: str, *, directory: Path) -> Slice:
@@ -110,15 +137,19 @@ def _pgbench(target: Target, cell: str, options: list[str], application: str) ->
     )
     if result.returncode != 0:
         raise ValueError(f"pgbench against {target.name}: {result.stderr.strip()[-500:]}")
-    executions, rate, latency_ms = read_output(result.stdout)
+    try:
+        found = read_output(result.stdout)
+    except ValueError as error:
+        raise ValueError(f"pgbench against {target.name}, {cell}: {error}") from None
     return Slice(
         cell=cell,
         target=target.name,
         application=application,
-        executions=executions,
-        rate=rate,
-        latency_ms=latency_ms,
-        cpu_us=_cpu_us(target, before, executions),
+        executions=found.executions,
+        rate=found.rate,
+        latency_ms=found.latency_ms,
+        cpu_us=_cpu_us(target, before, found.executions),
+        connecting_s=found.connecting_ms / 1000,
     )
 
 

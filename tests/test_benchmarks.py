@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.report import disagreements, ratios, table
-from benchmarks.slices import Slice, read_output
+from benchmarks.slices import Report, Slice, read_output
 
 # Printed by pgbench 18.6: pgbench --select-only --no-vacuum --client=8 --jobs=2 --time=1
 PGBENCH_OUTPUT = """\
@@ -41,12 +41,19 @@ def made(target: str, rate: float, *, executions: int = 100, cpu_us: float | Non
 
 
 def test_pgbenchs_report_is_read() -> None:
-    assert read_output(PGBENCH_OUTPUT) == (38121, 38364.862421, 0.209)
+    assert read_output(PGBENCH_OUTPUT) == Report(38121, 38364.862421, 0.209, 8.112)
 
 
 def test_a_report_with_failed_transactions_is_refused() -> None:
     with pytest.raises(ValueError, match="3 transactions failed"):
         read_output(PGBENCH_OUTPUT.replace("failed transactions: 0", "failed transactions: 3"))
+
+
+def test_a_slice_in_which_nobody_got_connected_is_no_measurement() -> None:
+    # pgbench leaves out latency and rate when it processed nothing.
+    cut = PGBENCH_OUTPUT[: PGBENCH_OUTPUT.index("number of failed")].replace("38121", "0")
+    with pytest.raises(ValueError, match="no transaction in the time of the slice"):
+        read_output(cut)
 
 
 def test_a_ratio_compares_neighbours_in_time_and_the_median_counts() -> None:
