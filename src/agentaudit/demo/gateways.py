@@ -33,9 +33,8 @@ class Gateway:
         self.config.write_text(to_toml(settings), encoding="utf-8")
         self.archive = directory / "archive"
         names = settings["gateway"]
-        verifier = create_key(directory / "keys", names["name"], names["origin"])
-        self.verifier_key = str(verifier)
-        """What the archive is verified with; beside the private key in `keys/`, outside it."""
+        self.verifier_key = create_key(directory / "keys", names["name"], names["origin"])
+        """What the archive is verified with; in `keys/` too, beside the private keys."""
         self.log = directory / "gateway.log"
 
     def __enter__(self) -> Self:
