@@ -114,13 +114,13 @@ class Door:
             # Whoever sent no start-up packet may be no client of ours: words would confuse it.
             if connection.startup is not None or wire.is_encrypted:
                 self._tell(connection, _Refused("08P01", str(error), hint=error.hint))
-        except (ConnectionEnded, ssl.SSLError, OSError) as error:
-            is_tls = isinstance(error, ssl.SSLError)
-            self._count(connection, "TLS failed" if is_tls else "hung up")
-        except TimeoutError:
+        except TimeoutError:  # before OSError, which it is one of
             self._count(connection, "too slow")
             if connection.startup is not None:
                 self._tell(connection, _Refused("57014", "the login took too long"))
+        except (ConnectionEnded, ssl.SSLError, OSError) as error:
+            is_tls = isinstance(error, ssl.SSLError)
+            self._count(connection, "TLS failed" if is_tls else "hung up")
         finally:
             self._sessions.leave(wire)
             if not connection.is_open:
