@@ -74,7 +74,7 @@ class PostgresPeer(Postgres):
     def target(self, name: str = "orders", *, user: str = "scram", **keys: Any) -> dict[str, Any]:
         """Return a `[[target]]` table that reaches this server as `user`.
 
-        `password_file` is a path under the key `password`: the gateway fixture writes the file.
+        It holds the password itself under `password`: the gateway fixture writes it to a file.
         """
         table: dict[str, Any] = {
             "name": name,
