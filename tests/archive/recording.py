@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agentaudit.archive import sealer as sealer_module
 from agentaudit.archive.keys import Place, create_key
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import LogWriter, read_log
@@ -197,11 +198,20 @@ def record(site: Site, sessions: int = 1, commands: int = 2, **options: Any) -> 
 @contextmanager
 def sealer(site: Site, clock: str = "system") -> Iterator[Sealer]:
     """A sealer in this process; leaving gives its lock back, as the end of its process would."""
-    opened = Sealer(site.place, clock, lambda message: None)
+    locks: list[int] = []
+    take = sealer_module._take_lock
+
+    def taken(path: Path) -> int:
+        locks.append(take(path))
+        return locks[-1]
+
+    sealer_module._take_lock = taken
     try:
-        yield opened
+        yield Sealer(site.place, clock, lambda message: None)
     finally:
-        os.close(opened._lock)
+        sealer_module._take_lock = take
+        for lock in locks:
+            os.close(lock)
 
 
 def recover(site: Site) -> int:
