@@ -1,0 +1,237 @@
+"""Nothing passes before its record counts, and nothing at all once recording has failed.
+
+The faults are put into the file operations of the real recorder, in the test's own process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from agentaudit.archive import recorder as recorder_module
+from agentaudit.demo.processes import until
+from agentaudit.errors import RecordingError
+from tests.gateway.hosted import Hosted, hosted
+from tests.gateway.recorded import read
+from tests.gateway.test_refusals import Raw, error_fields, sqlstate_of, startup
+from tests.peers.issuers import SigningIssuer
+from tests.peers.postgres import PostgresPeer
+
+
+class Disk:
+    """The recorder's file operations, which a test can hold back or let fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_sync = threading.Event()
+        self.may_sync.set()
+        self.sync_error: OSError | None = None
+        self.write_error: OSError | None = None
+        self.syncs_wanted = 0
+        self._sync = os.fdatasync
+        self._write = recorder_module.write_all
+        monkeypatch.setattr(recorder_module.os, "fdatasync", self.sync)
+        monkeypatch.setattr(recorder_module, "write_all", self.write)
+
+    def sync(self, fd: int) -> None:
+        self.syncs_wanted += 1
+        self.may_sync.wait()
+        if self.sync_error is not None:
+            raise self.sync_error
+        self._sync(fd)
+
+    def write(self, fd: int, data: bytes) -> None:
+        if self.write_error is not None:
+            raise self.write_error
+        self._write(fd, data)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def in_background(work: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_strict_statement_reaches_the_server_only_after_its_record_is_synced(
+    tmp_path: Path, disk: Disk, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    marker = secrets.token_hex(8)
+    with hosted(tmp_path, postgres18.target(), issuer=signing_issuer) as gateway:
+        connection = psycopg.connect(gateway.dsn("orders", signing_issuer.token()), autocommit=True)
+        disk.may_sync.clear()
+        wanted = disk.syncs_wanted
+        asking = in_background(lambda: connection.execute(f"SELECT '{marker}'"))
+        until(lambda: disk.syncs_wanted > wanted, "the recorder syncs")
+        # It is written, and one sync away from being forwarded.
+        assert marker in str(read(gateway.archive).events)
+
+        # The server logs a statement before it runs it; a second client shows that it is not idle.
+        with postgres18.connect() as direct:
+            direct.execute(f"SELECT 'after {marker}'")
+        assert [one.text for one in postgres18.logged(marker)] == [f"SELECT 'after {marker}'"]
+
+        disk.may_sync.set()
+        asking.join()
+        assert len(postgres18.logged(marker)) == 2
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("durability", "waits", "statement"),
+    [
+        ("writes", False, "SELECT '{}'"),
+        ("writes", True, "CREATE TEMPORARY TABLE t AS SELECT '{}'"),
+        ("relaxed", False, "CREATE TEMPORARY TABLE t AS SELECT '{}'"),
+    ],
+)
+def test_what_waits_for_the_disk_is_what_the_durability_mode_says(
+    tmp_path: Path,
+    disk: Disk,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    durability: str,
+    waits: bool,
+    statement: str,
+) -> None:
+    text = statement.format(secrets.token_hex(8))
+    with hosted(
+        tmp_path, postgres18.target(), issuer=signing_issuer, durability=durability
+    ) as gateway:
+        connection = psycopg.connect(gateway.dsn("orders", signing_issuer.token()), autocommit=True)
+        disk.may_sync.clear()
+        wanted = disk.syncs_wanted
+        asking = in_background(lambda: connection.execute(text))
+        if waits:
+            until(lambda: disk.syncs_wanted > wanted, "the recorder syncs")
+            assert postgres18.logged(text) == []
+        else:
+            asking.join()
+        disk.may_sync.set()
+        asking.join()
+        assert len(postgres18.logged(text)) == 1
+        connection.close()
+
+
+FAULTS = [
+    ("write", errno.ENOSPC, "53100"),
+    ("write", errno.EIO, "58030"),
+    ("sync", errno.EIO, "58030"),
+    ("sync", errno.ENOSPC, "53100"),
+]
+
+
+@pytest.mark.parametrize(("operation", "number", "sqlstate"), FAULTS)
+def test_a_disk_that_fails_stops_all_traffic_with_an_error_that_says_so(
+    tmp_path: Path,
+    disk: Disk,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    operation: str,
+    number: int,
+    sqlstate: str,
+) -> None:
+    marker = secrets.token_hex(8)
+    with hosted(
+        tmp_path, postgres18.target(), issuer=signing_issuer, expect_failure=True
+    ) as gateway:
+        token = signing_issuer.token()
+        idle = psycopg.connect(gateway.dsn("orders", token), autocommit=True)
+        asking = psycopg.connect(gateway.dsn("orders", token), autocommit=True)
+        asking.execute("SELECT 1")
+        setattr(disk, f"{operation}_error", OSError(number, os.strerror(number)))
+
+        with pytest.raises(psycopg.OperationalError) as caught:
+            asking.execute(f"SELECT '{marker}'")
+        assert caught.value.sqlstate == sqlstate
+        assert "recording is not possible" in str(caught.value)
+        with pytest.raises(psycopg.OperationalError, match="recording is not possible"):
+            idle.execute(f"SELECT 'idle {marker}'")
+
+        with Raw(gateway) as client:
+            assert error_fields(client.say(startup()).hear_until_closed())["C"] == sqlstate
+        assert postgres18.logged(marker) == []
+        with pytest.raises(RecordingError):
+            gateway.close()
+
+
+def test_a_disk_that_fails_during_a_login_fails_that_login(
+    tmp_path: Path, disk: Disk, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    with hosted(
+        tmp_path, postgres18.target(), issuer=signing_issuer, expect_failure=True
+    ) as gateway:
+        disk.sync_error = OSError(errno.EIO, os.strerror(errno.EIO))
+
+        error = sqlstate_of(gateway, signing_issuer.token())
+
+        assert error["C"] == "58030"
+        with pytest.raises(RecordingError):
+            gateway.close()
+
+
+def test_a_disk_that_fills_up_under_an_answer_cuts_it_rather_than_lie(
+    tmp_path: Path, disk: Disk, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    """A message that was half sent cannot be followed by an error: the connection just ends."""
+    with hosted(
+        tmp_path,
+        postgres18.target(),
+        issuer=signing_issuer,
+        expect_failure=True,
+        durability="relaxed",
+    ) as gateway:
+        connection = psycopg.connect(gateway.dsn("orders", signing_issuer.token()))
+        cursor = connection.cursor()
+        heard = threading.Event()
+
+        def fill(fd: int, data: bytes) -> None:
+            if len(data) > 200_000:
+                if heard.is_set():
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                heard.set()
+            disk._write(fd, data)
+
+        disk.write = fill  # type: ignore[method-assign]
+        recorder_module.write_all = fill
+        with pytest.raises(psycopg.OperationalError) as caught:
+            cursor.execute("SELECT repeat('x', 50000000)")
+        assert caught.value.sqlstate is None
+        assert heard.is_set()
+        with pytest.raises(RecordingError):
+            gateway.close()
+
+
+def test_little_space_stops_traffic_before_there_is_none(
+    tmp_path: Path, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    with hosted(
+        tmp_path,
+        postgres18.target(),
+        issuer=signing_issuer,
+        expect_failure=True,
+        limits={"disk_stop": 1 << 60},
+    ) as gateway:
+        until(lambda: not is_healthy(gateway), "the recorder looks at the disk")
+
+        with Raw(gateway) as client:
+            error = error_fields(client.say(startup()).hear_until_closed())
+        assert error["C"] == "53100"
+        with pytest.raises(RecordingError):
+            gateway.close()
+
+
+def is_healthy(gateway: Hosted) -> bool:
+    healthy: bool = gateway.call(lambda inside: inside.recorder.healthy)
+    return healthy
