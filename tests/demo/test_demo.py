@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 import uuid
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
     mark = f"mark-{uuid.uuid4()}"
     monkeypatch.setenv("AGENTAUDIT_TEST_MARK", mark)
     return mark
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the processes of the test put their temporary files, which a killed one leaves."""
+    with tempfile.TemporaryDirectory(prefix="agentaudit-test-") as name:
+        # PostgreSQL's own user has to get to its folder inside.
+        Path(name).chmod(0o711)
+        monkeypatch.setenv("TMPDIR", name)
+        yield Path(name)
 
 
 def marked(mark: str) -> Iterator[str]:
@@ -83,7 +94,9 @@ def test_a_demo_that_is_asked_to_end_ends_its_processes(tmp_path: Path, mark: st
 
 
 @pytest.mark.full
-def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path: Path, mark: str) -> None:
+def test_a_demo_that_is_killed_takes_its_processes_with_it(
+    tmp_path: Path, mark: str, temporary: Path
+) -> None:
     child = Child(
         [sys.executable, "-m", "agentaudit.cli", "demo", tmp_path / "demo-run"],
         log=tmp_path / "log",
