@@ -524,6 +524,70 @@ def test_a_name_means_again_what_it_meant_when_its_close_is_skipped(talk: Talk) 
     assert talk.commands[1].text == 'EXECUTE "s"'
 
 
+def test_names_sent_ahead_of_answers_settle_when_these_come(talk: Talk) -> None:
+    talk.client(parse("s", "SELECT 1") + SYNC)
+    talk.target(PARSE_COMPLETE + ready())
+    # Closed and made anew in one go, then twice more, which fails both times.
+    talk.client(close_statement("s") + parse("s", "SELECT 2") + SYNC)
+    talk.client(parse("s", "SELECT 3") + SYNC + parse("s", "SELECT 4") + SYNC)
+    talk.target(CLOSE_COMPLETE + PARSE_COMPLETE + ready())
+    talk.target(error("42P05") + ready() + error("42P05") + ready())
+    talk.client(bind("", "s") + execute() + SYNC)
+
+    assert talk.commands[0].text == "SELECT 2"
+
+
+def test_what_discard_dropped_does_not_come_back_when_a_parse_sent_ahead_fails(
+    talk: Talk,
+) -> None:
+    talk.client(parse("s", "SELECT 1") + SYNC)
+    talk.target(PARSE_COMPLETE + ready())
+    talk.client(query("DISCARD ALL") + parse("s", "SELEC") + SYNC)
+    talk.target(command_complete("DISCARD ALL") + ready() + error("42601") + ready())
+    talk.client(bind("", "s") + execute() + SYNC)
+
+    assert talk.commands[1].text == 'EXECUTE "s"'
+
+
+def test_deallocate_of_what_is_not_known_drops_nothing(talk: Talk) -> None:
+    talk.client(parse("s", "SELECT 1") + SYNC)
+    talk.target(PARSE_COMPLETE + ready())
+    for sql in ("DEALLOCATE other", "/* s */ DEALLOCATE s"):
+        talk.client(query(sql))
+        talk.target(command_complete("DEALLOCATE") + ready())
+    talk.client(bind("", "s") + execute() + SYNC)
+
+    assert talk.commands[2].text == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    ("formats", "expected"), [([], [0, 0]), ([1], [1, 1]), ([0, 1], [0, 1]), ([0, 1, 1], [0, 0])]
+)
+def test_a_statements_columns_have_the_formats_of_the_bind(
+    talk: Talk, formats: list[int], expected: list[int]
+) -> None:
+    talk.client(parse("s", "SELECT 1, 2") + describe_statement("s") + SYNC)
+    talk.target(PARSE_COMPLETE + parameter_description())
+    talk.target(row_description(("a", 23), ("b", 23)) + ready())
+    talk.client(bind("", "s", result_formats=formats) + execute() + SYNC)
+
+    assert [c.format for c in talk.commands[0].result_columns] == expected
+
+
+def test_a_portals_columns_are_those_that_its_description_said(talk: Talk) -> None:
+    talk.client(run("SELECT 1", result_formats=[1]))
+    talk.target(PARSE_COMPLETE + BIND_COMPLETE + row_description(("a", 23, 1)))
+
+    assert [c.format for c in talk.commands[0].result_columns] == [1]
+
+
+def test_a_querys_columns_are_those_of_its_result(talk: Talk) -> None:
+    talk.client(query("SELECT 1"))
+    talk.target(row_description(("a", 23)))
+
+    assert [c.name for c in talk.commands[0].result_columns] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("sql", "tag"),
     [
@@ -590,6 +654,24 @@ def test_fatal_in_a_command_ends_it_as_an_error_at_once(talk: Talk) -> None:
     assert told([step]) == [(0, "FATAL 57P01 terminating connection")]
     assert step.ends == (talk.commands[0],)
     assert (talk.commands[0].status, talk.commands[0].error_code) == ("error", "57P01")
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "status"),
+    [
+        (query("DELETE FROM t"), command_complete("DELETE 1"), "ok"),
+        (run("DELETE FROM t"), ran("DELETE 1"), "error"),
+    ],
+)
+def test_fatal_before_ready_for_query_undoes_what_only_the_sync_would_commit(
+    talk: Talk, asked: bytes, answered: bytes, status: str
+) -> None:
+    talk.client(asked)
+    talk.target(answered)
+    talk.target(error("57P01", "terminating connection", "FATAL"))
+
+    (command,) = talk.ended
+    assert (command.status, command.txn_status) == (status, None)
 
 
 def test_fatal_out_of_nowhere_reaches_the_client(talk: Talk) -> None:

@@ -35,6 +35,7 @@ _TLS_HANDSHAKE: Final = 0x16
 
 _HEADER: Final = struct.Struct("!Bi")
 _INT16: Final = struct.Struct("!h")
+_UINT16: Final = struct.Struct("!H")
 _INT32: Final = struct.Struct("!i")
 _UINT32: Final = struct.Struct("!I")
 _INT64: Final = struct.Struct("!q")
@@ -559,7 +560,7 @@ def decode_bind(body: bytes) -> Bind:
     try:
         portal, statement, at = decode_bind_names(body)
         formats, at = _decode_formats(body, at)
-        count = int.from_bytes(body[at : at + 2], "big")
+        (count,) = _UINT16.unpack_from(body, at)
         at += 2
         values: list[bytes | None] = []
         for _ in range(count):
@@ -592,11 +593,9 @@ def decode_bind_names(body: bytes) -> tuple[bytes, bytes, int]:
 
 
 def _decode_formats(body: bytes, at: int) -> tuple[tuple[int, ...], int]:
-    (count,) = _INT16.unpack_from(body, at)
+    (count,) = _UINT16.unpack_from(body, at)
     if count == 0:
         return (), at + 2
-    if count < 0:
-        raise ClientProtocolError(f"Bind: {count} formats")
     return struct.unpack_from(f"!{count}h", body, at + 2), at + 2 + 2 * count
 
 

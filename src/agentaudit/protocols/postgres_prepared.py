@@ -155,6 +155,8 @@ class Names:
         for statement in list(self._statements.values()):
             if statement.is_agreed:
                 self._drop(statement)
+            else:
+                self._forget_older(statement)
 
     def _known(self, name: bytes) -> Prepared | None:
         statement = self._statements.get(name)

@@ -371,10 +371,12 @@ class Replies:
         report = messages.decode_report(body, ledger.codec)
         if report.ends_connection:
             self._texts.append(str(report))
-            victim = ledger.owner()
-            if victim is not None:
-                ledger.blame(victim, report)
-                ledger.end(victim, None)
+            command = ledger.owner()
+            if command is not None:
+                # A query is committed when it is complete, an execution at its Sync.
+                if ledger.ending is None or ledger.owed[0].kind != QUERY:
+                    ledger.blame(command, report)
+                ledger.end(command, None)
             ledger.ending = None
             return None
         if not ledger.owed:
