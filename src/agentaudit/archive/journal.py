@@ -38,6 +38,7 @@ _HEADER = struct.Struct(">4sH16sQ16sI")
 _FRAME = struct.Struct(">16sII")
 _U32 = struct.Struct(">I")
 _pack_length = _U32.pack
+_unpack_length = _U32.unpack_from
 _NULL_LENGTH = _U32.pack(_NULL)
 
 FIXED = struct.Struct(">QqQ16sIiHHiQQ")
@@ -203,7 +204,7 @@ class JournalReader:
                 buffer += data
                 start = 0
                 while (end := self._frame_end(buffer, start)) is not None:
-                    entry = self._decode(buffer[start + _FRAME.size : end])
+                    entry = self._decode(buffer, start + _FRAME.size, end)
                     if entry.event_no != self._next_event_no:
                         raise TamperedError(
                             f"{self.path.name}: event {entry.event_no} at byte {self.offset}, "
@@ -216,15 +217,32 @@ class JournalReader:
                     yield entry
                 buffer = buffer[start:]
 
-    def _decode(self, body: bytes) -> Entry:
+    def _decode(self, buffer: bytes, start: int, end: int) -> Entry:
+        """Return the entry whose body lies there; its CRC is right, its lengths may not be."""
         try:
-            return _decode_body(body)
+            at = start + FIXED.size
+            (length,) = _unpack_length(buffer, at)
+            at += 4
+            text = None if length == _NULL else buffer[at : at + length]
+            at += 0 if length == _NULL else length
+            (length,) = _unpack_length(buffer, at)
+            at += 4
+            payload = None if length == _NULL else buffer[at : at + length]
+            at += 0 if length == _NULL else length
+            (length,) = _unpack_length(buffer, at)
+            at += 4
+            fields: tuple[Any, ...] = (*FIXED.unpack_from(buffer, start), text, payload)
+            entry = Entry(*fields)
+            if length:
+                entry.extra = canonical.decode(buffer[at : at + length])
+            if at + length == end:
+                return entry
         except (struct.error, ValueError):
-            raise TamperedError(
-                f"{self.path.name}: the frame at byte {self.offset} has a right CRC and wrong "
-                "lengths",
-                hint="no recorder writes such a frame; keep a copy of the journal",
-            ) from None
+            pass
+        raise TamperedError(
+            f"{self.path.name}: the frame at byte {self.offset} has a right CRC and wrong lengths",
+            hint="no recorder writes such a frame; keep a copy of the journal",
+        )
 
     def damage(self) -> bytes:
         """Return the bytes after the last whole frame: empty, or a torn tail.
@@ -303,27 +321,6 @@ def _read_header(head: bytes, file: Any, path: Path) -> tuple[Header, int]:
         tuple(OpenSession.from_json(session) for session in sessions),
     )
     return header, _HEADER.size + length + 4
-
-
-def _decode_body(body: bytes) -> Entry:
-    position = FIXED.size
-    parts: list[bytes | None] = []
-    for _ in range(3):
-        (length,) = _U32.unpack_from(body, position)
-        position += 4
-        if length == _NULL:
-            parts.append(None)
-            continue
-        parts.append(body[position : position + length])
-        position += length
-    if position != len(body):
-        raise ValueError("lengths")
-    text, payload, extra = parts
-    fields: tuple[Any, ...] = (*FIXED.unpack_from(body), text, payload)
-    entry = Entry(*fields)
-    if extra:
-        entry.extra = canonical.decode(extra)
-    return entry
 
 
 def create(path: Path, header: Header) -> int:

@@ -22,7 +22,6 @@ from agentaudit.archive.files import (
     make_folder,
     replace,
     sync_folder,
-    write_all,
 )
 from agentaudit.archive.layout import GATEWAY_NAME
 from agentaudit.archive.note import Checkpoint, Signer
@@ -65,16 +64,16 @@ def create_key(keys: Path, gateway: str, origin: str) -> str:
     epoch = Signer.generate(f"{log_origin}/{EPOCH_NAME}")
     make_folder(keys)
     path = keys / f"{gateway}.key"
-    try:
-        _write_new(path, signer.private_text() + "\n", PRIVATE_MODE)
-    except FileExistsError:
+    if path.exists():
         raise SettingsError(
             f"{path}: there is a log key already",
             hint="a log is signed by one key all its life; use another gateway name for a new log",
-        ) from None
+        )
     text = f"{signer.verifier}\n{epoch.verifier}\n"
     replace(keys / f"{gateway}.epoch", f"{epoch.private_text()}\n".encode(), mode=PRIVATE_MODE)
     replace(keys / f"{gateway}.vkey", text.encode(), mode=FILE_MODE)
+    # Last: whoever sees a log key may rely on the two files beside it.
+    replace(path, f"{signer.private_text()}\n".encode(), mode=PRIVATE_MODE)
     return text.strip()
 
 
@@ -169,12 +168,3 @@ def epoch_statement(origin: str, size: int, root: bytes, vkey: str) -> bytes:
     """
     head = Checkpoint(origin, size, root).text()
     return f"agentaudit epoch key\n{head}{vkey}\n".encode()
-
-
-def _write_new(path: Path, text: str, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        write_all(fd, text.encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)

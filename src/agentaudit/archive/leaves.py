@@ -41,6 +41,7 @@ def spans_digest(spans: Sequence[dict[str, Any]]) -> bytes:
 
 def event_leaf(entry: Entry, key_m: bytes, text: bytes, payload: bytes) -> bytes:
     """Return the 32-byte leaf hash of `entry`; `text` and `payload` are their commitments."""
+    spans = entry.extra.get("spans") if entry.extra else None
     return sha256(
         b"\x00"
         + LEAF_TAG
@@ -48,5 +49,5 @@ def event_leaf(entry: Entry, key_m: bytes, text: bytes, payload: bytes) -> bytes
         + salt(key_m, entry.seq)
         + text
         + payload
-        + spans_digest(entry.extra.get("spans", ()))
+        + (spans_digest(spans) if spans else ABSENT)
     ).digest()

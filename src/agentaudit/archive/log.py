@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentaudit.archive import canonical
+from agentaudit.archive.entries import check_entry
 from agentaudit.archive.files import make_folder, replace, sync_folder, write_new
 from agentaudit.archive.layout import TILE_WIDTH, entries_path, tile_end, tile_path
 from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
@@ -179,15 +180,14 @@ class Log:
         """Yield every entry, oldest first.
 
         Raises:
-            ArchiveError: an entry is no JSON object with a type.
+            ArchiveError: an entry is not what its type says.
         """
         for number, data in enumerate(self.raw):
             try:
                 entry = canonical.decode(data)
             except ValueError:
                 entry = None
-            if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
-                raise ArchiveError(f"log entry {number}: not a JSON object with a type")
+            check_entry(number, entry)
             yield entry
 
 

@@ -110,6 +110,8 @@ class OpenSegment:
     def _write_rows(self) -> None:
         for name, table in self._columns.take().items():
             self._writer(name).write(table)
+        if commands := self.tracker.take_commands():
+            self._writer("commands").write(table_of("commands", commands))
 
     def _writer(self, name: str) -> TableWriter:
         if name not in self._writers:
@@ -122,7 +124,6 @@ class OpenSegment:
         self._write_rows()
         tracker = self.tracker
         rows = {
-            "commands": tracker.commands,
             "sessions": tracker.session_rows(),
             "decisions": tracker.decisions,
             "access": tracker.access,
@@ -440,7 +441,8 @@ class Sealer:
             self._tick()
         elif now_s - self._heard_s >= HEARTBEAT_S:
             self._heard_s = now_s
-            self._append({"type": "heartbeat", "next_event": self._next_event_no})
+            next_event = self._next_event_no + self._open.tree.size
+            self._append({"type": "heartbeat", "next_event": next_event})
         return had_any
 
     def set_policy(self, digest: str) -> None:
@@ -548,7 +550,7 @@ class Sealer:
             "sessions_opened": tracker.opened,
             "sessions_closed": tracker.closed,
             "sessions_open": len(tracker.sessions),
-            "commands": len(tracker.commands),
+            "commands": tracker.ended,
             "decisions": len(tracker.decisions),
             "clock": self._clock,
             "policy": self._policy,

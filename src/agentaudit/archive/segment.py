@@ -9,6 +9,7 @@ Format: docs/formats/archive.md, "Tables"
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -392,8 +393,10 @@ def read_entries(events: Path, blobs: Path | None) -> Iterator[tuple[Entry, byte
     Raises:
         TamperedError: an event's text or payload is not all there.
     """
-    rest = _BlobReader(blobs)
-    with pq.ParquetFile(events) as file:
+    with contextlib.ExitStack() as files:
+        file = files.enter_context(pq.ParquetFile(events))
+        blob_file = None if blobs is None else files.enter_context(pq.ParquetFile(blobs))
+        rest = _BlobReader(blob_file)
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group)
             columns = [_values(rows, name) for name in SCHEMAS["events"].names]
@@ -445,10 +448,9 @@ def _entry_of(row: tuple[Any, ...], rest: _BlobReader) -> tuple[Entry, bytes | N
 class _BlobReader:
     """Gives the rest of large texts and payloads; called in event order, it reads along."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._file = None if path is None else pq.ParquetFile(path)
+    def __init__(self, file: pq.ParquetFile | None) -> None:
+        self._file = file
         self._rows = self._read()
-        self._next: tuple[int, int, bytes | None, int | None] | None = None
 
     def _read(self) -> Iterator[tuple[int, int, bytes | None, int | None]]:
         if self._file is None:

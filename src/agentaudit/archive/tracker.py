@@ -41,12 +41,15 @@ class Tracked:
     user: str = ""
     agent: str = ""
     target: str = ""
+    in_every_row: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.protocol = self.fact("protocol")
         self.user = self.fact("user")
         self.agent = self.fact("agent")
         self.target = self.fact("target")
+        self.in_every_row = {name: self.fact(name) for name in _SESSION_COLUMNS}
+        self.in_every_row["session_id"] = self.state.session_id.bytes
 
     def fact(self, name: str) -> str:
         """Return a constant of the session, or the empty string."""
@@ -102,13 +105,18 @@ class Tracker:
         self.commands: list[dict[str, Any]] = []
         self.decisions: list[dict[str, Any]] = []
         self.access: list[dict[str, Any]] = []
-        self.opened = self.closed = 0
+        self.opened = self.closed = self.ended = 0
 
     def begin_segment(self) -> None:
         """Forget the rows of the segment before."""
         self.seen = {}
         self.commands, self.decisions, self.access = [], [], []
-        self.opened = self.closed = 0
+        self.opened = self.closed = self.ended = 0
+
+    def take_commands(self) -> list[dict[str, Any]]:
+        """Return the rows of the commands that ended since the last call; `ended` counts all."""
+        rows, self.commands = self.commands, []
+        return rows
 
     def resume(self, session: OpenSession) -> None:
         """Take up a session of earlier segments; `replay` brings back what it had there."""
@@ -185,6 +193,7 @@ class Tracker:
             state.commands += 1
             row = canonical.decode(entry.payload or b"{}")
             self.commands.append(self.command_row(row, tracked))
+            self.ended += 1
         elif kind == _SESSION_CLOSE:
             tracked.close = canonical.decode(entry.payload or b"{}")
             tracked.close_event_no = entry.event_no
@@ -205,8 +214,7 @@ class Tracker:
 
     def command_row(self, row: dict[str, Any], tracked: Tracked) -> dict[str, Any]:
         """Return a command's row with what it has from its session."""
-        facts = {name: tracked.fact(name) for name in _SESSION_COLUMNS}
-        return {**row, **facts, "session_id": tracked.state.session_id.bytes}
+        return {**row, **tracked.in_every_row}
 
     def session_rows(self) -> list[dict[str, Any]]:
         """Return a row for each session with events in this segment, in order of appearance."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical, journal, known
+from agentaudit.archive.entries import MEMBERS
 from agentaudit.archive.keys import EPOCH_NAME, epoch_statement
 from agentaudit.archive.layout import (
     GATEWAY_NAME,
@@ -53,8 +53,11 @@ _MALFORMED = (
     ValueError,
     LookupError,
     TypeError,
+    AttributeError,
 )
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_NEXT_EVENT = {"open_segment": "first_event", "stop": "next_event"}
+_COMPARED_ROWS = 16_384
+_COMPARED_BYTES = 32 << 20
 _KEY_COLUMNS = ("key_m", "key_t", "key_p")
 
 
@@ -383,18 +386,25 @@ class _GatewayCheck:
 
     def _check_grammar(self, log: Log) -> Iterator[dict[str, Any]]:
         """Yield the entries; find those that cannot stand where they stand."""
+        next_event_no = 0
         for number, entry in enumerate(log.entries()):
-            place = f"{self._place} entry {number}"
-            if (entry["type"] == "genesis") != (number == 0):
-                self._found("log", place, f"a {entry['type']} entry", "genesis first and only once")
-            if entry["type"] == "genesis":
+            place, kind = f"{self._place} entry {number}", entry["type"]
+            if (kind == "genesis") != (number == 0):
+                self._found("log", place, f"a {kind} entry", "genesis first and only once")
+            if kind == "genesis":
                 self._check_genesis(entry, place)
-            if entry.get("clock", "system") != "system":
-                scripted = self._result.scripted_clocks
-                if self._gateway not in scripted:
-                    scripted.append(self._gateway)
-            if entry["type"] == "policy":
-                self._check_policy(str(entry["sha256"]), place)
+            elif kind not in MEMBERS:
+                self._result.unread.append(f"{place}: {kind!r} is of a newer release")
+            elif kind == "policy":
+                self._check_policy(entry["sha256"])
+            elif kind == "seal":
+                next_event_no = entry["first_event"] + entry["n"]
+            elif kind in _NEXT_EVENT and entry[_NEXT_EVENT[kind]] != next_event_no:
+                seen = f"a {kind} at event {entry[_NEXT_EVENT[kind]]}"
+                self._found("log", place, seen, f"event {next_event_no}")
+            scripted = self._result.scripted_clocks
+            if entry.get("clock", "system") != "system" and self._gateway not in scripted:
+                scripted.append(self._gateway)
             yield entry
 
     def _check_genesis(self, entry: dict[str, Any], place: str) -> None:
@@ -439,10 +449,7 @@ class _GatewayCheck:
                 "epoch", f"{self._place}: {what}", "not signed by the epoch key of its time"
             )
 
-    def _check_policy(self, digest: str, place: str) -> None:
-        if not _SHA256.match(digest):
-            self._found("policy", place, "not a SHA-256 in hex")
-            return
+    def _check_policy(self, digest: str) -> None:
         path = self._layout.policy(digest)
         self._expect(path)
         try:
@@ -524,6 +531,7 @@ class _GatewayCheck:
             try:
                 with target.open("rb") as opened:
                     digest = file_digest(opened, "sha256").hexdigest()
+                    size = opened.tell()
             except OSError as error:
                 self._found("file", path, str(error.strerror), "a file")
                 right = False
@@ -533,6 +541,8 @@ class _GatewayCheck:
                     "file", path, f"SHA-256 {digest[:8]}…", f"{file['sha256'][:8]}… as sealed"
                 )
                 right = False
+            elif size != file["bytes"]:
+                self._found("file", path, f"{size} bytes", f"{file['bytes']} as sealed")
         return right
 
     def _check_rows(
@@ -545,8 +555,10 @@ class _GatewayCheck:
         tracker.begin_segment()
         tree = Frontier()
         columns = EventColumns(self._gateway)
-        rows, blobs = _RowGroups(files["events"]), _RowGroups(files.get("blobs"))
+        stored = {table: _Rows(files.get(table)) for table in ("events", "blobs", "commands")}
         expected_no = seal["first_event"]
+        first_us: int | None = None
+        last_us = 0
         for entry, commit in read_entries(files["events"], files.get("blobs")):
             where = f"{place} row {expected_no - seal['first_event']}"
             if entry.event_no != expected_no:
@@ -559,6 +571,8 @@ class _GatewayCheck:
                 tracked = tracker.session_of(entry)
                 if entry.kind == Kind.SESSION_CLOSE:
                     self._check_close(entry.payload or b"{}", tracked.leaves_digest, where)
+            first_us = entry.observed_us if first_us is None else first_us
+            last_us = max(last_us, entry.observed_us)
             hashed = tracker.add(entry, tracked)
             if commit is not None and commit != hashed.payload_commit:
                 self._found("leaf", where, "payload_commit is not that of its payload")
@@ -566,10 +580,12 @@ class _GatewayCheck:
             if (tick := ticks.pop(tree.size, None)) and tree.root() != tick:
                 self._found("tick", where, "does not hash to the root that was ticked here")
             columns.add(entry, tracked, hashed)
-            if columns.rows == rows.size:
-                self._check_columns(columns, rows, blobs, place)
-        if columns.rows or rows.size or blobs.size:
-            self._found("columns", place, "rows of events or blobs that no event accounts for")
+            if columns.rows >= _COMPARED_ROWS or columns.bytes >= _COMPARED_BYTES:
+                self._compare_rows(columns, stored, place)
+        self._compare_rows(columns, stored, place)
+        for table, rows in stored.items():
+            if rows.has_more:
+                self._found("columns", place, f"{table} has rows that no event accounts for")
         if tree.size != seal["n"] or tree.root().hex() != seal["root"]:
             self._found(
                 "leaf",
@@ -577,21 +593,29 @@ class _GatewayCheck:
                 f"{tree.size} events hash to {tree.root().hex()[:8]}…",
                 f"{seal['n']} and {seal['root'][:8]}… as sealed",
             )
+        if (first_us, last_us) != (seal["first_at"], seal["last_at"]):
+            self._found("tables", place, "its seal says other times than its events")
+        for table, path in files.items():
+            rows = pq.read_metadata(path).num_rows
+            if rows != seal["files"][table]["rows"]:
+                self._found(
+                    "tables", place, f"{table} has {rows} rows, its seal says another number"
+                )
         self._check_tables(files, seal, place)
 
-    def _check_columns(
-        self, columns: EventColumns, rows: _RowGroups, blobs: _RowGroups, place: str
-    ) -> None:
+    def _compare_rows(self, columns: EventColumns, stored: dict[str, _Rows], place: str) -> None:
+        """Hold what the events since the last call say against what is stored of them."""
         rebuilt = columns.take()
-        pairs = [("events", rebuilt["events"], rows.next())]
-        if rebuilt["blobs"].num_rows:
-            pairs.append(("blobs", rebuilt["blobs"], blobs.next()))
-        for table, expected, stored in pairs:
-            if stored.column_names != expected.column_names:
+        rebuilt["commands"] = table_of("commands", self._tracker.take_commands())
+        for table, expected in rebuilt.items():
+            found = stored[table].take(expected.num_rows)
+            if found is None:
+                continue
+            if found.column_names != expected.column_names:
                 self._found("columns", place, f"{table} has other columns than the format")
                 continue
             for name in expected.column_names:
-                if not _equal(expected.column(name), stored.column(name)):
+                if not _equal(expected.column(name), found.column(name)):
                     self._found("columns", place, f"{table}.{name} is not what its events say")
 
     def _check_close(self, payload: bytes, digest: Any, where: str) -> None:
@@ -601,7 +625,6 @@ class _GatewayCheck:
     def _check_tables(self, files: dict[str, Path], seal: dict[str, Any], place: str) -> None:
         tracker = self._tracker
         rebuilt = {
-            "commands": tracker.commands,
             "sessions": tracker.session_rows(),
             "decisions": tracker.decisions,
             "access": tracker.access,
@@ -617,7 +640,7 @@ class _GatewayCheck:
             "sessions_opened": tracker.opened,
             "sessions_closed": tracker.closed,
             "sessions_open": len(tracker.sessions),
-            "commands": len(tracker.commands),
+            "commands": tracker.ended,
             "decisions": len(tracker.decisions),
         }
         for name, count in counts.items():
@@ -707,29 +730,43 @@ class _GatewayCheck:
         return path.relative_to(self._layout.root).as_posix()
 
 
-class _RowGroups:
-    """The stored row groups of a file, one after the other; empty ones say nothing."""
+class _Rows:
+    """The stored rows of a table, from the first on."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file = None if path is None else pq.ParquetFile(path)
-        self._group = 0
+        self._batches = iter(()) if path is None else _batches(path)
+        self._ahead: pa.Table | None = None
 
     @property
-    def size(self) -> int:
-        """How many rows the next one has, 0 where there is none."""
-        while self._file is not None and self._group < self._file.num_row_groups:
-            rows: int = self._file.metadata.row_group(self._group).num_rows
-            if rows:
-                return rows
-            self._group += 1
-        return 0
+    def has_more(self) -> bool:
+        """Whether there is a row that was not taken yet."""
+        while self._ahead is None or not self._ahead.num_rows:
+            batch = next(self._batches, None)
+            if batch is None:
+                return False
+            self._ahead = pa.Table.from_batches([batch])
+        return True
 
-    def next(self) -> pa.Table:
-        if not self.size or self._file is None:
-            raise TamperedError("fewer row groups than its events make")
-        table = self._file.read_row_group(self._group)
-        self._group += 1
-        return table
+    def take(self, count: int) -> pa.Table | None:
+        """Return the next `count` rows, None for none.
+
+        Raises:
+            TamperedError: there are not as many.
+        """
+        parts: list[pa.Table] = []
+        while count > 0:
+            if not self.has_more or self._ahead is None:
+                raise TamperedError(f"{count} rows fewer than its events make")
+            part = self._ahead.slice(0, count)
+            self._ahead = self._ahead.slice(part.num_rows)
+            parts.append(part)
+            count -= part.num_rows
+        return pa.concat_tables(parts) if parts else None
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=16_384)
 
 
 def _words(error: BaseException) -> str:
