@@ -303,6 +303,7 @@ class Door:
             client=wire.transport,
             target=server.wire.transport,
             ended=self._ended(actor, key),
+            gone=sessions.forget,
         )
         self._routes[key] = _CancelRoute(access, server.pid, server.secret, session)
         connection.is_open = True

@@ -37,8 +37,8 @@ from agentaudit.model import (
 HIGH_WATER_BYTES: Final = 256 * 1024
 LOW_WATER_BYTES: Final = 64 * 1024
 
-LINGER_S: Final = 30.0
-"""How long a side that does not read may keep the last bytes of an ended session waiting."""
+LINGER_S: Final = 5.0
+"""What a side has to take the last bytes of a session in, and to close, before it is cut."""
 
 
 class Judge(Protocol):
@@ -165,7 +165,9 @@ class _Leg(asyncio.Protocol):
 class Relay:
     """One open session. It begins with `start` and ends by itself, or by `end`.
 
-    `ended(relay, reason)` is called once, when both connections are closed.
+    `ended(relay, reason)` is called once, when all that can be recorded of it is; its last bytes
+    may still be on their way to the client then. `gone(relay)` follows when both connections are
+    closed.
     """
 
     def __init__(
@@ -180,6 +182,7 @@ class Relay:
         client: asyncio.Transport,
         target: asyncio.Transport,
         ended: Callable[[Relay, str], None],
+        gone: Callable[[Relay], None],
     ) -> None:
         self.session = session
         self._conversation = conversation
@@ -193,12 +196,14 @@ class Relay:
         self._up = _Direction(client, target)
         self._down = _Direction(target, client)
         self._ended = ended
+        self._gone = gone
         self._open: set[int] = set()
         self._reads: set[int] = set()
         self._last_client_frame = b""
         self._reason = ""
         self._is_closing = False
-        self._is_over = False
+        self._has_ended = False
+        self._is_gone = False
         self._drain_words: tuple[str, str] | None = None
         self._linger: asyncio.TimerHandle | None = None
 
@@ -307,7 +312,7 @@ class Relay:
     def _release(self, direction: _Direction, held: _Held) -> None:
         held.is_ready = True
         direction.release()
-        if direction.source_ended and not direction.held:
+        if not direction.held and (direction.source_ended or self._is_closing):
             self._finish(direction)
 
     # --- the end
@@ -320,13 +325,19 @@ class Relay:
         direction.source_ended = True
         if not direction.held:
             self._finish(direction)
+        if side is Side.CLIENT and self._has_ended and not self._client.is_closing():
+            self._client.close()
 
     def side_lost(self, side: Side) -> None:
         """Note that the connection to `side` is gone, both ways."""
         (self._down if side is Side.CLIENT else self._up).sink_lost = True
         self.source_ended(side)
-        if self._up.sink_lost and self._down.sink_lost:
-            self._over()
+        if self._up.sink_lost and self._down.sink_lost and not self._is_gone:
+            self._is_gone = self._is_closing = True
+            if self._linger is not None:
+                self._linger.cancel()
+            self._end_session()
+            self._gone(self)
 
     def _reason_of(self, side: Side) -> str:
         if self._judge.is_goodbye(self._last_client_frame):
@@ -335,15 +346,29 @@ class Relay:
 
     def _finish(self, direction: _Direction) -> None:
         """Pass the end of `direction` on, now that all that came before it has gone."""
-        sink = direction.sink
-        if direction.sink_lost or sink.is_closing():
+        if direction.sink_lost or direction.sink.is_closing():
             return
-        client_still_reads = direction is self._up and not self._down.sink_lost
-        if client_still_reads and not self._is_closing and sink.can_write_eof():
-            sink.write_eof()
-        else:
-            sink.close()
+        if direction is self._down:
+            self._close_client()
+        elif self._is_closing or self._down.sink_lost or not direction.sink.can_write_eof():
+            direction.sink.close()
             self._arm_linger()
+        else:
+            direction.sink.write_eof()
+
+    def _close_client(self) -> None:
+        """Close the client's side without a reset.
+
+        A socket that is closed with bytes unread, or gets some afterwards, answers with a reset,
+        and a client may lose the last words over it. So what it still sends is read and dropped.
+        """
+        self._end_session()
+        if self._client.can_write_eof() and not self._up.source_ended:
+            self._client.write_eof()
+            self._client.resume_reading()
+        else:
+            self._client.close()
+        self._arm_linger()
 
     def end(self, reason: str, message: str, hint: str = "") -> None:
         """End the session for `reason`, and tell the client where its protocol has words for it.
@@ -355,9 +380,8 @@ class Relay:
         self._is_closing = True
         self._reason = reason
         down = self._down
-        for transport in (self._client, self._target):
-            if not transport.is_closing():
-                transport.pause_reading()
+        if not self._target.is_closing():
+            self._target.pause_reading()
         may_speak = down.held[-1].is_whole if down.held else down.is_whole
         try:
             if may_speak and not down.sink_lost and not self._client.is_closing():
@@ -377,10 +401,11 @@ class Relay:
         except RecordingError as error:
             self._stop_unrecorded(error)
             return
-        for direction in (self._up, down):
-            direction.source_ended = True
-            if not direction.held:
-                self._finish(direction)
+        down.source_ended = True
+        if not down.held:
+            self._finish(down)
+        if not self._up.held:
+            self._finish(self._up)
         self._arm_linger()
 
     def drain(self, message: str, hint: str = "") -> None:
@@ -408,8 +433,12 @@ class Relay:
         if not self._client.is_closing():
             if self._down.is_whole:
                 self._client.write(self._judge.farewell(*recording_words(failure)))
-            self._client.close()
-            self._arm_linger()
+            self._close_client()
+
+    @property
+    def owes_bytes(self) -> bool:
+        """Whether the client has not taken all yet that is recorded as sent to it."""
+        return bool(self._down.held or self._client.get_write_buffer_size())
 
     def abort(self) -> None:
         """Cut both connections without another word."""
@@ -417,14 +446,20 @@ class Relay:
         self._target.abort()
 
     def _arm_linger(self) -> None:
-        if self._linger is None and not self._is_over:
-            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+        if self._linger is None and not self._is_gone:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._cut)
 
-    def _over(self) -> None:
-        if not self._is_over:
-            self._is_over = self._is_closing = True
-            if self._linger is not None:
-                self._linger.cancel()
+    def _cut(self) -> None:
+        for transport in (self._client, self._target):
+            if transport.is_closing() or transport.get_write_buffer_size():
+                transport.abort()
+            else:
+                transport.close()
+        self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+
+    def _end_session(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
             self.session.close(self._reason)
             self._ended(self, self._reason)
 

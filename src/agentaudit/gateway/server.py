@@ -100,7 +100,7 @@ class Gateway:
         except BaseException:
             await self.recorder.stop()
             raise
-        self._watch = loop.call_later(WATCH_S, self._look)
+        self._watch = loop.call_later(WATCH_S, self.look)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -202,9 +202,11 @@ class Gateway:
         self._seen = _signatures(settings)
         log.info("reloaded", policy_digest=serving.policy_digest)
 
-    def _look(self) -> None:
-        """See whether a file has changed or the disk is filling up."""
-        self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._look)
+    def look(self) -> None:
+        """See whether a file has changed or the disk is filling up, now and then again."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.get_running_loop().call_later(WATCH_S, self.look)
         if _signatures(self._settings) != self._seen:
             self.reload()
         try:

@@ -33,6 +33,8 @@ RECORDED_REFUSALS: Final = 10
 LAST_WORDS_S: Final = 5.0
 """What a client has to take its farewell in once the drain is over."""
 
+POLL_S: Final = 0.02
+
 log = structlog.get_logger()
 
 
@@ -54,7 +56,7 @@ class Sessions:
         self._waiting: set[asyncio.Future[None]] = set()
         self._attempts: dict[str, Counter[str]] = {}
         self._minute: asyncio.TimerHandle | None = None
-        self._emptied: asyncio.Future[None] | None = None
+        self._leaving: set[Relay] = set()
 
     # --- before the token
 
@@ -196,12 +198,13 @@ class Sessions:
         )
 
     def remove(self, relay: Relay) -> None:
-        """Let go of a session that is over."""
-        timer = self._relays.pop(relay, None)
-        if timer is not None:
-            timer.cancel()
-        if not self._relays and self._emptied is not None and not self._emptied.done():
-            self._emptied.set_result(None)
+        """Count a session no more that has ended; its connections may still be closing."""
+        self._relays.pop(relay).cancel()
+        self._leaving.add(relay)
+
+    def forget(self, relay: Relay) -> None:
+        """Let go of a session whose connections are closed."""
+        self._leaving.discard(relay)
 
     def recording_failed(self, failure: RecordingError) -> None:
         """Stop all traffic: nothing that passes now would be recorded."""
@@ -222,19 +225,21 @@ class Sessions:
         words = ("this gateway is shutting down", "connect again: another one may be there")
         for relay in list(self._relays):
             relay.drain(*words)
-        await self._until_empty(timeout_s)
+        await self._until_ended(timeout_s)
         for relay in list(self._relays):
             relay.end("shutdown", *words)
-        await self._until_empty(LAST_WORDS_S)
-        for relay in list(self._relays):
+        await self._until_ended(LAST_WORDS_S)
+        for relay in [*self._relays, *self._leaving]:
             relay.abort()
-        await self._until_empty(LAST_WORDS_S)
         self.record_attempts()
 
-    async def _until_empty(self, timeout_s: float) -> None:
-        if self._relays:
-            self._emptied = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._emptied], timeout=timeout_s)
+    async def _until_ended(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + timeout_s
+        while self._relays or any(relay.owes_bytes for relay in self._leaving):
+            if loop.time() >= give_up_at:
+                return
+            await asyncio.sleep(POLL_S)
 
 
 def _settle(future: asyncio.Future[None]) -> None:
