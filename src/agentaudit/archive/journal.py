@@ -247,12 +247,16 @@ class JournalReader:
     def damage(self) -> bytes:
         """Return the bytes after the last whole frame: empty, or a torn tail.
 
+        Where a whole frame has come since `read`, somebody writes, and there is nothing to say.
+
         Raises:
             TamperedError: a valid frame follows them, so this is no torn tail but corruption.
         """
         with self.path.open("rb") as file:
             file.seek(self.offset)
             tail = file.read()
+        if self._frame_end(tail, 0) is not None:
+            return b""
         position = tail.find(self.header.marker, 1)
         while position >= 0:
             if self._frame_end(tail, position) is not None:

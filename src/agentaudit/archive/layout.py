@@ -117,6 +117,8 @@ def tile_end(path: str) -> int | None:
     if match is None:
         return None
     level, digits, width = match.groups()
+    if width is not None and not 0 < int(width) < TILE_WIDTH:
+        return None
     index = int(digits.replace("x", "").replace("/", ""))
     hashes = index * TILE_WIDTH + (TILE_WIDTH if width is None else int(width))
     return hashes if level == "entries" else hashes << (8 * int(level))
