@@ -341,6 +341,7 @@ def test_a_crash_between_steps_of_a_seal_recovers_to_the_same_root(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_a_crash_between_any_two_steps_of_a_seal_recovers_to_the_same_root(
     closed_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +357,7 @@ def test_a_crash_in_a_recovery_loses_nothing(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_a_crash_between_any_two_steps_of_a_recovery_loses_nothing(
     crash_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
