@@ -265,6 +265,21 @@ def _check_sample(sample: Node, judgement: _Judgement) -> None:
         judgement.is_certain = False
 
 
+def _check_alteration(command: Node, judgement: _Judgement) -> None:
+    if command.get("subtype", "").removeprefix("AT_") in _RIGHTS:
+        judgement.raise_to("admin")
+
+
+# What ALTER TABLE can do to rights rather than to columns.
+_RIGHTS: Final = (
+    "ChangeOwner",
+    "EnableRowSecurity",
+    "DisableRowSecurity",
+    "ForceRowSecurity",
+    "NoForceRowSecurity",
+)
+
+
 def _raises(cls: str) -> Callable[[Any, _Judgement], None]:
     return lambda _, judgement: judgement.raise_to(cls)
 
@@ -280,6 +295,7 @@ _CHECKS: Final[dict[str, Callable[[Any, _Judgement], None]]] = {
     "RangeTableSample": _check_sample,
     "lockingClause": _raises("write"),  # it marks rows, which READ ONLY forbids as well
     "intoClause": _raises("schema"),
+    "AlterTableCmd": _check_alteration,
 }
 
 
