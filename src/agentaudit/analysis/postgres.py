@@ -113,8 +113,10 @@ class _Result:
 
     def is_known(self) -> bool:
         """Whether it is a result at all, if without rows."""
-        if not self.is_described and self.execution is not None and self.execution.portal:
-            self._describe(self.execution.result_columns)
+        if not self.is_described and self.execution is not None:
+            columns = self.execution.result_columns if self.execution.portal is not None else ()
+            if columns:
+                self._describe(columns)
         return bool(self.columns or self.rows)
 
     def _describe(self, columns: tuple[Column, ...]) -> None:

@@ -309,14 +309,16 @@ def _aware(text: str) -> datetime:
 def _interval_written(value: bytes) -> str:
     """Return a binary interval as `IntervalStyle = postgres` writes it."""
     us, days, months = struct.unpack("!qii", value)
-    years, months = int(months / 12), months - 12 * int(months / 12)
-    parts = [
-        f"{count} {unit}{'s' * (count != 1)}"
-        for count, unit in ((years, "year"), (months, "mon"), (days, "day"))
-        if count
-    ]
+    years = int(months / 12)
+    parts: list[str] = []
+    # Behind a negative part a positive one shows its sign (EncodeInterval).
+    plus = ""
+    for count, unit in ((years, "year"), (months - 12 * years, "mon"), (days, "day")):
+        if count:
+            parts.append(f"{plus if count > 0 else ''}{count} {unit}{'s' * (count != 1)}")
+            plus = "+" if count < 0 else ""
     if us or not parts:
-        parts.append(("-" if us < 0 else "") + _time_written(abs(us)))
+        parts.append(("-" if us < 0 else plus) + _time_written(abs(us)))
     return " ".join(parts)
 
 
@@ -373,10 +375,6 @@ def _text(value: bytes) -> str:
     return value.decode()
 
 
-def _interval(value: bytes) -> str:
-    return _interval_written(value)
-
-
 def _plain(name: str) -> _Type:
     return _Type(name, pa.string(), str, _text, _text)
 
@@ -423,7 +421,7 @@ _TYPES: Final[dict[int, _Type]] = {
         _timestamptz_binary,
         lambda value: _timestamp_written(value, "+00"),
     ),
-    1186: _Type("interval", pa.string(), str, _interval, _interval),
+    1186: _Type("interval", pa.string(), str, _interval_written, _interval_written),
     2950: _Type(
         "uuid",
         pa.uuid(),
