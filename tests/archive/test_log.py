@@ -36,7 +36,7 @@ def tmp_path(tmp_path: Path) -> Path:
 
 
 def statements(first: int, count: int) -> list[dict[str, Any]]:
-    return [{"type": "tick", "n": n} for n in range(first, first + count)]
+    return [{"type": "note", "at": 0, "n": n} for n in range(first, first + count)]
 
 
 def open_writer(folder: Path, signer: Signer, origin: str = ORIGIN) -> LogWriter:
@@ -101,7 +101,7 @@ def test_bundles_and_tiles_hold_lengths_entries_and_hashes_and_nothing_else(
         (length,) = struct.unpack_from(">H", bundle, position)
         entries.append(bundle[position + 2 : position + 2 + length])
         position += 2 + length
-    assert entries == [b'{"n":%d,"type":"tick"}' % n for n in range(3)]
+    assert entries == [b'{"at":0,"n":%d,"type":"note"}' % n for n in range(3)]
     tile = (tmp_path / "tile/0/000.p/3").read_bytes()
     assert tile == b"".join(leaf_hash(entry) for entry in entries)
     assert read_log(tmp_path, [signer.verifier]).checkpoint.root == straight.tree(
@@ -277,8 +277,8 @@ def test_a_crash_before_a_log_s_first_checkpoint_leaves_a_new_log(
     ("change", "why"),
     [
         (lambda data: data[:-1], "entry 1 is cut off"),
-        (lambda data: data[: 2 + 21], "1 entries, 2 expected"),
-        (lambda data: data[: 2 + 21 + 1], "1 entries, 2 expected"),
+        (lambda data: data[: 2 + 28], "1 entries, 2 expected"),
+        (lambda data: data[: 2 + 28 + 1], "1 entries, 2 expected"),
         (lambda data: data + b"\0", "1 bytes too many"),
         (lambda data: data.replace(b"1", b"2"), "hash to"),
     ],
@@ -301,10 +301,10 @@ def test_a_missing_file_of_the_log_is_named(signer: Signer, tmp_path: Path, name
         read_log(tmp_path, [])
 
 
-@pytest.mark.parametrize("value", [[], 1, {"type": 1}, {}, "x"])
+@pytest.mark.parametrize("value", [[], 1, {"type": 1}, {}, "x", {"type": "x"}])
 def test_an_entry_that_is_no_statement_is_refused(
     signer: Signer, tmp_path: Path, value: object
 ) -> None:
     open_writer(tmp_path, signer).append([value])  # type: ignore[list-item]
-    with pytest.raises(ArchiveError, match="log entry 0: not a JSON object with a type"):
+    with pytest.raises(ArchiveError, match="log entry 0: not an object with a type and a time"):
         list(read_log(tmp_path, []).entries())

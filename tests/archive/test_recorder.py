@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import uvloop
 
+from agentaudit.archive import canonical
 from agentaudit.archive import recorder as recorder_module
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import create_key
@@ -550,6 +551,25 @@ async def test_rules_in_force_are_kept_and_logged_when_they_change(site: Site) -
     logged = [entry["sha256"] for entry in site.log_entries() if entry["type"] == "policy"]
     assert logged[-1] == digest
     assert [key for key, _ in groupby(logged)] == logged
+
+
+async def test_decisions_and_accesses_are_rows_of_their_own(site: Site) -> None:
+    """They are recorded with their row as payload, as commands are."""
+    recorder = await start(site)
+    session = recorder.open_session(ANA)
+    access = {"recorded_at": 1_700_000_000_000_000, "actor": "eve", "action": "open"}
+    decision = {"request_id": str(uuid4()), "kind": "hold", "state": "approved"}
+    decision |= {"approvers": ["eve"], "session_id": str(session.session_id)}
+    recorder.control.record(Event(kind=Kind.ACCESS, payload=canonical.encode(access)))
+    session.record(Event(kind=Kind.DECISION, payload=canonical.encode(decision)))
+    await recorder.stop()
+    require_sound(site)
+    (row,) = rows(site, "access")
+    assert (row["actor"], row["action"], row["object"]) == ("eve", "open", None)
+    (row,) = rows(site, "decisions")
+    assert str(row["request_id"]) == decision["request_id"]
+    assert row["session_id"] == session.session_id
+    assert (row["approvers"], row["reasons"]) == (["eve"], [])
 
 
 # --- what the wire may hold
