@@ -190,6 +190,16 @@ def test_a_row_longer_than_an_event_is_put_together_again(talk: Talk) -> None:
     assert table.column("a").to_pylist() == ["x", value.decode(), "z"]
 
 
+def test_a_command_numbered_later_may_be_answered_earlier(talk: Talk) -> None:
+    talk.client(wire.parse("s", "SELEC") + wire.SYNC + wire.query("SELECT a"))
+    talk.target(wire.error("42601") + wire.ready())
+    talk.target(wire.row_description(("a", 23)) + wire.data_row(b"1"))
+    talk.target(wire.command_complete("SELECT 1") + wire.ready())
+
+    assert [command.text for command in talk.commands.values()] == ["SELECT a", "SELEC"]
+    assert result_table(traffic(talk.events()), 0).to_pylist() == [{"a": 1}]
+
+
 def test_refused_statements_do_not_disturb_what_came_before_and_after(talk: Talk) -> None:
     refusal = Refusal(code="42501", message="denied")
     for asked in (wire.query("DROP TABLE t"), wire.run("DROP TABLE t")):

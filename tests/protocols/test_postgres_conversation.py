@@ -327,11 +327,36 @@ def test_an_error_of_parse_is_the_fault_of_its_command(talk: Talk) -> None:
     assert told(steps)[0] == (0, 'ERROR 42P01 relation "nowhere" does not exist')
 
 
-def test_an_error_of_a_statement_that_is_only_prepared_belongs_to_no_command(talk: Talk) -> None:
-    talk.client(parse("s1", "SELEC") + describe_statement("s1") + SYNC)
-    steps = talk.target(error("42601") + ready())
+def test_a_statement_that_cannot_be_prepared_is_a_command_that_failed(talk: Talk) -> None:
+    asked = talk.client(parse("s1", "SELEC") + describe_statement("s1") + SYNC)
+    steps = talk.target(error("42601") + ready("E"))
 
-    assert told(steps) == [(-1, "ERROR 42601 no")]
+    assert told(asked) == [(-1, "SELEC")]
+    assert told(steps) == [(0, "ERROR 42601 no"), (0, None)]
+    (command,) = steps[0].starts
+    assert talk.ended == [command]
+    assert (command.text, command.status, command.error_code) == ("SELEC", "error", "42601")
+    assert command.txn_status == "E"
+    with pytest.raises(ValueError, match="starts commands"):  # it is too late for that
+        talk.conversation.refuse(steps[0], DENIED)
+
+
+def test_a_statement_that_cannot_be_prepared_ends_at_once_where_no_sync_is_owed(
+    talk: Talk,
+) -> None:
+    talk.client(parse("s1", "SELEC") + FLUSH)
+    (step,) = talk.target(error("42601"))
+
+    assert step.starts == step.ends == (talk.commands[0],)
+    assert told(talk.client(SYNC)) == [(-1, None)]
+    assert told(talk.target(ready())) == [(-1, None)]
+
+
+def test_an_error_of_bind_without_execute_belongs_to_no_command(talk: Talk) -> None:
+    talk.client(bind("p", "nowhere") + SYNC)
+    steps = talk.target(error("26000") + ready())
+
+    assert told(steps) == [(-1, "ERROR 26000 no")]
     assert talk.commands == {}
 
 
@@ -506,7 +531,7 @@ def test_a_name_means_again_what_it_meant_when_a_parse_fails(talk: Talk) -> None
     talk.target(error("42P05", "already exists") + ready())
     talk.client(bind("", "s") + execute() + SYNC)
 
-    assert talk.commands[0].text == "SELECT 1"
+    assert talk.commands[1].text == "SELECT 1"
 
 
 def test_a_name_means_again_what_it_meant_when_its_close_is_skipped(talk: Talk) -> None:
@@ -515,13 +540,13 @@ def test_a_name_means_again_what_it_meant_when_its_close_is_skipped(talk: Talk) 
     talk.client(parse("x", "SELEC") + close_statement("s") + SYNC)
     talk.target(error("42601") + ready())
     talk.client(bind("", "s") + execute() + SYNC)
-    assert talk.commands[0].text == "SELECT 1"
+    assert talk.commands[1].text == "SELECT 1"
     talk.target(BIND_COMPLETE + command_complete("SELECT 0") + ready())
 
     talk.client(close_statement("s") + SYNC)
     talk.target(CLOSE_COMPLETE + ready())
     talk.client(bind("", "s") + execute() + SYNC)
-    assert talk.commands[1].text == 'EXECUTE "s"'
+    assert talk.commands[2].text == 'EXECUTE "s"'
 
 
 def test_names_sent_ahead_of_answers_settle_when_these_come(talk: Talk) -> None:
@@ -534,7 +559,7 @@ def test_names_sent_ahead_of_answers_settle_when_these_come(talk: Talk) -> None:
     talk.target(error("42P05") + ready() + error("42P05") + ready())
     talk.client(bind("", "s") + execute() + SYNC)
 
-    assert talk.commands[0].text == "SELECT 2"
+    assert talk.commands[2].text == "SELECT 2"
 
 
 def test_what_discard_dropped_does_not_come_back_when_a_parse_sent_ahead_fails(
@@ -546,7 +571,7 @@ def test_what_discard_dropped_does_not_come_back_when_a_parse_sent_ahead_fails(
     talk.target(command_complete("DISCARD ALL") + ready() + error("42601") + ready())
     talk.client(bind("", "s") + execute() + SYNC)
 
-    assert talk.commands[1].text == 'EXECUTE "s"'
+    assert talk.commands[2].text == 'EXECUTE "s"'
 
 
 def test_deallocate_of_what_is_not_known_drops_nothing(talk: Talk) -> None:

@@ -171,6 +171,8 @@ async def test_asyncpg_is_told_by_its_commands(postgres15: PostgresPeer, size: i
         await c.copy_from_query("SELECT * FROM t", output=out)
         with pytest.raises(TimeoutError):
             await c.fetch("SELECT pg_sleep(60)", timeout=0.2)
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await c.fetch("SELECT * FROM nowhere")  # asyncpg prepares before it executes
         assert await c.fetchval("SELECT $1::int8", 7) == 7
         await c.close()
 
@@ -182,6 +184,8 @@ async def test_asyncpg_is_told_by_its_commands(postgres15: PostgresPeer, size: i
     fetched = [c.rows_returned for c in commands if c.text.startswith("SELECT a")]
     assert fetched == [6, 6, 6, 2]
     assert [c.status for c in commands if "pg_sleep" in c.text] == ["cancelled"]
+    (failed,) = [c for c in commands if "nowhere" in c.text]
+    assert (failed.status, failed.error_code, failed.txn_status) == ("error", "42P01", "I")
     (last,) = [c for c in commands if "int8" in c.text]
     assert (last.params, last.rows_returned) == (("7",), 1)
     assert [(x.name, x.format) for x in last.result_columns] == [("int8", 1)]

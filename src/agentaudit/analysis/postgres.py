@@ -207,11 +207,11 @@ def _results(
             continue  # It stood in for something refused, which is recorded too.
         is_answer = side is Side.TARGET and number >= 0
         if result is not None and is_answer and number != result.command_no:
+            if wanted is not None:
+                break
             if result.is_known():
                 yield result
             result = None
-        if is_answer and wanted is not None and number > wanted:
-            return
         for step in _receive(conversation, side, payload):
             for command in step.starts:
                 if isinstance(command, Execution):

@@ -42,6 +42,9 @@ class Conversation:
     ends as `incomplete`. After FATAL, or when the connection just ends, the rest is the recorder's
     to end.
 
+    A statement that cannot even be prepared begins, as a command that failed, with the server's
+    error: only there a step of the target's side starts a command, and nothing is left to decide.
+
     `txn_no` counts transactions from 1: commands between two idle states share a number.
     """
 
@@ -109,6 +112,6 @@ class Conversation:
             ValueError: the step starts no command, or is the gateway's own.
         """
         commands = tuple(c for c in step.starts if isinstance(c, Execution))
-        if not commands or step.synthetic:
+        if not commands or step.synthetic or step.side is not Side.CLIENT:
             raise ValueError("only a client's step that starts commands can be refused")
         return self._requests.refuse(commands, refusal)

@@ -208,7 +208,6 @@ class Ledger:
                 portal=portal,
                 sha256=portal.sha256,
             )
-        self.last = command
         return command
 
     def end(self, command: Execution, txn_status: str | None) -> None:

@@ -68,6 +68,7 @@ class Replies:
         self._long: _Long | None = None
         self._rows = 0
         self._texts: list[str] = []
+        self._starts: tuple[Execution, ...] = ()
 
     def receive(self, data: bytes, steps: list[Step]) -> None:
         """Append the steps that `data` completes.
@@ -134,8 +135,8 @@ class Replies:
             if stand_in is not None:
                 self._release(owner, stand_in, steps, _RECEIVED_SYNTHETIC)
                 start = at
-            elif ledger.ends:
-                self._release(owner, data[start:at], steps)
+            elif ledger.ends or self._starts:
+                self._release(self._starts[0] if self._starts else owner, data[start:at], steps)
                 start = at
         if at > start:
             self._release(owner, data[start:at], steps)
@@ -192,8 +193,16 @@ class Replies:
         )
         is_synthetic = flags is _RECEIVED_SYNTHETIC
         steps.append(
-            Step(side=_TARGET, frame=frame, events=(event,), ends=ends, synthetic=is_synthetic)
+            Step(
+                side=_TARGET,
+                frame=frame,
+                events=(event,),
+                starts=self._starts,
+                ends=ends,
+                synthetic=is_synthetic,
+            )
         )
+        self._starts = ()
 
     def _take_piece(self, long: _Long, piece: bytes, steps: list[Step]) -> None:
         if not long.start:
@@ -392,6 +401,11 @@ class Replies:
             report = messages.decode_report(stand_in[5:])
             if command is not None:
                 command.deny(report.code, report.message)
+        elif command is None and act.kind == PARSE and isinstance(act.thing, Prepared):
+            # It was only to be prepared. Many drivers prepare whatever they run, so a statement
+            # that fails here is a command that failed, or it would show nowhere as one.
+            command = ledger.begin(act.thing.sql, act.thing.text)
+            self._starts = (command,)
         self._texts.append(str(report))
         if command is not None:
             ledger.blame(command, report)

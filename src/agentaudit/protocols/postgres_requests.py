@@ -350,7 +350,7 @@ class Requests:
             sql = f"FETCH {rows} FROM {quoted(name.decode(ledger.codec, 'replace'))}"
             portal = Portal(Prepared(b"", sql, cut_text(sql)), None, (), ledger.cycle)
         statement = portal.statement
-        command = ledger.begin(statement.sql, statement.text, portal)
+        command = ledger.last = ledger.begin(statement.sql, statement.text, portal)
         for act in self._acts:
             act.command = command
         self._text = statement.sql
@@ -375,6 +375,7 @@ class Requests:
         self._text = sql
         self._owner = commands[0]
         self._starts = commands
+        ledger.last = commands[-1]
         self._is_due = True
         if ledger.is_skipping:
             for command in commands:
@@ -482,7 +483,7 @@ class Requests:
             return sql
         is_query = long.kind == QUERY
         sql = start.decode(ledger.codec, "replace") if is_query else "FunctionCall"
-        command = ledger.begin(sql, cut_text(sql))
+        command = ledger.last = ledger.begin(sql, cut_text(sql))
         report = messages.decode_report(refused.report[5:])
         command.deny(report.code, report.message)
         long.command = command
