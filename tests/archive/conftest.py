@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.archive.recording import Site, new_site
+from tests.archive.faults import Disk
+from tests.archive.recording import Site, crashed, new_site
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +20,17 @@ def _state_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def site(tmp_path: Path) -> Site:
     """A place to record: a key, and no archive yet."""
     return new_site(tmp_path / "site")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """The journals' disk, to watch, to hold up and to break."""
+    return Disk(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def crash_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site as a crash leaves it: one journal, two sessions and the control session open."""
+    site = new_site(tmp_path_factory.mktemp("crash") / "site")
+    crashed(site)
+    return site

@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentaudit.archive import sealer as sealer_module
+from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import Place, create_key
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import LogWriter, read_log
 from agentaudit.archive.note import Signer
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.archive.sealer import Sealer
+from agentaudit.archive.verify import verify
 from agentaudit.model import Command, Event, Kind, SessionFacts, Side
 
 GATEWAY = "gw1"
@@ -256,3 +258,68 @@ def resign(site: Site, change: Callable[[list[dict[str, Any]]], list[dict[str, A
     writer = LogWriter(folder, site.place.log_origin, site.signer, memory)
     writer.signers = site.signers
     writer.append(entries)
+
+
+def require_sound(site: Site) -> None:
+    """The archive verifies in depth, its numbers are dense, and its tables agree."""
+    result = verify(site.archive, key=site.vkey, deep=True, remember=False)
+    assert result.ok is True, [str(finding) for finding in result.findings]
+    events = rows(site, "events")
+    assert [event["event_no"] for event in events] == list(range(len(events)))
+    assert result.events == len(events)
+    by_session: dict[Any, list[Any]] = {}
+    for event in events:
+        by_session.setdefault(event["session_id"], []).append(event)
+    for session in by_session.values():
+        assert [event["seq"] for event in session] == list(range(len(session)))
+        assert session[0]["kind"] == "session_open"
+        assert session[-1]["kind"] == "session_close"
+        assert [e["kind"] for e in session].count("session_close") == 1
+    final = [row for row in rows(site, "sessions") if row["is_final"]]
+    assert {row["session_id"] for row in final} == set(by_session)
+    for row in final:
+        assert row["events"] == len(by_session[row["session_id"]])
+
+
+def crashed(site: Site, *, close: bool = False, **options: Any) -> None:
+    """Record two sessions with a command in flight, all synced, and crash; `close` ends them."""
+
+    async def run() -> None:
+        recorder = await start(site, **options)
+        ana, bob = recorder.open_session(ANA), recorder.open_session(BOB)
+        exchange(ana, 0, "select 'done'")
+        exchange(ana, 1, "select 'blob'", b"\xb7" * 9000)
+        await counted(recorder)
+        exchange(bob, 0, "select 'bob'")
+        if close:
+            for session in (ana, bob, recorder.control):
+                session.close("client")
+        else:
+            request(ana, 2, "select 'in flight'")
+        await counted(recorder)
+        sealer_process = recorder._sealer
+        sealer_process.kill()
+        await sealer_process._exited
+        recorder._stopping = True
+        await asyncio.get_running_loop().run_in_executor(None, recorder._syncer.stop)
+        if recorder._watch is not None:
+            recorder._watch.cancel()
+        os.close(recorder._fd)
+
+    asyncio.run(run())
+
+
+def ticked(site: Site) -> int:
+    """Sign a tick over all that the journal holds; return how many events that is."""
+    with sealer(site) as opened:
+        # As a running sealer does, without the recovery that would close the journal.
+        opened._read_log()
+        opened._log.signers = site.signers
+        opened.turn()
+    ticks = [entry["n"] for entry in site.log_entries() if entry["type"] == "tick"]
+    return int(ticks[-1])
+
+
+def boundaries(path: Path) -> list[int]:
+    reader = JournalReader(path)
+    return [reader.offset, *(reader.offset for _ in reader.read())]

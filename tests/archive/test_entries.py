@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentaudit.archive.entries import MEMBERS, check_entry
 from agentaudit.errors import ArchiveError
-from tests.archive.recording import Site
-from tests.archive.test_recovery import crash_site, site  # noqa: F401
-from tests.archive.test_recovery import ticked as sign_a_tick
+from tests.archive.recording import Site, ticked
 
 UUID = "018bcfe5-6800-7def-8123-456789abcdef"
 WRONG: list[Any] = [None, True, -1, 1.5, "x", [], {}, "G" * 64, UUID.upper(), UUID + "\n", 2**60]
@@ -25,8 +24,11 @@ def right(type_: str) -> dict[str, Any]:
     return entry
 
 
-def test_the_entries_that_the_sealer_writes_have_what_they_need(site: Site) -> None:  # noqa: F811
-    sign_a_tick(site)
+def test_the_entries_that_the_sealer_writes_have_what_they_need(
+    crash_site: Site, tmp_path: Path
+) -> None:
+    site = crash_site.copy_to(tmp_path / "copy")
+    ticked(site)
     entries = site.log_entries()
     for number, entry in enumerate(entries):
         check_entry(number, entry)

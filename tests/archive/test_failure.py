@@ -19,6 +19,7 @@ from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.verify import verify
 from agentaudit.errors import RecordingError
 from agentaudit.model import Event, Kind, Side
+from tests.archive.faults import Disk
 from tests.archive.recording import (
     ANA,
     BOB,
@@ -29,16 +30,11 @@ from tests.archive.recording import (
     record,
     recover,
     request,
+    require_sound,
     rows,
     start,
     until,
 )
-from tests.archive.test_recorder import Disk, require_sound
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    return Disk(monkeypatch)
 
 
 def sealer_pid(recorder: Recorder) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -17,12 +16,11 @@ import uvloop
 
 from agentaudit.archive import canonical
 from agentaudit.archive import recorder as recorder_module
-from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.segment import read_entries
 from agentaudit.archive.verify import verify
-from agentaudit.errors import AgentauditError, RecordingError, TamperedError
+from agentaudit.errors import RecordingError, TamperedError
 from agentaudit.model import (
     MAX_EVENT_BYTES,
     Command,
@@ -34,6 +32,7 @@ from agentaudit.model import (
     Side,
     Span,
 )
+from tests.archive.faults import Disk
 from tests.archive.recording import (
     ANA,
     BOB,
@@ -46,32 +45,12 @@ from tests.archive.recording import (
     record,
     recover,
     request,
+    require_sound,
     rows,
     sealed_files,
     start,
     until,
 )
-
-
-def require_sound(site: Site) -> None:
-    """The archive verifies in depth, its numbers are dense, and its tables agree."""
-    result = verify(site.archive, key=site.vkey, deep=True, remember=False)
-    assert result.ok is True, [str(finding) for finding in result.findings]
-    events = rows(site, "events")
-    assert [event["event_no"] for event in events] == list(range(len(events)))
-    assert result.events == len(events)
-    by_session: dict[Any, list[Any]] = {}
-    for event in events:
-        by_session.setdefault(event["session_id"], []).append(event)
-    for session in by_session.values():
-        assert [event["seq"] for event in session] == list(range(len(session)))
-        assert session[0]["kind"] == "session_open"
-        assert session[-1]["kind"] == "session_close"
-        assert [e["kind"] for e in session].count("session_close") == 1
-    final = [row for row in rows(site, "sessions") if row["is_final"]]
-    assert {row["session_id"] for row in final} == set(by_session)
-    for row in final:
-        assert row["events"] == len(by_session[row["session_id"]])
 
 
 async def test_events_are_numbered_densely_and_sessions_on_their_own(site: Site) -> None:
@@ -244,48 +223,6 @@ def test_the_durability_mode_is_in_every_event_s_flags(site: Site, mode: Durabil
 
 
 # --- what counts when
-
-
-class Disk:
-    """Watches and holds up what this process writes to journals."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.synced: dict[int, int] = {}
-        self.syncs = 0
-        self.may_sync = threading.Event()
-        self.may_sync.set()
-        self.error: OSError | None = None
-        real = os.fdatasync
-
-        def fdatasync(fd: int) -> None:
-            self.may_sync.wait()
-            if self.error is not None:
-                raise self.error
-            node = os.fstat(fd)
-            self.syncs += 1
-            real(fd)
-            self.synced[node.st_ino] = node.st_size
-
-        monkeypatch.setattr(os, "fdatasync", fdatasync)
-
-    def numbers(self, site: Site, *, synced: bool) -> set[int]:
-        """Return the numbers of the events in live journals, written or synced."""
-        found = set()
-        for path in site.journals():
-            copy = path.with_suffix(".copy")
-            data = path.read_bytes()
-            copy.write_bytes(data[: self.synced.get(path.stat().st_ino, 0)] if synced else data)
-            try:
-                found |= {entry.event_no for entry in JournalReader(copy).read()}
-            except AgentauditError:
-                pass  # not even its header is synced
-            copy.unlink()
-        return found
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    return Disk(monkeypatch)
 
 
 @pytest.mark.parametrize("synced", [False, True])

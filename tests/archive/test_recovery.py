@@ -33,55 +33,22 @@ from tests.archive.recording import (
     ORIGIN,
     Site,
     answer,
+    boundaries,
     counted,
+    crashed,
     exchange,
     new_site,
     record,
     recover,
     request,
+    require_sound,
     rows,
     sealed_files,
     sealer,
     start,
+    ticked,
     until,
 )
-from tests.archive.test_recorder import require_sound
-
-
-def crashed(site: Site, *, close: bool = False, **options: Any) -> None:
-    """Record two sessions with a command in flight, all synced, and crash; `close` ends them."""
-
-    async def run() -> None:
-        recorder = await start(site, **options)
-        ana, bob = recorder.open_session(ANA), recorder.open_session(BOB)
-        exchange(ana, 0, "select 'done'")
-        exchange(ana, 1, "select 'blob'", b"\xb7" * 9000)
-        await counted(recorder)
-        exchange(bob, 0, "select 'bob'")
-        if close:
-            for session in (ana, bob, recorder.control):
-                session.close("client")
-        else:
-            request(ana, 2, "select 'in flight'")
-        await counted(recorder)
-        sealer_process = recorder._sealer
-        sealer_process.kill()
-        await sealer_process._exited
-        recorder._stopping = True
-        await asyncio.get_running_loop().run_in_executor(None, recorder._syncer.stop)
-        if recorder._watch is not None:
-            recorder._watch.cancel()
-        os.close(recorder._fd)
-
-    asyncio.run(run())
-
-
-@pytest.fixture(scope="module")
-def crash_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A site as a crash leaves it: one journal, two sessions and the control session open."""
-    site = new_site(tmp_path_factory.mktemp("crash") / "site")
-    crashed(site)
-    return site
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +304,7 @@ def test_a_crash_between_steps_of_a_seal_recovers_to_the_same_root(
     closed_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = require_root(seal_roots(closed_site, tmp_path))
-    require_any_crash_recovers(closed_site, tmp_path, monkeypatch, 9, check)
+    require_any_crash_recovers(closed_site, tmp_path, monkeypatch, 13, check)
 
 
 @pytest.mark.full
@@ -353,7 +320,7 @@ def test_a_crash_in_a_recovery_loses_nothing(
     crash_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = require_all_that_was_recorded(17)
-    require_any_crash_recovers(crash_site, tmp_path, monkeypatch, 9, check)
+    require_any_crash_recovers(crash_site, tmp_path, monkeypatch, 13, check)
 
 
 @pytest.mark.full
@@ -497,22 +464,6 @@ def require_refused(site: Site, why: str) -> None:
         for path in [path for path in after if path.endswith((".incident", "/lock"))]:
             after.pop(path)
         assert after == {p: data for p, data in before.items() if not p.endswith("/lock")}
-
-
-def ticked(site: Site) -> int:
-    """Sign a tick over all that the journal holds; return how many events that is."""
-    with sealer(site) as opened:
-        # As a running sealer does, without the recovery that would close the journal.
-        opened._read_log()
-        opened._log.signers = site.signers
-        opened.turn()
-    ticks = [entry["n"] for entry in site.log_entries() if entry["type"] == "tick"]
-    return int(ticks[-1])
-
-
-def boundaries(path: Path) -> list[int]:
-    reader = JournalReader(path)
-    return [reader.offset, *(reader.offset for _ in reader.read())]
 
 
 def test_a_journal_cut_back_behind_a_tick_is_refused(site: Site) -> None:

@@ -23,6 +23,7 @@ from tests.archive.recording import (
     GATEWAY,
     Site,
     counted,
+    crashed,
     exchange,
     new_site,
     record,
@@ -33,7 +34,6 @@ from tests.archive.recording import (
     sealed_files,
     start,
 )
-from tests.archive.test_recovery import crashed
 from tests.archive.test_tampering import earlier_checkpoint, rekeyed
 
 

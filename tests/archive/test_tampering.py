@@ -31,6 +31,7 @@ from tests.archive.recording import (
     ORIGIN,
     Site,
     counted,
+    crashed,
     exchange,
     new_site,
     record,
@@ -39,8 +40,8 @@ from tests.archive.recording import (
     rewrite_parquet,
     sealed_files,
     start,
+    ticked,
 )
-from tests.archive.test_recovery import crashed, ticked
 
 HARMLESS_TO_REMOVE = {
     # Held by a running gateway only to be alone; it never has content.

@@ -29,6 +29,7 @@ from tests.archive.recording import (
     Site,
     SteppingClock,
     counted,
+    crashed,
     exchange,
     new_site,
     record,
@@ -38,8 +39,8 @@ from tests.archive.recording import (
     rows,
     sealed_files,
     start,
+    ticked,
 )
-from tests.archive.test_recovery import crashed, ticked
 
 
 def check(site: Site, **options: Any) -> Verification:

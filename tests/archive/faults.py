@@ -1,0 +1,49 @@
+"""Faults to inject where the archive meets the operating system."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from agentaudit.archive.journal import JournalReader
+from agentaudit.errors import AgentauditError
+from tests.archive.recording import Site
+
+
+class Disk:
+    """Watches and holds up what this process writes to journals."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.synced: dict[int, int] = {}
+        self.syncs = 0
+        self.may_sync = threading.Event()
+        self.may_sync.set()
+        self.error: OSError | None = None
+        real = os.fdatasync
+
+        def fdatasync(fd: int) -> None:
+            self.may_sync.wait()
+            if self.error is not None:
+                raise self.error
+            node = os.fstat(fd)
+            self.syncs += 1
+            real(fd)
+            self.synced[node.st_ino] = node.st_size
+
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+    def numbers(self, site: Site, *, synced: bool) -> set[int]:
+        """Return the numbers of the events in live journals, written or synced."""
+        found = set()
+        for path in site.journals():
+            copy = path.with_suffix(".copy")
+            data = path.read_bytes()
+            copy.write_bytes(data[: self.synced.get(path.stat().st_ino, 0)] if synced else data)
+            try:
+                found |= {entry.event_no for entry in JournalReader(copy).read()}
+            except AgentauditError:
+                pass  # not even its header is synced
+            copy.unlink()
+        return found
