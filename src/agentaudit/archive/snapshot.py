@@ -23,6 +23,9 @@ from agentaudit.archive.segment import SCHEMAS, EventColumns, table_of
 from agentaudit.archive.tracker import Tracker
 from agentaudit.errors import ArchiveError
 
+_LOOKS = 5
+"""How often to look again when a segment is sealed while it is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -75,16 +78,17 @@ def open_archive(path: Path, *, remember: bool = False) -> Snapshot:
     """
     layout = Layout(path)
     check_format(layout)
-    try:
-        return _read(layout, remember)
-    except (ArchiveError, FileNotFoundError):
-        # A journal was sealed, or a file purged, between two of our looks: look once more.
+    for _ in range(_LOOKS):
         try:
             return _read(layout, remember)
         except FileNotFoundError as error:
-            raise ArchiveError(
+            # A journal was sealed, or a file purged, between two of our looks: look once more.
+            gone = ArchiveError(
                 f"archive {path}: {error.filename} is gone", hint="`agentaudit verify` says more"
-            ) from error
+            )
+        except ArchiveError as error:
+            gone = error
+    raise gone
 
 
 def _read(layout: Layout, remember: bool) -> Snapshot:
@@ -98,11 +102,13 @@ def _read(layout: Layout, remember: bool) -> Snapshot:
         checkpoints[gateway] = log.checkpoint
         contradictions += _against_memory(layout, gateway, log, remember)
         sealed = set()
+        next_event_no = 0
         for entry in log.entries():
             if entry["type"] != "seal":
                 continue
             segment = UUID(entry["segment"])
             sealed.add(segment)
+            next_event_no = entry["first_event"] + entry["n"]
             for table in entry["files"]:
                 # Built again rather than believed: an entry cannot name a file elsewhere.
                 relative = segment_path(table, gateway, entry["first_at"], segment)
@@ -115,20 +121,33 @@ def _read(layout: Layout, remember: bool) -> Snapshot:
                     )
                 files[table].append(path)
         try:
-            for table, rows in _live_tables(layout, gateway, sealed).items():
-                live[table].append(rows)
+            tables = _live_tables(layout, gateway, sealed, next_event_no)
         except PermissionError as error:
             unread.append(f"{error.filename}: {error.strerror}")
-    tables = {
+            continue
+        if _seals(layout, gateway, log) != len(sealed):
+            raise ArchiveError(f"log/{gateway}: segments are sealed faster than they can be read")
+        for table, rows in tables.items():
+            live[table].append(rows)
+    whole = {
         table: pa.concat_tables(parts) if parts else SCHEMAS[table].empty_table()
         for table, parts in live.items()
     }
-    if "gateway" not in tables["blobs"].column_names:
-        tables["blobs"] = _of_gateway(tables["blobs"], "")
-    return Snapshot(layout.root, files, tables, checkpoints, contradictions, unread)
+    if "gateway" not in whole["blobs"].column_names:
+        whole["blobs"] = _of_gateway(whole["blobs"], "")
+    return Snapshot(layout.root, files, whole, checkpoints, contradictions, unread)
 
 
-def _live_tables(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[str, pa.Table]:
+def _seals(layout: Layout, gateway: str, log: Log) -> int:
+    """Return how many segments are sealed by now; `log` is what was read before."""
+    if layout.checkpoint(gateway).read_bytes() != log.note:
+        log = read_log(layout.log(gateway), [])
+    return sum(entry["type"] == "seal" for entry in log.entries())
+
+
+def _live_tables(
+    layout: Layout, gateway: str, sealed: set[UUID], next_event_no: int
+) -> dict[str, pa.Table]:
     """Return the rows of the journals that no seal names yet."""
     tracker = Tracker(gateway)
     columns = EventColumns(gateway)
@@ -137,12 +156,19 @@ def _live_tables(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[str, p
         if segment in sealed:
             continue
         reader = journal.JournalReader(layout.journal(gateway, segment))
+        if reader.header.first_event_no != next_event_no:
+            raise ArchiveError(
+                f"{reader.path.name}: begins at event {reader.header.first_event_no}, "
+                f"{next_event_no} expected",
+                hint="a segment is missing; `agentaudit verify` says more",
+            )
         for session in reader.header.sessions:
             if session.session_id.bytes not in tracker.sessions:
                 tracker.resume(session)
         for entry in reader.read():
             tracked = tracker.of_journal(entry)
             columns.add(entry, tracked, tracker.add(entry, tracked))
+            next_event_no += 1
     for tracked in tracker.sessions.values():
         for request in tracked.in_flight.values():
             row = incomplete_row(request, request.event_no)
