@@ -281,8 +281,17 @@ def require_sound(site: Site) -> None:
         assert row["events"] == len(by_session[row["session_id"]])
 
 
-def crashed(site: Site, *, close: bool = False, **options: Any) -> None:
-    """Record two sessions with a command in flight, all synced, and crash; `close` ends them."""
+def crashed(
+    site: Site,
+    *,
+    close: bool = False,
+    more: Callable[[Recorder], None] = lambda recorder: None,
+    **options: Any,
+) -> None:
+    """Record two sessions with a command in flight, all synced, and crash.
+
+    `close` ends the sessions; `more` records what else there is to be.
+    """
 
     async def run() -> None:
         recorder = await start(site, **options)
@@ -296,6 +305,7 @@ def crashed(site: Site, *, close: bool = False, **options: Any) -> None:
                 session.close("client")
         else:
             request(ana, 2, "select 'in flight'")
+        more(recorder)
         await counted(recorder)
         sealer_process = recorder._sealer
         sealer_process.kill()

@@ -511,7 +511,7 @@ async def test_decisions_and_accesses_are_rows_of_their_own(site: Site) -> None:
 
 # --- what the wire may hold
 
-HOSTILE = "caf\udce9 \ud83d\x00\ufffe \U0001f600"
+HOSTILE = "na\udcefve \ud83d\x00\ufffe \U0001f600"
 
 
 async def test_whatever_a_client_or_target_sends_is_recorded_and_sealed(site: Site) -> None:
@@ -541,7 +541,7 @@ async def test_whatever_a_client_or_target_sends_is_recorded_and_sealed(site: Si
     await recorder.stop()
     require_sound(site)
     (row,) = rows(site, "commands")
-    assert row["text"] == row["error_text"] == "caf\ufffd \ufffd\x00\ufffe \U0001f600"
+    assert row["text"] == row["error_text"] == "na\ufffdve \ufffd\x00\ufffe \U0001f600"
     assert (row["rows_affected"], row["txn_no"]) == (None, None)
     assert [e["text"] for e in rows(site, "events") if e["kind"] == "request"] == [row["text"]]
 

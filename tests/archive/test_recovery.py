@@ -24,8 +24,10 @@ import pytest
 from agentaudit.archive import journal
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import create_key
+from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.verify import verify
 from agentaudit.errors import ArchiveError, RecordingError, TamperedError
+from agentaudit.model import Event, Kind, Side
 from tests.archive.recording import (
     ANA,
     BOB,
@@ -152,6 +154,26 @@ def test_a_session_whose_segment_was_sealed_long_ago_is_recovered_whole(tmp_path
     (slow,) = (row for row in rows(site, "commands") if row["text"] == "select 'slow'")
     assert slow["status"] == "incomplete"
     assert slow["first_event_no"] == 5
+
+
+def test_a_command_that_has_ended_is_not_under_way_again_whatever_follows(
+    tmp_path: Path,
+) -> None:
+    """As where a client goes on sending rows after the target has refused the COPY."""
+    site = new_site(tmp_path / "site")
+
+    def more(recorder: Recorder) -> None:
+        session = recorder.open_session(ANA)
+        exchange(session, 0, "copy t from stdin")
+        late = Event(kind=Kind.REQUEST, side=Side.CLIENT, command_no=0, payload=b"d", orig_len=1)
+        session.record(late)
+
+    crashed(site, more=more)
+    recover(site)
+    require_sound(site)
+    texts = [row["text"] for row in rows(site, "commands")]
+    assert texts.count("copy t from stdin") == 1
+    assert "" not in texts
 
 
 @pytest.mark.parametrize(
