@@ -54,9 +54,11 @@ class Busy:
 
     def _ask(self) -> bytes:
         number = len(self.sent)
-        kind = ("SELECT", "INSERT INTO crash SELECT", "BEGIN; INSERT INTO crash SELECT")[number % 3]
-        end = "; COMMIT" if kind.startswith("BEGIN") else ""
-        self.sent.append(f"{kind} '{self._marker}-{number}'{end}")
+        # Slow statements keep many in flight without many in the archive.
+        text = f"SELECT '{self._marker}-{number}' FROM pg_sleep(0.03)"
+        if number % 3:
+            text = f"INSERT INTO crash {text}"
+        self.sent.append(f"BEGIN; {text}; COMMIT" if number % 3 == 2 else text)
         return wire.frame(b"Q", self.sent[-1].encode() + b"\0")
 
     def _run(self) -> None:
