@@ -1313,8 +1313,9 @@ def test_good_messages_before_garbage_are_returned_and_then_it_is_told(talk: Tal
         talk.target(ready())
 
 
-def test_held_messages_before_garbage_are_returned_too(talk: Talk) -> None:
-    (step,) = talk.client(parse("s", "SELECT 1") + b"\xff" * 5)
+@pytest.mark.parametrize("garbage", [b"\xff" * 5, message("B", b"malformed")])
+def test_held_messages_before_garbage_are_returned_too(talk: Talk, garbage: bytes) -> None:
+    (step,) = talk.client(parse("s", "SELECT 1") + garbage)
 
     assert step.frame == parse("s", "SELECT 1")
     assert talk.conversation.broken is not None

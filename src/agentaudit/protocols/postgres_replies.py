@@ -109,7 +109,7 @@ class Replies:
                 self._release(owner, data[start:at], steps)
                 start = at
             owner = now
-            if length < 4 or kind not in _REPLIES:
+            if length < 4 or (kind != _DATA_ROW and kind not in _REPLIES):
                 self._release(owner, data[start:at], steps)
                 raise TargetProtocolError(f"message 0x{kind:02x} of length {length} from a server")
             if need > MAX_EVENT_BYTES:
@@ -485,7 +485,6 @@ _REPLIES: Final[Mapping[int, _Reply]] = {
         "3": Replies._close_complete,
         "A": Replies._notification,
         "C": Replies._command_complete,
-        "D": Replies._no_data,  # never called: rows are counted where they are found
         "E": Replies._error,
         "G": Replies._copy_in,
         "H": Replies._copy_out,

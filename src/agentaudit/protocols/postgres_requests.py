@@ -65,6 +65,12 @@ _LENGTHS: Final = {
     COPY_FAIL: (5, _SMALL),
 }
 
+_COPIES: Final = frozenset({COPY_DATA, COPY_DONE, COPY_FAIL})
+_ALONE: Final = _COPIES | {QUERY, TERMINATE}
+"""What is never in one group with a Parse or Bind before it."""
+_CLOSES: Final = frozenset({SYNC, FLUSH, QUERY, TERMINATE})
+"""What ends its group."""
+
 _TOO_LONG: Final = Refusal(
     code="54000",  # program_limit_exceeded
     message="agentaudit: a statement of more than 16 MiB cannot be decided on",
@@ -172,18 +178,20 @@ class Requests:
             if stop > end:
                 break
             # Whatever is not collected with what went before ends that group.
-            if self._is_due and kind not in (SYNC, FLUSH):
-                if not (self._is_copy and kind in (COPY_DATA, COPY_DONE, COPY_FAIL)):
+            if self._is_due and kind != SYNC and kind != FLUSH:
+                if not (self._is_copy and kind in _COPIES):
                     self._release(data[start:at], steps)
                     start = at
-            elif kind in (QUERY, TERMINATE, COPY_DATA, COPY_DONE, COPY_FAIL) and (
-                at > start or self._parts
-            ):
+            elif kind in _ALONE and (at > start or self._parts):
                 self._release(data[start:at], steps)
                 start = at
-            self._take(kind, data[at + 5 : stop])
+            try:
+                self._take(kind, data[at + 5 : stop])
+            except ClientProtocolError:
+                self._release(data[start:at], steps)
+                raise
             at = stop
-            if kind in (SYNC, FLUSH, QUERY, TERMINATE):
+            if kind in _CLOSES:
                 self._release(data[start:at], steps)
                 start = at
         if at > start:
@@ -316,17 +324,24 @@ class Requests:
         ledger = self._ledger
         bind = messages.decode_bind(body)
         statement = ledger.names.statement(bind.statement, ledger.codec)
-        params = self._params(bind, statement.types) if bind.values else ()
+        params: tuple[str | None, ...] | None = ()
+        if bind.values:
+            # With the length before it, no value is four times as long in any of its texts.
+            is_short = len(body) * 4 <= MAX_TEXT_BYTES
+            params = self._params(bind, statement.types, is_short)
         portal = Portal(statement, params, bind.result_formats, ledger.cycle)
         ledger.names.bind(bind.portal, portal)
         self._owe(BIND)
 
-    def _params(self, bind: messages.Bind, types: tuple[int, ...]) -> tuple[str | None, ...] | None:
+    def _params(
+        self, bind: messages.Bind, types: tuple[int, ...], is_short: bool
+    ) -> tuple[str | None, ...] | None:
+        """Return the parameters as texts, None where they are too long for a command's row."""
         values = bind.values
-        if len(bind.values) > MAX_TEXT_BYTES or _length(values) > MAX_TEXT_BYTES:
-            return None
         formats = bind.formats
         codec = self._ledger.codec
+        if not is_short and _length(values) > MAX_TEXT_BYTES:
+            return None
         if 1 not in formats:
             texts = tuple([None if v is None else v.decode(codec, "replace") for v in values])
         else:
@@ -334,11 +349,12 @@ class Requests:
                 formats *= len(values)
             types += (0,) * (len(values) - len(types))
             texts = tuple(
-                messages.parameter_text(value, form == 1, oid, codec)
-                for value, form, oid in zip(values, formats, types, strict=False)
+                [
+                    messages.parameter_text(value, form == 1, oid, codec)
+                    for value, form, oid in zip(values, formats, types, strict=False)
+                ]
             )
-        # Hexadecimal doubles what is binary, and UTF-8 some of what is not.
-        return texts if _length(texts) * 4 <= MAX_TEXT_BYTES or _fits(texts) else None
+        return texts if is_short or _fits(texts) else None
 
     def _execute(self, body: bytes) -> None:
         ledger = self._ledger
