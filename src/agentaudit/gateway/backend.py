@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,8 +73,10 @@ async def connect(access: TargetAccess) -> Wire:
     try:
         _, wire = await loop.create_connection(Wire, target.address.host, target.address.port)
     except OSError as error:
-        why = (error.strerror or "cannot be reached").lower()
-        raise LoginRefused(f"{where}: {why}", code="08001") from None
+        # Event loops word it differently; a name that does not resolve has no errno of the system.
+        is_system = error.errno is not None and error.errno > 0
+        why = os.strerror(error.errno) if is_system else error.strerror or "cannot be reached"
+        raise LoginRefused(f"{where}: {why.lower()}", code="08001") from None
     if access.tls is None:
         return wire
     try:

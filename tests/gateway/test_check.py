@@ -1,0 +1,144 @@
+"""`agentaudit check`: tries everything, and one thing that is wrong hides no other."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from agentaudit.gateway.check import Check, check
+from agentaudit.settings import Settings
+from tests.peers.certificates import Authority
+from tests.peers.issuers import SigningIssuer
+from tests.peers.postgres import PostgresPeer
+
+
+def settings(tmp_path: Path, **tables: Any) -> Settings:
+    document: dict[str, Any] = {
+        "gateway": {"name": "gw1", "origin": "audit.test"},
+        "listen": {"postgres": "127.0.0.1:0"},
+        "limits": {"disk_warn": 1, "disk_stop": 1},
+    }
+    return Settings.model_validate(document | tables, context={"root": tmp_path})
+
+
+def target(server: PostgresPeer, folder: Path, name: str = "orders", **keys: Any) -> dict[str, Any]:
+    table = server.target(name, **keys)
+    secret = folder / f"{name}.password"
+    secret.write_text(table.pop("password"))
+    return table | {"password_file": str(secret)}
+
+
+def issuer_table(issuer: SigningIssuer, **keys: Any) -> dict[str, Any]:
+    return {"url": issuer.issuer, "audience": ["agentaudit"]} | keys
+
+
+def named(findings: list[Check], name: str) -> Check:
+    (found,) = [each for each in findings if each.name.startswith(name)]
+    return found
+
+
+def test_settings_that_will_do_are_all_ok_and_say_what_was_seen(
+    tmp_path: Path, postgres15: PostgresPeer, authority: Authority, signing_issuer: SigningIssuer
+) -> None:
+    tls = {"tls": "verify-full", "tls_ca_file": str(authority.file)}
+    findings = check(
+        settings(
+            tmp_path,
+            issuer=[issuer_table(signing_issuer)],
+            target=[target(postgres15, tmp_path, **tls)],
+        )
+    )
+
+    assert [each for each in findings if not each.ok] == []
+    seen = named(findings, "target orders").message
+    assert "PostgreSQL 15" in seen
+    assert "logged in as scram with TLS" in seen
+    assert "1 keys" in named(findings, f"issuer {signing_issuer.issuer}").message
+    assert "kept for ever" in named(findings, "retention").message
+    assert not (tmp_path / "archive").exists(), "looking leaves nothing behind"
+
+
+def test_each_thing_that_is_wrong_is_named_with_its_place(
+    tmp_path: Path, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    gone = SigningIssuer()
+    gone.close()
+    (tmp_path / "file").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        down = f"127.0.0.1:{taken.getsockname()[1]}"
+        findings = check(
+            settings(
+                tmp_path,
+                listen={"postgres": "192.0.2.1:6432"},  # TEST-NET-1: nobody's address
+                gateway={
+                    "name": "gw1",
+                    "origin": "audit.test",
+                    "archive": "file/archive",
+                    "tls_cert_file": "none.pem",
+                    "tls_key_file": "none.key",
+                },
+                issuer=[
+                    issuer_table(gone),
+                    issuer_table(signing_issuer, algorithms=["ES384"]),
+                ],
+                target=[
+                    target(postgres18, tmp_path, "down", address=down),
+                    target(postgres18, tmp_path, "wrong", user="md5", require_auth=["password"]),
+                    target(postgres18, tmp_path, "nobody", groups=[]),
+                    target(postgres18, tmp_path, "unread")
+                    | {"password_file": str(tmp_path / "none")},
+                    target(postgres18, tmp_path, "fine"),
+                ],
+            )
+        )
+
+    bad = {each.name for each in findings if not each.ok}
+    assert bad == {
+        f"archive {tmp_path}/file/archive",
+        "listen postgres 192.0.2.1:6432",
+        f"issuer {gone.issuer}",
+        f"issuer {signing_issuer.issuer}",
+        "target down",
+        "target wrong",
+        "target nobody",
+        "target unread",
+    }
+    assert "none.pem" in named(findings, "listen").message
+    assert "connection refused" in named(findings, "target down").message
+    assert "connection refused" in named(findings, f"issuer {gone.issuer}").message
+    assert (
+        "none of its 1 keys is for ES384"
+        in named(findings, f"issuer {signing_issuer.issuer}").message
+    )
+    assert "require_auth allows password" in named(findings, "target wrong").message
+    assert "nobody may connect" in named(findings, "target nobody").message
+    assert "no such file" in named(findings, "target unread").message.lower()
+
+
+def test_settings_without_issuer_target_or_listener_say_that_nobody_can_connect(
+    tmp_path: Path,
+) -> None:
+    findings = check(settings(tmp_path, listen={}))
+
+    assert {each.name for each in findings if not each.ok} == {"issuer", "target", "listen"}
+
+
+def test_a_listener_that_cannot_be_had_and_one_that_is_taken_are_told_apart(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        findings = check(settings(tmp_path, listen={"postgres": taken}))
+    assert named(findings, "listen").ok
+    assert "in use" in named(findings, "listen").message
+
+
+def test_little_space_is_a_warning_and_too_little_a_failure(tmp_path: Path) -> None:
+    warned = check(settings(tmp_path, limits={"disk_warn": 1 << 60, "disk_stop": 1}))
+    stopped = check(settings(tmp_path, limits={"disk_warn": 1 << 60, "disk_stop": 1 << 60}))
+
+    assert named(warned, "archive").ok
+    assert "disk_warn" in named(warned, "archive").message
+    assert not named(stopped, "archive").ok
