@@ -74,8 +74,8 @@ async def connect(access: TargetAccess) -> Wire:
         _, wire = await loop.create_connection(Wire, target.address.host, target.address.port)
     except OSError as error:
         # Event loops word it differently; a name that does not resolve has no errno of the system.
-        is_system = error.errno is not None and error.errno > 0
-        why = os.strerror(error.errno) if is_system else error.strerror or "cannot be reached"
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else error.strerror or "cannot be reached"
         raise LoginRefused(f"{where}: {why.lower()}", code="08001") from None
     if access.tls is None:
         return wire
