@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,9 @@ def record(
         key = (folder / "keys" / "gw1.vkey").read_text().strip()
         return Recorded(folder / "archive", key, tuple(sessions))
 
-    return asyncio.run(run())
+    # On a thread: where a browser is driven, this one has a running loop already.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, run()).result()
 
 
 @pytest.fixture(scope="session")

@@ -450,6 +450,7 @@ export function requests(send, { timeout = ANSWER_TIMEOUT_MS, timers = globalThi
 // --- drawing --------------------------------------------------------------------------------------
 
 let instances = 0;
+const FOCUSABLE = new Set(["button", "input", "select", "summary"]);
 
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -458,6 +459,10 @@ function el(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
+  // Lab and Notebook take keys on the document, while capturing, for whatever has the focus inside
+  // a cell, unless this is on that very element (lumino, CommandRegistry, `targetDistance`): without
+  // it, two presses of d here delete the cell.
+  if (FOCUSABLE.has(tag) || "tabindex" in attributes) node.setAttribute("data-lm-suppress-shortcuts", "true");
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
 }
@@ -614,11 +619,9 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
       ].flatMap(([keys, does]) => [el("dt", {}, keys), el("dd", {}, does)]),
     ),
   );
-  // Lab and Notebook listen for keys on the document, while capturing; this attribute is what
-  // Lumino looks for before it takes them (lumino, CommandRegistry.processKeydownEvent).
   const frame = el(
     "div",
-    { class: "aa-replay", role: "region", "aria-label": "Replay of a session", "data-lm-suppress-shortcuts": "true" },
+    { class: "aa-replay", role: "region", "aria-label": "Replay of a session" },
     heading, trouble, toolbar, track,
     el("div", { class: "aa-body" }, el("div", { class: "aa-side" }, search, chips, list), detail),
     help, announce,
@@ -1312,6 +1315,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
             const { data } = await ask("statement", { command_no: command.command_no });
             code.replaceChildren(...highlighted(data.text));
             more.remove();
+            box.focus({ preventScroll: true });
             if (data.more) box.after(el("p", { class: "aa-note" }, `… ${count(data.more)} characters more: session.statement(${command.command_no})`));
           } catch (error) {
             complain(error);
@@ -1384,6 +1388,8 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
         onclick: () => drawResult(command, mine, to) }, icon(ICONS[name]));
     const whole = command.rows_returned ?? data.total;
     const limited = whole > data.total ? `; the first ${count(data.total)} of ${count(whole)} are shown here` : "";
+    const held = box.contains(root.getRootNode().activeElement)
+      ? root.getRootNode().activeElement.getAttribute("aria-label") : null;
     box.replaceChildren(
       el(
         "div", { class: "aa-grid-top" },
@@ -1399,6 +1405,11 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
       el("div", { class: "aa-grid", tabindex: 0, role: "group", "aria-label": "Result rows" }, table),
       cellBox,
     );
+    // Whoever turns pages by keyboard must not be thrown out of the grid with the old buttons.
+    if (held) {
+      const again = [...box.querySelectorAll("[aria-label]")].find((node) => node.getAttribute("aria-label") === held);
+      (again && !again.disabled ? again : box.querySelector(".aa-grid")).focus({ preventScroll: true });
+    }
   }
 
   async function copy(node, text) {
@@ -1423,11 +1434,13 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
   const sizes = new ResizeObserver(() => requestAnimationFrame(redraw));
   sizes.observe(track);
   sizes.observe(list);
-  // Lab and Notebook change theme by an attribute of the body; the canvas must be drawn again.
-  const themes = new MutationObserver(redraw);
+  // Lab and Notebook change theme by an attribute of the body; the canvas must be drawn again. Lab
+  // hides everything for that moment: two frames later it is back, or `sizes` tells when it is.
+  const redrawSoon = () => requestAnimationFrame(() => requestAnimationFrame(redraw));
+  const themes = new MutationObserver(redrawSoon);
   themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
-  listen(scheme, "change", redraw);
+  listen(scheme, "change", redrawSoon);
   cleanups.push(() => sizes.disconnect(), () => themes.disconnect());
 
   load().catch(complain);

@@ -1,0 +1,120 @@
+"""Fixtures of these tests: archives, and a real JupyterLab that a browser can open."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentaudit.demo.processes import until
+from tests.analysis.recording import hostile, record, recorded
+
+__all__ = ["hostile_lab", "lab", "recorded"]
+
+ROOT = Path(__file__).resolve().parents[2]
+ARTIFACTS = ROOT / "artifacts"
+SAMPLE = ROOT / "sample_data" / "archive"
+
+HOSTILE_CELL = """\
+import agentaudit as aa
+from agentaudit.widgets import Replay
+
+case = aa.load("archive")
+Replay(case, case.sessions().fetchall()[0][0])
+"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A JupyterLab that `agentaudit lab` started; `url` ends in a slash."""
+
+    folder: Path
+    url: str
+    token: str
+
+    def address(self, notebook: str) -> str:
+        """Return where to open `notebook`, in a fresh workspace."""
+        return f"{self.url}lab/tree/{notebook}?reset&token={self.token}"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """JupyterLab, by our own command, on a copy of the sample archive."""
+    shutil.copytree(SAMPLE, tmp_path / "investigation" / "archive")
+    shutil.copy(SAMPLE.with_name("archive.vkey"), tmp_path / "investigation")
+    with running_lab(tmp_path / "investigation" / "archive", tmp_path) as lab:
+        yield lab
+
+
+@pytest.fixture
+def hostile_lab(tmp_path: Path) -> Iterator[Lab]:
+    """The same on a session whose texts try to be obeyed, with `hostile.ipynb` that replays it."""
+    archive = record(tmp_path / "hostile", hostile()).path
+    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
+    cell |= {"id": "replay", "source": HOSTILE_CELL}
+    # Without a kernel named, Lab would ask for one.
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = {"cells": [cell], "metadata": {"kernelspec": kernel}}
+    notebook |= {"nbformat": 4, "nbformat_minor": 5}
+    (archive.parent / "hostile.ipynb").write_text(json.dumps(notebook))
+    with running_lab(archive, tmp_path) as lab:
+        yield lab
+
+
+@contextmanager
+def running_lab(archive: Path, scratch: Path) -> Iterator[Lab]:
+    """Run `agentaudit lab` on `archive`, with nothing of the user's own settings."""
+    home = scratch / "home"
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    # Lab asks for news at its first start; the browser would show a question over our screenshot.
+    (settings / "notification.jupyterlab-settings").write_text(
+        json.dumps({"fetchNews": "false", "checkForUpdates": False})
+    )
+    runtime = home / "runtime"
+    environment = os.environ | {
+        "HOME": str(home),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(runtime),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+    }
+    command = [sys.executable, "-m", "agentaudit.cli", "lab", str(archive), "--"]
+    command += ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    with (scratch / "lab.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until(lambda: bool(_servers(runtime, process)), "JupyterLab listens", seconds=60)
+        (server,) = _servers(runtime, process)
+        yield Lab(archive.parent, server["url"], server["token"])
+    finally:
+        # The group that we started: the command, the server and its kernels.
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _servers(runtime: Path, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+    """Return what the server of `process` says of itself, nothing before it listens."""
+    assert process.poll() is None, "JupyterLab ended; see lab.log"
+    found = []
+    for path in runtime.glob("jpserver-*.json"):
+        try:
+            found.append(json.loads(path.read_text()))
+        except ValueError:
+            continue  # it is being written
+    return found
