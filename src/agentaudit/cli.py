@@ -127,19 +127,19 @@ def gateway(arguments: argparse.Namespace) -> int:
 
 
 def keygen(arguments: argparse.Namespace) -> int:
-    """Make the key that signs a gateway's log, and print the verifier key for auditors."""
+    """Make the keys that sign a gateway's log, and print the verifier keys for auditors."""
     from agentaudit import settings
     from agentaudit.archive.keys import create_key
 
     own = settings.load(arguments.config).gateway
-    verifier = create_key(Path(own.keys), own.name, own.origin)
+    verifiers = create_key(Path(own.keys), own.name, own.origin)
     if arguments.json:
-        _print_json({"verifier_key": str(verifier), "folder": str(own.keys)})
+        _print_json({"verifier_keys": verifiers.split(), "folder": str(own.keys)})
     else:
-        print(verifier)
+        print(verifiers)
         print(
-            f"the private key is in {own.keys}; give the line above to those who verify, "
-            "by another way than the archive",
+            f"the private keys are in {own.keys}; give the lines above, the log's key and its "
+            "first epoch's, to those who verify, by another way than the archive",
             file=sys.stderr,
         )
     return YES

@@ -83,8 +83,11 @@ Answer = tuple[dict[str, Any], list[bytes]]
 class Replay(anywidget.AnyWidget):
     """Steps through one session; `command_no` is the command shown, from Python and from the page.
 
-    >>> replay = Replay(case, "0199f3c2-…", command=12)  # doctest: +SKIP
-    >>> replay.command["text"]                           # doctest: +SKIP
+    In a notebook::
+
+        replay = Replay(case, "0199f3c2-…", command=12)
+        replay                                   # draws it
+        replay.command["text"]                   # of the command that is shown
     """
 
     _esm = STATIC / "replay.js"
