@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import partial
+from math import prod
 from typing import Any, Final
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from agentaudit.protocols.postgres_messages import Column
 Value = bytes | None
 
 _MAX_DIGITS: Final = 76  # of Arrow's decimal256
+_MAX_DIMENSIONS: Final = 6  # MAXDIM, src/include/c.h
 _EPOCH: Final = date(2000, 1, 1)
 _DAYS_TO_EPOCH: Final = _EPOCH.toordinal()
 _CYCLE_DAYS: Final = 146_097  # of 400 Gregorian years
@@ -571,7 +573,12 @@ def _text_items(value: bytes) -> list[Value]:
 def _array_written(element: int, value: bytes) -> str:
     """Return a binary array as text, of any dimensions."""
     dimensions, _, _ = struct.unpack_from("!iiI", value)
+    if not 0 <= dimensions <= _MAX_DIMENSIONS:
+        raise ValueError("array: malformed")
     sizes = [struct.unpack_from("!ii", value, 12 + 8 * n) for n in range(dimensions)]
+    # Before any loop over them: counts are what the recorded bytes say.
+    if any(count <= 0 for count, _ in sizes) or 4 * prod(c for c, _ in sizes) > len(value):
+        raise ValueError("array: malformed")
     at = 12 + 8 * dimensions
     known = _TYPES.get(element)
     written = _numeric_written if known is None else known.written
