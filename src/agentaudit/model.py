@@ -72,7 +72,9 @@ class Span:
     length: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Events and steps are never changed after they are made. They are not declared frozen, because
+# making a frozen one costs four times as much, and one of each is made for all that passes.
+@dataclass(slots=True, kw_only=True)
 class Event:
     """One thing that passed, as the archive keeps it.
 
@@ -189,7 +191,7 @@ class Refusal:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Step:
     """Bytes that may be forwarded alone, and what they mean.
 
