@@ -91,10 +91,14 @@ def _complain(message: str, hint: str) -> int:
 def init(arguments: argparse.Namespace) -> int:
     """Write a commented agentaudit.toml, keys and folders that start as they are."""
     from agentaudit import settings
+    from agentaudit.archive.keys import create_key
 
     for path in settings.write_default(arguments.directory):
         print(path)
     config = arguments.directory / "agentaudit.toml"
+    own = settings.load(config).gateway
+    create_key(Path(own.keys), own.name, own.origin)
+    print(Path(own.keys) / f"{own.name}.vkey")
     print(f"next: edit {config}, then run agentaudit check --config {config}", file=sys.stderr)
     return YES
 
@@ -176,6 +180,7 @@ def verify(arguments: argparse.Namespace) -> int:
                 "exposure": [_members(exposure) for exposure in answer.exposure],
                 "unknown_signers": answer.unknown_signers,
                 "scripted_clocks": answer.scripted_clocks,
+                "unread": answer.unread,
                 **{name: getattr(answer, name) for name in _COUNTS},
             }
         )
@@ -191,9 +196,13 @@ def verify(arguments: argparse.Namespace) -> int:
         )
     for name in answer.scripted_clocks:
         print(f"note: {printable(name)} recorded with a scripted clock: its times are made up")
-    if answer.ok is None:
+    for name in answer.unread:
+        print(f"unread: {printable(name)}")
+    if answer.ok is None and answer.unknown_signers:
         print(f"cannot tell: consistent, signer unknown ({', '.join(answer.unknown_signers)})")
         print("hint: give the verifier key that the operator gave you, with --key", file=sys.stderr)
+    elif answer.ok is None:
+        print("cannot tell: what was read is consistent")
     else:
         print("yes: consistent and signed" if answer.ok else "no: do not rely on this archive")
         if not answer.ok:
@@ -523,6 +532,10 @@ def _status(case: Case) -> int:
     """Return yes, or no where the archive contradicts what this machine remembers of it."""
     from agentaudit.analysis.printable import printable
 
+    for name in case.unread:
+        print(
+            f"note: {printable(name)} may not be read, so what is live is missing", file=sys.stderr
+        )
     for contradiction in case.contradictions:
         print(f"agentaudit: {printable(contradiction)}", file=sys.stderr)
     if case.contradictions:

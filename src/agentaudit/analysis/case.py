@@ -50,6 +50,7 @@ class Case:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self.contradictions: tuple[str, ...] = ()
+        self.unread: tuple[str, ...] = ()
         self._layout = Layout(self.path)
         snapshot.check_format(self._layout)
         self._store = Store(self.path)
@@ -72,6 +73,7 @@ class Case:
             self._seen = stamp
             fresh = [text for text in snap.contradictions if text not in self.contradictions]
             self.contradictions = tuple(snap.contradictions)
+            self.unread = tuple(snap.unread)
         for contradiction in fresh:
             warnings.warn(
                 f"{contradiction}; run verify before you rely on this archive", stacklevel=4
