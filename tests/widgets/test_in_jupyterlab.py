@@ -188,6 +188,9 @@ def test_an_investigator_replays_the_incident_in_jupyterlab(page: Page, lab: Lab
     expect(replay.locator(".aa-statement")).to_contain_text("DELETE FROM orders")
     keep(page, replay, "jupyterlab-dark")
 
+    # Nothing in the notebook failed.
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
 
 def test_hostile_records_are_shown_and_never_obeyed(page: Page, hostile_lab: Lab) -> None:
     replay = open_and_run(page, hostile_lab, "hostile.ipynb")
