@@ -312,6 +312,24 @@ def test_nonsense_ends_in_an_error_or_a_close_and_hurts_nobody(
     assert len([row for row in recorded.sessions if row["protocol"] == "postgres"]) == 1
 
 
+def test_requests_for_encryption_that_there_is_not_are_answered_with_no(
+    short: Hosted, signing_issuer: SigningIssuer
+) -> None:
+    gssenc = struct.pack("!II", 8, wire.GSSENC_REQUEST_CODE)
+    with Raw(short) as client:
+        for request in (gssenc, SSL_REQUEST):
+            assert client.say(request).socket.recv(2) == b"N"
+        client.say(startup()).hear_one()
+        client.say(wire.password_message(signing_issuer.token("ana")))
+        while client.hear_one()[0] != b"Z":
+            pass
+        client.say(wire.terminate()).hear_until_closed()
+    short.close()
+    recorded = read(short.archive)
+    (login,) = [event for event in recorded.events if event["text"] == "login"]
+    assert login["orig_len"] == recorded.session(user="ana")["bytes_out"]
+
+
 @pytest.mark.parametrize(
     ("name", "code"),
     [

@@ -228,7 +228,7 @@ class Relay:
     def receive(self, side: Side, data: bytes) -> None:
         """Record what `data` completes, and hold it until that counts."""
         direction = self._up if side is Side.CLIENT else self._down
-        if self._is_closing or direction.sink_lost:
+        if self._is_closing or self._has_ended or direction.sink_lost:
             return
         conversation = self._conversation
         try:
@@ -282,8 +282,10 @@ class Relay:
             else:
                 down.append(step.frame)
                 last_down = step
-        self._hold(self._up, up, up_synced)
-        self._hold(self._down, down, down_synced, _is_whole(last_down))
+        if up:
+            self._hold(self._up, up, up_synced)
+        if down:
+            self._hold(self._down, down, down_synced, _is_whole(last_down))
 
     def _begin(self, commands: Iterable[Command]) -> Refusal | None:
         """Judge and begin `commands`; return why they may not pass, or None."""
@@ -304,10 +306,9 @@ class Relay:
     def _hold(
         self, direction: _Direction, frames: list[bytes], synced: bool, is_whole: bool = True
     ) -> None:
-        if frames:
-            held = _Held(frames[0] if len(frames) == 1 else b"".join(frames), is_whole)
-            direction.hold(held)
-            self._recorder.release(partial(self._release, direction, held), synced=synced)
+        held = _Held(frames[0] if len(frames) == 1 else b"".join(frames), is_whole)
+        direction.hold(held)
+        self._recorder.release(partial(self._release, direction, held), synced=synced)
 
     def _release(self, direction: _Direction, held: _Held) -> None:
         held.is_ready = True

@@ -189,6 +189,8 @@ class Gateway:
                 log.warning("a changed key needs a restart", key=f"gateway.{key}")
         if settings.listen != self._settings.listen:
             log.warning("a changed key needs a restart", key="listen.postgres")
+        if settings.limits.disk_stop != self._settings.limits.disk_stop:
+            log.warning("a changed key needs a restart", key="limits.disk_stop")
         if serving.verifier is not self._serving.verifier:
             self._serving.verifier.close()
         try:
