@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from agentaudit.archive import segment
 from agentaudit.archive.journal import NO_STATUS, Entry, OpenSession
+from agentaudit.archive.rows import cut_text
 from agentaudit.archive.segment import (
     INLINE_PAYLOAD_BYTES,
     INLINE_TEXT_BYTES,
     SCHEMAS,
     EventColumns,
     TableWriter,
-    cut_text,
     read_entries,
     table_of,
 )
@@ -183,7 +183,7 @@ def test_equal_chunks_of_a_segment_are_stored_once(tmp_path: Path) -> None:
 
 def test_a_long_text_is_cut_at_a_character(tmp_path: Path) -> None:
     text = b"x" * (INLINE_TEXT_BYTES - 1) + "é".encode()
-    assert cut_text(text) == b"x" * (INLINE_TEXT_BYTES - 1)
+    assert cut_text(text, INLINE_TEXT_BYTES) == b"x" * (INLINE_TEXT_BYTES - 1)
     events, blobs = write(tmp_path, [event(0, text, None)])
     assert blobs is not None
     stored = pq.ParquetFile(events).read().to_pylist()[0]

@@ -25,8 +25,8 @@ def encode(value: Any) -> bytes:
     """Return `value` as canonical JSON, UTF-8.
 
     Raises:
-        TypeError: a value of another type than str, int, bool, None, list, tuple or dict, an
-            integer beyond 2**53 - 1, or a string that is not valid Unicode.
+        TypeError: an integer beyond 2**53 - 1, a string that is not valid Unicode, or what JSON
+            has no form for.
 
     >>> encode({"b": 1, "a": [None, "é"]}).decode()
     '{"a":[null,"é"],"b":1}'

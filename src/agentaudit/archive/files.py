@@ -34,15 +34,6 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def sync_file(path: Path) -> None:
-    """Make the content of `path` durable."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`: one write(2) may take less."""
     written = os.write(fd, data)

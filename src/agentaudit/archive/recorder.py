@@ -38,6 +38,7 @@ from agentaudit.archive.keys import Place
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
 from agentaudit.archive.rows import (
     command_row,
+    cut_text,
     encode,
     session_close_row,
     session_facts,
@@ -61,6 +62,9 @@ LAZY_SYNC_S = 0.04
 
 SEALER_SILENCE_S = 30.0
 """Traffic without a tick for so long stops: nothing that passes may stay unsigned."""
+
+MAX_TEXT_BYTES = 32 << 20
+"""An event's text is cut there."""
 
 RESERVE_BYTES = 64 << 20
 _CHECK_S = 1.0
@@ -898,6 +902,8 @@ def _make_reserve(path: Path) -> None:
 
 def _utf8(text: str) -> bytes:
     try:
-        return text.encode()
+        data = text.encode()
     except UnicodeEncodeError:
-        return valid_text(text).encode()
+        data = valid_text(text).encode()
+    # The payload has all of it; a frame has its limit.
+    return data if len(data) <= MAX_TEXT_BYTES else cut_text(data, MAX_TEXT_BYTES)

@@ -122,6 +122,14 @@ def encode(row: dict[str, Any]) -> bytes:
     return canonical.encode(_clean(row))
 
 
+def cut_text(text: bytes, limit: int) -> bytes:
+    """Return at most `limit` bytes of UTF-8 `text`, which is longer, cut at a character."""
+    end = limit
+    while end > 0 and text[end] & 0xC0 == 0x80:
+        end -= 1
+    return text[:end]
+
+
 def valid_text(text: str) -> str:
     """Return `text` with U+FFFD for what no UTF-8 can hold (lone surrogates)."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from agentaudit.archive.files import FILE_MODE, make_folder, sync_folder
 from agentaudit.archive.journal import NO_STATUS, Entry
+from agentaudit.archive.rows import cut_text
 from agentaudit.archive.tracker import Hashed, Tracked
 from agentaudit.errors import TamperedError
 from agentaudit.model import Kind
@@ -259,7 +260,7 @@ class EventColumns:
         text, payload = entry.text, entry.payload
         inline_text, inline_payload = text, payload
         if text is not None and len(text) > INLINE_TEXT_BYTES:
-            inline_text = cut_text(text)
+            inline_text = cut_text(text, INLINE_TEXT_BYTES)
             self._add_blobs(entry.event_no, text, len(inline_text), sign=-1)
         is_whole = payload is None or len(payload) <= INLINE_PAYLOAD_BYTES
         if payload is not None and not is_whole:
@@ -317,14 +318,6 @@ class EventColumns:
             tables[name] = pa.Table.from_arrays(arrays, schema=schema)
         self._clear()
         return tables
-
-
-def cut_text(text: bytes) -> bytes:
-    """Return at most 64 KiB of UTF-8 `text`, cut at a character."""
-    end = INLINE_TEXT_BYTES
-    while end > 0 and text[end] & 0xC0 == 0x80:
-        end -= 1
-    return text[:end]
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Tracked:
     close: dict[str, Any] | None = None
     close_event_no: int | None = None
     in_flight: dict[int, Entry] = field(default_factory=dict)
+    last_ended: int = -1
     protocol: str = ""
     user: str = ""
     agent: str = ""
@@ -57,10 +58,12 @@ class Tracked:
 
     def follow(self, entry: Entry) -> None:
         """Keep in mind which commands have begun and not ended."""
-        if entry.kind == _REQUEST and entry.command_no >= 0:
+        if entry.kind == _REQUEST and entry.command_no > self.last_ended:
             self.in_flight.setdefault(entry.command_no, entry)
         elif entry.kind == _COMMAND_END:
             self.in_flight.pop(entry.command_no, None)
+            # What still comes for a command that has ended does not begin it again.
+            self.last_ended = max(self.last_ended, entry.command_no)
 
     def row(self) -> dict[str, Any]:
         """Return the session's row for the `sessions` table, as of now."""

@@ -40,7 +40,7 @@ from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.segment import EventColumns, read_entries, table_of
 from agentaudit.archive.snapshot import check_format
-from agentaudit.archive.tracker import Tracker
+from agentaudit.archive.tracker import Tracked, Tracker
 from agentaudit.errors import AgentauditError, ArchiveError, SettingsError, TamperedError
 from agentaudit.model import Kind
 
@@ -109,6 +109,7 @@ class Verification:
     live_events: int = 0
     scripted_clocks: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def verify(
@@ -397,6 +398,15 @@ class _GatewayCheck:
                 self._result.unread.append(f"{place}: {kind!r} is of a newer release")
             elif kind == "policy":
                 self._check_policy(entry["sha256"])
+            elif kind == "incident":
+                self._result.notes.append(f"{place}: incident: {entry['what']}")
+            elif kind == "recovery":
+                closed = entry["sessions_closed"]
+                cut = entry.get("cut_bytes", 0)
+                self._result.notes.append(
+                    f"{place}: recovery after a crash: {closed} sessions closed, {cut} bytes of a "
+                    "torn write cut"
+                )
             elif kind == "seal":
                 next_event_no = entry["first_event"] + entry["n"]
             elif kind in _NEXT_EVENT and entry[_NEXT_EVENT[kind]] != next_event_no:
@@ -570,7 +580,7 @@ class _GatewayCheck:
             else:
                 tracked = tracker.session_of(entry)
                 if entry.kind == Kind.SESSION_CLOSE:
-                    self._check_close(entry.payload or b"{}", tracked.leaves_digest, where)
+                    self._check_close(entry.payload or b"{}", tracked, where)
             first_us = entry.observed_us if first_us is None else first_us
             last_us = max(last_us, entry.observed_us)
             hashed = tracker.add(entry, tracked)
@@ -618,9 +628,22 @@ class _GatewayCheck:
                 if not _equal(expected.column(name), found.column(name)):
                     self._found("columns", place, f"{table}.{name} is not what its events say")
 
-    def _check_close(self, payload: bytes, digest: Any, where: str) -> None:
-        if canonical.decode(payload).get("leaves_sha256") != digest.hexdigest():
+    def _check_close(self, payload: bytes, tracked: Tracked, where: str) -> None:
+        close, state = canonical.decode(payload), tracked.state
+        if close.get("leaves_sha256") != tracked.leaves_digest.hexdigest():
             self._found("session", where, "session_close does not cover its session's leaves")
+        counts = {
+            "events": state.events + 1,
+            "last_seq": state.events,
+            "commands": state.commands,
+            "bytes_in": state.bytes_in,
+            "bytes_out": state.bytes_out,
+            "masked": state.masked,
+        }
+        for name, count in counts.items():
+            if close.get(name) != count:
+                seen = f"session_close counts {close.get(name)} {name}"
+                self._found("session", where, seen, str(count))
 
     def _check_tables(self, files: dict[str, Path], seal: dict[str, Any], place: str) -> None:
         tracker = self._tracker
