@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -347,7 +346,9 @@ def lab(arguments: argparse.Namespace) -> int:
     notebook = place_notebook(case.path)
     print(f"notebook: {notebook}", file=sys.stderr)
     command = [sys.executable, "-m", "jupyterlab", str(notebook), *arguments.jupyter]
-    return YES if subprocess.run(command, check=False).returncode == 0 else CANNOT_TELL
+    sys.stderr.flush()
+    # In our place rather than below us, so that signals and the exit status are JupyterLab's own.
+    os.execv(sys.executable, command)
 
 
 # --- the parser -----------------------------------------------------------------------------------

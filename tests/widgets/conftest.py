@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agentaudit.demo.processes import until
+from agentaudit.demo.processes import Child
 from tests.analysis.recording import hostile, record, recorded
 
 __all__ = ["hostile_lab", "lab", "recorded"]
@@ -94,23 +92,19 @@ def running_lab(archive: Path, scratch: Path) -> Iterator[Lab]:
     command = [sys.executable, "-m", "agentaudit.cli", "lab", str(archive), "--"]
     command += ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
     command += ["--LabApp.expose_app_in_browser=True"]
-    with (scratch / "lab.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+    server = Child(
+        command, log=scratch / "lab.log", directory=archive.parent, environment=environment
+    )
     try:
-        until(lambda: bool(_servers(runtime, process)), "JupyterLab listens", seconds=60)
-        (server,) = _servers(runtime, process)
-        yield Lab(archive.parent, server["url"], server["token"])
+        server.wait_for(lambda: bool(_servers(runtime)), "JupyterLab listens")
+        (info,) = _servers(runtime)
+        yield Lab(archive.parent, info["url"], info["token"])
     finally:
-        # The group that we started: the command, the server and its kernels.
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        server.stop()
 
 
-def _servers(runtime: Path, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-    """Return what the server of `process` says of itself, nothing before it listens."""
-    assert process.poll() is None, "JupyterLab ended; see lab.log"
+def _servers(runtime: Path) -> list[dict[str, Any]]:
+    """Return what servers with this runtime folder say of themselves, once they listen."""
     found = []
     for path in runtime.glob("jpserver-*.json"):
         try:
