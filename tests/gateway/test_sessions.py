@@ -438,6 +438,19 @@ def test_a_bad_file_keeps_the_old_settings_and_says_so(
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_a_reload_names_the_keys_that_need_a_restart(
+    gateway: GatewayFactory, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    gw = gateway(postgres18.target(), issuer=signing_issuer, durability="strict")
+    gw.config.write_text(gw.config.read_text().replace('"strict"', '"relaxed"'))
+
+    gw.send(signal.SIGHUP)
+
+    until(lambda: events(gw, "reloaded") == 1, "the gateway reloads")
+    named = [line["key"] for line in gw.log_lines() if "needs a restart" in line["event"]]
+    assert named == ["gateway.durability"]
+
+
 def test_a_changed_file_is_noticed_without_a_signal(
     tmp_path: Path,
     postgres18: PostgresPeer,

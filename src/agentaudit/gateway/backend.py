@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from agentaudit.errors import TargetError, TargetProtocolError
 from agentaudit.gateway.serving import TargetAccess
-from agentaudit.gateway.wire import ConnectionEnded, Wire
+from agentaudit.gateway.wire import ConnectionEnded, Wire, reason
 from agentaudit.protocols import postgres_messages as messages
 
 _LOGIN_FAILED = frozenset({"28P01", "28000"})
@@ -73,10 +72,7 @@ async def connect(access: TargetAccess) -> Wire:
     try:
         _, wire = await loop.create_connection(Wire, target.address.host, target.address.port)
     except OSError as error:
-        # Event loops word it differently; a name that does not resolve has no errno of the system.
-        number = error.errno or 0
-        why = os.strerror(number) if number > 0 else error.strerror or "cannot be reached"
-        raise LoginRefused(f"{where}: {why.lower()}", code="08001") from None
+        raise LoginRefused(f"{where}: {reason(error)}", code="08001") from None
     if access.tls is None:
         return wire
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from agentaudit.errors import AgentauditError, IssuerError, SettingsError
 from agentaudit.gateway import backend
 from agentaudit.gateway.serving import prepare, target_access
+from agentaudit.gateway.wire import reason
 from agentaudit.identity import fetch_keys
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.settings import Issuer, Settings, Target
@@ -91,7 +92,7 @@ def _listener(settings: Settings) -> list[Check]:
             if error.errno == errno.EADDRINUSE:
                 message = "in use: by this gateway, if it runs already"
                 return [Check(name, True, message)]
-            return [Check(name, False, (error.strerror or "cannot be used").lower())]
+            return [Check(name, False, reason(error))]
     encrypted = settings.gateway.tls_cert_file is not None
     return [
         Check(name, True, "free, with TLS" if encrypted else "free, without TLS: loopback only")

@@ -28,7 +28,7 @@ from agentaudit.errors import RecordingError, SettingsError
 from agentaudit.gateway.postgres import Deadlines, Door
 from agentaudit.gateway.serving import Serving, prepare, watched_files
 from agentaudit.gateway.sessions import Sessions
-from agentaudit.gateway.wire import Wire
+from agentaudit.gateway.wire import Wire, reason
 from agentaudit.settings import Address, Settings, load
 
 WATCH_S: Final = 5.0
@@ -144,9 +144,7 @@ class Gateway:
                 backlog=BACKLOG,
             )
         except OSError as error:
-            raise SettingsError(
-                f"listen.postgres {address}: {(error.strerror or 'cannot be used').lower()}"
-            ) from None
+            raise SettingsError(f"listen.postgres {address}: {reason(error)}") from None
         log.info(
             "listening", protocol="postgres", address=self.address.host, port=self.address.port
         )

@@ -7,6 +7,7 @@ Once the session is open, `relay` takes the transport over and this object is do
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -145,6 +146,15 @@ class Wire(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self.transport.abort()
+
+
+def reason(error: OSError) -> str:
+    """Return why a connection or an address failed, in the system's words.
+
+    Event loops word it differently, and a name that does not resolve has no errno of the system.
+    """
+    number = error.errno or 0
+    return (os.strerror(number) if number > 0 else error.strerror or "failed").lower()
 
 
 def _feed(transport: asyncio.Transport, data: bytes) -> None:

@@ -1,0 +1,79 @@
+"""The process around the doors: what it logs of the unexpected, and how it fails to start."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from agentaudit.archive.keys import create_key
+from agentaudit.errors import RecordingError, SettingsError
+from agentaudit.gateway.server import Gateway, _without_content
+from agentaudit.protocols.postgres import Conversation
+from agentaudit.settings import Settings
+from tests.gateway.hosted import hosted
+from tests.gateway.recorded import read
+from tests.peers.issuers import SigningIssuer
+from tests.peers.postgres import PostgresPeer
+
+
+def test_an_unexpected_error_is_logged_without_what_it_quotes() -> None:
+    try:
+        b"\xffs3cret".decode()
+    except UnicodeDecodeError as error:
+        logged = _without_content(error)
+
+    assert logged["error"] == "UnicodeDecodeError"
+    assert "s3cret" not in str(logged)
+    assert logged["at"][0].startswith("test_server.py:")
+
+
+def settings(tmp_path: Path, postgres: str) -> Settings:
+    create_key(tmp_path / "keys", "gw1", "audit.test")
+    document = {
+        "gateway": {"name": "gw1", "origin": "audit.test"},
+        "listen": {"postgres": postgres},
+    }
+    return Settings.model_validate(document, context={"root": tmp_path})
+
+
+async def test_an_address_in_use_ends_the_start_and_names_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        with pytest.raises(SettingsError, match=f"listen.postgres {address}: address already"):
+            await Gateway(settings(tmp_path, address)).__aenter__()
+
+
+async def test_a_missing_log_key_ends_the_start(tmp_path: Path) -> None:
+    made = settings(tmp_path, "127.0.0.1:0")
+    (tmp_path / "keys" / "gw1.key").unlink()
+
+    with pytest.raises(RecordingError, match=r"gw1\.key"):
+        await Gateway(made).__aenter__()
+
+
+def test_a_fault_of_ours_ends_one_session_and_no_other(
+    tmp_path: Path,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def faulty(self: Conversation, side: object, data: bytes) -> list[object]:
+        if b"trip" in data:
+            raise ZeroDivisionError
+        return receive(self, side, data)  # type: ignore[arg-type, return-value]
+
+    with hosted(tmp_path, postgres18.target(), issuer=signing_issuer) as gateway:
+        receive = Conversation.receive
+        token = signing_issuer.token
+        unlucky = psycopg.connect(gateway.dsn("orders", token("ana")), autocommit=True)
+        with psycopg.connect(gateway.dsn("orders", token("ben")), autocommit=True) as other:
+            monkeypatch.setattr(Conversation, "receive", faulty)
+            with pytest.raises(psycopg.OperationalError):
+                unlucky.execute("SELECT 'trip'")
+            assert other.execute("SELECT 1").fetchone() == (1,)
+        gateway.close()
+    assert read(gateway.archive).session(user="ana")["close_reason"] != "client"
