@@ -180,6 +180,7 @@ def verify(arguments: argparse.Namespace) -> int:
                 "unknown_signers": answer.unknown_signers,
                 "scripted_clocks": answer.scripted_clocks,
                 "unread": answer.unread,
+                "notes": answer.notes,
                 **{name: getattr(answer, name) for name in _COUNTS},
             }
         )
@@ -195,6 +196,8 @@ def verify(arguments: argparse.Namespace) -> int:
         )
     for name in answer.scripted_clocks:
         print(f"note: {printable(name)} recorded with a scripted clock: its times are made up")
+    for note in answer.notes:
+        print(f"note: {printable(note)}")
     for name in answer.unread:
         print(f"unread: {printable(name)}")
     if answer.ok is None and answer.unknown_signers:
