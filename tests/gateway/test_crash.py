@@ -14,8 +14,8 @@ from agentaudit.archive.verify import verify
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until
 from agentaudit.protocols import postgres_messages as wire
+from tests.gateway.raw import startup
 from tests.gateway.recorded import read
-from tests.gateway.test_refusals import startup
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer

@@ -19,38 +19,12 @@ import pytest
 from agentaudit.archive import recorder as recorder_module
 from agentaudit.demo.processes import until
 from agentaudit.errors import RecordingError
+from tests.gateway.disk import Disk
 from tests.gateway.hosted import Hosted, hosted
+from tests.gateway.raw import Raw, error_fields, login_error, startup
 from tests.gateway.recorded import read
-from tests.gateway.test_refusals import Raw, error_fields, sqlstate_of, startup
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
-
-
-class Disk:
-    """The recorder's file operations, which a test can hold back or let fail."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.may_sync = threading.Event()
-        self.may_sync.set()
-        self.sync_error: OSError | None = None
-        self.write_error: OSError | None = None
-        self.syncs_wanted = 0
-        self._sync = os.fdatasync
-        self._write = recorder_module.write_all
-        monkeypatch.setattr(recorder_module.os, "fdatasync", self.sync)
-        monkeypatch.setattr(recorder_module, "write_all", self.write)
-
-    def sync(self, fd: int) -> None:
-        self.syncs_wanted += 1
-        self.may_sync.wait()
-        if self.sync_error is not None:
-            raise self.sync_error
-        self._sync(fd)
-
-    def write(self, fd: int, data: bytes) -> None:
-        if self.write_error is not None:
-            raise self.write_error
-        self._write(fd, data)
 
 
 @pytest.fixture
@@ -174,7 +148,7 @@ def test_a_disk_that_fails_during_a_login_fails_that_login(
     ) as gateway:
         disk.sync_error = OSError(errno.EIO, os.strerror(errno.EIO))
 
-        error = sqlstate_of(gateway, signing_issuer.token())
+        error = login_error(gateway, signing_issuer.token())
 
         assert error["C"] == "58030"
         with pytest.raises(RecordingError):
@@ -182,7 +156,11 @@ def test_a_disk_that_fails_during_a_login_fails_that_login(
 
 
 def test_a_disk_that_fills_up_under_an_answer_cuts_it_rather_than_lie(
-    tmp_path: Path, disk: Disk, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+    tmp_path: Path,
+    disk: Disk,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A message that was half sent cannot be followed by an error: the connection just ends."""
     with hosted(
@@ -201,10 +179,9 @@ def test_a_disk_that_fills_up_under_an_answer_cuts_it_rather_than_lie(
                 if heard.is_set():
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 heard.set()
-            disk._write(fd, data)
+            disk.write(fd, data)
 
-        disk.write = fill  # type: ignore[method-assign]
-        recorder_module.write_all = fill
+        monkeypatch.setattr(recorder_module, "write_all", fill)
         with pytest.raises(psycopg.OperationalError) as caught:
             cursor.execute("SELECT repeat('x', 50000000)")
         assert caught.value.sqlstate is None

@@ -19,8 +19,8 @@ from agentaudit.model import Command, Durability, Refusal, SessionFacts
 from agentaudit.protocols import postgres_messages as wire
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.risk import sql
+from tests.gateway.disk import Disk
 from tests.gateway.recorded import Recorded, read
-from tests.gateway.test_recording import Disk
 
 
 class Leg:

@@ -18,8 +18,8 @@ from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until
 from agentaudit.protocols import postgres_messages as wire
 from tests.gateway.hosted import Hosted, hosted
+from tests.gateway.raw import Raw, error_fields, startup
 from tests.gateway.recorded import read
-from tests.gateway.test_refusals import Raw, error_fields, startup
 from tests.peers.certificates import Authority
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
