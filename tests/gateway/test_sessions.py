@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import ssl
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,27 @@ def test_bytes_cut_anywhere_make_the_same_commands(
         assert [row["text"].strip() for row in commands] == ["SELECT 1", "SELECT 'two'", "SELECT 3"]
         assert {row["status"] for row in commands} == {"ok"}
         assert recorded.wire(session, "client") == script
+
+
+def test_what_the_protocol_refuses_is_answered_and_the_session_goes_on(
+    gateway: GatewayFactory, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    gw = gateway(postgres18.target(), issuer=signing_issuer)
+    function_call = wire.frame(b"F", struct.pack("!Ihhh", 1, 0, 0, 0))
+    with logged_in(gw, signing_issuer.token("ana")) as client:
+        client.say(function_call + query("SELECT 'next'") + wire.terminate())
+
+        heard = client.hear_until_closed()
+
+    assert heard.index(b"0A000") < heard.index(b"next")
+    gw.wait_until_idle()
+    gw.terminate()
+    recorded = read(gw.archive)
+    session = recorded.session(user="ana")
+    call, select = recorded.commands_of(session)
+    assert (call["status"], call["decision"], call["rule"]) == ("denied", "deny", "protocol")
+    assert select["status"] == "ok"
+    assert session["close_reason"] == "client"
 
 
 # --- cancelling

@@ -260,7 +260,7 @@ class Relay:
         last_down: Step | None = None
         for step in steps:
             goes_up = step.side is Side.CLIENT
-            refusal = self._begin(step.starts) if step.starts else None
+            refusal = self._begin(step) if step.starts else None
             for event in step.events:
                 session.record(event)
             if self._reads_unsynced and not self._is_of_reads(step):
@@ -275,7 +275,10 @@ class Relay:
                 for stand_in in self._conversation.refuse(step, refusal):
                     for event in stand_in.events:
                         session.record(event)
-                    up.append(stand_in.frame)
+                    if stand_in.frame:
+                        up.append(stand_in.frame)
+            elif not step.frame:
+                pass  # recorded and refused by the protocol: nothing of it goes on
             elif goes_up:
                 up.append(step.frame)
                 self._last_client_frame = step.frame
@@ -287,16 +290,21 @@ class Relay:
         if down:
             self._hold(self._down, down, down_synced, _is_whole(last_down))
 
-    def _begin(self, commands: Iterable[Command]) -> Refusal | None:
-        """Judge and begin `commands`; return why they may not pass, or None."""
+    def _begin(self, step: Step) -> Refusal | None:
+        """Judge and begin what `step` starts; return why it may not pass, or None."""
         refusal = None
-        for command in commands:
-            refusal = self._judge.judge(command) or refusal
+        for command in step.starts:
+            if step.synthetic:
+                # The conversation has refused it already, and made the answer too.
+                command.decision, command.rule = "deny", "protocol"
+            else:
+                refusal = self._judge.judge(command) or refusal
             self.session.begin(command)
             self._open.add(command.command_no)
             if command.cls == "read":
                 self._reads.add(command.command_no)
-        return refusal
+        # A command that is known by its answer alone has happened: there is nothing to refuse.
+        return refusal if step.side is Side.CLIENT else None
 
     def _is_of_reads(self, step: Step) -> bool:
         """Return whether all that `step` recorded belongs to plain reads that are under way."""

@@ -223,6 +223,8 @@ class Sessions:
             for wire in list(wires):
                 wire.close()
         words = ("this gateway is shutting down", "connect again: another one may be there")
+        # One turn of the loop: a client's Terminate may have arrived that was not read yet.
+        await asyncio.sleep(POLL_S)
         for relay in list(self._relays):
             relay.drain(*words)
         await self._until_ended(timeout_s)
