@@ -10,10 +10,13 @@ import pytest
 
 from agentaudit.archive.keys import create_key
 from agentaudit.errors import RecordingError, SettingsError
+from agentaudit.gateway.postgres import Door
 from agentaudit.gateway.server import Gateway, _without_content
+from agentaudit.gateway.wire import Wire
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.settings import Settings
 from tests.gateway.hosted import hosted
+from tests.gateway.raw import error_fields, startup
 from tests.gateway.recorded import read
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
@@ -77,3 +80,44 @@ def test_a_fault_of_ours_ends_one_session_and_no_other(
             assert other.execute("SELECT 1").fetchone() == (1,)
         gateway.close()
     assert read(gateway.archive).session(user="ana")["close_reason"] != "client"
+
+
+class FarTransport:
+    """The transport of a client that is not on this machine; keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard = b""
+        self.is_closed = False
+        self._socket = socket.socket()
+
+    def get_extra_info(self, name: str) -> object:
+        known = {"peername": ("192.0.2.7", 4711), "sockname": ("192.0.2.1", 6432)}
+        return self._socket if name == "socket" else known.get(name)
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def write(self, data: bytes) -> None:
+        self.heard += data
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._socket.close()
+
+
+async def test_a_token_is_not_asked_for_in_clear_from_another_machine(tmp_path: Path) -> None:
+    async with Gateway(settings(tmp_path, "127.0.0.1:0")) as gateway:
+        transport = FarTransport()
+        wire = Wire()
+        wire.connection_made(transport)  # type: ignore[arg-type]
+        wire.data_received(startup())
+
+        await Door(gateway.sessions).serve(wire)
+
+    error = error_fields(transport.heard)
+    assert (error["C"], "TLS is needed" in error["M"]) == ("28000", True)
+    assert transport.is_closed
+    assert any("192.0.2.7" in text for text in read(tmp_path / "archive").refusals())
