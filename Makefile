@@ -39,7 +39,8 @@ bench: $(VENV)/.dev  ## pgbench direct, through pgbouncer and through the gatewa
 
 test: $(VENV)/.dev  ## unit tests and one end-to-end run per protocol
 	tools/debian postgresql
-	$(call pytest,test,-m "not ($(LONG))" tests)
+	mkdir -p $(BUILD)/coverage
+	$(call pytest,test,$(coverage_options) -m "not ($(LONG))" tests)
 
 test-all:  ## everything: make test, lint, docs, long and browser tests, notebook, wheel, coverage
 	.ci/run
@@ -58,11 +59,13 @@ doctest: $(VENV)/.dev
 notebook: $(VENV)/.dev  ## execute the notebooks on the sample archive
 	$(call pytest,notebook,--nbmake --nbmake-timeout=120 notebooks)
 
-# Each run writes what became of its tests, and its coverage where MEASURED is set.
-pytest = mkdir -p $(BUILD)/outcomes $(BUILD)/coverage && \
-	$(if $(MEASURED),COVERAGE_FILE=$(CURDIR)/$(BUILD)/coverage/$(1)) \
-	$(PYTEST) -n $(WORKERS) --dist loadgroup --outcomes $(BUILD)/outcomes/$(1).json \
-	$(if $(MEASURED),--cov --cov-report=) $(2)
+# Each run writes what became of its tests. Coverage is measured in the first alone, where MEASURED is
+# set: the long tests kill and time real processes, and tracing would change what they are about.
+pytest = mkdir -p $(BUILD)/outcomes && $(PYTEST) -n $(WORKERS) --dist loadgroup \
+	--outcomes $(BUILD)/outcomes/$(1).json $(2)
+
+coverage_options = $(if $(MEASURED),--cov --cov-report=)
+test: export COVERAGE_FILE = $(if $(MEASURED),$(CURDIR)/$(BUILD)/coverage/test)
 
 coverage: $(VENV)/.dev
 	$(BIN)/python -m tools.coverage_gates $(BUILD)/coverage
