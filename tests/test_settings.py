@@ -100,6 +100,23 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "origin", "place"),
+    [
+        ("GW 1", "audit.example.com", "gateway.name"),
+        ("gw1", 'x"\nkeys = "/', "gateway.origin"),
+        ("gw1", "https://audit.example.com", "gateway.origin"),
+    ],
+)
+def test_init_takes_no_names_that_would_not_load(
+    tmp_path: Path, name: str, origin: str, place: str
+) -> None:
+    with pytest.raises(SettingsError, match=place):
+        write_default(tmp_path / "new", name=name, origin=origin)
+
+    assert not (tmp_path / "new").exists()
+
+
 def test_init_says_where_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 

@@ -92,7 +92,10 @@ def init(arguments: argparse.Namespace) -> int:
     from agentaudit import settings
     from agentaudit.archive.keys import create_key
 
-    for path in settings.write_default(arguments.directory):
+    written = settings.write_default(
+        arguments.directory, name=arguments.name, origin=arguments.origin
+    )
+    for path in written:
         print(path)
     config = arguments.directory / "agentaudit.toml"
     own = settings.load(config).gateway
@@ -379,6 +382,14 @@ def parser() -> argparse.ArgumentParser:
 
     one = add(init)
     one.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR")
+    one.add_argument(
+        "--name", default="gw1", help="gateway.name, which cannot change later (default: gw1)"
+    )
+    one.add_argument(
+        "--origin",
+        default="",
+        help="gateway.origin, which cannot change later (default: this machine's name)",
+    )
     one = add(check)
     _add_config(one)
     _add_json(one)

@@ -657,10 +657,21 @@ def write_default(directory: Path, *, name: str = "gw1", origin: str = "") -> li
     the host's name is taken. The log's keys are made by whoever owns their format.
 
     Raises:
-        SettingsError: there is such a file already; nothing is overwritten.
+        SettingsError: there is such a file already, or `name` or `origin` will not do; nothing is
+            written then.
     """
     path = Path(directory) / "agentaudit.toml"
-    text = _DEFAULT.format(name=name, origin=origin or _host_name())
+    origin = origin or _host_name()
+    try:
+        Gateway.model_validate(
+            {"name": name, "origin": origin}, context={"root": path.parent.absolute()}
+        )
+    except ValidationError as error:
+        raise SettingsError(
+            "\n".join(f"gateway.{_describe(each)}" for each in error.errors(include_input=False)),
+            hint="both become part of every signature; docs/settings.md says what they may be",
+        ) from None
+    text = _DEFAULT.format(name=name, origin=origin)
     folders = [path.parent / "archive", path.parent / "keys", path.parent / "secrets"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

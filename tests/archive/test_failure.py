@@ -398,3 +398,12 @@ async def test_verify_answers_for_an_archive_whose_recording_failed(site: Site, 
     with pytest.raises(RecordingError):
         await recorder.stop()
     assert verify(site.archive, key=site.vkey, deep=True).ok is True
+
+
+async def test_a_start_with_another_logs_key_does_not_touch_the_archive(site: Site) -> None:
+    with pytest.raises(RecordingError, match="the settings say other"):
+        await Recorder.start(
+            archive=site.archive, gateway="gw1", origin="other.example.com", keys=site.keys
+        )
+
+    assert not site.archive.exists()

@@ -104,8 +104,9 @@ def test_a_log_key_is_readable_by_its_owner_only_and_signs_for_its_origin(tmp_pa
 def test_a_log_key_is_never_overwritten(tmp_path: Path) -> None:
     create_key(tmp_path, "gw1", "audit.example.com")
     before = (tmp_path / "gw1.key").read_bytes()
-    with pytest.raises(SettingsError, match="there is a log key already"):
+    with pytest.raises(SettingsError, match="there is a log key already") as caught:
         create_key(tmp_path, "gw1", "audit.example.com")
+    assert "never recorded anything" in caught.value.hint
     assert (tmp_path / "gw1.key").read_bytes() == before
 
 

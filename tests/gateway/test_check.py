@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from agentaudit.archive.keys import create_key
 from agentaudit.gateway.check import Check, check
 from agentaudit.settings import Settings
 from tests.peers.certificates import Authority
@@ -41,6 +42,7 @@ def named(findings: list[Check], name: str) -> Check:
 def test_settings_that_will_do_are_all_ok_and_say_what_was_seen(
     tmp_path: Path, postgres15: PostgresPeer, authority: Authority, signing_issuer: SigningIssuer
 ) -> None:
+    create_key(tmp_path / "keys", "gw1", "audit.test")
     tls = {"tls": "verify-full", "tls_ca_file": str(authority.file)}
     findings = check(
         settings(
@@ -55,6 +57,7 @@ def test_settings_that_will_do_are_all_ok_and_say_what_was_seen(
     assert "PostgreSQL 15" in seen
     assert "logged in as scram with TLS" in seen
     assert "1 keys" in named(findings, f"issuer {signing_issuer.issuer}").message
+    assert "audit.test/gw1" in named(findings, "keys").message
     assert "kept for ever" in named(findings, "retention").message
     assert not (tmp_path / "archive").exists(), "looking leaves nothing behind"
 
@@ -97,6 +100,7 @@ def test_each_thing_that_is_wrong_is_named_with_its_place(
     bad = {each.name for each in findings if not each.ok}
     assert bad == {
         f"archive {tmp_path}/file/archive",
+        f"keys {tmp_path}/keys",
         "listen postgres 192.0.2.1:6432",
         f"issuer {gone.issuer}",
         f"issuer {signing_issuer.issuer}",
@@ -120,6 +124,7 @@ def test_each_thing_that_is_wrong_is_named_with_its_place(
 def test_settings_without_issuer_target_or_listener_say_that_nobody_can_connect(
     tmp_path: Path,
 ) -> None:
+    create_key(tmp_path / "keys", "gw1", "audit.test")
     findings = check(settings(tmp_path, listen={}))
 
     assert {each.name for each in findings if not each.ok} == {"issuer", "target", "listen"}
@@ -142,3 +147,12 @@ def test_little_space_is_a_warning_and_too_little_a_failure(tmp_path: Path) -> N
     assert named(warned, "archive").ok
     assert "disk_warn" in named(warned, "archive").message
     assert not named(stopped, "archive").ok
+
+
+def test_a_key_of_another_origin_is_found_before_the_first_start(tmp_path: Path) -> None:
+    create_key(tmp_path / "keys", "gw1", "before.test")
+
+    found = named(check(settings(tmp_path)), "keys")
+
+    assert not found.ok
+    assert "made for before.test/gw1, the settings say audit.test/gw1" in found.message

@@ -67,7 +67,8 @@ def create_key(keys: Path, gateway: str, origin: str) -> str:
     if path.exists():
         raise SettingsError(
             f"{path}: there is a log key already",
-            hint="a log is signed by one key all its life; use another gateway name for a new log",
+            hint="a log is signed by one key all its life: use another gateway name for a new log; "
+            f"only if this gateway never recorded anything, remove {gateway}.* here and try again",
         )
     text = f"{signer.verifier}\n{epoch.verifier}\n"
     replace(keys / f"{gateway}.epoch", f"{epoch.private_text()}\n".encode(), mode=PRIVATE_MODE)

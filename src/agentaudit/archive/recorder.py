@@ -34,7 +34,7 @@ from agentaudit.archive.files import (
     write_all,
 )
 from agentaudit.archive.ids import uuid7
-from agentaudit.archive.keys import Place
+from agentaudit.archive.keys import Place, load_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
 from agentaudit.archive.rows import (
     command_row,
@@ -176,7 +176,8 @@ class Recorder:
         is the document of the rules in force, see `set_policy`.
 
         Raises:
-            RecordingError: the archive cannot be written, or another gateway has its lock.
+            RecordingError: the archive cannot be written, another gateway has its lock, or the log
+                key is not there or of another log, and then the archive was not touched.
             TamperedError: the archive contradicts its log; nothing was changed.
         """
         self = cls(
@@ -189,6 +190,8 @@ class Recorder:
             on_failure=on_failure,
             clock=clock or SystemClock(),
         )
+        # The sealer would say the same, but only after a folder was made.
+        load_key(self._place)
         try:
             _prepare_archive(self._layout, gateway)
             ready = await self._sealer.start(self._place, self.clock.kind)

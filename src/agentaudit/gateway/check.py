@@ -12,6 +12,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from agentaudit.archive.keys import Place, load_key
 from agentaudit.errors import AgentauditError, IssuerError, SettingsError
 from agentaudit.gateway import backend
 from agentaudit.gateway.serving import prepare, target_access
@@ -35,7 +36,7 @@ class Check:
 
 def check(settings: Settings) -> list[Check]:
     """Return what came of trying the settings; blocks, for up to half a minute an address."""
-    findings = [_archive(settings), _retention()]
+    findings = [_archive(settings), _keys(settings), _retention()]
     findings += _listener(settings)
     findings += [_issuer(issuer) for issuer in settings.issuer]
     if not settings.issuer:
@@ -68,6 +69,17 @@ def _archive(settings: Settings) -> Check:
     if free < settings.limits.disk_warn:
         return Check(name, True, f"{gib}, less than limits.disk_warn", "free space soon")
     return Check(name, True, gib)
+
+
+def _keys(settings: Settings) -> Check:
+    own = settings.gateway
+    name = f"keys {own.keys}"
+    place = Place(archive=own.archive, gateway=own.name, origin=own.origin, keys=own.keys)
+    try:
+        load_key(place)
+    except AgentauditError as error:
+        return Check(name, False, str(error), error.hint)
+    return Check(name, True, f"of the log {place.log_origin}, as the settings say")
 
 
 def _retention() -> Check:
