@@ -216,6 +216,7 @@ NONSENSE: dict[str, bytes] = {
     "a length of zero": b"\0\0\0\0",
     "a huge packet": b"\x7f\xff\xff\xff\0\3\0\0",
     "protocol 2": b"\0\0\0\x10\0\2\0\0" + b"user\0a\0\0",
+    "a parameter that is not UTF-8": b"\0\0\0\x10\0\3\0\0user\0\xff\0\0",
     "no parameters' end": b"\0\0\0\x0d\0\3\0\0user\0",
     "direct TLS where there is none": b"\x16\3\1\2\0\1",
     "plaintext behind an SSLRequest": SSL_REQUEST + startup(),
@@ -284,6 +285,10 @@ def test_requests_for_encryption_that_there_is_not_are_answered_with_no(
 @pytest.mark.parametrize(
     ("name", "code"),
     [
+        ("a parameter that is not UTF-8", "08P01"),
+        ("no parameters' end", "08P01"),
+        ("a huge packet", "08P01"),
+        ("half a packet", "57014"),
         ("a query instead of a password", "08P01"),
         ("a huge password", "08P01"),
         ("a password without its end", "08P01"),
@@ -291,13 +296,19 @@ def test_requests_for_encryption_that_there_is_not_are_answered_with_no(
         ("half a password", "57014"),
     ],
 )
-def test_who_has_named_a_database_is_told_what_is_wrong(
+def test_who_has_begun_a_start_up_of_protocol_3_is_told_what_is_wrong(
     short: Hosted, name: str, code: str
 ) -> None:
     with Raw(short) as client:
         heard = client.say(NONSENSE[name]).hear_until_closed()
 
     assert error_fields(heard)["C"] == code
+
+
+@pytest.mark.parametrize("name", ["one byte", "a web browser", "protocol 2"])
+def test_who_speaks_something_else_hears_nothing(short: Hosted, name: str) -> None:
+    with Raw(short) as client:
+        assert client.say(NONSENSE[name]).hear_until_closed() == b""
 
 
 def test_a_client_that_hangs_up_at_any_byte_of_its_login_hurts_nobody(

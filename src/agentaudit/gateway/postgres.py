@@ -53,6 +53,8 @@ _SQLSTATE: Final = {
 _INVALID_PASSWORD: Final = "28P01"  # noqa: S105  an SQLSTATE
 _NOT_ALLOWED: Final = "28000"
 _MAX_LABEL: Final = 256
+_PROTOCOL_3: Final = b"\0\3"
+"""The major version, behind the length of a start-up packet."""
 
 log = structlog.get_logger()
 
@@ -111,12 +113,12 @@ class Door:
             self._tell(connection, _Refused(_SQLSTATE[reason], message, hint=hint))
         except ClientProtocolError as error:
             self._count(connection, "not the protocol")
-            # Whoever sent no start-up packet may be no client of ours: words would confuse it.
-            if connection.startup is not None or wire.is_encrypted:
+            # Whoever began no start-up packet may be no client of ours: words would confuse it.
+            if connection.is_postgres or wire.is_encrypted:
                 self._tell(connection, _Refused("08P01", str(error), hint=error.hint))
         except TimeoutError:  # before OSError, which it is one of
             self._count(connection, "too slow")
-            if connection.startup is not None:
+            if connection.is_postgres:
                 self._tell(connection, _Refused("57014", "the login took too long"))
         except (ConnectionEnded, ssl.SSLError, OSError) as error:
             is_tls = isinstance(error, ssl.SSLError)
@@ -372,6 +374,8 @@ class _Connection:
         self.actor: Actor | None = None
         self.access: TargetAccess | None = None
         self.rest = b""
+        self.is_postgres = False
+        """It has begun a start-up packet of protocol 3, so it understands an ErrorResponse."""
         self.is_open = False
         self._token = ""
 
@@ -384,6 +388,7 @@ class _Connection:
         data = b""
         asked: set[type] = set()
         while True:
+            self.is_postgres = len(data) >= 8 and data[4:6] == _PROTOCOL_3
             packet = messages.parse_startup(data)
             if packet is None:
                 data += await self.wire.more()
