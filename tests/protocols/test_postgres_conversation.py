@@ -577,12 +577,101 @@ def test_what_discard_dropped_does_not_come_back_when_a_parse_sent_ahead_fails(
 def test_deallocate_of_what_is_not_known_drops_nothing(talk: Talk) -> None:
     talk.client(parse("s", "SELECT 1") + SYNC)
     talk.target(PARSE_COMPLETE + ready())
-    for sql in ("DEALLOCATE other", "/* s */ DEALLOCATE s"):
-        talk.client(query(sql))
-        talk.target(command_complete("DEALLOCATE") + ready())
+    talk.client(query("DEALLOCATE other"))
+    talk.target(command_complete("DEALLOCATE") + ready())
     talk.client(bind("", "s") + execute() + SYNC)
 
-    assert talk.commands[2].text == "SELECT 1"
+    assert talk.commands[1].text == "SELECT 1"
+
+
+def test_a_deallocate_that_does_not_say_plainly_what_it_drops_drops_all(talk: Talk) -> None:
+    talk.client(parse("s", "SELECT 1") + SYNC)
+    talk.target(PARSE_COMPLETE + ready())
+    talk.client(query("/* s */ DEALLOCATE s"))
+    talk.target(command_complete("DEALLOCATE") + ready())
+    talk.client(bind("", "s") + execute() + SYNC)
+
+    assert talk.commands[1].text == 'EXECUTE "s"'
+
+
+# A name whose meaning is not settled.
+
+
+def test_a_statement_parsed_again_behind_a_sync_is_not_bound_before_the_server_has_answered(
+    talk: Talk,
+) -> None:
+    talk.client(parse("x", "DELETE FROM t") + SYNC)
+    talk.target(PARSE_COMPLETE + ready())
+    again = parse("x", "SELECT 1") + SYNC
+    then = bind("", "x") + execute() + SYNC
+
+    steps = talk.client(again + then)
+    assert b"".join(step.frame for step in steps) == again
+    answer = talk.target(error("42P05") + ready())
+    assert [step.side for step in answer][-1] is Side.CLIENT
+    assert answer[-1].frame == then
+    assert answer[-1].starts[0].text == "DELETE FROM t"
+
+
+def test_what_a_skipped_parse_would_have_named_is_not_what_runs(talk: Talk) -> None:
+    talk.client(parse("", "DELETE FROM t") + SYNC)
+    talk.target(PARSE_COMPLETE + ready())
+    talk.client(bind("", "nope") + parse("", "SELECT 1") + SYNC + bind("", "") + execute() + SYNC)
+    talk.target(error("26000") + ready())
+    talk.target(BIND_COMPLETE + command_complete("DELETE 3") + ready())
+
+    assert [c.text for c in talk.commands.values()][-1] == "DELETE FROM t"
+
+
+def test_a_bind_of_a_fresh_statement_waits_for_nobody(talk: Talk) -> None:
+    whole = parse("x", "SELECT 1") + bind("", "x") + execute() + SYNC
+    assert b"".join(step.frame for step in talk.client(whole + whole)) == whole + whole
+
+
+def test_a_portal_bound_again_behind_a_sync_is_not_executed_before_the_server_has_answered(
+    talk: Talk,
+) -> None:
+    talk.client(query("BEGIN") + parse("r", "ROLLBACK") + bind("p", "r") + SYNC)
+    talk.target(
+        command_complete("BEGIN") + ready("T") + PARSE_COMPLETE + BIND_COMPLETE + ready("T")
+    )
+    talk.client(parse("s", "SELECT 1") + SYNC)
+    talk.target(PARSE_COMPLETE + ready("T"))
+    talk.client(bind("p", "s") + SYNC + execute("p") + SYNC)
+    talk.target(error("42P03") + ready("E"))
+    talk.target(command_complete("ROLLBACK") + ready())
+
+    assert talk.commands[1].text == "ROLLBACK"
+
+
+def test_more_than_16_mib_behind_an_unsettled_statement_end_the_connection(talk: Talk) -> None:
+    talk.client(parse("x", "SELECT 1") + SYNC)
+    talk.client(bind("", "x") + execute() + SYNC)
+    for _ in range(60):
+        talk.client(query("SELECT '" + "x" * 250_000 + "'"))
+    with pytest.raises(ClientProtocolError, match="16 MiB"):
+        talk.client(b"".join(query("SELECT '" + "x" * 250_000 + "'") for _ in range(10)))
+
+
+def test_what_is_skipped_keeps_its_own_text(talk: Talk) -> None:
+    talk.client(parse("", "SELECT 1/0") + bind() + execute() + FLUSH)
+    talk.target(PARSE_COMPLETE + BIND_COMPLETE + error("22012"))
+    talk.client(parse("", "DELETE FROM t") + bind() + execute() + SYNC)
+    talk.target(ready())
+
+    assert [c.text for c in talk.commands.values()] == ["SELECT 1/0", "DELETE FROM t"]
+    talk.client(bind("", "") + execute() + SYNC)
+    assert talk.commands[2].text == "SELECT 1/0"
+
+
+def test_an_answer_that_says_more_than_the_text_makes_a_read_unknown(talk: Talk) -> None:
+    talk.client(parse("", "SELECT 1") + bind() + execute() + SYNC)
+    (command,) = talk.commands.values()
+    command.cls, command.confidence = "read", "certain"
+    talk.target(PARSE_COMPLETE + BIND_COMPLETE + command_complete("DELETE 5") + ready())
+
+    assert (command.cls, command.confidence) == ("unknown", "uncertain")
+    assert command.risk == ("answered as DELETE",)
 
 
 @pytest.mark.parametrize(

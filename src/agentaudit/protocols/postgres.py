@@ -95,6 +95,8 @@ class Conversation:
                 self._requests.receive(data, steps)
             else:
                 self._replies.receive(data, steps)
+                if self._requests.is_waiting:
+                    self._requests.receive(b"", steps)
         except (ClientProtocolError, TargetProtocolError) as error:
             self._broken = error
             if not steps:

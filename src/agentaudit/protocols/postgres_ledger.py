@@ -284,6 +284,9 @@ class Ledger:
     def void(self, act: Act) -> None:
         """Undo what a message meant for names: the server has refused or skipped it."""
         thing = act.thing
+        if act.kind == BIND and isinstance(thing, Portal):
+            thing.is_void = True
+            return
         statement = thing.statement if isinstance(thing, Refused) else thing
         if act.kind != DESCRIBE and isinstance(statement, Prepared):
             self.names.void(statement)

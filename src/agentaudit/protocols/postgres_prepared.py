@@ -2,7 +2,10 @@
 
 An Execute names a portal, a portal a statement, and only the Parse had the text. The client may
 be many messages ahead of the server, so a name means what the client will find there if all goes
-well; where the server then refuses a Parse or a Close, the name means again what it meant before.
+well; where the server then refuses a Parse, a Bind or a Close, the name means again what it meant
+before. Up to the next Sync that cannot mislead, because the server skips what relied on it. Behind
+a Sync it could: a name whose meaning is not settled by then is waited for (`is_unsettled`), or an
+agent could have one statement recorded and another one run.
 
 What the memory's bound pushes out is forgotten, not refused: an Execute of it reads as
 `EXECUTE "name"`, which nothing takes for a harmless statement.
@@ -37,13 +40,15 @@ _DEALLOCATE: Final = re.compile(
 class Prepared:
     """A statement under a name; `text` is its first 64 KiB, `types` and `shape` as far as known.
 
-    `older` is what the name stood for before, until the server has agreed to this one.
+    `older` is what the name stood for before, until the server has agreed to this one; `cycle`
+    counts the Syncs before its Parse.
     """
 
     name: bytes
     sql: str
     text: str
     types: tuple[int, ...] = ()
+    cycle: int = 0
     shape: RowShape = NO_SHAPE
     older: Prepared | None = None
     size: int = 0
@@ -56,7 +61,8 @@ class Prepared:
 class Portal:
     """A statement bound to parameters; `params` is None where they are too long to keep.
 
-    `cycle` counts the Syncs before it, and tells which idle state of the server ends it.
+    `cycle` counts the Syncs before it, and tells which idle state of the server ends it. `older`
+    is what its name stood for before, until the server has agreed to this one.
     """
 
     statement: Prepared
@@ -65,6 +71,9 @@ class Portal:
     cycle: int
     shape: RowShape = NO_SHAPE
     sha256: tuple[str, ...] = ()
+    older: Portal | None = None
+    is_agreed: bool = False
+    is_void: bool = False
 
 
 def cut_text(sql: str) -> str:
@@ -93,13 +102,14 @@ class Names:
 
     # Statements.
 
-    def prepare(self, name: bytes, sql: str, types: tuple[int, ...]) -> Prepared:
+    def prepare(self, name: bytes, sql: str, types: tuple[int, ...], cycle: int) -> Prepared:
         """Let `name` stand for `sql` from here on."""
         statement = Prepared(
             name,
             sql,
             cut_text(sql),
             types,
+            cycle,
             older=self._known(name),
             size=len(sql) + _OVERHEAD_BYTES,
         )
@@ -111,9 +121,9 @@ class Names:
             self._evict()
         return statement
 
-    def close(self, name: bytes) -> Prepared:
+    def close(self, name: bytes, cycle: int) -> Prepared:
         """Let `name` stand for nothing from here on."""
-        mark = Prepared(name, "", "", older=self._known(name), is_closed=True)
+        mark = Prepared(name, "", "", cycle=cycle, older=self._known(name), is_closed=True)
         self._statements[name] = mark
         return mark
 
@@ -137,10 +147,16 @@ class Names:
         sql = f"EXECUTE {quoted(name.decode(codec, 'replace'))}"
         return Prepared(name, sql, cut_text(sql))
 
+    def is_unsettled(self, name: bytes, cycle: int) -> bool:
+        """Say whether what `name` means in `cycle` depends on an answer still owed."""
+        statement = self._known(name)
+        return statement is not None and not statement.is_agreed and statement.cycle < cycle
+
     def deallocate(self, sql: str) -> None:
-        """Forget what a DEALLOCATE that has succeeded took away, if it is that simple."""
+        """Forget what a DEALLOCATE took away that has succeeded."""
         found = _DEALLOCATE.match(sql)
         if found is None:
+            self.deallocate_all()
             return
         name = found[1].replace('""', '"') if found[1] else found[2].lower()
         statement = self._known(name.encode())
@@ -192,13 +208,32 @@ class Names:
     def bind(self, name: bytes, portal: Portal) -> None:
         """Let `name` stand for `portal` from here on."""
         portals = self._portals
+        portal.older = self.portal(name)
         if len(portals) >= MAX_PORTALS and name not in portals:
             del portals[next(iter(portals))]
         portals[name] = portal
 
+    def agree_portal(self, portal: Portal) -> None:
+        """The server has bound `portal`."""
+        portal.is_agreed = True
+        portal.older = None
+
     def portal(self, name: bytes) -> Portal | None:
         """Return what `name` stands for, None for a cursor that DECLARE made."""
-        return self._portals.get(name)
+        portals = self._portals
+        portal = portals.get(name)
+        while portal is not None and portal.is_void:
+            portal = portal.older
+            if portal is None:
+                del portals[name]
+            else:
+                portals[name] = portal
+        return portal
+
+    def is_unsettled_portal(self, name: bytes, cycle: int) -> bool:
+        """As `is_unsettled`, for a portal."""
+        portal = self.portal(name)
+        return portal is not None and not portal.is_agreed and portal.cycle < cycle
 
     def close_portal(self, name: bytes) -> None:
         """Let `name` stand for nothing."""

@@ -35,6 +35,12 @@ from agentaudit.protocols.postgres_prepared import Portal, Prepared
 _DATA_ROW, _ERROR = b"DE"
 _MAY_BE_LONG: Final = b"DEdNAS"
 
+_CHANGES: Final = frozenset(
+    ["INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "CREATE", "DROP", "ALTER", "GRANT"]
+    + ["REVOKE", "REFRESH", "CALL", "DO"]
+)
+"""First words of the tags with which the server reports that something was changed."""
+
 _ROW_VERBS: Final = ("SELECT", "FETCH", "SHOW", "EXPLAIN")
 
 _header: Final = Struct("!Bi").unpack_from
@@ -241,8 +247,10 @@ class Replies:
         return None
 
     def _bind_complete(self, body: bytes) -> bytes | None:
-        self._ledger.expect(BIND)
+        portal = self._ledger.expect(BIND).thing
         self._ledger.owed.popleft()
+        if isinstance(portal, Portal):
+            self._ledger.names.agree_portal(portal)
         return None
 
     def _close_complete(self, body: bytes) -> bytes | None:
@@ -308,6 +316,13 @@ class Replies:
         command = act.command
         assert command is not None
         command.status = "ok"
+        changes = verb in _CHANGES or ledger.copy == "in"
+        if changes and command.cls in ("read", "session"):
+            # What the server says it did outweighs what the text seemed to say: a name may have
+            # come to stand for another statement where no protocol shows it (in a DO block).
+            command.cls = "unknown"
+            command.confidence = "uncertain"
+            command.risk += (f"answered as {verb}",)
         command.name_columns()
         ledger.use_transaction(command)
         if ledger.copy:

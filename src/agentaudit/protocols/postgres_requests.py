@@ -41,6 +41,9 @@ from agentaudit.protocols.postgres_prepared import (
 MAX_DECIDED_BYTES: Final = 16 * 1024 * 1024
 """A Query or Parse is held whole up to here, since it needs a decision; beyond, it is refused."""
 
+MAX_SKIPPED: Final = 1_000
+"""Statements and portals that are remembered of what the server skips, up to the next Sync."""
+
 MAX_BIND_BYTES: Final = 1024 * 1024
 """A longer Bind is passed on in pieces, and its parameters are not decoded."""
 
@@ -92,6 +95,10 @@ _header: Final = Struct("!Bi").unpack_from
 _REQUEST, _CLIENT = Kind.REQUEST, Side.CLIENT
 
 
+class _Unsettled(Exception):
+    """What a name means depends on an answer that is still to come."""
+
+
 class _Long:
     """A message that passes, or is refused, in pieces of 256 KiB."""
 
@@ -134,6 +141,11 @@ class Requests:
         self._text: str | None = None
         self._is_due = False
         self._is_copy = False
+        # What the server skips has a text too; none of it is there behind the next Sync.
+        self._skipped: dict[bytes, Prepared] = {}
+        self._skipped_portals: dict[bytes, Portal] = {}
+        self.is_waiting = False
+        """Whether a message waits for an answer of the target; `receive` then goes on with it."""
 
     def receive(self, data: bytes, steps: list[Step]) -> None:
         """Append the steps that `data` completes.
@@ -147,12 +159,17 @@ class Requests:
                 return
             data = bytes(self._held)
             self._held.clear()
+        self.is_waiting = False
         start = at = 0
         end = len(data)
         while True:
             if self._long is not None:
                 need = min(self._long.left, MAX_EVENT_BYTES)
                 if end - at < need:
+                    break
+                if self._must_wait(self._long, data[at : at + need]):
+                    self.is_waiting = True
+                    need = 0
                     break
                 self._take_piece(self._long, data[at : at + need], steps)
                 start = at = at + need
@@ -187,6 +204,14 @@ class Requests:
                 start = at
             try:
                 self._take(kind, data[at + 5 : stop])
+            except _Unsettled:
+                if end - at > MAX_DECIDED_BYTES:
+                    raise ClientProtocolError(
+                        "more than 16 MiB behind a statement that the server has not agreed to yet"
+                    ) from None
+                self.is_waiting = True
+                need = 0
+                break
             except ClientProtocolError:
                 self._release(data[start:at], steps)
                 raise
@@ -272,10 +297,7 @@ class Requests:
         elif kind == DESCRIBE or kind == CLOSE:  # noqa: SIM109
             self._describe_or_close(kind, body)
         elif kind == PARSE:
-            parse = messages.decode_parse(body)
-            self._text = parse.sql.decode(self._ledger.codec, "replace")
-            statement = self._ledger.names.prepare(parse.name, self._text, parse.types)
-            self._owe(PARSE, statement)
+            self._parse(body)
         elif kind == QUERY:
             self._query(body)
         elif kind == TERMINATE:
@@ -304,8 +326,52 @@ class Requests:
             ledger.swallowed_syncs += 1
             return
         ledger.owe_ready()
+        self._skipped.clear()
+        self._skipped_portals.clear()
 
     # Messages.
+
+    def _parse(self, body: bytes) -> None:
+        ledger = self._ledger
+        parse = messages.decode_parse(body)
+        sql = self._text = parse.sql.decode(ledger.codec, "replace")
+        if ledger.is_skipping:
+            if len(self._skipped) < MAX_SKIPPED:
+                self._skipped[parse.name] = Prepared(parse.name, sql, cut_text(sql), parse.types)
+            self._acts.append(Act(PARSE, None))
+            return
+        self._owe(PARSE, ledger.names.prepare(parse.name, sql, parse.types, ledger.cycle))
+
+    def _statement(self, name: bytes) -> Prepared:
+        """Return what `name` means here.
+
+        Raises:
+            _Unsettled: that depends on an answer to what was sent before the last Sync.
+        """
+        ledger = self._ledger
+        if ledger.is_skipping:
+            skipped = self._skipped.get(name)
+            if skipped is not None:
+                return skipped
+        elif ledger.names.is_unsettled(name, ledger.cycle):
+            raise _Unsettled
+        return ledger.names.statement(name, ledger.codec)
+
+    def _portal(self, name: bytes) -> Portal | None:
+        """Return the portal `name`, as `_statement` does."""
+        ledger = self._ledger
+        if ledger.is_skipping:
+            return self._skipped_portals.get(name) or ledger.names.portal(name)
+        if ledger.names.is_unsettled_portal(name, ledger.cycle):
+            raise _Unsettled
+        return ledger.names.portal(name)
+
+    def _bind_name(self, name: bytes, portal: Portal) -> None:
+        if not self._ledger.is_skipping:
+            self._ledger.names.bind(name, portal)
+        elif len(self._skipped_portals) < MAX_SKIPPED:
+            self._skipped_portals[name] = portal
+        self._owe(BIND, portal)
 
     def _describe_or_close(self, kind: int, body: bytes) -> None:
         names = self._ledger.names
@@ -313,25 +379,24 @@ class Requests:
         thing: Prepared | Portal | None = None
         if subtype == _STATEMENT:
             is_close = kind == CLOSE
-            thing = names.close(name) if is_close else names.statement(name, self._ledger.codec)
+            thing = names.close(name, self._ledger.cycle) if is_close else self._statement(name)
         elif kind == CLOSE:
             names.close_portal(name)
         else:
-            thing = names.portal(name)
+            thing = self._portal(name)
         self._owe(kind, thing)
 
     def _bind(self, body: bytes) -> None:
         ledger = self._ledger
         bind = messages.decode_bind(body)
-        statement = ledger.names.statement(bind.statement, ledger.codec)
+        statement = self._statement(bind.statement)
         params: tuple[str | None, ...] | None = ()
         if bind.values:
             # With the length before it, no value is four times as long in any of its texts.
             is_short = len(body) * 4 <= MAX_TEXT_BYTES
             params = self._params(bind, statement.types, is_short)
         portal = Portal(statement, params, bind.result_formats, ledger.cycle)
-        ledger.names.bind(bind.portal, portal)
-        self._owe(BIND)
+        self._bind_name(bind.portal, portal)
 
     def _params(
         self, bind: messages.Bind, types: tuple[int, ...], is_short: bool
@@ -359,7 +424,7 @@ class Requests:
     def _execute(self, body: bytes) -> None:
         ledger = self._ledger
         name, max_rows = messages.decode_execute(body)
-        portal = ledger.names.portal(name)
+        portal = self._portal(name)
         if portal is None:
             # A cursor of DECLARE is a portal too.
             rows = max_rows if max_rows > 0 else "ALL"
@@ -427,6 +492,13 @@ class Requests:
             return _Long(kind, size, _NO_FUNCTION_CALL)
         return _Long(kind, size, _TOO_LONG) if size > MAX_DECIDED_BYTES else None
 
+    def _must_wait(self, long: _Long, piece: bytes) -> bool:
+        """Say whether a long Bind is of a statement that the server has not agreed to yet."""
+        if long.start or long.kind != BIND or self._ledger.is_skipping:
+            return False
+        _, statement, _ = messages.decode_bind_names(piece[5:])
+        return self._ledger.names.is_unsettled(statement, self._ledger.cycle)
+
     def _take_piece(self, long: _Long, piece: bytes, steps: list[Step]) -> None:
         is_first = long.take(piece)
         refused = long.refused
@@ -481,11 +553,8 @@ class Requests:
     def _bind_long(self, long: _Long) -> None:
         ledger = self._ledger
         name, statement, _ = messages.decode_bind_names(long.start[5:])
-        long.portal = Portal(
-            ledger.names.statement(statement, ledger.codec), None, (), ledger.cycle
-        )
-        ledger.names.bind(name, long.portal)
-        self._owe(BIND)
+        long.portal = Portal(self._statement(statement), None, (), ledger.cycle)
+        self._bind_name(name, long.portal)
 
     def _begin_refused(self, long: _Long, refused: Refused) -> str:
         """Start the command of a message that is refused as it comes; return what it says."""
@@ -495,7 +564,7 @@ class Requests:
             # Not a command yet: an Execute behind it will be one, and is refused with it.
             name, _, rest = start.partition(b"\0")
             sql = rest.decode(ledger.codec, "replace")
-            refused.statement = ledger.names.prepare(name, sql, ())
+            refused.statement = ledger.names.prepare(name, sql, (), ledger.cycle)
             return sql
         is_query = long.kind == QUERY
         sql = start.decode(ledger.codec, "replace") if is_query else "FunctionCall"
