@@ -108,6 +108,26 @@ def test_an_issuer_out_of_reach_is_named_as_the_reason_and_nobody_else_is_hurt(
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+@pytest.mark.parametrize("cut", [None, -20], ids=["whole", "cut"])
+def test_a_token_that_is_not_the_password_is_not_recorded_either(
+    short: Hosted, signing_issuer: SigningIssuer, cut: int | None
+) -> None:
+    other = signing_issuer.token("ben")[:cut]
+    token = signing_issuer.token("ana")
+    names = {"application_name": f"job {other} 7", "database": other, other: "x"}
+
+    error = login_error(short, token, **names)
+
+    short.close()
+    assert error["C"] == "3D000"
+    session = read(short.archive).session(user="ana")
+    assert session["target"] == "(a token)"
+    assert session["client_app"] == "job (a token) 7"
+    assert dict(session["labels"])["(a token)"] == "x"
+    header = other.partition(".")[0]
+    assert header.encode() not in everything(short.archive)
+
+
 # --- targets
 
 

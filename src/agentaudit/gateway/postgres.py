@@ -12,6 +12,7 @@ Source: postgresql.org/docs/current/protocol-flow.html
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import ssl
 from collections.abc import Callable
@@ -53,6 +54,8 @@ _SQLSTATE: Final = {
 _INVALID_PASSWORD: Final = "28P01"  # noqa: S105  an SQLSTATE
 _NOT_ALLOWED: Final = "28000"
 _MAX_LABEL: Final = 256
+_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
+"""What looks like a token: `eyJ` is how the base64url of a JSON object with a text key begins."""
 _PROTOCOL_3: Final = b"\0\3"
 """The major version, behind the length of a start-up packet."""
 
@@ -471,7 +474,10 @@ class _Connection:
         """Return what is known so far; what the client says of itself goes to `labels`."""
         actor = self.actor
         target = self.access.settings if self.access is not None else None
-        said = {name: self._without_token(value) for name, value in self.parameters.items()}
+        said = {
+            self._without_token(name): self._without_token(value)
+            for name, value in self.parameters.items()
+        }
         # The gateway answers it with the target's database; as a label it would only repeat.
         said.pop("database", None)
         port = self.wire.transport.get_extra_info("sockname")
@@ -493,10 +499,10 @@ class _Connection:
         )
 
     def _without_token(self, value: str) -> str:
-        """Return `value`, cut, unless somebody put the token where it does not belong."""
+        """Return `value`, cut, without any token that somebody put where it does not belong."""
         if self._token and (self._token in value or (len(value) > 32 and value in self._token)):
             return "(the token)"
-        return value[:_MAX_LABEL]
+        return _JWT.sub("(a token)", value)[:_MAX_LABEL]
 
 
 class _Judge:
