@@ -425,7 +425,9 @@ def parser() -> argparse.ArgumentParser:
     one = add(replay)
     one.add_argument("session", metavar="SESSION", help="its id, or the beginning of it")
     _add_archive(one)
-    one.add_argument("--command", type=int, dest="command_no", metavar="N", help="only command N")
+    one.add_argument(
+        "--command", type=_whole, dest="command_no", metavar="N", help="only command N"
+    )
     one.add_argument(
         "--speed",
         type=_speed,
@@ -516,16 +518,28 @@ def _instant(text: str) -> datetime:
 
 
 def _speed(text: str) -> float:
-    speed = float(text)
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
     if not 0 < speed < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: more than 0 expected")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: a number above 0 expected")
     return speed
 
 
+_MOST = 1_000_000_000
+"""More rows than anybody reads, and fewer than DuckDB's LIMIT can count."""
+
+
 def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: 0 or more expected")
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= _MOST:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}: a whole number from 0 to {_MOST:,} expected"
+        )
     return number
 
 
@@ -566,7 +580,14 @@ def _filters(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def _key(given: str) -> str:
     """Return a verifier key that was given as such, or as the file that holds it."""
-    return given if "+" in given and not Path(given).is_file() else _read_text(Path(given)).strip()
+    if "+" in given and not Path(given).is_file():
+        return given
+    text = _read_text(Path(given)).strip()
+    if not text:
+        raise QuestionError(
+            f"{given}: the file holds no key", hint="agentaudit keygen writes keys/<name>.vkey"
+        )
+    return text
 
 
 def _read_text(path: Path) -> str:

@@ -141,6 +141,26 @@ def test_a_time_that_is_none_is_refused(case: aa.Case, time: str) -> None:
         case.sessions(since=time)
 
 
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ({"since": 5}, "since: an ISO 8601 text, date or datetime expected, found int"),
+        ({"until": b"2026"}, "until: .* found bytes"),
+        ({"user": ["secret"]}, "user: text expected, found list"),
+        ({"table": 7}, "table: text expected, found int"),
+        ({"cls": "x"}, "cls: read, write, schema, admin, session or unknown expected"),
+        ({"status": "OK"}, "status: ok, error, denied, cancelled or incomplete expected"),
+    ],
+)
+def test_what_cannot_be_asked_is_named_and_not_repeated(
+    case: aa.Case, asked: dict[str, Any], answer: str
+) -> None:
+    for question in (case.sessions, case.commands):
+        with pytest.raises(QuestionError, match=answer) as caught:
+            question(**asked)
+        assert "secret" not in str(caught.value)
+
+
 # --- search ---------------------------------------------------------------------------------------
 
 
@@ -365,3 +385,9 @@ def test_verify_says_yes_only_with_a_key_from_outside(case: aa.Case, recorded: R
 def test_verify_names_a_key_file_that_is_not_there(case: aa.Case, tmp_path: Path) -> None:
     with pytest.raises(QuestionError, match=r"no\.vkey"):
         case.verify(tmp_path / "no.vkey")
+
+
+def test_verify_takes_no_empty_file_for_a_key(case: aa.Case, tmp_path: Path) -> None:
+    (tmp_path / "empty.vkey").write_text("\n")
+    with pytest.raises(QuestionError, match=r"empty\.vkey: the file holds no key"):
+        case.verify(tmp_path / "empty.vkey")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,6 +154,22 @@ def test_a_result_has_the_recorded_rows_and_no_more_than_asked(
     ]
     assert session.result(5, limit=10).equals(whole.slice(0, 10))
     assert sum(batch.num_rows for batch in session.result_batches(5)) == 1_234
+
+
+@pytest.mark.parametrize("limit", [-1, "ten", 1.5, True])
+def test_a_limit_that_is_no_number_of_rows_is_refused(
+    case: aa.Case, recorded: Recorded, limit: Any
+) -> None:
+    session = case.session(recorded.sessions[0])
+    with pytest.raises(QuestionError, match="limit: "):
+        session.result(5, limit=limit)
+    with pytest.raises(QuestionError, match="limit: "):
+        session.results(limit=limit)
+
+
+def test_a_number_that_is_none_names_no_command(case: aa.Case, recorded: Recorded) -> None:
+    with pytest.raises(QuestionError, match="command_no: a whole number expected, found str"):
+        case.session(recorded.sessions[0]).command("one")  # type: ignore[arg-type]
 
 
 def test_a_command_without_rows_has_a_result_without_columns(

@@ -19,6 +19,7 @@ import nbformat
 import pytest
 
 from agentaudit import demo
+from agentaudit.cli import main
 from agentaudit.demo import agent, shop
 from agentaudit.demo.database import Postgres
 from agentaudit.demo.gateways import to_toml
@@ -114,6 +115,18 @@ def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(QuestionError, match="not a folder of the demo's"):
         demo.run(tmp_path, io.StringIO())
     assert list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_a_file_is_no_folder_to_make_a_demo_in(
+    tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+
+    assert main(["demo", str(tmp_path / path)]) == 2
+
+    assert str(tmp_path / path) in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_shop_has_the_same_rows_every_time(own_postgres18: PostgresPeer) -> None:

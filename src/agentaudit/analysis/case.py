@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from agentaudit.analysis import asked
 from agentaudit.analysis.session import Session
 from agentaudit.analysis.store import Store, named
 from agentaudit.archive import snapshot
@@ -96,14 +97,18 @@ class Case:
         `since` and `until` are times (ISO 8601 text or datetime; UTC where they name no zone) and
         keep sessions of which any part lies between. `cls`, `status` and `table` keep those with
         at least one command that has all of what is given.
+
+        Raises:
+            QuestionError: a `cls` or `status` that there is not, or something of a wrong type.
         """
+        asked.texts(user=user, agent=agent, target=target, cls=cls, status=status, table=table)
         return self._ask(
             "sessions",
             user=user,
             agent=agent,
             target=target,
-            since=_instant(since),
-            until=_instant(until),
+            since=_instant("since", since),
+            until=_instant("until", until),
             **{"class": cls},
             status=status,
             table=table,
@@ -128,7 +133,12 @@ class Case:
         `cls` is `read`, `write`, `schema`, `admin`, `session` or `unknown`; `status` is `ok`,
         `error`, `denied`, `cancelled` or `incomplete`; `table` is a table's name with or without
         its schema; times are as for `sessions`, and mean the start.
+
+        Raises:
+            QuestionError: another `cls` or `status`, or something of a wrong type.
         """
+        asked.texts(user=user, agent=agent, target=target, cls=cls, status=status, table=table)
+        asked.texts(operation=operation)
         return self._ask(
             "commands",
             session=None if session is None else self._session_id(session),
@@ -139,8 +149,8 @@ class Case:
             status=status,
             operation=operation,
             table=table,
-            since=_instant(since),
-            until=_instant(until),
+            since=_instant("since", since),
+            until=_instant("until", until),
         )
 
     def search(
@@ -157,6 +167,7 @@ class Case:
         Case does not matter (in results: of ASCII letters). What lies partly in one recorded
         event and partly in the next is not found.
         """
+        asked.texts(text=text, user=user, target=target)
         if not text:
             raise QuestionError("search: no text was given", hint='case.search("drop table")')
         return self._ask(
@@ -165,8 +176,8 @@ class Case:
             bytes=text.encode(),
             user=user,
             target=target,
-            since=_instant(since),
-            until=_instant(until),
+            since=_instant("since", since),
+            until=_instant("until", until),
         )
 
     def sql(
@@ -182,6 +193,7 @@ class Case:
             QuestionError: not one statement that only reads.
             duckdb.Error: DuckDB cannot answer it.
         """
+        asked.texts(query=query)
         self.refresh()
         return self._store.ask(query, parameters)
 
@@ -208,18 +220,21 @@ class Case:
 
         Raises:
             ArchiveError: a key or checkpoint is malformed.
-            QuestionError: `key` is a path that cannot be read.
+            QuestionError: `key` is a path that cannot be read, or of a file that holds no key.
         """
         from agentaudit.archive.verify import verify
 
         if isinstance(key, PathLike) or (isinstance(key, str) and "+" not in key):
             try:
-                key = Path(key).read_text("utf-8").strip()
+                text = Path(key).read_text("utf-8").strip()
             except (OSError, UnicodeDecodeError):
                 raise QuestionError(
                     f"{key}: no file with a verifier key",
                     hint="give the key itself, name+hash+base64, or a file that holds it",
                 ) from None
+            if not text:
+                raise QuestionError(f"{key}: the file holds no key")
+            key = text
         return verify(self.path, key=key, since=since, deep=deep)
 
     def _ask(self, question: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
@@ -267,11 +282,11 @@ class Case:
         return stamps
 
 
-def _instant(value: str | date | None) -> datetime | None:
+def _instant(name: str, value: str | date | None) -> datetime | None:
     """Return a time with its zone; UTC where `value` names none.
 
     Raises:
-        QuestionError: text that is no ISO 8601 time.
+        QuestionError: text that is no ISO 8601 time, or no time at all.
     """
     if value is None:
         return None
@@ -282,6 +297,10 @@ def _instant(value: str | date | None) -> datetime | None:
             raise QuestionError(
                 f"time {value!r}: an ISO 8601 time expected, as 2026-11-01 or 2026-11-01T12:30:00Z"
             ) from None
+    if not isinstance(value, date):
+        raise QuestionError(
+            f"{name}: an ISO 8601 text, date or datetime expected, found {type(value).__name__}"
+        )
     if not isinstance(value, datetime):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     return value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from agentaudit.analysis import transcript
+from agentaudit.analysis import asked, transcript
 from agentaudit.analysis.store import Store, named
 from agentaudit.errors import ArchiveError, QuestionError
 from agentaudit.model import Side
@@ -71,6 +71,7 @@ class Session:
         Raises:
             QuestionError: the session has no such command.
         """
+        command_no = asked.whole("command_no", command_no)
         self._refresh()
         rows = self._store.rows(named("command"), {"session": self.id, "command_no": command_no})
         if not rows:
@@ -120,6 +121,7 @@ class Session:
 
     def told(self, *, rows: int = 10) -> Iterator[str]:
         """Yield the transcript in parts: its heading, then one part a command."""
+        rows = asked.count("rows", rows)
         yield transcript.heading(self.facts)
         results = dict(self.results(limit=rows)) if rows else {}
         fates = dict(self.ask("session_fates").fetchall())
@@ -144,8 +146,10 @@ class Session:
         shows in the command's `rows_returned`.
 
         Raises:
-            QuestionError: the session has no such command.
+            QuestionError: the session has no such command, or `limit` is no number from 0.
         """
+        if limit is not None:
+            limit = asked.count("limit", limit)
         self.command(command_no)
         from agentaudit.analysis import postgres
 
@@ -163,7 +167,12 @@ class Session:
         return postgres.result_batches(self.traffic(), command_no)
 
     def results(self, limit: int) -> Iterator[tuple[int, pa.Table]]:
-        """Yield the number and at most `limit` first rows of every command that returned rows."""
+        """Yield the number and at most `limit` first rows of every command that returned rows.
+
+        Raises:
+            QuestionError: `limit` is no number from 0.
+        """
+        limit = asked.count("limit", limit)
         from agentaudit.analysis import postgres
 
         return postgres.result_tables(self.traffic(), limit)

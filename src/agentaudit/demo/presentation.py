@@ -78,9 +78,16 @@ def _make_room(directory: Path) -> None:
     """Leave `directory` empty but for earlier runs.
 
     Raises:
-        QuestionError: it holds files that no demo made.
+        QuestionError: it holds files that no demo made, or cannot be a folder.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file, not a folder" if directory.is_file() else error.strerror
+        raise QuestionError(
+            f"{directory}: {reason}",
+            hint="name a folder that does not exist yet: agentaudit demo DIR",
+        ) from None
     found = [path for path in directory.iterdir() if path.name not in (_MARKER, _EARLIER)]
     marker = directory / _MARKER
     if found and not marker.exists():
