@@ -289,6 +289,8 @@ async def test_a_sealer_that_dies_stops_traffic(site: Site) -> None:
     recover(site)
     require_sound(site)
     assert len(rows(site, "commands")) == 1
+    # docs/operate.md says so: nobody was left to record another reason.
+    assert {row["close_reason"] for row in rows(site, "sessions")} == {"gateway_crash"}
 
 
 async def test_a_sealer_that_dies_while_it_should_seal_is_told(site: Site) -> None:
