@@ -195,9 +195,9 @@ class Refusal:
 class Step:
     """Bytes that may be forwarded alone, and what they mean.
 
-    `frame` goes to the other side of `side`, or, where `synthetic`, it is the gateway's own
-    answer. `starts` lists the commands that begin with this frame: they need a decision before
-    it is forwarded. `ends` lists those that it completes.
+    `frame` goes to the other side of `side`; where `synthetic`, the gateway made it. `starts` lists
+    the commands that begin with this frame: they need a decision before it is forwarded. `ends`
+    lists those that it completes. What one side says may let the other side's step go.
     """
 
     side: Side
