@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,9 @@ class Disk:
     """Watches and holds up what this process writes to journals."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.synced: dict[int, int] = {}
+        self.synced: dict[str, int] = {}
         self.syncs = 0
+        self._lock = threading.Lock()
         self.may_sync = threading.Event()
         self.may_sync.set()
         self.error: OSError | None = None
@@ -27,10 +29,12 @@ class Disk:
             self.may_sync.wait()
             if self.error is not None:
                 raise self.error
-            node = os.fstat(fd)
+            path, size = str(Path(f"/proc/self/fd/{fd}").readlink()), os.fstat(fd).st_size
             self.syncs += 1
             real(fd)
-            self.synced[node.st_ino] = node.st_size
+            # Two threads may sync one file, and the one that began first may be back last.
+            with self._lock:
+                self.synced[path] = max(size, self.synced.get(path, 0))
 
         monkeypatch.setattr(os, "fdatasync", fdatasync)
 
@@ -40,7 +44,7 @@ class Disk:
         for path in site.journals():
             copy = path.with_suffix(".copy")
             data = path.read_bytes()
-            copy.write_bytes(data[: self.synced.get(path.stat().st_ino, 0)] if synced else data)
+            copy.write_bytes(data[: self.synced.get(str(path), 0)] if synced else data)
             try:
                 found |= {entry.event_no for entry in JournalReader(copy).read()}
             except AgentauditError:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from agentaudit.archive import recorder as recorder_module
+from agentaudit.archive import sealer_process
 from agentaudit.archive.journal import JournalReader, encode_frame
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.verify import verify
@@ -308,7 +309,7 @@ async def test_a_sealer_that_signs_nothing_stops_traffic(
 ) -> None:
     monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
     monkeypatch.setattr(recorder_module, "SEALER_SILENCE_S", 0.2)
-    monkeypatch.setattr(recorder_module, "_SEALER_EXIT_S", 0.2)
+    monkeypatch.setattr(sealer_process, "EXIT_S", 0.2)
     failures = Failures()
     recorder = await start(site, on_failure=failures.append)
     os.kill(sealer_pid(recorder), signal.SIGSTOP)
@@ -369,13 +370,13 @@ async def test_a_start_that_fails_leaves_no_process_behind(
 ) -> None:
     await asyncio.to_thread(record, site)
     started: list[Any] = []
-    real = recorder_module._SealerProcess.connection_made
+    real = sealer_process.SealerProcess.connection_made
 
     def connection_made(self: Any, transport: Any) -> None:
         started.append(transport)
         real(self, transport)
 
-    monkeypatch.setattr(recorder_module._SealerProcess, "connection_made", connection_made)
+    monkeypatch.setattr(sealer_process.SealerProcess, "connection_made", connection_made)
 
     def full(fd: int, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -5,7 +5,7 @@ struct, a CRC and a copy into the next write; the sealer, a process of its own, 
 Frames of one turn of the event loop share one write(2), and all writers that wait share one
 fdatasync, made on a thread because it blocks.
 
-Everything here runs on the event loop's thread, except `_Syncer`'s own.
+Everything here runs on the event loop's thread, except the `Syncer`'s own.
 
 Durability: `release(synced=False)` calls back after the write, `synced=True` after the sync. A
 failed write or sync is final: nothing is released any more, so no byte passes unrecorded.
@@ -16,14 +16,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from uuid import UUID
 
 from agentaudit.archive import canonical, journal
@@ -45,7 +43,9 @@ from agentaudit.archive.rows import (
     span_members,
     valid_text,
 )
-from agentaudit.errors import AgentauditError, ArchiveError, RecordingError, TamperedError
+from agentaudit.archive.sealer_process import SealerProcess
+from agentaudit.archive.syncer import Syncer
+from agentaudit.errors import AgentauditError, RecordingError
 from agentaudit.model import (
     MAX_EVENT_BYTES,
     Command,
@@ -68,7 +68,6 @@ MAX_TEXT_BYTES = 32 << 20
 
 RESERVE_BYTES = 64 << 20
 _CHECK_S = 1.0
-_SEALER_EXIT_S = 120.0
 _MODE_SHIFT = 5
 # Plain integers: `|` with an enum member costs more than all else that is done to an event.
 _FROM_TARGET = int(Flag.FROM_TARGET)
@@ -143,8 +142,8 @@ class Recorder:
         self._write_waiters: deque[tuple[int, Callable[[], None]]] = deque()
         self._sync_waiters: deque[tuple[int, Callable[[], None]]] = deque()
         self._lazy_sync: asyncio.TimerHandle | None = None
-        self._syncer = _Syncer(self._loop, self._synced, self._sync_failed)
-        self._sealer = _SealerProcess(self._sealer_said, self._sealer_ended)
+        self._syncer = Syncer(self._loop, self._synced, self._sync_failed)
+        self._sealer = SealerProcess(self._sealer_said, self._sealer_ended)
         self._watch: asyncio.TimerHandle | None = None
         self._ticked_no = 0
         self._ticked_s = self._loop.time()
@@ -690,187 +689,6 @@ class SessionRecorder:
             masked=state.masked,
         )
         recorder._append(state, kind=Kind.SESSION_CLOSE, flags=0, payload=canonical.encode(row))
-
-
-class _Syncer:
-    """The one thread that waits for the disk. While it syncs, the next group gathers."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        synced: Callable[[int], None],
-        failed: Callable[[OSError], None],
-    ) -> None:
-        self._loop = loop
-        self._synced = synced
-        self._failed = failed
-        self._wanted = threading.Condition()
-        self._request: tuple[int, int] | None = None
-        self._retired: list[int] = []
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def request(self, fd: int, event_no: int) -> None:
-        """Ask that the events below `event_no`, all written to `fd`, be synced."""
-        with self._wanted:
-            self._request = (fd, event_no)
-            self._wanted.notify()
-
-    def retire(self, fd: int) -> None:
-        """Close `fd` once no sync of it is under way."""
-        with self._wanted:
-            if self._request is not None and self._request[0] == fd:
-                self._request = None
-            self._retired.append(fd)
-            self._wanted.notify()
-
-    def stop(self) -> None:
-        """End the thread after the sync under way."""
-        with self._wanted:
-            self._ended = True
-            self._wanted.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._wanted:
-                while self._request is None and not self._retired and not self._ended:
-                    self._wanted.wait()
-                request, self._request = self._request, None
-                retired, self._retired = self._retired, []
-                ended = self._ended
-            for fd in retired:
-                os.close(fd)
-            if request is not None:
-                fd, event_no = request
-                try:
-                    os.fdatasync(fd)
-                except OSError as error:
-                    self._call(self._failed, error)
-                    return
-                self._call(self._synced, event_no)
-            elif ended:
-                return
-
-    def _call(self, function: Callable[[Any], None], argument: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, argument)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-
-
-class _SealerProcess(asyncio.SubprocessProtocol):
-    """The sealer as the gateway sees it: lines of JSON in, one line of JSON out to stop it."""
-
-    def __init__(
-        self,
-        said: Callable[[dict[str, Any]], None],
-        ended: Callable[[AgentauditError], None],
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self._said = said
-        self._ended = ended
-        self._loop = loop
-        self._ready: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._exited: asyncio.Future[int] = loop.create_future()
-        self._transport: asyncio.SubprocessTransport | None = None
-        self._partial = b""
-        self._error: AgentauditError | None = None
-
-    async def start(self, place: Place, clock: str) -> dict[str, Any]:
-        """Start the process; return what it says once it has recovered the archive.
-
-        Raises:
-            RecordingError, TamperedError, ArchiveError: it cannot, and says why.
-        """
-        await self._loop.subprocess_exec(
-            lambda: self,
-            sys.executable,
-            "-m",
-            "agentaudit.archive.sealer",
-            stderr=None,
-            # A terminal's Ctrl-C goes to the whole group; the sealer must outlive the gateway's
-            # drain to seal it.
-            start_new_session=True,
-        )
-        self.send(
-            {
-                "archive": str(place.archive.absolute()),
-                "gateway": place.gateway,
-                "origin": place.origin,
-                "keys": str(place.keys.absolute()),
-                "clock": clock,
-            }
-        )
-        return await self._ready
-
-    async def stop(self, *, failed: bool) -> None:
-        """Let it seal what is journaled (unless recording `failed` uncleanly), and end."""
-        if self._transport is None:
-            return
-        if not self._exited.done():
-            self.send({"stop": not failed})
-            try:
-                await asyncio.wait_for(asyncio.shield(self._exited), _SEALER_EXIT_S)
-            except TimeoutError:
-                self.kill()
-                await self._exited
-        status = self._exited.result()
-        if self._error is not None:
-            raise RecordingError(str(self._error), hint=self._error.hint)
-        if status != 0:
-            raise RecordingError(
-                f"the sealer ended with status {status} before it had sealed everything",
-                hint="what is journaled is recovered at the next start",
-            )
-
-    def kill(self) -> None:
-        """End it at once; what it leaves half done, the next start undoes or completes."""
-        if self._transport is not None and not self._exited.done():
-            self._transport.kill()
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Tell the sealer something; a sealer that has ended hears nothing."""
-        assert self._transport is not None
-        stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
-        if stdin is not None and not stdin.is_closing():
-            stdin.write(canonical.encode(message) + b"\n")
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.SubprocessTransport", transport)
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        for line in lines:
-            message = canonical.decode(line)
-            if "ready" in message:
-                self._ready.set_result(message["ready"])
-            elif "error" in message:
-                errors = {"TamperedError": TamperedError, "ArchiveError": ArchiveError}
-                self._error = errors.get(message["kind"], RecordingError)(
-                    message["error"], hint=message["hint"]
-                )
-            else:
-                self._said(message)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        # Not process_exited: that may come before the last line of what it said.
-        del exc
-        assert self._transport is not None
-        status = self._transport.get_returncode()
-        self._exited.set_result(-1 if status is None else status)
-        error = self._error or RecordingError(
-            f"the sealer ended with status {status}",
-            hint="its standard error says why; recording goes on after a restart",
-        )
-        if not self._ready.done():
-            self._ready.set_exception(error)
-        else:
-            self._ended(error)
 
 
 def _prepare_archive(layout: Layout, gateway: str) -> None:

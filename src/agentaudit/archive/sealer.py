@@ -186,9 +186,9 @@ class Sealer:
                 an `incident` may have been logged.
         """
         place, layout = self._place, self._layout
-        opened, ticks = self._read_log()
+        ticks = self._read_log()
         journals = journal.in_order(layout, place.gateway)
-        self._require_evidence(opened, set(journals))
+        self._require_evidence(set(journals))
         if self._log.size == 0:
             self._begin_log()
         else:
@@ -237,13 +237,12 @@ class Sealer:
         self._epoch_keys.adopt()
         self._epoch_began_s = time.monotonic()
 
-    def _read_log(self) -> tuple[set[UUID], dict[UUID, dict[int, bytes]]]:
-        """Take up where the log ends; return the segments that it saw begin, and their ticks."""
-        opened: set[UUID] = set()
+    def _read_log(self) -> dict[UUID, dict[int, bytes]]:
+        """Take up where the log ends; return the ticks of each segment."""
         ticks: dict[UUID, dict[int, bytes]] = {}
         for entry in self._log.found:
             if entry["type"] == "open_segment":
-                opened.add(UUID(entry["segment"]))
+                self._opened.add(UUID(entry["segment"]))
             elif entry["type"] == "tick":
                 segment = UUID(entry["segment"])
                 ticks.setdefault(segment, {})[entry["n"]] = bytes.fromhex(entry["root"])
@@ -257,16 +256,15 @@ class Sealer:
                 self._epoch_key = entry["epoch_key"]
             elif entry["type"] == "key_epoch":
                 self._epoch_key = entry["key"]
-        self._opened = opened
-        return opened, ticks
+        return ticks
 
-    def _require_evidence(self, opened: set[UUID], journals: set[UUID]) -> None:
+    def _require_evidence(self, journals: set[UUID]) -> None:
         """Refuse to start where log, files and journals cannot come from one history.
 
         A crash always leaves the journal of a segment that has no seal, because the journal goes
         last: whatever else is missing, somebody has removed or rolled back.
         """
-        for segment in opened - set(self._seals) - journals:
+        for segment in self._opened - set(self._seals) - journals:
             raise TamperedError(
                 f"segment {segment}: begun in the log, and its journal is gone",
                 hint="put the journal back, or keep this archive as it is and begin a new one",

@@ -562,17 +562,9 @@ def decode_bind(body: bytes) -> Bind:
         formats, at = _decode_formats(body, at)
         (count,) = _UINT16.unpack_from(body, at)
         at += 2
-        values: list[bytes | None] = []
-        for _ in range(count):
-            (length,) = _INT32.unpack_from(body, at)
-            at += 4
-            if length == -1:
-                values.append(None)
-                continue
-            if not 0 <= length <= len(body) - at:
-                raise ClientProtocolError(f"Bind: a value of length {length} leaves the message")
-            values.append(body[at : at + length])
-            at += length
+        values, length, at = _decode_values(body, at, count)
+        if length is not None:
+            raise ClientProtocolError(f"Bind: a value of length {length} leaves the message")
         result_formats, at = _decode_formats(body, at)
     except struct.error:
         raise ClientProtocolError("Bind: cut off") from None
@@ -642,23 +634,34 @@ def decode_data_row(body: bytes) -> list[bytes | None]:
     """
     try:
         count = int.from_bytes(body[:2], "big")
-        at = 2
-        values: list[bytes | None] = []
-        for _ in range(count):
-            (length,) = _INT32.unpack_from(body, at)
-            at += 4
-            if length == -1:
-                values.append(None)
-                continue
-            if not 0 <= length <= len(body) - at:
-                raise TargetProtocolError(f"DataRow: a value of length {length} leaves the row")
-            values.append(body[at : at + length])
-            at += length
+        values, length, at = _decode_values(body, 2, count)
+        if length is not None:
+            raise TargetProtocolError(f"DataRow: a value of length {length} leaves the row")
     except struct.error:
         raise TargetProtocolError("DataRow: cut off") from None
     if at != len(body) or at < 2:
         raise TargetProtocolError(f"DataRow: {count} values do not fill {len(body)} bytes")
     return values
+
+
+def _decode_values(body: bytes, at: int, count: int) -> tuple[list[bytes | None], int | None, int]:
+    """Return values, each behind its length; the first length that is impossible; where they end.
+
+    Raises:
+        struct.error: a length is cut off.
+    """
+    values: list[bytes | None] = []
+    for _ in range(count):
+        (length,) = _INT32.unpack_from(body, at)
+        at += 4
+        if length == -1:
+            values.append(None)
+            continue
+        if not 0 <= length <= len(body) - at:
+            return values, length, at
+        values.append(body[at : at + length])
+        at += length
+    return values, None, at
 
 
 # Parameters, as a person reads them.
