@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentaudit.analysis.case import Case, load
     from agentaudit.analysis.session import Session
-    from agentaudit.archive.verify import Verification, verify
+    from agentaudit.archive.verification import Verification
+    from agentaudit.archive.verify import verify
 
 _HOME = {
     "Case": "agentaudit.analysis.case",
     "Session": "agentaudit.analysis.session",
-    "Verification": "agentaudit.archive.verify",
+    "Verification": "agentaudit.archive.verification",
     "load": "agentaudit.analysis.case",
     "verify": "agentaudit.archive.verify",
 }

@@ -17,7 +17,17 @@ WRONG: list[Any] = [None, True, -1, 1.5, "x", [], {}, "G" * 64, UUID.upper(), UU
 
 def right(type_: str) -> dict[str, Any]:
     """An entry with a value for each member that its check accepts."""
-    candidates: list[Any] = [0, UUID, "ab" * 32, "text", {}]
+    candidates: list[Any] = [
+        0,
+        UUID,
+        "ab" * 32,
+        "text",
+        "sessions",
+        "policy",
+        {},
+        {"session": UUID},
+        None,
+    ]
     entry: dict[str, Any] = {"type": type_, "at": 0}
     for name, check in MEMBERS[type_].items():
         entry[name] = next(value for value in candidates if check(value))
@@ -56,7 +66,7 @@ def test_an_entry_needs_a_time(at: object) -> None:
 
 
 def test_an_entry_of_a_type_that_is_not_known_needs_nothing_more() -> None:
-    check_entry(0, {"type": "purge_done", "at": 1})
+    check_entry(0, {"type": "something_new", "at": 1})
 
 
 @pytest.mark.parametrize("file", [None, {}, {"path": "x", "sha256": "y", "bytes": 1, "rows": 1}])

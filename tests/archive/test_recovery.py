@@ -642,8 +642,8 @@ def test_each_start_begins_an_epoch_and_destroys_the_key_before(tmp_path: Path) 
         seen.add((site.keys / f"{GATEWAY}.epoch").read_text())
     assert len(seen) == 3
     names = {path.name for path in site.keys.iterdir()}
-    assert names == {"gw1.key", "gw1.vkey", "gw1.epoch", "gw1.checkpoint"}
-    for name in ("gw1.key", "gw1.epoch"):
+    assert names == {"gw1.key", "gw1.vkey", "gw1.epoch", "gw1.people", "gw1.checkpoint"}
+    for name in ("gw1.key", "gw1.epoch", "gw1.people"):
         assert (site.keys / name).stat().st_mode & 0o077 == 0
     assert types(site).count("key_epoch") == 2
     require_sound(site)

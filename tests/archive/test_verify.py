@@ -21,7 +21,8 @@ from agentaudit.archive.journal import JournalReader, encode_frame
 from agentaudit.archive.log import LogWriter
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
 from agentaudit.archive.segment import SCHEMAS
-from agentaudit.archive.verify import Verification, verify
+from agentaudit.archive.verification import Verification
+from agentaudit.archive.verify import verify
 from agentaudit.errors import ArchiveError
 from tests.archive.recording import (
     ANA,

@@ -28,7 +28,7 @@ from agentaudit.errors import QuestionError
 if TYPE_CHECKING:
     import duckdb
 
-    from agentaudit.archive.verify import Verification
+    from agentaudit.archive.verification import Verification
 
 _SHORTEST_PREFIX = 8
 

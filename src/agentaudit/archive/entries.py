@@ -45,15 +45,39 @@ def _optional(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-def _files(value: Any) -> bool:
+def _one_of(*names: str) -> Check:
+    return lambda value: value in names
+
+
+def _file(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(file, dict)
-        and all(name in file and check(file[name]) for name, check in _FILE.items())
-        for file in value.values()
+        name in value and check(value[name]) for name, check in _FILE.items()
+    )
+
+
+def _files(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_file, value.values()))
+
+
+def _selector(value: Any) -> bool:
+    """Say whether `value` selects sessions: no member selects nothing, so one is needed."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(name in _SELECTOR and _SELECTOR[name](part) for name, part in value.items())
     )
 
 
 _FILE: dict[str, Check] = {"path": _text, "sha256": _sha256, "bytes": _count, "rows": _count}
+
+# `user` is an HMAC: nobody's name is kept for ever.
+_SELECTOR: dict[str, Check] = {
+    "session": _uuid,
+    "user": _sha256,
+    "target": _text,
+    "since": _time,
+    "until": _time,
+}
 
 MEMBERS: dict[str, dict[str, Check]] = {
     "genesis": {
@@ -85,10 +109,33 @@ MEMBERS: dict[str, dict[str, Check]] = {
         "sessions_closed": _count,
         "sessions_open": _count,
         "commands": _count,
+        "sessions_root": _sha256,
         "decisions": _count,
         "clock": _text,
         "policy": _optional(_sha256),
     },
+    "purge_intent": {
+        "purge": _uuid,
+        "what": _one_of("sessions", "payloads"),
+        "basis": _one_of("policy", "decision"),
+        "policy": _optional(_sha256),
+        "list": _sha256,
+        "sessions": _count,
+        "segments": _count,
+    },
+    "purge_done": {
+        "purge": _uuid,
+        "segment": _uuid,
+        "rows": _count,
+        "files": _files,
+        "residue": _optional(_file),
+        "salts": _optional(_file),
+    },
+    "legal_hold_set": {"hold": _uuid, "selector": _selector, "event": _count},
+    "legal_hold_release": {"hold": _uuid, "event": _count},
+    "anchor": {"size": _count, "root": _sha256, "authority": _text, "sha256": _sha256},
+    "export": {"event": _count},
+    "retire": {"next_event": _count},
     "recovery": {"segment": _uuid, "sessions_closed": _count},
     "incident": {"journal": _text, "what": _text},
     "stop": {"next_event": _count},

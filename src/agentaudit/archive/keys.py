@@ -7,10 +7,14 @@ Beside it each checkpoint carries the signature of an epoch key, which lives for
 The next one is introduced under the signature of the old one, which is then destroyed. The first
 one is made with the log key, and auditors get its verifier key as well: who takes the machine
 today has no key that leads from it to another yesterday.
+
+The third key names no signer: under it people's names become HMACs wherever a log, which is kept
+for ever, must speak of them.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 import stat
 from dataclasses import dataclass
@@ -52,7 +56,7 @@ EPOCH_NAME = "epoch"
 
 
 def create_key(keys: Path, gateway: str, origin: str) -> str:
-    """Make the log key of `gateway` and its first epoch key, 0600; return their verifier keys.
+    """Make the keys of `gateway`, 0600; return the verifier keys of its log and first epoch.
 
     These are two lines, log key first; a file `<gateway>.vkey` beside the keys holds them too.
 
@@ -72,8 +76,10 @@ def create_key(keys: Path, gateway: str, origin: str) -> str:
         )
     text = f"{signer.verifier}\n{epoch.verifier}\n"
     replace(keys / f"{gateway}.epoch", f"{epoch.private_text()}\n".encode(), mode=PRIVATE_MODE)
+    people = f"{os.urandom(32).hex()}\n".encode()
+    replace(keys / f"{gateway}.people", people, mode=PRIVATE_MODE)
     replace(keys / f"{gateway}.vkey", text.encode(), mode=FILE_MODE)
-    # Last: whoever sees a log key may rely on the two files beside it.
+    # Last: whoever sees a log key may rely on the files beside it.
     replace(path, f"{signer.private_text()}\n".encode(), mode=PRIVATE_MODE)
     return text.strip()
 
@@ -104,6 +110,31 @@ def load_key(place: Place) -> Signer:
             hint="origin and gateway name belong to a log for ever; use its own key",
         )
     return signer
+
+
+class People:
+    """Turns people's names into what may be kept of them for ever."""
+
+    def __init__(self, place: Place) -> None:
+        """Load this gateway's key.
+
+        Raises:
+            RecordingError: it is not there, or not 32 bytes as hex.
+        """
+        path = place.keys / f"{place.gateway}.people"
+        try:
+            self._key = bytes.fromhex(path.read_text())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not hex"
+            raise RecordingError(
+                f"people key {path}: {reason}", hint="`agentaudit keygen` makes it with the others"
+            ) from error
+        if len(self._key) != 32:
+            raise RecordingError(f"people key {path}: {len(self._key)} bytes, 32 expected")
+
+    def hmac(self, user: str) -> str:
+        """Return HMAC-SHA256(key, "AA1u" ‖ user) as hex; the empty string for no user."""
+        return hmac.digest(self._key, b"AA1u" + user.encode(), "sha256").hex() if user else ""
 
 
 class EpochKeys:

@@ -32,7 +32,7 @@ from agentaudit.archive.files import (
     write_all,
 )
 from agentaudit.archive.ids import uuid7
-from agentaudit.archive.keys import Place, load_key
+from agentaudit.archive.keys import People, Place, load_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
 from agentaudit.archive.rows import (
     command_row,
@@ -119,6 +119,7 @@ class Recorder:
         self.clock = clock
         self._place = place
         self._layout = Layout(place.archive)
+        self._people = People(place)
         self._mode_bits = durability << _MODE_SHIFT
         self._segment_events = segment_events
         self._segment_bytes = segment_bytes
@@ -239,6 +240,8 @@ class Recorder:
         self._require_healthy()
         now_us = self.clock.now_us()
         members = session_facts(facts, self._place.gateway)
+        if facts.user:
+            members["user_hmac"] = self._people.hmac(members["user"])
         state = journal.OpenSession(
             session_id=uuid7(now_us),
             facts=members,

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from agentaudit.archive import canonical
-from agentaudit.archive.journal import Entry
+from agentaudit.archive.journal import Entry, OpenSession
 from agentaudit.model import Command, SessionFacts, Span
 
 MAX_ROW_TEXT_BYTES = 64 * 1024
@@ -175,6 +175,23 @@ def session_close_row(
         "bytes_out": bytes_out,
         "masked": masked,
     }
+
+
+def closed_session(session: OpenSession, closed_us: int) -> bytes:
+    """Return what a seal's `sessions_root` commits to of a session that closed in its segment.
+
+    It is what decides when a session is due and whether it is held; so when its rows are purged,
+    this can still be proven to be what was said of it when it closed.
+    """
+    return canonical.encode(
+        {
+            "closed_at": closed_us,
+            "opened_at": session.opened_us,
+            "session_id": str(session.session_id),
+            "target": session.facts.get("target", ""),
+            "user": session.facts.get("user_hmac", ""),
+        }
+    )
 
 
 def span_members(spans: tuple[Span, ...]) -> list[dict[str, Any]]:

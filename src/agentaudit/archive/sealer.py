@@ -548,6 +548,7 @@ class Sealer:
             "sessions_opened": tracker.opened,
             "sessions_closed": tracker.closed,
             "sessions_open": len(tracker.sessions),
+            "sessions_root": tracker.closed_sessions.root().hex(),
             "commands": tracker.ended,
             "decisions": len(tracker.decisions),
             "clock": self._clock,

@@ -14,6 +14,8 @@ from uuid import UUID
 
 from agentaudit.archive import canonical, leaves
 from agentaudit.archive.journal import Entry, OpenSession
+from agentaudit.archive.merkle import Frontier, leaf_hash
+from agentaudit.archive.rows import closed_session
 from agentaudit.errors import TamperedError
 from agentaudit.model import Kind, Side
 
@@ -109,12 +111,14 @@ class Tracker:
         self.decisions: list[dict[str, Any]] = []
         self.access: list[dict[str, Any]] = []
         self.opened = self.closed = self.ended = 0
+        self.closed_sessions = Frontier()
 
     def begin_segment(self) -> None:
         """Forget the rows of the segment before."""
         self.seen = {}
         self.commands, self.decisions, self.access = [], [], []
         self.opened = self.closed = self.ended = 0
+        self.closed_sessions = Frontier()
 
     def take_commands(self) -> list[dict[str, Any]]:
         """Return the rows of the commands that ended since the last call; `ended` counts all."""
@@ -202,6 +206,8 @@ class Tracker:
             tracked.close_event_no = entry.event_no
             del self.sessions[entry.session_id]
             self.closed += 1
+            told = closed_session(state, tracked.close["closed_at"])
+            self.closed_sessions.append(leaf_hash(told))
         elif kind == _DECISION:
             self.decisions.append(canonical.decode(entry.payload or b"{}"))
         elif kind == _ACCESS:

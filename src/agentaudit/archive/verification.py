@@ -1,0 +1,98 @@
+"""What a verification says: what failed and where, how much was checked, what is exposed.
+
+What is promised, and against what: docs/limits.md
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from agentaudit.archive.note import Checkpoint
+from agentaudit.errors import AgentauditError
+
+MALFORMED = (
+    AgentauditError,
+    pa.ArrowException,
+    struct.error,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+"""What reading a hostile archive may raise: each becomes a finding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A check that failed: which, where, what was seen and what was expected."""
+
+    check: str
+    place: str
+    seen: str
+    expected: str = ""
+
+    def __str__(self) -> str:
+        expected = f", {self.expected} expected" if self.expected else ""
+        return f"{self.place}: {self.seen}{expected} [{self.check}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """What of a log no anchor outside the archive covers yet.
+
+    Whoever holds the signing key could rewrite just this without being caught by this check.
+    `since_size` is the log's size at the anchor (0: none), `events` counts those sealed or
+    journaled after it.
+    """
+
+    gateway: str
+    anchor: str
+    since_size: int
+    entries: int
+    events: int
+
+
+@dataclass(slots=True)
+class Verification:
+    """The answer: True yes, False no, None could not tell."""
+
+    ok: bool | None = None
+    findings: list[Finding] = field(default_factory=list)
+    exposure: list[Exposure] = field(default_factory=list)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    unknown_signers: list[str] = field(default_factory=list)
+    deep: bool = False
+    gateways: int = 0
+    segments: int = 0
+    events: int = 0
+    sessions: int = 0
+    commands: int = 0
+    live_events: int = 0
+    scripted_clocks: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Progress = Callable[[str, int, int], None]
+"""Takes what is checked, how much of it is done, and how much there is."""
+
+
+class Found(Protocol):
+    """Takes a finding: which check, where, what was seen and what was expected."""
+
+    def __call__(self, check: str, place: str, seen: str, expected: str = "") -> None: ...
+
+
+def words(error: BaseException) -> str:
+    """Return what a finding says of an error; a value's own text may be content."""
+    if isinstance(error, AgentauditError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return f"malformed ({type(error).__name__})"
