@@ -155,7 +155,6 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
         (MINIMAL + "[listen]\npostgres_oauth = true", "listen.postgres_oauth: not available yet"),
         (MINIMAL + '[[rule]]\nname = "x"', "rule: not available yet"),
         (MINIMAL + '[[mask]]\nname = "x"', "mask: not available yet"),
-        (MINIMAL + '[[retention]]\nname = "x"', "retention: not available yet"),
         (MINIMAL + "[roles]\nadmin = []", "roles: not available yet"),
         (MINIMAL + "[limits]\nmax_holds_per_actor = 4", "limits.max_holds_per_actor"),
         (MINIMAL + TARGET + 'access = "request"', 'access: "request" is not available yet'),
@@ -377,3 +376,52 @@ def test_settings_made_in_code_have_no_file() -> None:
     settings = Settings.model_validate({"gateway": {"name": "gw1", "origin": "o"}})
 
     assert settings.path is None
+
+
+RETENTION = """
+[[retention]]
+name = "standard"
+keep = "400d"
+payload_keep = "90d"
+"""
+
+
+def test_the_policy_document_says_how_long_each_target_is_kept(tmp_path: Path) -> None:
+    short = '[[retention]]\nname = "short"\nkeep = "12h"\nnotice = "0s"\n'
+    text = MINIMAL + TARGET + 'retention = "standard"\n' + RETENTION + short
+
+    document = json.loads(load(written(tmp_path, text)).policy_document())
+
+    day_us = 86_400_000_000
+    assert document["retention"] == {
+        "classes": {
+            "standard": {
+                "keep_us": 400 * day_us,
+                "payload_keep_us": 90 * day_us,
+                "notice_us": 7 * day_us,
+            },
+            "short": {"keep_us": day_us // 2, "payload_keep_us": None, "notice_us": 0},
+        },
+        "targets": {"orders": "standard"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            TARGET + 'retention = "standard1"' + RETENTION,
+            'target "orders": retention "standard1" is no class, the nearest is "standard"',
+        ),
+        (TARGET + 'retention = "x"', 'retention "x" is no class, there is no [[retention]]'),
+        ('[[retention]]\nname = "x"', "retention[1].keep: missing"),
+        (RETENTION + RETENTION, 'retention name "standard" is given twice'),
+        ('[[retention]]\nname = "x"\nkeep = "0s"', "keep must be more than nothing"),
+        ('[[retention]]\nname = "x"\nkeep = "36526d"', "at most 36525d"),
+        ('[[retention]]\nname = "x"\nkeep = "1d"\nnotice = "36526d"', "at most 36525d"),
+        ('[[retention]]\nname = "x"\nkeep = "1d"\npayload_keep = "2d"', "longer than keep"),
+        ('[[retention]]\nname = "x"\nkep = "1d"', 'the nearest valid one is "keep"'),
+    ],
+)
+def test_a_slip_in_a_retention_class_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    assert problem in refusal(tmp_path, MINIMAL + text)

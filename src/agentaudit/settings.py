@@ -273,6 +273,32 @@ AuthMethod = Literal["scram-sha-256", "scram-sha-256-plus", "md5", "password", "
 """As libpq's `require_auth`; `scram-sha-256` is with or without channel binding, `-plus` with."""
 
 
+NOTICE = timedelta(days=7)
+"""How long a shorter policy waits unless its predecessor says otherwise."""
+
+_LONGEST_KEEP = timedelta(days=36_525)
+
+
+class Retention(_Table):
+    """`[[retention]]`: a class of targets, and how long what passed through them is kept."""
+
+    name: Name
+    keep: Duration
+    payload_keep: Duration | None = None
+    notice: Duration = NOTICE
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Retention:
+        for name, value in (("keep", self.keep), ("payload_keep", self.payload_keep)):
+            if value is not None and not timedelta() < value <= _LONGEST_KEEP:
+                raise ValueError(f"{name} must be more than nothing and at most 36525d")
+        if self.payload_keep is not None and self.payload_keep > self.keep:
+            raise ValueError("payload_keep is longer than keep, which ends it all")
+        if self.notice > _LONGEST_KEEP:
+            raise ValueError("notice must be at most 36525d")
+        return self
+
+
 class Target(_Table):
     """`[[target]]`: a database that clients ask for by `name`, and how the gateway logs in."""
 
@@ -292,6 +318,7 @@ class Target(_Table):
     groups: tuple[str, ...] = ()
     access: Literal["standing"] = "standing"
     default: Literal["allow"] = "allow"
+    retention: str | None = None
 
     @field_validator("password_file", "tls_ca_file", "tls_cert_file", "tls_key_file", mode="after")
     @classmethod
@@ -390,6 +417,7 @@ class Settings(_Table):
     limits: Limits = Limits()
     issuer: tuple[Issuer, ...] = ()
     target: tuple[Target, ...] = ()
+    retention: tuple[Retention, ...] = ()
 
     _path: Path | None = PrivateAttr(default=None)
 
@@ -403,9 +431,18 @@ class Settings(_Table):
         for what, names in (
             ("issuer url", [issuer.url for issuer in self.issuer]),
             ("target name", [target.name for target in self.target]),
+            ("retention name", [retention.name for retention in self.retention]),
         ):
             for name in sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f'{what} "{name}" is given twice')
+        classes = [retention.name for retention in self.retention]
+        for target in self.target:
+            if target.retention is not None and target.retention not in classes:
+                near = difflib.get_close_matches(target.retention, classes, n=1, cutoff=0)
+                there = f'the nearest is "{near[0]}"' if near else "there is no [[retention]]"
+                raise ValueError(
+                    f'target "{target.name}": retention "{target.retention}" is no class, {there}'
+                )
         address = self.listen.postgres
         if address is not None and not address.is_loopback and self.gateway.tls_cert_file is None:
             raise ValueError(
@@ -419,7 +456,19 @@ class Settings(_Table):
         document = {
             "default": "allow",
             "masks": [],
-            "retention": [],
+            "retention": {
+                "classes": {
+                    r.name: {
+                        "keep_us": r.keep // _US,
+                        "payload_keep_us": None
+                        if r.payload_keep is None
+                        else r.payload_keep // _US,
+                        "notice_us": r.notice // _US,
+                    }
+                    for r in self.retention
+                },
+                "targets": {t.name: t.retention for t in self.target if t.retention is not None},
+            },
             "rules": [],
             "targets": [
                 {"access": t.access, "default": t.default, "groups": list(t.groups), "name": t.name}
@@ -435,6 +484,8 @@ class Settings(_Table):
         return hashlib.sha256(self.policy_document()).hexdigest()
 
 
+_US = timedelta(microseconds=1)
+
 _ON = object()
 """No value of a key marked so means "off": its mere presence asks for what is not there."""
 
@@ -445,7 +496,6 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "roles": _ON,
         "rule": [],
         "mask": [],
-        "retention": [],
         "webhook": [],
     },
     "gateway": {"workers": 1, "state": _ON},
@@ -458,6 +508,7 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     },
     "limits": {"journal_max": _ON, "max_holds_per_actor": _ON},
     "issuer": {},
+    "retention": {},
     "target": {
         "credential_command": [],
         "inspect_user": "",
@@ -468,7 +519,6 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "single_window": False,
         "enforce_read_only": False,
         "payload_limit": "",
-        "retention": _ON,
         "tags": {},
         "recheck": False,
     },
@@ -519,7 +569,7 @@ def load(path: Path) -> Settings:
 def _refuse_later(document: dict[str, Any]) -> list[str]:
     """Return a problem for each key of a later release, and take all of those out of `document`."""
     problems = _refuse_later_keys(document, "", "")
-    for section in ("gateway", "listen", "limits", "issuer", "target"):
+    for section in ("gateway", "listen", "limits", "issuer", "target", "retention"):
         value = document.get(section)
         tables = value if isinstance(value, list) else [value]
         for number, table in enumerate(tables):
@@ -570,6 +620,7 @@ _SECTIONS: Final[Mapping[str, type[_Table]]] = {
     "limits": Limits,
     "issuer": Issuer,
     "target": Target,
+    "retention": Retention,
 }
 
 
@@ -647,6 +698,14 @@ max_session = "12h"
 # tls_ca_file = "tls/db-ca.pem"
 # require_auth = ["scram-sha-256"]
 # groups = ["data-agents"]         # who may connect at all; nobody if absent
+# retention = "standard"           # a class below; kept for ever if absent
+
+# How long sessions are kept, counted from their end.
+# [[retention]]
+# name = "standard"
+# keep = "400d"
+# payload_keep = "90d"             # results and other bytes go earlier; statements stay
+# notice = "7d"                    # a shorter policy that replaces this one waits so long
 """
 
 

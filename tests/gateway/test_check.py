@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentaudit.archive.keys import create_key
-from agentaudit.gateway.check import Check, check
+from agentaudit.gateway.check import Check, _retention, check
 from agentaudit.settings import Settings
 from tests.peers.certificates import Authority
 from tests.peers.issuers import SigningIssuer
@@ -156,3 +156,22 @@ def test_a_key_of_another_origin_is_found_before_the_first_start(tmp_path: Path)
 
     assert not found.ok
     assert "made for before.test/gw1, the settings say audit.test/gw1" in found.message
+
+
+def test_each_target_is_said_to_be_kept_for_how_long(tmp_path: Path) -> None:
+    table = {"address": "127.0.0.1:1", "database": "d", "user": "u"}
+    targets = [
+        table | {"name": "orders", "retention": "long"},
+        table | {"name": "billing", "retention": "short"},
+        table | {"name": "other"},
+    ]
+    classes = [
+        {"name": "long", "keep": "400d", "payload_keep": "90d"},
+        {"name": "short", "keep": "36h"},
+    ]
+    finding = _retention(settings(tmp_path, target=targets, retention=classes))
+    assert finding.ok
+    assert finding.message == (
+        "orders kept for 400 d, payloads 90 d; billing kept for 1 day, 12:00:00; "
+        "other kept for ever; what has no target is kept for ever"
+    )

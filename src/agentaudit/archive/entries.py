@@ -119,6 +119,7 @@ MEMBERS: dict[str, dict[str, Check]] = {
         "what": _one_of("sessions", "payloads"),
         "basis": _one_of("policy", "decision"),
         "policy": _optional(_sha256),
+        "decision": _optional(_count),
         "list": _sha256,
         "sessions": _count,
         "segments": _count,

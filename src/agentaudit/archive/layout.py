@@ -75,6 +75,18 @@ class Layout:
     def verifier_key(self, gateway: str) -> Path:
         return self.log(gateway) / "keys" / f"{gateway}.vkey"
 
+    def residue(self, segment: UUID, number: int) -> Path:
+        """The leaf hashes of the rows that the segment's purge `number`, from 0, removed."""
+        return self.root / "residue" / str(segment) / f"{number}.parquet"
+
+    def salts(self, segment: UUID, number: int) -> Path:
+        """The salts of payloads that the segment's purge `number` left under a destroyed key."""
+        return self.root / "residue" / str(segment) / f"{number}.salts.parquet"
+
+    def purge(self, purge: str) -> Path:
+        """The list of what a purge removes; it is kept for ever."""
+        return self.root / "purges" / f"{purge}.json"
+
     def policy(self, digest: str) -> Path:
         return self.root / "policies" / f"{digest}.json"
 

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from dataclasses import dataclass
+from datetime import timedelta
 
 from agentaudit.archive.keys import Place, load_key
 from agentaudit.errors import AgentauditError, IssuerError, SettingsError
@@ -36,7 +37,7 @@ class Check:
 
 def check(settings: Settings) -> list[Check]:
     """Return what came of trying the settings; blocks, for up to half a minute an address."""
-    findings = [_archive(settings), _keys(settings), _retention()]
+    findings = [_archive(settings), _keys(settings), _retention(settings)]
     findings += _listener(settings)
     findings += [_issuer(issuer) for issuer in settings.issuer]
     if not settings.issuer:
@@ -82,8 +83,28 @@ def _keys(settings: Settings) -> Check:
     return Check(name, True, f"of the log {place.log_origin}, as the settings say")
 
 
-def _retention() -> Check:
-    return Check("retention", True, "no policy: everything is kept for ever")
+def _retention(settings: Settings) -> Check:
+    """Say of each target how long it is kept: what nobody set must not surprise."""
+    if not settings.retention:
+        return Check("retention", True, "no policy: everything is kept for ever")
+    classes = {retention.name: retention for retention in settings.retention}
+    told = []
+    for target in settings.target:
+        kept = classes.get(target.retention or "")
+        if kept is None:
+            told.append(f"{target.name} kept for ever")
+        elif kept.payload_keep is None:
+            told.append(f"{target.name} kept for {_days(kept.keep)}")
+        else:
+            told.append(
+                f"{target.name} kept for {_days(kept.keep)}, payloads {_days(kept.payload_keep)}"
+            )
+    return Check("retention", True, "; ".join([*told, "what has no target is kept for ever"]))
+
+
+def _days(duration: timedelta) -> str:
+    days, rest = divmod(duration, timedelta(days=1))
+    return f"{days} d" if not rest else str(duration)
 
 
 def _listener(settings: Settings) -> list[Check]:
