@@ -191,6 +191,8 @@ def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None
         (MINIMAL + "segment_bytes = 0", "segment_bytes: "),
         (MINIMAL + 'tls_cert_file = "a"', "given together or not at all"),
         (MINIMAL + 'keys = "archive/keys"', "keys must lie outside archive"),
+        (MINIMAL + TARGET + 'payload_limit = "1 MB"', "expected a size like 512KiB"),
+        (MINIMAL + TARGET + 'payload_limit = "1023B"', "target[1].payload_limit: "),
         (MINIMAL + '[listen]\npostgres = "6432"', "host:port"),
         (MINIMAL + '[listen]\npostgres = ":6432"', "host:port"),
         (MINIMAL + '[listen]\npostgres = "::1:6432"', "host:port"),

@@ -269,6 +269,9 @@ def refuse_unsafe_url(url: str) -> None:
         raise ValueError("expected a port up to 65535")
 
 
+MIN_PAYLOAD_LIMIT: Final = 1024
+"""A prefix begins with what says how to read it: the answers to Parse and Bind, and the columns."""
+
 AuthMethod = Literal["scram-sha-256", "scram-sha-256-plus", "md5", "password", "none"]
 """As libpq's `require_auth`; `scram-sha-256` is with or without channel binding, `-plus` with."""
 
@@ -319,6 +322,12 @@ class Target(_Table):
     access: Literal["standing"] = "standing"
     default: Literal["allow"] = "allow"
     retention: str | None = None
+    payload_limit: Annotated[int, Field(ge=MIN_PAYLOAD_LIMIT)] | None = None
+
+    @field_validator("payload_limit", mode="before")
+    @classmethod
+    def _is_size_or_off(cls, value: object) -> object:
+        return None if value in ("", None) else _size(value)
 
     @field_validator("password_file", "tls_ca_file", "tls_cert_file", "tls_key_file", mode="after")
     @classmethod
@@ -471,7 +480,13 @@ class Settings(_Table):
             },
             "rules": [],
             "targets": [
-                {"access": t.access, "default": t.default, "groups": list(t.groups), "name": t.name}
+                {
+                    "access": t.access,
+                    "default": t.default,
+                    "groups": list(t.groups),
+                    "name": t.name,
+                    "payload_limit": t.payload_limit,
+                }
                 for t in sorted(self.target, key=lambda t: t.name)
             ],
         }
@@ -519,6 +534,7 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "single_window": False,
         "enforce_read_only": False,
         "payload_limit": "",
+        "retention": _ON,
         "tags": {},
         "recheck": False,
     },
@@ -706,6 +722,7 @@ max_session = "12h"
 # keep = "400d"
 # payload_keep = "90d"             # results and other bytes go earlier; statements stay
 # notice = "7d"                    # a shorter policy that replaces this one waits so long
+# payload_limit = "1MiB"           # keep the beginning of a longer response, and the hash of all
 """
 
 

@@ -11,6 +11,7 @@ recording gateway could not parse returns, are left out; `rows_returned` counts 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
@@ -20,13 +21,17 @@ import pyarrow as pa
 
 from agentaudit.analysis import postgres_types as types
 from agentaudit.errors import ArchiveError, ClientProtocolError, TargetProtocolError
-from agentaudit.model import Flag, Side, Step
+from agentaudit.model import Command, Flag, Side, Step
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation, Execution
 from agentaudit.protocols.postgres_messages import Column
 
-Traffic = Iterable[tuple[Side, bytes, int, int]]
-"""What a session recorded, in order: side, bytes, flags and command number of each event."""
+Traffic = Iterable[tuple[Side | None, bytes, int, int]]
+"""What a session recorded, in order: side, bytes, flags and command number of each event.
+
+Without a side the bytes are the row of a command that ended here, and of whose response only the
+beginning was kept.
+"""
 
 BATCH_ROWS: Final = 10_000
 BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -205,6 +210,10 @@ def _results(
     for side, payload, flags, number in traffic:
         if side is Side.CLIENT and flags & _SYNTHETIC:
             continue  # It stood in for something refused, which is recorded too.
+        if side is None:
+            for command in _end_unread(conversation, payload):
+                executions.pop(command.command_no, None)
+            continue
         is_answer = side is Side.TARGET and number >= 0
         if result is not None and is_answer and number != result.command_no:
             if wanted is not None:
@@ -238,11 +247,37 @@ def _receive(conversation: Conversation, side: Side, payload: bytes) -> list[Ste
         if conversation.broken is not None:
             raise conversation.broken
     except (ClientProtocolError, TargetProtocolError) as error:
-        raise ArchiveError(
-            f"the recorded bytes are no conversation: {error}",
-            hint="agentaudit verify --deep says whether they are those that were recorded",
-        ) from error
+        raise _no_conversation(error) from error
     return steps
+
+
+def _end_unread(conversation: Conversation, payload: bytes) -> list[Command]:
+    """Take the conversation to where the command of this row ended; return what ended there."""
+    try:
+        row = json.loads(payload)
+        steps = conversation.end_unread(
+            status=row["status"],
+            error_code=row.get("error_code"),
+            tag=row["operation"],
+            txn_status=row.get("txn_status"),
+        )
+    except (
+        TargetProtocolError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        raise _no_conversation(error) from error
+    return [command for step in steps for command in step.ends]
+
+
+def _no_conversation(error: Exception) -> ArchiveError:
+    return ArchiveError(
+        f"the recorded bytes are no conversation: {error}",
+        hint="agentaudit verify --deep says whether they are those that were recorded",
+    )
 
 
 def _rows_in(frame: bytes) -> Iterator[tuple[int, bytes]]:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from agentaudit.analysis import asked, transcript
 from agentaudit.analysis.store import Store, named
+from agentaudit.analysis.transcript import Cut
 from agentaudit.errors import ArchiveError, QuestionError
 from agentaudit.model import Side
 
@@ -105,7 +106,8 @@ class Session:
         """Yield what one side sent, piece by piece, masked where a rule masked it.
 
         `side` is "client" or "target". Joined, the pieces are the bytes on the wire from the
-        first ReadyForQuery (or its like) on; with `command_no`, those of one command.
+        first ReadyForQuery (or its like) on; with `command_no`, those of one command. What a
+        `payload_limit` kept out of the archive is missing: `cuts` says where.
         """
         wanted = _side(side)
         for sender, payload, _, owner in self.traffic():
@@ -125,9 +127,12 @@ class Session:
         yield transcript.heading(self.facts)
         results = dict(self.results(limit=rows)) if rows else {}
         fates = dict(self.ask("session_fates").fetchall())
+        cuts = self.cuts()
         for command in self._rows("session_commands"):
             number = command["command_no"]
-            yield transcript.command(command, results.get(number), fates.get(number))
+            yield transcript.command(
+                command, results.get(number), fates.get(number), cuts.get(number)
+            )
 
     def told_command(self, command_no: int, *, rows: int = 10) -> str:
         """Return one command's part of the transcript.
@@ -137,13 +142,19 @@ class Session:
         """
         command = self.command(command_no)
         fates = dict(self.ask("session_fates").fetchall())
-        return transcript.command(command, self.result(command_no, rows), fates.get(command_no))
+        return transcript.command(
+            command,
+            self.result(command_no, rows),
+            fates.get(command_no),
+            self.cuts(command_no).get(command_no),
+        )
 
     def result(self, command_no: int, limit: int | None = 100_000) -> pa.Table:
         """Return the rows that a command returned, with PostgreSQL's types, at most `limit`.
 
         A command that returned no rows has a table without columns. Whether rows are missing
-        shows in the command's `rows_returned`.
+        shows in the command's `rows_returned`; those that no file has, because of a
+        `payload_limit`, in `cuts` too.
 
         Raises:
             QuestionError: the session has no such command, or `limit` is no number from 0.
@@ -177,8 +188,22 @@ class Session:
 
         return postgres.result_tables(self.traffic(), limit)
 
-    def traffic(self) -> Iterator[tuple[Side, bytes, int, int]]:
-        """Yield (side, bytes, flags, command_no) of every recorded piece, in order."""
+    def cuts(self, command_no: int | None = None) -> dict[int, Cut]:
+        """Return of which commands' responses only the beginning was kept, and how much of it.
+
+        `payload_limit` of the target decides how much; `Cut` has the length and SHA-256 of all.
+        """
+        if command_no is not None:
+            command_no = asked.whole("command_no", command_no)
+        found = self.ask("session_cuts", command_no=command_no).fetchall()
+        return {number: Cut(*cut) for number, *cut in found}
+
+    def traffic(self) -> Iterator[tuple[Side | None, bytes, int, int]]:
+        """Yield (side, bytes, flags, command_no) of every recorded piece, in order.
+
+        Without a side the bytes are the row, as JSON, of a command that ended here and of whose
+        response only the beginning was kept.
+        """
         for first, last in self._windows():
             chunks = self._chunks(first, last)
             chunk = next(chunks, None)
@@ -197,7 +222,8 @@ class Session:
                             f"{row['stored_len']} were stored",
                             hint="agentaudit verify --deep says what is missing",
                         )
-                yield Side(row["side"]), payload, row["flags"], row["command_no"]
+                side = None if row["side"] is None else Side(row["side"])
+                yield side, payload, row["flags"], row["command_no"]
 
     def _rows(self, question: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         for batch in self._store.batches(named(question), {"session": self.id, **parameters}):

@@ -7,6 +7,7 @@ answered, may hold escape sequences meant for whoever looks.
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,27 @@ IDLE_LIMIT_S = 2.0
 """Longer silences are cut to this when a session is played."""
 
 _INDENT = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A response of which only the first `kept` of `whole` bytes are in the archive.
+
+    `sha256` is that of all of it, as hex; None while its command runs.
+    """
+
+    kept: int
+    whole: int
+    sha256: str | None
+
+    def words(self) -> str:
+        """Return what a reader must know of it, in one line.
+
+        >>> Cut(1024, 5000, "ab" * 32).words()[:66]
+        'first 1,024 of 5,000 bytes kept, the rest was not; SHA-256 of all '
+        """
+        kept = f"first {self.kept:,} of {self.whole:,} bytes kept, the rest was not"
+        return f"{kept}; SHA-256 of all {self.sha256}" if self.sha256 else f"{kept}; still running"
 
 
 def heading(session: dict[str, Any]) -> str:
@@ -46,10 +68,16 @@ def heading(session: dict[str, Any]) -> str:
     )
 
 
-def command(row: dict[str, Any], result: pa.Table | None = None, fate: str | None = None) -> str:
+def command(
+    row: dict[str, Any],
+    result: pa.Table | None = None,
+    fate: str | None = None,
+    cut: Cut | None = None,
+) -> str:
     """Return one command and its outcome, from a row of `commands` and its first result rows.
 
-    `fate` is what became of its transaction, said of changes that did not last.
+    `fate` is what became of its transaction, said of changes that did not last; `cut` says what
+    was kept of its response where that is not all.
     """
     lines = [
         f"#{row['command_no']}  {row['started_at']:%H:%M:%S.%f}  "
@@ -76,6 +104,8 @@ def command(row: dict[str, Any], result: pa.Table | None = None, fate: str | Non
         missing = (row["rows_returned"] or 0) - result.num_rows
         if missing > 0:
             lines.append(f"{_INDENT}… {rows(missing)} more")
+    if cut is not None:
+        lines.append(_INDENT + cut.words())
     lines.append("")
     return "\n".join(lines)
 

@@ -35,6 +35,7 @@ from agentaudit.archive.ids import uuid7
 from agentaudit.archive.keys import People, Place, load_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
 from agentaudit.archive.rows import (
+    RESPONSE_HASH,
     command_row,
     cut_text,
     encode,
@@ -72,6 +73,7 @@ _MODE_SHIFT = 5
 # Plain integers: `|` with an enum member costs more than all else that is done to an event.
 _FROM_TARGET = int(Flag.FROM_TARGET)
 _MASKED = int(Flag.MASKED)
+_TRUNCATED = int(Flag.TRUNCATED)
 
 
 class Clock(Protocol):
@@ -231,8 +233,13 @@ class Recorder:
         self._sealer.send({"policy": digest})
         return digest
 
-    def open_session(self, facts: SessionFacts) -> SessionRecorder:
+    def open_session(
+        self, facts: SessionFacts, *, payload_limit: int | None = None
+    ) -> SessionRecorder:
         """Record `session_open` and return the session; its id is minted here.
+
+        Of each command's response, at most the first `payload_limit` bytes are kept, and the
+        length and SHA-256 of all of it.
 
         Raises:
             RecordingError: recording has failed.
@@ -251,7 +258,7 @@ class Recorder:
             opened_us=now_us,
             open_event_no=self._next_event_no,
         )
-        session = SessionRecorder(self, state)
+        session = SessionRecorder(self, state, payload_limit)
         self._sessions[state.session_id] = session
         keys = {"key_m": state.key_m.hex(), "key_t": state.key_t.hex(), "key_p": state.key_p.hex()}
         self._append(
@@ -543,14 +550,28 @@ class Recorder:
         self._sessions.pop(session_id, None)
 
 
+class _Response:
+    """All that was answered to one command, of which a prefix is kept."""
+
+    __slots__ = ("digest", "size")
+
+    def __init__(self) -> None:
+        self.digest = sha256()
+        self.size = 0
+
+
 class SessionRecorder:
     """Records one session. `Recorder.open_session` makes it."""
 
-    def __init__(self, recorder: Recorder, state: journal.OpenSession) -> None:
+    def __init__(
+        self, recorder: Recorder, state: journal.OpenSession, payload_limit: int | None
+    ) -> None:
         self.state = state
         self.closed = False
         self._recorder = recorder
+        self._payload_limit = payload_limit
         self._open: dict[int, Command] = {}
+        self._responses: dict[int, _Response] = {}
 
     @property
     def session_id(self) -> UUID:
@@ -583,6 +604,8 @@ class SessionRecorder:
         if command is not None:
             if event.side is Side.TARGET:
                 command.bytes_out += orig_len
+                if self._payload_limit is not None and payload is not None:
+                    payload, flags = self._prefix(event.command_no, payload, flags)
             else:
                 command.bytes_in += orig_len
         extra = b""
@@ -607,6 +630,19 @@ class SessionRecorder:
         if command is not None:
             command.last_event_no = event_no
         return event_no
+
+    def _prefix(self, command_no: int, payload: bytes, flags: int) -> tuple[bytes | None, int]:
+        """Return what is kept of the next piece of a command's response, and its flags."""
+        assert self._payload_limit is not None
+        response = self._responses.get(command_no)
+        if response is None:
+            response = self._responses[command_no] = _Response()
+        room = self._payload_limit - response.size
+        response.digest.update(payload)
+        response.size += len(payload)
+        if len(payload) <= room:
+            return payload, flags
+        return payload[:room] if room > 0 else None, flags | _TRUNCATED
 
     def _require_open(self) -> None:
         self._recorder._require_healthy()
@@ -656,12 +692,17 @@ class SessionRecorder:
         self._require_open()
         recorder = self._recorder
         self._open.pop(command.command_no, None)
+        flags = 0
+        response = self._responses.pop(command.command_no, None)
+        if response is not None and response.size > (self._payload_limit or 0):
+            flags = _TRUNCATED
+            command.sha256 += (f"{RESPONSE_HASH}{response.digest.hexdigest()}",)
         self.state.commands += 1
         duration_us = (recorder.clock.mono_ns() - command.started_mono_ns) // 1000
         return recorder._append(
             self.state,
             kind=Kind.COMMAND_END,
-            flags=0,
+            flags=flags,
             command_no=command.command_no,
             payload=command_row(command, ended_us=recorder.clock.now_us(), duration_us=duration_us),
         )

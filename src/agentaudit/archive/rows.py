@@ -19,6 +19,10 @@ from agentaudit.model import Command, SessionFacts, Span
 MAX_ROW_TEXT_BYTES = 64 * 1024
 """A row holds the beginning of a longer text; its request event holds all of it."""
 
+RESPONSE_HASH = "response:"
+"""What stands in a row's `sha256` before the hash of a whole response of which a prefix is kept;
+the others are of messages that were cut into several events."""
+
 _MAX_INT = 2**53 - 1
 _MAX_INT32 = 2**31 - 1
 _INT32_COLUMNS = frozenset({"target_pid", "gateway_port", "txn_no", "masked"})

@@ -265,7 +265,8 @@ class Door:
                 connection.facts(),
                 target_addr=server.wire.peer,
                 target_pid=server.pid or None,
-            )
+            ),
+            payload_limit=access.settings.payload_limit,
         )
         key = (server.pid, secrets.token_bytes(4))
         greeting = b"".join(

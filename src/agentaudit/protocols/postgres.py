@@ -103,6 +103,21 @@ class Conversation:
                 raise
         return steps
 
+    def end_unread(
+        self, *, status: str, error_code: str | None, tag: str, txn_status: str | None
+    ) -> list[Step]:
+        """Go on behind a command of whose answer only a beginning was received.
+
+        For who reads a recording that kept no more; the arguments are what its row says of its
+        end, `tag` the `operation`. Return what `receive` would have at the end of that answer.
+
+        Raises:
+            TargetProtocolError: it ended otherwise than what it began with allows.
+        """
+        steps: list[Step] = []
+        self._replies.end_unread(status, error_code, tag, txn_status, steps)
+        return steps
+
     def refuse(self, step: Step, refusal: Refusal) -> list[Step]:
         """Refuse a step that `receive` returned and that was not forwarded.
 

@@ -231,6 +231,38 @@ class Replies:
             raise TargetProtocolError("ErrorResponse: too long where a statement was refused")
         self._release(long.owner, piece, steps)
 
+    def end_unread(
+        self,
+        status: str,
+        error_code: str | None,
+        tag: str,
+        txn_status: str | None,
+        steps: list[Step],
+    ) -> None:
+        """Take in the shortest end that the answer under way can have had.
+
+        What a server says is made up here rather than the ledger moved by hand: there is one
+        place that knows what an answer means for what is still owed.
+
+        Raises:
+            TargetProtocolError: it does not fit what is owed.
+        """
+        self._held.clear()
+        self._need = 0
+        self._long = None
+        if status == "incomplete":
+            return
+        owed = self._ledger.owed
+        if status != "ok":
+            report = messages.error_response(severity="ERROR", code=error_code or "", message="")
+            self.receive(report, steps)
+        elif self._ledger.ending is None:
+            while owed and owed[0].kind in _SHORTEST_ANSWER:
+                self.receive(_SHORTEST_ANSWER[owed[0].kind], steps)
+            self.receive(messages.frame(b"C", tag.encode("ascii", "replace") + b"\0"), steps)
+        if txn_status is not None:
+            self.receive(messages.ready_for_query(txn_status.encode()), steps)
+
     # Answers; each returns a frame for the client where that is not to be the server's own.
 
     def _expect_rows(self) -> Act:
@@ -488,6 +520,12 @@ class Replies:
         return None
 
 
+_SHORTEST_ANSWER: Final[Mapping[int, bytes]] = {
+    PARSE: messages.frame(b"1"),
+    BIND: messages.frame(b"2"),
+    CLOSE: messages.frame(b"3"),
+    DESCRIBE: messages.frame(b"n"),
+}
 _STATUSES: Final = {b"I": "I", b"T": "T", b"E": "E"}
 
 _Reply = Callable[[Replies, bytes], bytes | None]

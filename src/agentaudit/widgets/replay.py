@@ -208,6 +208,8 @@ class Replay(anywidget.AnyWidget):
         statement = self._session.statement(int(command_no))
         shown["text"] = statement[:_STATEMENT_CHARACTERS]
         shown["text_more"] = max(0, len(statement) - _STATEMENT_CHARACTERS)
+        cut = self._session.cuts(int(command_no)).get(int(command_no))
+        shown["cut"] = None if cut is None else cut.words()
         return shown, []
 
     def _statement(self, command_no: int) -> Answer:
@@ -225,7 +227,12 @@ class Replay(anywidget.AnyWidget):
             for field, type_name in zip(table.schema, cells.type_names(table.schema), strict=True)
         ]
         rows = [[_cell(cell) for cell in row] for row in cells.texts(page)]
-        return {"columns": columns, "rows": rows, "total": table.num_rows}, []
+        return {
+            "columns": columns,
+            "rows": rows,
+            "total": table.num_rows,
+            "is_limited": table.num_rows == MAX_RESULT_ROWS,
+        }, []
 
     def _cell(self, command_no: int, row: int, column: int) -> Answer:
         table = self._result(int(command_no))

@@ -49,12 +49,14 @@ def still(session: Session, command_no: int = -1) -> str:
             # What cannot be decoded must not hide the rest of the session.
             notes.append(f"results cannot be read: {_text(str(error))}")
     fates = dict(session.ask("session_fates").fetchall())
+    cuts = session.cuts()
     agent = f" via <b>{_text(facts['agent'])}</b>" if facts["agent"] else ""
     body = "".join(
         _command(
             row,
             results.get(row["command_no"]),
             fates.get(row["command_no"]),
+            cuts.get(row["command_no"]),
             is_open=row["command_no"] == command_no,
         )
         for row in commands
@@ -79,7 +81,12 @@ def still(session: Session, command_no: int = -1) -> str:
 
 
 def _command(
-    row: dict[str, Any], result: pa.Table | None, fate: str | None, *, is_open: bool
+    row: dict[str, Any],
+    result: pa.Table | None,
+    fate: str | None,
+    cut: transcript.Cut | None,
+    *,
+    is_open: bool,
 ) -> str:
     statement = row["text"] or ""
     one_line = printable(" ".join(statement[:160].split()))
@@ -113,6 +120,8 @@ def _command(
         missing = (row["rows_returned"] or 0) - result.num_rows
         if missing > 0:
             parts.append(f'<p class="aa-still">… {missing} rows more</p>')
+    if cut is not None:
+        parts.append(f'<p class="aa-still">{_text(cut.words())}</p>')
     parts.append("</details>")
     return "".join(parts)
 

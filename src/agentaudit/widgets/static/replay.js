@@ -1284,6 +1284,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     if (!isRunning && command.returns_rows) {
       parts.push(el("div", { class: "aa-result", "aria-busy": "true" }, el("p", { class: "aa-note" }, "reading the recorded result…")));
     }
+    if (command.cut) parts.push(el("p", { class: "aa-note" }, ...shown(command.cut)));
     return parts;
   }
 
@@ -1387,7 +1388,8 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
       el("button", { type: "button", class: "aa-button", "aria-label": label, title: label, disabled: off,
         onclick: () => drawResult(command, mine, to) }, icon(ICONS[name]));
     const whole = command.rows_returned ?? data.total;
-    const limited = whole > data.total ? `; the first ${count(data.total)} of ${count(whole)} are shown here` : "";
+    const limited = whole > data.total
+      ? `; the first ${count(data.total)} of ${count(whole)} are ${command.cut && !data.is_limited ? "kept" : "shown here"}` : "";
     const held = box.contains(root.getRootNode().activeElement)
       ? root.getRootNode().activeElement.getAttribute("aria-label") : null;
     box.replaceChildren(
