@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentaudit.archive.note import Checkpoint, Signer, Verifier, open_note, sign_note
+from agentaudit.archive.note import (
+    Checkpoint,
+    Cosignature,
+    Cosigner,
+    CosigningKey,
+    Signer,
+    Verifier,
+    open_note,
+    sign_note,
+)
 from agentaudit.errors import ArchiveError
 
 # Source: golang.org/x/mod, sumdb/note/note_test.go and the package's example.
@@ -237,3 +246,106 @@ def test_garbage_is_no_note_and_no_key(data: bytes) -> None:
     for parse in parsers:
         with pytest.raises(ArchiveError):
             parse()
+
+
+# Real ones: a checkpoint of a staging CT log and two of its signatures, one by a public witness.
+# Source: transparency-dev/formats note_cosigv1_test.go (the witness's key), and the log's own
+# checkpoint as served in May 2026; both keys verify it in other implementations' tests.
+COSIGNED = """\
+arche2025h1.staging.ct.transparency.dev
+1432088532
+U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro=
+
+— arche2025h1.staging.ct.transparency.dev zTM8sQAAAZ5W0WdjBAMARjBEAiBjW5IQf9pvsYLfQFX6hoGREPMHbdQ3\
+urbllzalApkptQIgIpwtEroeW2BXaHAI4kJXFbon5Ch9MNL5zRNZ55lvGt0=
+— arche2025h1.staging.ct.transparency.dev ui8GwCF1+kWqZrxGdhj4aX3gcw7XUlXQQabg/27lefwhUkzbC3NygNI7\
+5MdhL1bfTW9g8Ei59RA23oHP7Ry1k3ZFWwQ=
+— remora.n621.de 2net5wAAAABqEiEgPlfF3V06o0Y+fHM+J5J9s27wgxxcOVSpZ/2g/KSiXCg9DEZI+aVCIobWX9sXTynk5\
+XeU/zZ0WBxtqB0DrAWfBw==
+""".encode()
+REMORA = "remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2"
+ARCHE = (
+    "arche2025h1.staging.ct.transparency.dev+ba2f06c0+AU0vHmlGCS/PdN8b2OaGmKprLI8HKM+dJ472xgFYh15f"
+)
+
+
+def test_a_public_witnesss_cosignature_of_a_public_log_is_accepted_with_its_time() -> None:
+    remora, arche = Cosigner.parse(REMORA), Verifier.parse(ARCHE)
+    opened = open_note(COSIGNED, [arche], [remora])
+    assert opened.signed_by == (arche,)
+    assert opened.cosigned_by == (Cosignature(remora, 1_779_573_024),)
+    assert str(remora) == REMORA
+
+
+def test_a_cosignature_fits_its_text_and_its_time_alone() -> None:
+    remora = Cosigner.parse(REMORA)
+    line = COSIGNED.splitlines(keepends=True)[-1].decode()
+    other_time = line.replace("2net5wAAAABq", "2net5wAAAABr")
+    assert other_time != line
+    for changed in (
+        COSIGNED.replace(b"\n1432088532\n", b"\n1432088533\n"),
+        COSIGNED.replace(line.encode(), other_time.encode()),
+    ):
+        with pytest.raises(ArchiveError, match="does not fit its text"):
+            open_note(changed, [], [remora])
+
+
+def test_a_witnesss_key_is_never_a_logs_nor_the_other_way_round() -> None:
+    with pytest.raises(ArchiveError, match="verifier key: not an Ed25519 key"):
+        Verifier.parse(REMORA)
+    with pytest.raises(ArchiveError, match="witness key: not an Ed25519 key for cosignatures"):
+        Cosigner.parse(ARCHE)
+
+
+def test_a_cosignature_made_here_is_what_openssl_verifies_over_the_formats_message(
+    tmp_path: Path,
+) -> None:
+    key = CosigningKey.generate("witness.example/w1")
+    text = Checkpoint("example.com/behind-the-sofa", 20852163, bytes(32)).text()
+    note = sign_note(text, [Signer.generate("example.com/behind-the-sofa")])
+    note += key.cosign(text, 1679315147).encode()
+    assert open_note(note, [], [key.cosigner]).cosigned_by == (
+        Cosignature(key.cosigner, 1679315147),
+    )
+    blob = base64.b64decode(note.split(b" ")[-1])
+    assert blob[:12] == key.cosigner.key_id + (1679315147).to_bytes(8)
+    (tmp_path / "message").write_text(f"cosignature/v1\ntime 1679315147\n{text}")
+    (tmp_path / "signature").write_bytes(blob[12:])
+    (tmp_path / "key.der").write_bytes(ED25519_SPKI + key.cosigner.public_key)
+    subprocess.run(
+        ["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-keyform", "DER"]
+        + ["-inkey", "key.der", "-in", "message", "-sigfile", "signature"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_a_witnesss_private_key_is_kept_in_the_form_of_gos_tools() -> None:
+    key = CosigningKey.parse(GO_SKEY)
+    assert key.private_text() == GO_SKEY
+    assert key.cosigner.public_key == Verifier.parse(GO_VKEY).public_key
+    assert Cosigner.parse(str(key.cosigner)) == key.cosigner
+    for text in (GO_SKEY.replace("c74f20a3", "c74f20a4"), GO_SKEY[:-2], "x"):
+        with pytest.raises(ArchiveError, match="private witness key") as caught:
+            CosigningKey.parse(text)
+        assert GO_SKEY.rsplit("+", 1)[1] not in str(caught.value)
+
+
+def test_of_several_cosignatures_by_one_witness_the_first_counts() -> None:
+    key = CosigningKey.generate("w")
+    text = Checkpoint("o", 1, bytes(32)).text()
+    note = sign_note(text, [Signer.generate("o")])
+    note += (key.cosign(text, 9) + key.cosign(text, 5)).encode()
+    assert [c.time_s for c in open_note(note, [], [key.cosigner]).cosigned_by] == [9]
+
+
+def test_extension_lines_are_passed_over_only_for_whoever_asks_for_it() -> None:
+    plain = Checkpoint("example.com/log", 3, bytes(32))
+    text = plain.text() + "extension\nanother\n"
+    with pytest.raises(ArchiveError, match="lines after its root"):
+        Checkpoint.parse(text)
+    assert Checkpoint.parse(text, with_extensions=True) == plain
+    for broken in (plain.text() + "\n", plain.text() + "x", plain.text() + "a\n\nb\n"):
+        with pytest.raises(ArchiveError):
+            Checkpoint.parse(broken, with_extensions=True)
