@@ -79,6 +79,7 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "check",
         "gateway",
         "keygen",
+        "witness",
         "verify",
         "sessions",
         "commands",

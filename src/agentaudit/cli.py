@@ -151,6 +151,37 @@ def keygen(arguments: argparse.Namespace) -> int:
     return YES
 
 
+def witness(arguments: argparse.Namespace) -> int:
+    """Run a witness: cosign the checkpoints of logs it knows, and never two histories of one."""
+    from agentaudit.settings import parse_address
+    from agentaudit.witness import server
+
+    if arguments.init is not None:
+        print(server.create_witness(arguments.directory, arguments.init))
+        print(
+            f"next: write the verifier keys of logs into {arguments.directory / 'logs'}, and give "
+            "the line above to the logs' operators and to those who verify",
+            file=sys.stderr,
+        )
+        return YES
+    pair = (arguments.tls_cert, arguments.tls_key)
+    if (pair[0] is None) != (pair[1] is None):
+        raise QuestionError("--tls-cert and --tls-key are given together or not at all")
+    return server.run(
+        arguments.directory,
+        parse_address(arguments.listen),
+        say=_say,
+        tls=None if pair[0] is None else pair,
+        plain=arguments.plain,
+    )
+
+
+def _say(line: dict[str, Any]) -> None:
+    """Write a line of a server's operational log."""
+    at = datetime.now(UTC).isoformat()
+    print(json.dumps({**line, "at": at}, ensure_ascii=True), file=sys.stderr, flush=True)
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """Run the whole system on embedded parts, with a scripted agent."""
     from agentaudit import demo as demonstration
@@ -397,6 +428,24 @@ def parser() -> argparse.ArgumentParser:
     one = add(keygen)
     _add_config(one)
     _add_json(one)
+    one = add(witness)
+    one.add_argument("directory", type=Path, metavar="DIR")
+    one.add_argument(
+        "--init", metavar="NAME", help="make key and memory of a witness of this name, and end"
+    )
+    one.add_argument(
+        "--listen",
+        default="127.0.0.1:7380",
+        metavar="ADDRESS",
+        help="address and port (default: 127.0.0.1:7380; port 0 takes a free one)",
+    )
+    one.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
+    one.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    one.add_argument(
+        "--plain",
+        action="store_true",
+        help="listen without TLS on another than a loopback address: behind a proxy that has it",
+    )
     one = add(verify)
     one.add_argument("archive", type=Path, metavar="ARCHIVE")
     one.add_argument(

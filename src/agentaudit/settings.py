@@ -133,6 +133,20 @@ def _address(value: object) -> object:
     return Address(host, int(port))
 
 
+def parse_address(text: str) -> Address:
+    """Return the address that `host:port`, or `[address]:port`, stands for.
+
+    Raises:
+        SettingsError: not such a text.
+    """
+    try:
+        address = _address(text)
+    except ValueError as error:
+        raise SettingsError(f"address {text[:100]!r}: {error}") from None
+    assert isinstance(address, Address)
+    return address
+
+
 def _durability(value: object) -> object:
     names = {mode.name.lower(): mode for mode in Durability}
     if isinstance(value, Durability):
