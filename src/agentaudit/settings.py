@@ -547,8 +547,6 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "linger": _ON,
         "single_window": False,
         "enforce_read_only": False,
-        "payload_limit": "",
-        "retention": _ON,
         "tags": {},
         "recheck": False,
     },
