@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentaudit.archive import canonical
 from agentaudit.archive.layout import TILE_WIDTH, entries_path, tile_end, tile_path
 from agentaudit.archive.log import LogWriter, Tiles, read_log
 from agentaudit.archive.merkle import leaf_hash, tree_root
@@ -308,3 +310,42 @@ def test_an_entry_that_is_no_statement_is_refused(
     open_writer(tmp_path, signer).append([value])  # type: ignore[list-item]
     with pytest.raises(ArchiveError, match="log entry 0: not an object with a type and a time"):
         list(read_log(tmp_path, []).entries())
+
+
+def test_a_full_tile_takes_the_place_of_its_parts(signer: Signer, tmp_path: Path) -> None:
+    writer = written(signer, tmp_path, 200, 55)
+    early = read_log(tmp_path, [signer.verifier])
+    assert (tmp_path / "tile/entries/000.p/255").exists()
+    writer.append(statements(255, 2))
+    assert not (tmp_path / "tile/entries/000.p").exists()
+    assert not (tmp_path / "tile/0/000.p").exists()
+    assert (tmp_path / "tile/0/000").exists()
+    # Who has the older checkpoint reads the same entries out of the full bundle.
+    assert list(early.entries()) == statements(0, 255)
+    assert early.root_at(200) == tree_root(
+        leaf_hash(canonical.encode(entry)) for entry in statements(0, 200)
+    )
+
+
+def test_a_log_is_read_without_holding_it(signer: Signer, tmp_path: Path) -> None:
+    def peak(folder: Path, entries: int) -> int:
+        written(signer, folder, entries)
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in read_log(folder, [signer.verifier]).entries()) == entries
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    small, large = peak(tmp_path / "small", 600), peak(tmp_path / "large", 12_000)
+    assert large < 2 * small
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "tile/entries/000.p/3"])
+def test_a_file_larger_than_the_format_allows_is_not_read_whole(
+    signer: Signer, tmp_path: Path, name: str
+) -> None:
+    written(signer, tmp_path, 3)
+    os.truncate(tmp_path / name, 1 << 40)
+    with pytest.raises(ArchiveError):
+        read_log(tmp_path, [signer.verifier])

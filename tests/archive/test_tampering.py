@@ -22,7 +22,6 @@ import pytest
 from agentaudit.archive import verify_log
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.log import read_log
-from agentaudit.archive.merkle import leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
 from agentaudit.archive.verification import Verification
 from agentaudit.archive.verify import verify
@@ -414,7 +413,7 @@ def test_a_gateway_that_is_gone_as_a_whole_is_found_by_who_has_its_key(
 def earlier_checkpoint(site: Site, size: int) -> bytes:
     """The checkpoint that this log had at `size`: signatures hang on nothing but size and root."""
     log = read_log(site.layout.log(GATEWAY), [])
-    root = tree_root(leaf_hash(entry) for entry in log.raw[:size])
+    root = log.root_at(size)
     return sign_note(Checkpoint(log.checkpoint.origin, size, root).text(), site.signers)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agentaudit.errors import ArchiveError
+
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 PRIVATE_MODE = 0o600
@@ -32,6 +34,20 @@ def sync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return what is in `path`, of which a hostile archive may hold more than fits into memory.
+
+    Raises:
+        ArchiveError: more than `limit` bytes.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ArchiveError(f"{path.name}: more than the {limit} bytes that it may have")
+    return data
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -2,22 +2,25 @@
 
 What is signed is the log's checkpoint; everything else in the archive is bound to it by digest.
 Appending writes tiles first and replaces the checkpoint last, so a crash leaves either the old
-log or the new one; tiles beyond the checkpoint are rewritten by the next append.
+log or the new one; tiles beyond the checkpoint are rewritten by the next append. A log is read as
+a stream, never held: under traffic it grows by half an entry a second, for years.
 
 Format: c2sp.org/tlog-tiles, c2sp.org/tlog-checkpoint; entries: docs/formats/archive.md, "Log"
 """
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agentaudit.archive import canonical
 from agentaudit.archive.entries import check_entry
-from agentaudit.archive.files import make_folder, replace, sync_folder, write_new
+from agentaudit.archive.files import make_folder, read_limited, replace, sync_folder, write_new
 from agentaudit.archive.layout import TILE_WIDTH, entries_path, tile_end, tile_path
 from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Signer, Verifier, open_note, sign_note
@@ -26,6 +29,7 @@ from agentaudit.errors import ArchiveError, TamperedError
 MAX_ENTRY_BYTES = 65_535
 _U16 = struct.Struct(">H")
 _MAX_CHECKPOINT_BYTES = 100_000
+_MAX_BUNDLE_BYTES = TILE_WIDTH * (_U16.size + MAX_ENTRY_BYTES)
 
 
 class Tiles:
@@ -94,8 +98,7 @@ class LogWriter:
         """Who signs the checkpoints to come: the log key, and the epoch key once it is known."""
         self._memory = memory
         self._tiles = Tiles()
-        self.found: list[dict[str, Any]] = []
-        """The entries that were there when it was opened, oldest first."""
+        self._found: Log | None = None
         if not (folder / "checkpoint").exists():
             self._require_new()
             return
@@ -114,8 +117,13 @@ class LogWriter:
                     hint="the archive was rolled back or replaced; put its newest copy back, or "
                     "move that file away if the loss is known and written down",
                 )
-        self._tiles.append(log.raw)
-        self.found = list(log.entries())
+        for chunk in log.chunks():
+            self._tiles.append(chunk)
+        self._found = log
+
+    def found(self) -> Iterator[dict[str, Any]]:
+        """Yield the entries that were there when it was opened, oldest first."""
+        return iter(()) if self._found is None else self._found.entries()
 
     @property
     def size(self) -> int:
@@ -152,7 +160,8 @@ class LogWriter:
             if len(entry) > MAX_ENTRY_BYTES:
                 raise ArchiveError(f"log entry: {len(entry)} bytes, at most {MAX_ENTRY_BYTES}")
         folders: set[Path] = set()
-        for path, data in self._tiles.append(added).items():
+        changed = self._tiles.append(added)
+        for path, data in changed.items():
             target = self.folder / path
             if target.parent not in folders:
                 make_folder(target.parent)
@@ -165,16 +174,43 @@ class LogWriter:
         note = sign_note(checkpoint.text(), self.signers)
         replace(self.folder / "checkpoint", note)
         replace(self._memory, note)
+        self._remove_partials(changed)
+
+    def _remove_partials(self, changed: Iterable[str]) -> None:
+        """Remove what a full tile makes superfluous; readers of an older checkpoint take that."""
+        for path in changed:
+            partials = self.folder / f"{path}.p"
+            if ".p/" not in path and partials.is_dir():
+                shutil.rmtree(partials, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A log as read at one checkpoint, its entries checked against the checkpoint's root."""
+    """A log as read at one checkpoint, which its entries hashed to when it was opened.
 
+    The entries stay where they are, since a log of years does not fit into memory: each call
+    below reads them again.
+    """
+
+    folder: Path
     checkpoint: Checkpoint
     signed_by: tuple[Verifier, ...]
-    raw: tuple[bytes, ...]
     note: bytes
+
+    def raw(self) -> Iterator[bytes]:
+        """Yield the bytes of every entry, oldest first.
+
+        Raises:
+            ArchiveError, TamperedError: a bundle is missing or malformed.
+        """
+        for chunk in self.chunks():
+            yield from chunk
+
+    def chunks(self) -> Iterator[list[bytes]]:
+        """Yield the bytes of every entry, one bundle at a time."""
+        size = self.checkpoint.size
+        for index in range(-(-size // TILE_WIDTH)):
+            yield _read_bundle(self.folder, index, min(TILE_WIDTH, size - index * TILE_WIDTH))
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield every entry, oldest first.
@@ -182,13 +218,28 @@ class Log:
         Raises:
             ArchiveError: an entry is not what its type says.
         """
-        for number, data in enumerate(self.raw):
-            try:
-                entry = canonical.decode(data)
-            except ValueError:
-                entry = None
-            check_entry(number, entry)
-            yield entry
+        for number, data in enumerate(self.raw()):
+            yield decode_entry(number, data)
+
+    def root_at(self, size: int) -> bytes:
+        """Return the root over the first `size` entries."""
+        if size == self.checkpoint.size:
+            return self.checkpoint.root
+        return tree_root(map(leaf_hash, islice(self.raw(), size)))
+
+
+def decode_entry(number: int, data: bytes) -> dict[str, Any]:
+    """Return the entry that `data` encodes.
+
+    Raises:
+        ArchiveError: it is not what its type says.
+    """
+    try:
+        entry = canonical.decode(data)
+    except ValueError:
+        entry = None
+    check_entry(number, entry)
+    return cast("dict[str, Any]", entry)
 
 
 def _read_checkpoint(folder: Path) -> bytes:
@@ -211,39 +262,43 @@ def read_log(folder: Path, verifiers: Sequence[Verifier]) -> Log:
     note = _read_checkpoint(folder)
     opened = open_note(note, verifiers)
     checkpoint = Checkpoint.parse(opened.text)
-    raw = tuple(_read_entries(folder, checkpoint.size))
-    root = tree_root(leaf_hash(entry) for entry in raw)
+    log = Log(folder, checkpoint, opened.signed_by, note)
+    root = tree_root(map(leaf_hash, log.raw()))
     if root != checkpoint.root:
         raise TamperedError(
             f"log {folder.name}: its {checkpoint.size} entries hash to {root.hex()[:8]}…, "
             f"the checkpoint says {checkpoint.root.hex()[:8]}…",
             hint="keep a copy of the archive before anything else",
         )
-    return Log(checkpoint, opened.signed_by, raw, note)
+    return log
 
 
-def _read_entries(folder: Path, size: int) -> Iterator[bytes]:
-    for index in range(-(-size // TILE_WIDTH)):
-        width = min(TILE_WIDTH, size - index * TILE_WIDTH)
-        name = entries_path(index, width)
-        path = folder / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ArchiveError(f"log {folder.name}: {name}: {error.strerror}") from error
-        position = count = 0
-        while count < width:
-            if position + 2 > len(data):
-                raise TamperedError(f"log {folder.name}: {name}: {count} entries, {width} expected")
-            (length,) = _U16.unpack_from(data, position)
-            entry = data[position + 2 : position + 2 + length]
-            if len(entry) < length:
-                raise TamperedError(f"log {folder.name}: {name}: entry {count} is cut off")
-            yield entry
-            position += 2 + length
-            count += 1
-        if position != len(data):
-            raise TamperedError(f"log {folder.name}: {name}: {len(data) - position} bytes too many")
+def _read_bundle(folder: Path, index: int, width: int) -> list[bytes]:
+    """Return the first `width` entries of a bundle, which by now may be full."""
+    name = entries_path(index, width)
+    path = folder / name
+    if width < TILE_WIDTH and not path.exists():
+        path = folder / entries_path(index)
+    try:
+        data = read_limited(path, _MAX_BUNDLE_BYTES)
+    except OSError as error:
+        raise ArchiveError(f"log {folder.name}: {name}: {error.strerror}") from error
+    entries: list[bytes] = []
+    position = 0
+    while len(entries) < width:
+        if position + 2 > len(data):
+            raise TamperedError(
+                f"log {folder.name}: {name}: {len(entries)} entries, {width} expected"
+            )
+        (length,) = _U16.unpack_from(data, position)
+        entry = data[position + 2 : position + 2 + length]
+        if len(entry) < length:
+            raise TamperedError(f"log {folder.name}: {name}: entry {len(entries)} is cut off")
+        entries.append(entry)
+        position += 2 + length
+    if position != len(data) and path == folder / name:
+        raise TamperedError(f"log {folder.name}: {name}: {len(data) - position} bytes too many")
+    return entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +322,7 @@ def contradictions(log: Log, anchor: Checkpoint, name: str) -> list[Contradictio
                 "rollback", f"{size} entries", f"at least the {anchor.size} of the {name}"
             )
         ]
-    root = tree_root(leaf_hash(entry) for entry in log.raw[: anchor.size])
+    root = log.root_at(anchor.size)
     if root != anchor.root:
         seen = f"the first {anchor.size} entries hash to {root.hex()[:8]}…"
         return [Contradiction("fork", seen, f"{anchor.root.hex()[:8]}… of the {name}")]

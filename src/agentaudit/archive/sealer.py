@@ -238,9 +238,9 @@ class Sealer:
         self._epoch_began_s = time.monotonic()
 
     def _read_log(self) -> dict[UUID, dict[int, bytes]]:
-        """Take up where the log ends; return the ticks of each segment."""
+        """Take up where the log ends; return the ticks of each segment that has no seal."""
         ticks: dict[UUID, dict[int, bytes]] = {}
-        for entry in self._log.found:
+        for entry in self._log.found():
             if entry["type"] == "open_segment":
                 self._opened.add(UUID(entry["segment"]))
             elif entry["type"] == "tick":
@@ -249,6 +249,8 @@ class Sealer:
             elif entry["type"] == "seal":
                 self._previous = UUID(entry["segment"])
                 self._seals[self._previous] = entry
+                self._opened.discard(self._previous)
+                ticks.pop(self._previous, None)
                 self._next_event_no = entry["first_event"] + entry["n"]
             elif entry["type"] == "policy":
                 self._policy = entry["sha256"]

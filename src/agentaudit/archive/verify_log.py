@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -12,18 +12,25 @@ from uuid import UUID
 
 from agentaudit.archive import journal, known
 from agentaudit.archive.entries import MEMBERS
+from agentaudit.archive.files import read_limited
 from agentaudit.archive.keys import EPOCH_NAME, epoch_statement
 from agentaudit.archive.layout import (
     TABLES,
     TILE_WIDTH,
     Layout,
-    entries_path,
     segment_path,
     tile_end,
-    tile_path,
 )
-from agentaudit.archive.log import Contradiction, Log, Tiles, bundle, contradictions, read_log
-from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
+from agentaudit.archive.log import (
+    Contradiction,
+    Log,
+    Tiles,
+    bundle,
+    contradictions,
+    decode_entry,
+    read_log,
+)
+from agentaudit.archive.merkle import Frontier, leaf_hash
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.tracker import Tracker
 from agentaudit.archive.verification import (
@@ -38,6 +45,7 @@ from agentaudit.archive.verify_rows import RowsCheck
 from agentaudit.errors import ArchiveError, TamperedError
 from agentaudit.model import Kind
 
+_MAX_POLICY_BYTES = 16 << 20
 _NEXT_EVENT = {"open_segment": "first_event", "stop": "next_event"}
 
 
@@ -73,20 +81,23 @@ class LogCheck:
         self._ticks: dict[str, dict[int, bytes]] = {}
         self._opened: dict[str, int] = {}
         self._events_since: list[tuple[int, int]] = []
-        self._epochs: list[tuple[int, Verifier]] = []
+        self._epoch: Verifier | None = None
+        self._tree = Frontier()
+        self._sealed: set[str] = set()
 
     def run(self) -> None:
         log = self._open_log()
         self._check_tiles(log)
         self._check_memory(log)
-        entries = list(self._check_grammar(log))
-        self._check_epochs(log, entries)
-        self._gather_ticks(entries)
-        seals = [(number, entry) for number, entry in enumerate(entries) if entry["type"] == "seal"]
-        for done, (number, seal) in enumerate(seals):
-            self._scope.progress(f"segments of {self._gateway}", done, len(seals))
-            self._check_seal(number, seal)
-        self._check_live({seal["segment"] for _, seal in seals})
+        size = log.checkpoint.size
+        for number, raw in enumerate(log.raw()):
+            entry = decode_entry(number, raw)
+            if entry["type"] == "seal":
+                self._scope.progress(f"log of {self._gateway}", number, size)
+            self._check_entry(number, entry)
+            self._tree.append(leaf_hash(raw))
+        self._require_epoch("checkpoint", log.note)
+        self._check_live()
         self._expose(log)
 
     # --- the log
@@ -97,7 +108,7 @@ class LogCheck:
         self._expect(vkey_path)
         inside = None
         try:
-            text = vkey_path.read_bytes()[:1000].decode()
+            text = read_limited(vkey_path, 1000).decode()
             inside = Verifier.parse(text)
             if text != f"{inside}\n":
                 self._found("key", self._relative(vkey_path), "not the key's only form")
@@ -137,21 +148,44 @@ class LogCheck:
 
     def _check_tiles(self, log: Log) -> None:
         """Hold every tile that lies there against what the entries hash to."""
-        folder = self._layout.log(self._gateway)
-        required = Tiles().append(log.raw)
-        levels = _levels([leaf_hash(entry) for entry in log.raw])
-        for path in sorted(folder.glob("tile/**/*")):
-            relative = path.relative_to(folder).as_posix()
-            end = tile_end(relative)
-            if not path.is_file() or end is None or end > log.checkpoint.size:
-                continue
-            expected = required.get(relative) or _tile(relative, log.raw, levels)
-            self._expect(path)
-            if path.read_bytes() != expected:
+        tiles = Tiles()
+        changed: dict[str, bytes] = {}
+        for chunk in log.chunks():
+            changed = tiles.append(chunk)
+            for relative, content in changed.items():
+                is_full = ".p/" not in relative
+                self._check_tile(relative, content, is_needed=is_full)
+                self._check_partials(relative, content, chunk)
+        for relative, content in changed.items():
+            self._check_tile(relative, content, is_needed=True)
+
+    def _check_tile(self, relative: str, content: bytes, *, is_needed: bool) -> None:
+        path = self._layout.log(self._gateway) / relative
+        self._expect(path)
+        try:
+            if read_limited(path, len(content)) != content:
                 self._found("tile", f"{self._place}/{relative}", "not what the entries hash to")
-        for relative in required:
-            if not (folder / relative).is_file():
+        except FileNotFoundError:
+            if is_needed:
                 self._found("tile", f"{self._place}/{relative}", "missing")
+        except (OSError, ArchiveError) as error:
+            self._found("tile", f"{self._place}/{relative}", words(error))
+
+    def _check_partials(self, relative: str, content: bytes, chunk: Sequence[bytes]) -> None:
+        """Check what lies there of this tile's narrower days, of its bottom level alone.
+
+        A tile of a level above grows by one hash a chunk, so each of its widths comes by itself.
+        """
+        stem, _, width_text = relative.partition(".p/")
+        level = stem.split("/")[1]
+        if level not in ("0", "entries"):
+            return
+        for path in (self._layout.log(self._gateway) / f"{stem}.p").glob("*"):
+            earlier = f"{stem}.p/{path.name}"
+            width = int(path.name) if tile_end(earlier) is not None else TILE_WIDTH
+            if width < int(width_text or TILE_WIDTH):
+                part = bundle(chunk[:width]) if level == "entries" else content[: 32 * width]
+                self._check_tile(earlier, part, is_needed=False)
 
     def _check_memory(self, log: Log) -> None:
         """Hold the log against what was seen of it before, outside the archive."""
@@ -178,37 +212,41 @@ class LogCheck:
         place = f"{self._place}/checkpoint"
         self._found(contradiction.check, place, contradiction.seen, contradiction.expected)
 
-    def _check_grammar(self, log: Log) -> Iterator[dict[str, Any]]:
-        """Yield the entries; find those that cannot stand where they stand."""
-        next_event_no = 0
-        for number, entry in enumerate(log.entries()):
-            place, kind = f"{self._place} entry {number}", entry["type"]
-            if (kind == "genesis") != (number == 0):
-                self._found("log", place, f"a {kind} entry", "genesis first and only once")
-            if kind == "genesis":
-                self._check_genesis(entry, place)
-            elif kind not in MEMBERS:
-                self._result.unread.append(f"{place}: {kind!r} is of a newer release")
-            elif kind == "policy":
-                self._check_policy(entry["sha256"])
-            elif kind == "incident":
-                self._result.notes.append(f"{place}: incident: {entry['what']}")
-            elif kind == "recovery":
-                closed = entry["sessions_closed"]
-                cut = entry.get("cut_bytes", 0)
-                self._result.notes.append(
-                    f"{place}: recovery after a crash: {closed} sessions closed, {cut} bytes of a "
-                    "torn write cut"
-                )
-            elif kind == "seal":
-                next_event_no = entry["first_event"] + entry["n"]
-            elif kind in _NEXT_EVENT and entry[_NEXT_EVENT[kind]] != next_event_no:
-                seen = f"a {kind} at event {entry[_NEXT_EVENT[kind]]}"
-                self._found("log", place, seen, f"event {next_event_no}")
-            scripted = self._result.scripted_clocks
-            if entry.get("clock", "system") != "system" and self._gateway not in scripted:
-                scripted.append(self._gateway)
-            yield entry
+    def _check_entry(self, number: int, entry: dict[str, Any]) -> None:
+        """Check an entry where it stands, and all that it binds."""
+        place, kind = f"{self._place} entry {number}", entry["type"]
+        if (kind == "genesis") != (number == 0):
+            self._found("log", place, f"a {kind} entry", "genesis first and only once")
+        if kind not in MEMBERS:
+            self._result.unread.append(f"{place}: {kind!r} is of a newer release")
+        if kind in _NEXT_EVENT and entry[_NEXT_EVENT[kind]] != self._next_event_no:
+            seen = f"a {kind} at event {entry[_NEXT_EVENT[kind]]}"
+            self._found("log", place, seen, f"event {self._next_event_no}")
+        scripted = self._result.scripted_clocks
+        if entry.get("clock", "system") != "system" and self._gateway not in scripted:
+            scripted.append(self._gateway)
+        if kind == "genesis":
+            self._check_genesis(entry, place)
+        elif kind == "key_epoch":
+            self._check_epoch(number, entry, place)
+        elif kind == "policy":
+            self._check_policy(entry["sha256"])
+        elif kind == "incident":
+            self._result.notes.append(f"{place}: incident: {entry['what']}")
+        elif kind == "recovery":
+            closed = entry["sessions_closed"]
+            cut = entry.get("cut_bytes", 0)
+            self._result.notes.append(
+                f"{place}: recovery after a crash: {closed} sessions closed, {cut} bytes of a "
+                "torn write cut"
+            )
+        elif kind == "open_segment":
+            self._opened[entry["segment"]] = number
+        elif kind == "tick":
+            root = bytes.fromhex(entry["root"])
+            self._ticks.setdefault(entry["segment"], {})[entry["n"]] = root
+        elif kind == "seal":
+            self._check_seal(number, entry)
 
     def _check_genesis(self, entry: dict[str, Any], place: str) -> None:
         expected = {
@@ -221,33 +259,24 @@ class LogCheck:
         for name, value in expected.items():
             if entry.get(name) != value:
                 self._found("log", place, f"genesis names another {name}", str(value))
+        self._epoch = Verifier.parse(entry["epoch_key"])
+        name = f"{expected['origin']}/{EPOCH_NAME}"
+        given = [key for key in self._scope.keys if key.name == name]
+        if given and self._epoch not in given:
+            self._found("epoch", place, "begins with another epoch key than the one given")
 
-    def _check_epochs(self, log: Log, entries: Sequence[dict[str, Any]]) -> None:
-        """Follow the epoch keys: each names the next, under the tree as it was at that size."""
-        origin = log.checkpoint.origin
-        tree = Frontier()
-        for number, (raw, entry) in enumerate(zip(log.raw, entries, strict=True)):
-            place = f"{self._place} entry {number}"
-            if entry["type"] == "genesis":
-                first = Verifier.parse(entry["epoch_key"])
-                self._epochs.append((number, first))
-                name = f"{origin}/{EPOCH_NAME}"
-                given = [key for key in self._scope.keys if key.name == name]
-                if given and first not in given:
-                    self._found("epoch", place, "begins with another epoch key than the one given")
-            elif entry["type"] == "key_epoch":
-                statement = epoch_statement(origin, number, tree.root(), entry["key"])
-                signature = base64.b64decode(entry["signature"], validate=True)
-                if not self._epochs or not self._epochs[-1][1].accepts(statement, signature):
-                    self._found("epoch", place, "not signed by the epoch key before it")
-                self._epochs.append((number, Verifier.parse(entry["key"])))
-            tree.append(leaf_hash(raw))
-        self._require_epoch("checkpoint", log.note, len(entries))
+    def _check_epoch(self, number: int, entry: dict[str, Any], place: str) -> None:
+        """Check that the epoch key before it signed this one, under the tree as it was here."""
+        origin = self._result.checkpoints[self._gateway].origin
+        statement = epoch_statement(origin, number, self._tree.root(), entry["key"])
+        signature = base64.b64decode(entry["signature"], validate=True)
+        if self._epoch is None or not self._epoch.accepts(statement, signature):
+            self._found("epoch", place, "not signed by the epoch key before it")
+        self._epoch = Verifier.parse(entry["key"])
 
-    def _require_epoch(self, what: str, note: bytes, number: int) -> None:
-        """Check that the epoch key in force at entry `number` signed `note`."""
-        known_keys = [key for since, key in self._epochs if since <= number]
-        if not known_keys or not open_note(note, known_keys[-1:]).signed_by:
+    def _require_epoch(self, what: str, note: bytes) -> None:
+        """Check that the epoch key in force here signed `note`."""
+        if self._epoch is None or not open_note(note, [self._epoch]).signed_by:
             self._found(
                 "epoch", f"{self._place}: {what}", "not signed by the epoch key of its time"
             )
@@ -256,18 +285,10 @@ class LogCheck:
         path = self._layout.policy(digest)
         self._expect(path)
         try:
-            if sha256(path.read_bytes()).hexdigest() != digest:
+            if sha256(read_limited(path, _MAX_POLICY_BYTES)).hexdigest() != digest:
                 self._found("policy", self._relative(path), "not what its name says")
-        except OSError as error:
-            self._found("policy", self._relative(path), str(error.strerror), "a file")
-
-    def _gather_ticks(self, entries: Sequence[dict[str, Any]]) -> None:
-        for number, entry in enumerate(entries):
-            if entry["type"] == "open_segment":
-                self._opened[entry["segment"]] = number
-            elif entry["type"] == "tick":
-                root = bytes.fromhex(entry["root"])
-                self._ticks.setdefault(entry["segment"], {})[entry["n"]] = root
+        except (OSError, ArchiveError) as error:
+            self._found("policy", self._relative(path), words(error), "a file")
 
     # --- a segment
 
@@ -283,13 +304,15 @@ class LogCheck:
         self._next_event_no = seal["first_event"] + seal["n"]
         self._previous = seal["segment"]
         self._events_since.append((number, seal["n"]))
+        self._sealed.add(seal["segment"])
+        self._opened.pop(seal["segment"], None)
         result = self._result
         result.segments += 1
         result.events += seal["n"]
         result.sessions += seal["sessions_opened"]
         result.commands += seal["commands"]
         self._check_head(segment, seal, place)
-        self._require_epoch(place, seal["head"].encode(), number)
+        self._require_epoch(place, seal["head"].encode())
         ticks = self._ticks.pop(seal["segment"], {})
         if ticks and max(ticks) > seal["n"]:
             self._found("tick", place, f"sealed at {seal['n']} events", f"{max(ticks)} as ticked")
@@ -304,10 +327,10 @@ class LogCheck:
         self._expect(path)
         note = seal["head"].encode()
         try:
-            if path.read_bytes() != note:
+            if read_limited(path, len(note)) != note:
                 self._found("head", self._relative(path), "not the note that the seal holds")
-        except OSError as error:
-            self._found("head", self._relative(path), str(error.strerror))
+        except (OSError, ArchiveError) as error:
+            self._found("head", self._relative(path), words(error))
         expected = Checkpoint(
             f"{self._result.checkpoints[self._gateway].origin}/seg/{segment}",
             seal["n"],
@@ -348,7 +371,7 @@ class LogCheck:
                 self._found("file", path, f"{size} bytes", f"{file['bytes']} as sealed")
         return right
 
-    def _check_live(self, sealed: set[str]) -> None:
+    def _check_live(self) -> None:
         """Read the journals: whole frames, dense, and no shorter than the last tick."""
         layout = self._layout
         try:
@@ -356,7 +379,7 @@ class LogCheck:
         except PermissionError as error:
             self._result.unread.append(f"journal/{self._gateway}: {error.strerror}")
             segments = sorted(layout.journal_segments(self._gateway))
-        live = [segment for segment in segments if str(segment) not in sealed]
+        live = [segment for segment in segments if str(segment) not in self._sealed]
         for segment in layout.journal_segments(self._gateway):
             self._expect(layout.journal(self._gateway, segment))
         tracker = self._tracker if self._scope.deep else Tracker(self._gateway)
@@ -378,7 +401,7 @@ class LogCheck:
             except (ArchiveError, TamperedError) as error:
                 self._found("journal", place, str(error))
         for segment_text, number in self._opened.items():
-            if segment_text not in sealed and UUID(segment_text) not in live:
+            if UUID(segment_text) not in live:
                 self._found(
                     "journal",
                     f"{self._place} entry {number}",
@@ -427,29 +450,3 @@ class LogCheck:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._layout.root).as_posix()
-
-
-def _levels(leaf_hashes: list[bytes]) -> list[list[bytes]]:
-    """Return the hashes of tile level 0, 1, 2 …, of which tiles are cut."""
-    levels = [leaf_hashes]
-    while len(levels[-1]) >= TILE_WIDTH:
-        below = levels[-1]
-        whole = len(below) // TILE_WIDTH
-        levels.append(
-            [tree_root(below[i * TILE_WIDTH : (i + 1) * TILE_WIDTH]) for i in range(whole)]
-        )
-    return levels
-
-
-def _tile(relative: str, raw: Sequence[bytes], levels: list[list[bytes]]) -> bytes | None:
-    """Return what a tile of this or an earlier size must hold, or None where none can lie there."""
-    stem, _, width_text = relative.partition(".p/")
-    width = int(width_text or TILE_WIDTH)
-    level_name, digits = stem.split("/", 2)[1:]
-    index = int(digits.replace("x", "").replace("/", ""))
-    part = slice(index * TILE_WIDTH, index * TILE_WIDTH + width)
-    if level_name == "entries":
-        return bundle(raw[part]) if relative == entries_path(index, width) else None
-    level = int(level_name)
-    is_one = relative == tile_path(level, index, width) and level < len(levels)
-    return b"".join(levels[level][part]) if is_one else None
