@@ -18,10 +18,10 @@ LOCKS   := gateway lab demo dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-all rest long doctest lint docs notebook wheel coverage bench lock clean distclean
+.PHONY: help demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive lock clean distclean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- run it ------------------------------------------------------------------------------------
 
@@ -34,6 +34,9 @@ lab: $(VENV)/.demo  ## open JupyterLab on the demo's archive, or on the sample w
 bench: $(VENV)/.dev  ## pgbench direct, through pgbouncer and through the gateway, as ratios
 	tools/debian postgresql pgbouncer
 	$(BIN)/python -m benchmarks
+
+bench-archive: $(VENV)/.dev  ## seal, verify and ask an archive of EVENTS events (20000000)
+	$(BIN)/python -m benchmarks.archive $(addprefix --events ,$(EVENTS)) $(addprefix --dir ,$(DIR))
 
 # --- test it -----------------------------------------------------------------------------------
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 from agentaudit.analysis.case import load
 from agentaudit.archive.verify import verify
 from agentaudit.demo.processes import temporary_folder
-from benchmarks import report, slices
+from benchmarks import measure, report, slices
+from benchmarks.measure import children, cpu_seconds
 from benchmarks.slices import Slice
-from benchmarks.targets import DURABILITIES, Target, children, cpu_seconds, running
+from benchmarks.targets import DURABILITIES, Target, running
 
 Run = Callable[[Target, str], Slice]
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with temporary_folder("agentaudit-bench-") as directory:
         # These logs are gone in a few minutes: nobody need remember them.
         os.environ["XDG_STATE_HOME"] = str(directory)
-        sync_ms = _sync_ms(directory)
+        sync_ms = measure.sync_ms(directory)
         with running(directory, arguments.scale, DURABILITIES) as targets:
             names = [target.name for target in targets]
             done = list(_slices(arguments, directory, targets))
@@ -129,21 +129,6 @@ def _sealer_seconds(targets: Sequence[Target]) -> float:
         if target.gateway is not None
         for child in children(target.gateway.pid)
     )
-
-
-def _sync_ms(directory: Path) -> float:
-    """Return how long a 4 KiB append with fdatasync takes here, the floor of `strict`."""
-    taken: list[float] = []
-    descriptor = os.open(directory / "sync", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        for _ in range(200):
-            began = time.perf_counter()
-            os.write(descriptor, bytes(4096))
-            os.fdatasync(descriptor)
-            taken.append(time.perf_counter() - began)
-    finally:
-        os.close(descriptor)
-    return median(taken) * 1000
 
 
 def _parser() -> argparse.ArgumentParser:

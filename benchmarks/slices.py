@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentaudit.demo.database import embedded_postgres
-from benchmarks.targets import Target, cpu_seconds
+from benchmarks.measure import cpu_seconds
+from benchmarks.targets import Target
 
 PROTOCOLS = ("simple", "extended", "prepared")
 STATEMENT = "SELECT abalance FROM pgbench_accounts WHERE aid = "

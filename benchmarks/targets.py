@@ -18,7 +18,6 @@ from agentaudit.demo.provider import IdentityProvider
 
 DURABILITIES = ("strict", "writes", "relaxed")
 DATABASE = "bench"
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +75,6 @@ def running(directory: Path, scale: int, durabilities: Sequence[str]) -> Iterato
                 )
             )
         yield targets
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the user and system time of a process, all threads, in ticks of usually 10 ms.
-
-    Source: proc(5), /proc/pid/stat, fields 14 and 15.
-    """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
-
-
-def children(pid: int) -> list[int]:
-    """Return the child processes of a process: of a gateway, its sealer."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found
 
 
 def _fill(target: Target, pgbench: Path, scale: int) -> None:

@@ -1,14 +1,24 @@
-"""The benchmark counts what pgbench counts, and says nothing when the archives disagree."""
+"""The benchmarks count what was recorded, and say nothing when the archives disagree."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, quantiles
 
 import pytest
 
+from agentaudit.archive import canonical
+from agentaudit.archive.journal import Entry, JournalReader
+from agentaudit.model import Kind
+from benchmarks import archive
 from benchmarks.report import disagreements, ratios, table
 from benchmarks.slices import Report, Slice, read_output
+from benchmarks.traffic import Traffic, wire_payloads
 
 # Printed by pgbench 18.6: pgbench --select-only --no-vacuum --client=8 --jobs=2 --time=1
 PGBENCH_OUTPUT = """\
@@ -96,3 +106,86 @@ def test_a_quick_run_ends_with_proven_counts_and_a_table() -> None:
     assert result.returncode == 0, result.stderr
     assert "| simple 8 |" in result.stdout
     assert "verify --deep: yes, yes, yes" in result.stdout
+
+
+# --- the archive of made-up traffic ---------------------------------------------------------------
+
+
+def journals(folder: Path, *, seed: int = 1) -> list[bytes]:
+    """Write a gateway's traffic as three journals; return their bytes."""
+    folder.mkdir()
+    traffic = Traffic(3_000, gateway="gw1", seed=seed, people=lambda user: f"hmac of {user}")
+    paths = [folder / str(number) for number in range(3)]
+    for path in paths:
+        traffic.write_journal(path, 1_000)
+    return [path.read_bytes() for path in paths]
+
+
+def test_the_same_seed_makes_the_same_journals(tmp_path: Path) -> None:
+    first = journals(tmp_path / "first")
+    assert first == journals(tmp_path / "second")
+    assert first != journals(tmp_path / "other", seed=2)
+
+
+def test_made_up_traffic_is_whole_sessions_interleaved_with_canonical_rows(tmp_path: Path) -> None:
+    journals(tmp_path / "made")
+    entries: list[Entry] = []
+    for number in range(3):
+        entries += JournalReader(tmp_path / "made" / str(number)).read()
+    assert [entry.event_no for entry in entries] == list(range(3_000))
+    sessions: dict[bytes, list[Entry]] = {}
+    for entry in entries:
+        sessions.setdefault(entry.session_id, []).append(entry)
+    for session in sessions.values():
+        assert [entry.seq for entry in session] == list(range(len(session)))
+        assert session[0].kind == Kind.SESSION_OPEN
+        assert session[-1].kind == Kind.SESSION_CLOSE
+    neighbours = pairwise(entries)
+    assert sum(one.session_id != other.session_id for one, other in neighbours) > 1_500
+    rows = [entry.payload or b"" for entry in entries if entry.kind == Kind.COMMAND_END]
+    assert len(rows) > 900
+    assert all(canonical.encode(canonical.decode(row)) == row for row in rows)
+
+
+def test_what_passes_on_the_wire_has_the_lengths_that_are_promised() -> None:
+    lengths = [len(payload) for payload in wire_payloads(1, 20_000)]
+    hundredths = quantiles(lengths, n=100)
+    assert mean(lengths) == pytest.approx(349, rel=0.05)
+    assert hundredths[49] == pytest.approx(151, rel=0.05)
+    assert hundredths[89] == pytest.approx(844, rel=0.1)
+    assert hundredths[98] == pytest.approx(2_600, rel=0.15)
+
+
+def test_an_archive_is_measured_only_as_long_as_it_verifies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--repeats", "1", "--seconds", "0.2", "--json", str(tmp_path / "figures.json")]
+    size = ["--events", "2000", "--segment-events", "800", "--dir", str(tmp_path), "--keep"]
+    assert archive.main([*size, *short]) == 0
+    printed = capsys.readouterr().out
+    assert "| sealing, events a CPU-second | ≥ 200,000 |" in printed
+    assert "2,000 events" in printed
+    found = json.loads((tmp_path / "figures.json").read_text())["found"]
+    assert found["deep"]["events"] == found["ask"]["found"]["events"] == 2_000
+    assert found["record"]["events"] == found["record"]["expected"] > 16
+
+    (kept,) = tmp_path.glob("agentaudit-bench-archive-*")
+    events = sorted(kept.glob("archive/events/**/*.parquet"))
+    assert len(events) == 3
+    data = bytearray(events[1].read_bytes())
+    data[len(data) // 2] ^= 1
+    events[1].write_bytes(data)
+    assert archive.main(["--again", str(kept), *short]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no figures: verify --deep: " in captured.err
+    assert events[1].name in captured.err
+
+
+def test_a_disk_without_room_is_named_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = shutil.disk_usage(tmp_path).free // 100
+    assert archive.main(["--events", str(events), "--dir", str(tmp_path)]) == 1
+    assert "MiB are needed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
