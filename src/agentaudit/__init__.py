@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentaudit.analysis.case import Case, load
     from agentaudit.analysis.session import Session
+    from agentaudit.archive.prove import prove
     from agentaudit.archive.verification import Verification
     from agentaudit.archive.verify import verify
 
@@ -19,10 +20,11 @@ _HOME = {
     "Session": "agentaudit.analysis.session",
     "Verification": "agentaudit.archive.verification",
     "load": "agentaudit.analysis.case",
+    "prove": "agentaudit.archive.prove",
     "verify": "agentaudit.archive.verify",
 }
 
-__all__ = ["Case", "Session", "Verification", "load", "verify"]
+__all__ = ["Case", "Session", "Verification", "load", "prove", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -193,7 +193,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Check an archive against its log and a key: what is wrong, where, and what is exposed."""
+    """Check an archive, a session of it or a proof: what is wrong, where, what is exposed."""
     from agentaudit.analysis.printable import printable
     from agentaudit.archive.verify import verify as examine
 
@@ -202,12 +202,14 @@ def verify(arguments: argparse.Namespace) -> int:
         key=[_key(given) for given in arguments.key] or None,
         since=None if arguments.since is None else _read_text(arguments.since),
         deep=arguments.deep,
+        session=arguments.session,
         progress=_progress if sys.stderr.isatty() else None,
     )
     if arguments.json:
         _print_json(
             {
                 "ok": answer.ok,
+                "subject": answer.subject,
                 "deep": answer.deep,
                 "findings": [_members(finding) for finding in answer.findings],
                 "exposure": [_members(exposure) for exposure in answer.exposure],
@@ -222,6 +224,8 @@ def verify(arguments: argparse.Namespace) -> int:
     for finding in answer.findings:
         print(f"FAIL  {printable(str(finding))}")
     counts = ", ".join(f"{getattr(answer, name):,} {name.replace('_', ' ')}" for name in _COUNTS)
+    if answer.subject:
+        print(f"checked: {printable(answer.subject)}")
     print(f"{'deep' if answer.deep else 'fast'} check of {counts}")
     for exposure in answer.exposure:
         print(
@@ -248,6 +252,44 @@ def verify(arguments: argparse.Namespace) -> int:
 
 _STATUS_OF_ANSWER = {True: YES, False: NO, None: CANNOT_TELL}
 _COUNTS = ("gateways", "segments", "sessions", "commands", "events", "live_events")
+
+
+def prove(arguments: argparse.Namespace) -> int:
+    """Write proofs of a session, or of one event, that anybody can check offline."""
+    from agentaudit.analysis.printable import printable
+    from agentaudit.archive.prove import prove as write
+
+    session, slash, seq = arguments.session.partition("/")
+    if slash and not re.fullmatch(r"0|[1-9][0-9]{0,15}", seq):
+        raise QuestionError(
+            f"event {seq!r}: its number in the session expected, from 0 on",
+            hint="SESSION/3 names the fourth event of a session",
+        )
+    done = write(
+        arguments.archive,
+        session,
+        seq=int(seq) if slash else None,
+        out=arguments.out,
+        disclose=arguments.disclose,
+    )
+    if arguments.json:
+        _print_json(_members(done))
+        return YES
+    print(done.folder)
+    what = "complete" if done.is_whole else "not shown to be complete"
+    events = f"{done.events:,} event{'' if done.events == 1 else 's'}"
+    print(
+        f"{events} of session {done.session_id}, {what}; disclosed: {arguments.disclose}",
+        file=sys.stderr,
+    )
+    if done.live_events is None:
+        print("note: the journal may not be read: what is not sealed is not in it", file=sys.stderr)
+    elif done.live_events:
+        print(f"note: {done.live_events:,} events of it are not sealed yet", file=sys.stderr)
+    if done.withheld:
+        print(f"note: of {done.withheld:,} events the payload was purged", file=sys.stderr)
+    print(f"check it: agentaudit verify {printable(str(done.folder))} --key VKEY", file=sys.stderr)
+    return YES
 
 
 def sessions(arguments: argparse.Namespace) -> int:
@@ -447,7 +489,9 @@ def parser() -> argparse.ArgumentParser:
         help="listen without TLS on another than a loopback address: behind a proxy that has it",
     )
     one = add(verify)
-    one.add_argument("archive", type=Path, metavar="ARCHIVE")
+    one.add_argument(
+        "archive", type=Path, metavar="ARCHIVE", help="an archive, or a folder that prove wrote"
+    )
     one.add_argument(
         "--key",
         action="append",
@@ -463,6 +507,29 @@ def parser() -> argparse.ArgumentParser:
         help="a file with a checkpoint that was kept outside the archive",
     )
     one.add_argument("--deep", action="store_true", help="recompute every leaf, root and table")
+    one.add_argument(
+        "--session",
+        metavar="SESSION",
+        help="check one session, deeply and that it is complete: its id, or its beginning",
+    )
+    _add_json(one)
+    one = add(prove)
+    one.add_argument(
+        "session", metavar="SESSION[/SEQ]", help="its id, or its beginning; an event's number"
+    )
+    _add_archive(one)
+    one.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the folder to write, which is not there yet (default: SESSION.proof)",
+    )
+    one.add_argument(
+        "--disclose",
+        choices=("all", "text", "none"),
+        default="all",
+        help="what of the content to hand out: all, what a person reads, or nothing (default: all)",
+    )
     _add_json(one)
     one = add(sessions)
     _add_question(one)

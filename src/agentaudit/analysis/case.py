@@ -28,6 +28,7 @@ from agentaudit.errors import QuestionError
 if TYPE_CHECKING:
     import duckdb
 
+    from agentaudit.archive.prove import Proven
     from agentaudit.archive.verification import Verification
 
 _SHORTEST_PREFIX = 8
@@ -211,16 +212,19 @@ class Case:
         *,
         since: str | None = None,
         deep: bool = False,
+        session: UUID | str | None = None,
     ) -> Verification:
         """Check the archive against its log and `key`: `.ok`, `.findings`, `.exposure`.
 
         `key` is a verifier key, several of them (a gateway each), or the path of a file that holds
         one. Without a key from outside the archive `.ok` is never True. `since` is a checkpoint
-        that was kept outside it; `deep` recomputes every leaf, root and table.
+        that was kept outside it; `deep` recomputes every leaf, root and table; `session` checks one
+        session in that way, and that it is complete.
 
         Raises:
             ArchiveError: a key or checkpoint is malformed.
-            QuestionError: `key` is a path that cannot be read, or of a file that holds no key.
+            QuestionError: no such session; or `key` is a path that cannot be read, or of a file
+                that holds no key.
         """
         from agentaudit.archive.verify import verify
 
@@ -235,7 +239,29 @@ class Case:
             if not text:
                 raise QuestionError(f"{key}: the file holds no key")
             key = text
-        return verify(self.path, key=key, since=since, deep=deep)
+        return verify(self.path, key=key, since=since, deep=deep, session=session)
+
+    def prove(
+        self,
+        session: UUID | str,
+        *,
+        seq: int | None = None,
+        out: str | PathLike[str] | None = None,
+        disclose: str = "all",
+    ) -> Proven:
+        """Write proofs of a session, or of its event `seq`, into a new folder; `.folder` is it.
+
+        What is sealed can be proven. `disclose` hands out `all` content, the `text` that a person
+        reads, or `none`; `verify` checks the folder by itself.
+
+        Raises:
+            QuestionError: no such session, event or way to disclose; or `out` is there already.
+            ArchiveError: nothing of it is sealed yet, or it does not hash to what was sealed.
+        """
+        from agentaudit.archive.prove import prove
+
+        folder = None if out is None else Path(out)
+        return prove(self.path, session, seq=seq, out=folder, disclose=disclose)
 
     def _ask(self, question: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
         self.refresh()

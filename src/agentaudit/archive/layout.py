@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import UUID
 
 FORMAT_TEXT = b"agentaudit archive 1\n"
+PROOF_TEXT = b"agentaudit proof 1\n"
 TABLES = ("events", "blobs", "commands", "sessions", "decisions", "access")
 TILE_WIDTH = 256
 GATEWAY_NAME = re.compile(r"[a-z0-9-]{1,63}\Z")
@@ -72,6 +73,9 @@ class Layout:
     def checkpoint(self, gateway: str) -> Path:
         return self.log(gateway) / "checkpoint"
 
+    def cosigned(self, gateway: str) -> Path:
+        return self.log(gateway) / "cosigned"
+
     def verifier_key(self, gateway: str) -> Path:
         return self.log(gateway) / "keys" / f"{gateway}.vkey"
 
@@ -112,6 +116,47 @@ class Layout:
         """Return the segments with a journal; other files there are no journals."""
         names = (path.stem for path in self.journals(gateway).glob("*.journal"))
         return {UUID(name) for name in names if _SEGMENT.match(name)}
+
+
+@dataclass(frozen=True, slots=True)
+class ProofLayout:
+    """Where everything lies in the proof folder at `root`, which is flat."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        return self.root / "PROOF"
+
+    @property
+    def claim(self) -> Path:
+        return self.root / "proof.json"
+
+    @property
+    def epochs(self) -> Path:
+        return self.root / "epochs.jsonl"
+
+    @property
+    def disclosure(self) -> Path:
+        return self.root / "disclosure.jsonl"
+
+    def proof(self, seq: int) -> Path:
+        return self.root / f"{seq}.tlog-proof"
+
+    def leaf(self, seq: int) -> Path:
+        return self.root / f"{seq}.leaf"
+
+    def text(self, seq: int) -> Path:
+        return self.root / f"{seq}.text"
+
+    def payload(self, seq: int) -> Path:
+        return self.root / f"{seq}.payload"
+
+    def seal_proof(self, segment: UUID) -> Path:
+        return self.root / f"seal-{segment}.tlog-proof"
+
+    def seal_leaf(self, segment: UUID) -> Path:
+        return self.root / f"seal-{segment}.leaf"
 
 
 _TILE = re.compile(

@@ -58,6 +58,44 @@ class Frontier:
         return root
 
 
+class WholeTree:
+    """A tree of which every level is kept, 64 bytes a leaf: many proofs for one hashing."""
+
+    def __init__(self, leaves: bytes | bytearray) -> None:
+        """Hash the tree over `leaves`, 32 bytes each."""
+        self.size = len(leaves) // HASH_BYTES
+        self._levels: list[bytes | bytearray] = [leaves]
+        while len(self._levels[-1]) > HASH_BYTES:
+            below = self._levels[-1]
+            whole = len(below) - len(below) % (2 * HASH_BYTES)
+            above = bytearray()
+            for at in range(0, whole, 2 * HASH_BYTES):
+                above += sha256(b"\x01" + below[at : at + 2 * HASH_BYTES]).digest()
+            # A subtree without a sibling rises as it is, which is how RFC 6962 splits a tree.
+            above += below[whole:]
+            self._levels.append(above)
+
+    def root(self) -> bytes:
+        """Return the 32-byte root."""
+        return bytes(self._levels[-1]) if self.size else EMPTY_ROOT
+
+    def inclusion_proof(self, index: int) -> list[bytes]:
+        """Return what the function of this name returns.
+
+        Raises:
+            IndexError: `index` is not below the number of leaves.
+        """
+        if not 0 <= index < self.size:
+            raise IndexError(f"leaf {index} of a tree of {self.size}")
+        proof = []
+        for level in self._levels[:-1]:
+            at = HASH_BYTES * (index ^ 1)
+            if at < len(level):
+                proof.append(bytes(level[at : at + HASH_BYTES]))
+            index >>= 1
+        return proof
+
+
 def tree_root(leaves: Iterable[bytes]) -> bytes:
     """Return the 32-byte root over `leaves`, which are leaf hashes."""
     return Frontier(leaves).root()

@@ -60,9 +60,13 @@ class Exposure:
 
 @dataclass(slots=True)
 class Verification:
-    """The answer: True yes, False no, None could not tell."""
+    """The answer: True yes, False no, None could not tell.
+
+    `subject` is what was checked where that is not a whole archive.
+    """
 
     ok: bool | None = None
+    subject: str = ""
     findings: list[Finding] = field(default_factory=list)
     exposure: list[Exposure] = field(default_factory=list)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)

@@ -15,14 +15,18 @@ from pathlib import Path
 from uuid import UUID
 
 from agentaudit.archive import known
+from agentaudit.archive.find import find_session
 from agentaudit.archive.keys import EPOCH_NAME
 from agentaudit.archive.layout import GATEWAY_NAME, Layout, tile_end
 from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
+from agentaudit.archive.sealed import sealed_segments
 from agentaudit.archive.snapshot import check_format
 from agentaudit.archive.verification import MALFORMED, Finding, Progress, Verification, words
 from agentaudit.archive.verify_log import LogCheck, Scope
-from agentaudit.errors import ArchiveError, SettingsError
+from agentaudit.archive.verify_proof import ProofCheck, is_proof
+from agentaudit.archive.verify_session import SessionCheck
+from agentaudit.errors import ArchiveError, QuestionError, SettingsError
 
 
 def verify(
@@ -31,10 +35,13 @@ def verify(
     key: str | Sequence[str] | None = None,
     since: str | None = None,
     deep: bool = False,
+    session: UUID | str | None = None,
     remember: bool = True,
     progress: Progress | None = None,
 ) -> Verification:
     """Check the archive at `path` against verifier keys and checkpoints from outside it.
+
+    `path` may also be a folder of proofs that `prove` wrote, which is checked by itself.
 
     Fast: the log's consistency and signatures, and the digest of every file. `deep`: every leaf
     and root as well, the derived tables rebuilt from the events, and every column held against
@@ -45,21 +52,32 @@ def verify(
             the archive: the log's, and its first epoch key, without which whoever holds the log
             key could have written everything anew.
         since: a checkpoint (signed note) that was kept outside, to hold the log against.
+        session: a session's id, or the unambiguous beginning of one: its gateway's log is checked
+            fast, its own segments deeply, and that it is complete. One that has not ended gives
+            no more than "could not tell".
         remember: keep key and checkpoint in the user's state folder when nothing was found.
         progress: called with what is checked, how much of it is done, and how much there is.
 
     Raises:
         ArchiveError: there is no archive of this format, or a key or checkpoint is malformed.
+        QuestionError: no session, or more than one, has an id that begins so.
         SettingsError: what this machine remembers of logs cannot be read.
     """
+    texts = [key] if isinstance(key, str) else list(key or ())
+    keys = [Verifier.parse(line) for text in texts for line in text.split()]
+    anchor = None if since is None else _parse_since(since, keys)
+    if is_proof(Path(path)):
+        if session is not None:
+            raise QuestionError(
+                f"{path}: proves what it proves", hint="a session is chosen in an archive"
+            )
+        return ProofCheck(Path(path), keys, anchor, progress or (lambda *_: None)).run()
     layout = Layout(Path(path))
     if not layout.format_file.exists() and not layout.root.joinpath("log").is_dir():
         check_format(layout)
-    texts = [key] if isinstance(key, str) else list(key or ())
-    keys = [Verifier.parse(line) for text in texts for line in text.split()]
     for _ in range(3):
-        check = _Check(layout, keys, since, deep, progress or (lambda *_: None))
-        result = check.run()
+        check = _Check(layout, keys, anchor, deep, progress or (lambda *_: None))
+        result = check.run() if session is None else check.run_session(session)
         # A gateway that records meanwhile moves things: only findings at rest count.
         if not result.findings or check.is_unchanged():
             break
@@ -77,7 +95,7 @@ class _Check:
         self,
         layout: Layout,
         keys: Sequence[Verifier],
-        since: str | None,
+        since: Checkpoint | None,
         deep: bool,
         progress: Progress,
     ) -> None:
@@ -86,7 +104,7 @@ class _Check:
         self.scope = Scope(
             layout=layout,
             keys=keys,
-            since=None if since is None else _parse_since(since, keys),
+            since=since,
             deep=deep,
             progress=progress,
             found=self._found,
@@ -115,6 +133,41 @@ class _Check:
                 self._found("log", f"log/{gateway}", words(error))
         self._find_strays()
         self._find_missing_logs()
+        return self._answered()
+
+    def run_session(self, session: UUID | str) -> Verification:
+        """Check one session: its gateway's log, and each of its segments deeply."""
+        result, layout, scope = self.result, self._layout, self.scope
+        found = find_session(layout, session)
+        result.subject = f"session {found.session_id}"
+        result.deep, result.gateways = True, 1
+        self._journals[found.gateway] = layout.journal_segments(found.gateway)
+        scope.files, scope.deep = False, False
+        check = SessionCheck(layout, found.gateway, found.session_id, self._found)
+        try:
+            log = LogCheck(scope, result, found.gateway).run()
+            segments = check.segments_with_it(sealed_segments(found.gateway, log.entries()))
+            for done, sealed in enumerate(segments):
+                scope.progress("segments of the session", done, len(segments))
+                check.check(sealed)
+            if segments:
+                check.finish()
+            result.segments = len(segments)
+        except SettingsError:
+            raise
+        except MALFORMED as error:
+            self._found("log", f"log/{found.gateway}", words(error))
+        result.sessions = 1
+        result.events, result.commands = check.events, check.commands
+        result.live_events = found.live_events or 0
+        if not check.is_closed and found.is_live is False and not result.findings:
+            self._found("session", result.subject, "no session_close, and no journal knows it")
+        elif not check.is_closed:
+            result.unread.append(f"{result.subject}: its end is not sealed yet")
+        return self._answered()
+
+    def _answered(self) -> Verification:
+        result = self.result
         if result.findings:
             result.ok = False
         else:

@@ -1,0 +1,125 @@
+"""Finds one session in an archive by its log and its tables, without a database.
+
+What is found is where to look, not evidence: a `sessions` file that hides a session makes its
+proof incomplete, which whoever checks it sees.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from agentaudit.archive import journal
+from agentaudit.archive.layout import Layout
+from agentaudit.archive.log import Log, read_log
+from agentaudit.archive.sealed import Sealed, sealed_segments, session_ids
+from agentaudit.errors import ArchiveError, QuestionError
+
+SHORTEST_PREFIX = 8
+_LOOKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSession:
+    """A session, the log that it is in, and which segments have events of it.
+
+    `is_live` says that a journal knows it, `live_events` how many events there no seal covers yet;
+    both are None where the journal may not be read.
+    """
+
+    gateway: str
+    session_id: UUID
+    log: Log
+    segments: list[Sealed]
+    is_live: bool | None
+    live_events: int | None
+
+
+def find_session(layout: Layout, session: UUID | str) -> FoundSession:
+    """Return where the session is whose id is, or begins with, `session`.
+
+    Raises:
+        QuestionError: no session, or more than one, has an id that begins so.
+        ArchiveError: a log cannot be read, or is sealed faster than it can be read.
+    """
+    prefix = _prefix(session)
+    for _ in range(_LOOKS):
+        try:
+            return _look(layout, prefix)
+        except FileNotFoundError as error:
+            # A journal was sealed, or a segment purged, between two of our looks.
+            gone = ArchiveError(
+                f"archive {layout.root}: {error.filename} is gone",
+                hint="`agentaudit verify` says more",
+            )
+    raise gone
+
+
+def _prefix(session: UUID | str) -> str:
+    prefix = str(session).strip().lower()
+    if not re.fullmatch(r"[0-9a-f-]+", prefix) or len(prefix) < SHORTEST_PREFIX:
+        raise QuestionError(
+            f"session {prefix!r}: a session id, or at least {SHORTEST_PREFIX} characters "
+            "of its beginning, expected",
+            hint="case.sessions() or agentaudit sessions lists them",
+        )
+    return prefix
+
+
+def _look(layout: Layout, prefix: str) -> FoundSession:
+    found: dict[tuple[str, bytes], tuple[Log, list[Sealed]]] = {}
+    live: dict[tuple[str, bytes], int] = {}
+    unread = set()
+    digits = prefix.replace("-", "")
+    for gateway in layout.gateways():
+        log = read_log(layout.log(gateway), [])
+        segments = sealed_segments(gateway, log.entries())
+        for sealed in segments:
+            if "sessions" not in sealed.files:
+                continue  # all of it was purged
+            for session_id in session_ids(layout.root / sealed.files["sessions"]):
+                if session_id.hex().startswith(digits):
+                    found.setdefault((gateway, session_id), (log, []))[1].append(sealed)
+        try:
+            counts = _live_events(layout, gateway, {sealed.segment for sealed in segments})
+        except PermissionError:
+            unread.add(gateway)
+            continue
+        for session_id, count in counts.items():
+            if session_id.hex().startswith(digits):
+                found.setdefault((gateway, session_id), (log, []))
+                live[gateway, session_id] = count
+    if not found:
+        raise QuestionError(
+            f"session {prefix}: not in this archive",
+            hint="case.sessions() or agentaudit sessions lists them",
+        )
+    if len(found) > 1:
+        raise QuestionError(
+            f"session {prefix}: several sessions begin so", hint="give more of the id"
+        )
+    ((gateway, session_id), (log, segments)) = found.popitem()
+    is_readable = gateway not in unread
+    return FoundSession(
+        gateway,
+        UUID(bytes=session_id),
+        log,
+        segments,
+        (gateway, session_id) in live if is_readable else None,
+        live.get((gateway, session_id), 0) if is_readable else None,
+    )
+
+
+def _live_events(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[bytes, int]:
+    """Return how many events of each session the journals hold that no seal names."""
+    counts: dict[bytes, int] = {}
+    for segment in journal.in_order(layout, gateway):
+        if segment in sealed:
+            continue
+        reader = journal.JournalReader(layout.journal(gateway, segment))
+        for session in reader.header.sessions:
+            counts.setdefault(session.session_id.bytes, 0)
+        for entry in reader.read():
+            counts[entry.session_id] = counts.get(entry.session_id, 0) + 1
+    return counts
