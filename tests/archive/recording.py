@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agentaudit.archive import canonical
 from agentaudit.archive import sealer as sealer_module
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import Place, create_key
@@ -22,6 +23,7 @@ from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import LogWriter, read_log
 from agentaudit.archive.note import Signer
 from agentaudit.archive.recorder import Recorder, SessionRecorder
+from agentaudit.archive.retention import DAY_US, standing
 from agentaudit.archive.sealer import Sealer
 from agentaudit.archive.verify import verify
 from agentaudit.model import Command, Event, Kind, SessionFacts, Side
@@ -198,7 +200,9 @@ def record(site: Site, sessions: int = 1, commands: int = 2, **options: Any) -> 
 
 
 @contextmanager
-def sealer(site: Site, clock: str = "system") -> Iterator[Sealer]:
+def sealer(
+    site: Site, clock: str = "system", said: Callable[[dict[str, Any]], None] = lambda message: None
+) -> Iterator[Sealer]:
     """A sealer in this process; leaving gives its lock back, as the end of its process would."""
     locks: list[int] = []
     take = sealer_module._take_lock
@@ -209,7 +213,7 @@ def sealer(site: Site, clock: str = "system") -> Iterator[Sealer]:
 
     sealer_module._take_lock = taken
     try:
-        yield Sealer(site.place, clock, lambda message: None)
+        yield Sealer(site.place, clock, said)
     finally:
         sealer_module._take_lock = take
         for lock in locks:
@@ -224,10 +228,34 @@ def recover(site: Site) -> int:
     return next_event_no
 
 
+def order(site: Site, do: str, **members: Any) -> dict[str, Any]:
+    """Give one order to a sealer that records nothing else; return its answer."""
+    answers: list[dict[str, Any]] = []
+    with sealer(site, said=answers.append) as opened:
+        opened.recover()
+        opened.order({"order": 1, "do": do, **members})
+        opened.stop()
+    (answer,) = (answer for answer in answers if answer.get("order") == 1)
+    return answer
+
+
+def retention(**targets: dict[str, int | None]) -> bytes:
+    """Return a policy document that says how many days each target is kept."""
+    classes = {}
+    for target, days in targets.items():
+        members = {"keep": None, "payload_keep": None, "notice": 7} | days
+        classes[target] = {
+            f"{name}_us": None if value is None else value * DAY_US
+            for name, value in members.items()
+        }
+    named = {target: target for target in targets}
+    return canonical.encode({"retention": {"classes": classes, "targets": named}})
+
+
 def sealed_files(site: Site, table: str) -> list[Path]:
     """Return the sealed files of `table` as the log names them, in its order."""
-    seals = (entry for entry in site.log_entries() if entry["type"] == "seal")
-    return [site.archive / s["files"][table]["path"] for s in seals if table in s["files"]]
+    segments = standing(site.log_entries()).segments.values()
+    return [site.archive / s.files[table]["path"] for s in segments if table in s.files]
 
 
 def rows(site: Site, table: str) -> list[dict[str, Any]]:

@@ -67,6 +67,11 @@ def replace(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
 
 def write_new(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
     """As `replace`, but the name is durable only after the caller's `sync_folder`."""
+    write_temporary(path, data, mode=mode).replace(path)
+
+
+def write_temporary(path: Path, data: bytes, *, mode: int = FILE_MODE) -> Path:
+    """Write and sync what `path` is to hold; return under which name it waits."""
     temporary = path.with_name(path.name + ".tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
@@ -74,4 +79,4 @@ def write_new(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    temporary.replace(path)
+    return temporary

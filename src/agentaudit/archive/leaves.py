@@ -31,7 +31,12 @@ def text_commit(key_t: bytes, seq: int, text: bytes | None) -> bytes:
 
 def payload_commit(key_p: bytes, seq: int, payload: bytes | None) -> bytes:
     """Return the 32-byte commitment to an event's whole payload; zero bytes where there is none."""
-    return ABSENT if payload is None else sha256(b"AA1p" + salt(key_p, seq) + payload).digest()
+    return ABSENT if payload is None else salted_payload_commit(salt(key_p, seq), payload)
+
+
+def salted_payload_commit(salt_p: bytes, payload: bytes) -> bytes:
+    """Return the 32-byte commitment to a payload whose salt is kept and whose key is not."""
+    return sha256(b"AA1p" + salt_p + payload).digest()
 
 
 def spans_digest(spans: Sequence[dict[str, Any]]) -> bytes:

@@ -96,6 +96,31 @@ class WholeTree:
         return proof
 
 
+class GappedFrontier(Frontier):
+    """A frontier of which some leaves are known beforehand, by index, ascending.
+
+    What is appended takes the places between them.
+    """
+
+    __slots__ = ("_ahead", "_known")
+
+    def __init__(self, known: Iterable[tuple[int, bytes]]) -> None:
+        super().__init__()
+        self._known = iter(known)
+        self._ahead = next(self._known, None)
+        self._fill()
+
+    def append(self, leaf: bytes) -> None:
+        """Add the hash of the next leaf that is not known, and those known behind it."""
+        super().append(leaf)
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._ahead is not None and self._ahead[0] == self.size:
+            super().append(self._ahead[1])
+            self._ahead = next(self._known, None)
+
+
 def tree_root(leaves: Iterable[bytes]) -> bytes:
     """Return the 32-byte root over `leaves`, which are leaf hashes."""
     return Frontier(leaves).root()

@@ -6,8 +6,9 @@ seconds: behind a tick nothing inside an open segment can be rewritten unseen. S
 recovering: the same code reads what a crash left, closes what was open, and seals it.
 
 It speaks lines of JSON: the gateway's settings come first on standard input, then policies as
-they come into force, and at last a `stop`. The end of the input means that the gateway has died,
-and leaves its journal to the next start.
+they come into force, orders (purges and legal holds, which it alone may carry out, piece by piece
+between its other work), and at last a `stop`. The end of the input means that the gateway has
+died, and leaves its journal to the next start.
 
 Crash story of a seal, in this order: files under their names, head, `seal` entry and checkpoint,
 journal gone. Files without a `seal` are removed at start and made again; a journal with one is
@@ -25,6 +26,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from importlib.metadata import version
@@ -37,11 +39,13 @@ import pyarrow as pa
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import PRIVATE_MODE, replace, sync_folder, write_all
 from agentaudit.archive.journal import Entry, JournalReader, OpenSession
-from agentaudit.archive.keys import EpochKeys, Place, epoch_statement, load_key
+from agentaudit.archive.keys import EpochKeys, People, Place, epoch_statement, load_key
 from agentaudit.archive.layout import TABLES, Layout, segment_path, tile_end
 from agentaudit.archive.log import LogWriter
 from agentaudit.archive.merkle import Frontier
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
+from agentaudit.archive.purge import Purger, Steps, take
+from agentaudit.archive.retention import Standing
 from agentaudit.archive.rows import incomplete_row, session_close_row
 from agentaudit.archive.segment import (
     ROW_GROUP_BYTES,
@@ -61,6 +65,8 @@ HEARTBEAT_S = 60.0
 EPOCH_S = 24 * 3600.0
 POLL_S = 0.1
 _LOCK_WAIT_S = 10.0
+_EVIDENCE_WAIT_S = 30.0
+_STOP_WORK_S = 60.0
 _NICE = 10
 
 
@@ -139,6 +145,22 @@ class OpenSegment:
         return files
 
 
+class _Order:
+    """An order that is being carried out."""
+
+    def __init__(self, number: int, message: dict[str, Any], steps: Steps) -> None:
+        self.number = number
+        self.message = message
+        self.steps = steps
+        self.deadline_s = time.monotonic() + _EVIDENCE_WAIT_S
+
+    @property
+    def event_no(self) -> int | None:
+        """The event of the control session that must be signed before the order is carried out."""
+        event_no = self.message.get("event", self.message.get("decision"))
+        return event_no if type(event_no) is int else None
+
+
 class Sealer:
     """Follows, ticks and seals the journals of one gateway; `recover` comes first."""
 
@@ -175,6 +197,19 @@ class Sealer:
         self._next_event_no = 0
         self._seals: dict[UUID, dict[str, Any]] = {}
         self._opened: set[UUID] = set()
+        self._standing = Standing()
+        # The purger names segments as entries do.
+        self._sealed: dict[str, dict[str, Any]] = {}
+        self._purger = Purger(
+            layout,
+            place.gateway,
+            self._standing,
+            self._sealed,
+            self._append,
+            lambda: People(place),
+        )
+        self._orders: deque[dict[str, Any]] = deque()
+        self._order: _Order | None = None
 
     # --- start
 
@@ -195,6 +230,8 @@ class Sealer:
             self._log.signers = [self._signer, self._epoch_keys.find(self._epoch_key)]
             self._begin_epoch()
         self._remove_unsealed()
+        for _ in self._purger.finish():
+            pass
         for segment in journals:
             if segment in self._seals:
                 self._remove_journal(segment)
@@ -241,6 +278,7 @@ class Sealer:
         """Take up where the log ends; return the ticks of each segment that has no seal."""
         ticks: dict[UUID, dict[int, bytes]] = {}
         for entry in self._log.found():
+            take(self._layout, self._standing, entry)
             if entry["type"] == "open_segment":
                 self._opened.add(UUID(entry["segment"]))
             elif entry["type"] == "tick":
@@ -248,7 +286,7 @@ class Sealer:
                 ticks.setdefault(segment, {})[entry["n"]] = bytes.fromhex(entry["root"])
             elif entry["type"] == "seal":
                 self._previous = UUID(entry["segment"])
-                self._seals[self._previous] = entry
+                self._seals[self._previous] = self._sealed[entry["segment"]] = entry
                 self._opened.discard(self._previous)
                 ticks.pop(self._previous, None)
                 self._next_event_no = entry["first_event"] + entry["n"]
@@ -273,7 +311,9 @@ class Sealer:
             )
         ours = {str(segment) for segment in journals}
         for path in self._unsealed():
-            if path.name.split(".")[0] not in ours:
+            # What a purge was making of a sealed segment is made again.
+            is_rewrite = path.suffix == ".tmp" and path.name.split(".")[0] in self._sealed
+            if path.name.split(".")[0] not in ours and not is_rewrite:
                 raise TamperedError(
                     f"{path.relative_to(self._layout.root)}: no seal names it, and it has no "
                     "journal",
@@ -451,8 +491,99 @@ class Sealer:
             self._policy = digest
             self._append({"type": "policy", "sha256": digest})
 
+    # --- orders
+
+    def order(self, message: dict[str, Any]) -> None:
+        """Take an order; `work` carries it out, after those before it, and says what came of it."""
+        self._orders.append(message)
+
+    def work(self, budget_s: float = TURN_S) -> bool:
+        """Carry on with what was ordered, for about `budget_s`; say whether there is more to do.
+
+        An order that cannot be carried out is answered with the reason and ends nothing else.
+        """
+        deadline_s = time.monotonic() + budget_s
+        while self._order is not None or self._orders:
+            if self._order is None:
+                message = self._orders.popleft()
+                self._order = _Order(message["order"], message, self._carry_out(message))
+            order = self._order
+            try:
+                if not self._has_evidence(order):
+                    break
+                next(order.steps)
+            except StopIteration as done:
+                self._order = None
+                self._say({"order": order.number, "result": done.value})
+            except AgentauditError as error:
+                self._order = None
+                self._say({"order": order.number, "error": str(error), "hint": error.hint})
+            except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+                self._order = None
+                what = f"order {order.message.get('do')}: {type(error).__name__}"
+                traceback.print_tb(error.__traceback__)
+                self._say({"order": order.number, "error": what, "hint": ""})
+            if time.monotonic() >= deadline_s:
+                break
+        return self._order is not None or bool(self._orders)
+
+    def _has_evidence(self, order: _Order) -> bool:
+        """Say whether the event that says who ordered it is signed: what it does comes after.
+
+        Raises:
+            RecordingError: it does not come.
+        """
+        event_no = order.event_no
+        if event_no is None or self._next_event_no + self._ticked > event_no:
+            return True
+        if self._next_event_no + (self._open.tree.size if self._open else 0) > event_no:
+            self._tick()
+            return True
+        if time.monotonic() > order.deadline_s:
+            raise RecordingError(
+                f"event {event_no}: not recorded", hint="an order needs its event first"
+            )
+        return False
+
+    def _carry_out(self, message: dict[str, Any]) -> Steps:
+        purger, do = self._purger, message["do"]
+        now_us = time.time_ns() // 1000
+        yield
+        if do == "retention_plan":
+            return purger.plan(now_us)
+        if do == "retention_apply":
+            return (yield from purger.apply(now_us, message["event"]))
+        if do == "erase":
+            is_dry = bool(message.get("dry_run"))
+            erasing = purger.erase(
+                message["selector"],
+                message.get("decision", -1),
+                now_us if is_dry else message["decided_at"],
+                self._open_sessions(),
+                dry_run=is_dry,
+            )
+            return (yield from erasing)
+        if do == "legal_hold_set":
+            return purger.hold(message["selector"], message["event"], now_us)
+        if do == "legal_hold_release":
+            return purger.release(message["hold"], message["event"])
+        raise RecordingError(f"order {do!r}: not one that a sealer knows")
+
+    def _open_sessions(self) -> dict[str, str]:
+        """Return the sessions that are open now, with the HMACs of their users."""
+        return {
+            str(tracked.state.session_id): tracked.fact("user_hmac")
+            for tracked in self._tracker.sessions.values()
+        }
+
     def stop(self) -> None:
-        """Seal what there is and log that recording has stopped."""
+        """Seal what there is and log that recording has stopped.
+
+        What was ordered goes on for a while; the next start finishes a purge that takes longer.
+        """
+        deadline_s = time.monotonic() + _STOP_WORK_S
+        while self.work() and time.monotonic() < deadline_s:
+            self.turn()
         while self._layout.journal_segments(self._place.gateway):
             if not self.turn() and self._open is not None:
                 self._seal()
@@ -484,8 +615,10 @@ class Sealer:
             tracker.resume(session)
         since = min(session.open_event_no for session in unknown)
         for seal in self._seals.values():
-            if seal["first_event"] + seal["n"] > since:
-                files = {name: root / file["path"] for name, file in seal["files"].items()}
+            remains = self._standing.segments[seal["segment"]]
+            # Nothing of a session that is open goes: what has gone whole has none of its rows.
+            if seal["first_event"] + seal["n"] > since and not remains.is_gone:
+                files = {name: root / file["path"] for name, file in remains.files.items()}
                 for entry, _ in read_entries(files["events"], files.get("blobs")):
                     tracker.replay(entry)
 
@@ -557,10 +690,11 @@ class Sealer:
             "policy": self._policy,
         }
         self._append(*self._announcement(), seal)
-        self._seals[segment] = seal
+        self._seals[segment] = self._sealed[str(segment)] = seal
         self._previous = segment
         self._next_event_no = header.first_event_no + tree.size
         self._open = None
+        self._ticked = 0
         self._remove_journal(segment)
         self._say({"ticked": self._next_event_no, "sealed": str(segment)})
 
@@ -571,7 +705,10 @@ class Sealer:
 
     def _append(self, *entries: dict[str, Any]) -> None:
         now_us = time.time_ns() // 1000
-        self._log.append({"at": now_us, **entry} for entry in entries)
+        dated = [{"at": now_us, **entry} for entry in entries]
+        self._log.append(dated)
+        for entry in dated:
+            take(self._layout, self._standing, entry)
 
 
 def _take_lock(path: Path) -> int:
@@ -609,12 +746,16 @@ def _follow(place: Place, clock: str, say: Callable[[dict[str, Any]], None]) -> 
             for message in map(canonical.decode, lines):
                 if "policy" in message:
                     sealer.set_policy(message["policy"])
+                elif "order" in message:
+                    sealer.order(message)
                 elif message["stop"]:
                     sealer.stop()
                     return 0
                 else:
                     return 0
-        wait_s = 0.0 if sealer.turn() else POLL_S
+        had_any = sealer.turn()
+        has_more = sealer.work()
+        wait_s = 0.0 if had_any or has_more else POLL_S
 
 
 def _first_line(fd: int) -> bytes:

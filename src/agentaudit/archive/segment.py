@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from agentaudit.archive.files import FILE_MODE, make_folder, sync_folder
 from agentaudit.archive.journal import NO_STATUS, Entry
+from agentaudit.archive.leaves import ABSENT
 from agentaudit.archive.rows import cut_text
 from agentaudit.archive.tracker import Hashed, Tracked
 from agentaudit.errors import TamperedError
@@ -199,6 +200,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("detail", pa.string()),
         ]
     ),
+    # What a purge leaves of rows that it took, and of payloads whose key it destroyed.
+    "residue": pa.schema([("leaf_index", pa.int64()), ("leaf_hash", pa.binary(32))]),
+    "salts": pa.schema([("leaf_index", pa.int64()), ("salt", pa.binary(16))]),
 }
 
 # Lists are empty rather than null, but for the parameters, where the two differ in meaning.
@@ -263,6 +267,7 @@ class EventColumns:
             inline_text = cut_text(text, INLINE_TEXT_BYTES)
             self._add_blobs(entry.event_no, text, len(inline_text), sign=-1)
         is_whole = payload is None or len(payload) <= INLINE_PAYLOAD_BYTES
+        is_purged = payload is None and hashed.payload_commit != ABSENT
         if payload is not None and not is_whole:
             inline_payload = payload[:INLINE_PAYLOAD_BYTES]
             self._add_blobs(entry.event_no, payload, INLINE_PAYLOAD_BYTES, sign=1)
@@ -290,7 +295,7 @@ class EventColumns:
                 inline_payload,
                 entry.orig_len,
                 entry.stored_len,
-                None if is_whole else hashed.payload_commit,
+                None if is_whole and not is_purged else hashed.payload_commit,
                 len(spans),
                 spans,
             )
@@ -338,11 +343,10 @@ class TableWriter:
     """Writes one Parquet file under its `.tmp` name; nothing is made for a table without rows."""
 
     def __init__(self, root: Path, relative: str, name: str) -> None:
-        self._root = root
         self._relative = relative
         self._schema = SCHEMAS[name]
         self._path = root / relative
-        self._temporary = self._path.with_name(self._path.name + ".tmp")
+        self.temporary = self._path.with_name(self._path.name + ".tmp")
         self._writer: pq.ParquetWriter | None = None
         self._rows = 0
 
@@ -353,7 +357,7 @@ class TableWriter:
         if self._writer is None:
             make_folder(self._path.parent)
             self._writer = pq.ParquetWriter(
-                self._temporary,
+                self.temporary,
                 self._schema,
                 compression="zstd",
                 compression_level=3,
@@ -365,17 +369,27 @@ class TableWriter:
 
     def finish(self) -> SealedFile | None:
         """Make the file durable under its name; return what the seal says of it."""
+        sealed = self.prepare()
+        if sealed is not None:
+            self.publish()
+        return sealed
+
+    def prepare(self) -> SealedFile | None:
+        """Make the file durable, still as `temporary`; return what is to be said of it."""
         if self._writer is None:
             return None
         self._writer.close()
-        self._temporary.chmod(FILE_MODE)
-        with self._temporary.open("rb") as file:
+        self.temporary.chmod(FILE_MODE)
+        with self.temporary.open("rb") as file:
             os.fsync(file.fileno())
             digest = file_digest(file, "sha256").hexdigest()
             size = file.tell()
-        self._temporary.replace(self._path)
-        sync_folder(self._path.parent)
         return SealedFile(self._relative, digest, size, self._rows)
+
+    def publish(self) -> None:
+        """Give the file that was prepared its name, durably."""
+        self.temporary.replace(self._path)
+        sync_folder(self._path.parent)
 
 
 def read_entries(events: Path, blobs: Path | None) -> Iterator[tuple[Entry, bytes | None]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ from agentaudit.archive import journal, known
 from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout, segment_path
 from agentaudit.archive.log import Contradiction, Log, contradictions, read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
+from agentaudit.archive.purge import read_list
+from agentaudit.archive.retention import Standing
 from agentaudit.archive.rows import incomplete_row
 from agentaudit.archive.segment import SCHEMAS, EventColumns, table_of
 from agentaudit.archive.tracker import Tracker
@@ -101,25 +104,31 @@ def _read(layout: Layout, remember: bool) -> Snapshot:
         log = read_log(layout.log(gateway), [])
         checkpoints[gateway] = log.checkpoint
         contradictions += _against_memory(layout, gateway, log, remember)
-        sealed = set()
+        seals: dict[str, dict[str, Any]] = {}
+        standing = Standing()
         next_event_no = 0
         for entry in log.entries():
-            if entry["type"] != "seal":
-                continue
-            segment = UUID(entry["segment"])
-            sealed.add(segment)
-            next_event_no = entry["first_event"] + entry["n"]
-            for table in entry["files"]:
+            standing.take(entry)
+            if entry["type"] == "seal":
+                seals[entry["segment"]] = entry
+                next_event_no = entry["first_event"] + entry["n"]
+        sealed = {UUID(segment) for segment in seals}
+        going = _going(layout, standing)
+        for segment, seal in seals.items():
+            for table in TABLES:
+                if table not in standing.segments[segment].files:
+                    continue
                 # Built again rather than believed: an entry cannot name a file elsewhere.
-                relative = segment_path(table, gateway, entry["first_at"], segment)
+                relative = segment_path(table, gateway, seal["first_at"], UUID(segment))
                 path = layout.root / relative
-                if not path.is_file():
+                if path.is_file():
+                    files[table].append(path)
+                elif segment not in going:
                     raise ArchiveError(
                         f"archive {layout.root}: {relative} is missing",
                         hint="the archive is half copied or was changed; `agentaudit verify` "
                         "says more",
                     )
-                files[table].append(path)
         try:
             tables = _live_tables(layout, gateway, sealed, next_event_no)
         except PermissionError as error:
@@ -136,6 +145,17 @@ def _read(layout: Layout, remember: bool) -> Snapshot:
     if "gateway" not in whole["blobs"].column_names:
         whole["blobs"] = _of_gateway(whole["blobs"], "")
     return Snapshot(layout.root, files, whole, checkpoints, contradictions, unread)
+
+
+def _going(layout: Layout, standing: Standing) -> set[str]:
+    """Return the segments of which a purge that is under way may have removed files."""
+    going: set[str] = set()
+    for purge in standing.unfinished():
+        try:
+            going |= read_list(layout, purge.intent).segments.keys() - purge.done.keys()
+        except (OSError, ArchiveError):
+            pass  # then nothing excuses a file that is missing
+    return going
 
 
 def _seals(layout: Layout, gateway: str, log: Log) -> int:

@@ -1,0 +1,546 @@
+"""What goes is gone from every file, what stays is proven by the root that was sealed before."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agentaudit.archive import canonical
+from agentaudit.archive.keys import People
+from agentaudit.archive.layout import TABLES
+from agentaudit.archive.merkle import GappedFrontier
+from agentaudit.archive.purge import plan as make_plan
+from agentaudit.archive.retention import standing
+from agentaudit.archive.rewrite import hash_row, read_gaps, read_keys
+from agentaudit.archive.segment import read_entries
+from agentaudit.errors import RecordingError
+from agentaudit.model import SessionFacts
+from tests.archive.recording import (
+    GATEWAY,
+    Site,
+    SteppingClock,
+    counted,
+    exchange,
+    order,
+    recover,
+    retention,
+    rows,
+    sealed_files,
+    sealer,
+    start,
+)
+
+KEEP = retention(orders={"keep": 30}, billing={"keep": 4000, "payload_keep": 30})
+BIG = b"\xb7" * 9000
+BIGGER = b"\xc8" * (1 << 20)
+
+
+def facts(name: str, target: str = "orders") -> SessionFacts:
+    return SessionFacts(protocol="postgres", target=target, user=name, agent=f"agent-of-{name}")
+
+
+def marks(name: str) -> list[str]:
+    """What nobody but the session of `name` has said."""
+    return [f"secret of {name}", f"agent-of-{name}"]
+
+
+def talk(recorder: Any, name: str, target: str = "orders", reply: bytes = b"reply") -> UUID:
+    session = recorder.open_session(facts(name, target))
+    exchange(session, 0, f"select 'secret of {name}'", reply)
+    exchange(session, 1, f"select 'secret of {name}' {'again ' * 20_000}", reply + name.encode())
+    session.close("client")
+    return session.session_id
+
+
+def recorded(
+    site: Site, policy: bytes = KEEP, segments: int = 1, **options: Any
+) -> dict[str, UUID]:
+    """Record sessions of 2023 of some people; bob's equal chunks come first."""
+    ids: dict[str, UUID] = {}
+
+    async def run() -> None:
+        clock = SteppingClock()
+        for number in range(segments):
+            recorder = await start(site, policy=policy, clock=clock, **options)
+            for name in ("bob", "ana", "eve"):
+                name += str(number) if number else ""
+                ids[name] = talk(recorder, name, reply=BIG)
+            ids[f"pay{number}"] = talk(recorder, f"pay{number}", "billing", BIGGER)
+            ids[f"other{number}"] = talk(recorder, f"other{number}", "other", BIG)
+            await counted(recorder)
+            await recorder.stop()
+
+    asyncio.run(run())
+    return ids
+
+
+def every_value(site: Site) -> bytes:
+    """All bytes of all files, and all values of all Parquet files, dictionaries included."""
+    parts = []
+    for path in site.archive.rglob("*"):
+        if path.is_file():
+            parts.append(path.read_bytes())
+            if path.suffix == ".parquet":
+                with pq.ParquetFile(path) as file:
+                    parts.append(str(file.metadata.to_dict()).encode())
+                    for group in range(file.num_row_groups):
+                        table = file.read_row_group(group)
+                        parts += [
+                            str(chunk.dictionary.to_pylist()).encode()
+                            for column in table.columns
+                            for chunk in column.chunks
+                            if pa.types.is_dictionary(chunk.type)
+                        ]
+                        for row in table.to_pylist():
+                            parts += [
+                                value if isinstance(value, bytes) else str(value).encode()
+                                for value in row.values()
+                            ]
+    return b"\n".join(parts)
+
+
+def require_proven(site: Site) -> None:
+    """Every segment that is there hashes to the root that its seal has had all along."""
+    entries = site.log_entries()
+    found = standing(entries)
+    for seal in (entry for entry in entries if entry["type"] == "seal"):
+        remains = found.segments[seal["segment"]]
+        if remains.is_gone:
+            continue
+        gaps = read_gaps(site.layout, UUID(seal["segment"]), remains)
+        files = {table: site.archive / file["path"] for table, file in remains.files.items()}
+        keys = read_keys(files["sessions"])
+        tree = GappedFrontier(gaps.known())
+        for entry, stored in read_entries(files["events"], files.get("blobs")):
+            assert entry.event_no - seal["first_event"] == tree.size
+            salt = gaps.salts.get(tree.size)
+            tree.append(hash_row(entry, stored, keys[entry.session_id], salt).leaf)
+        assert (tree.size, tree.root().hex()) == (seal["n"], seal["root"])
+
+
+def entries_of(site: Site, kind: str) -> list[dict[str, Any]]:
+    return [entry for entry in site.log_entries() if entry["type"] == kind]
+
+
+def apply(site: Site) -> dict[str, Any]:
+    answer = order(site, "retention_apply", event=0)
+    assert "result" in answer, answer
+    return dict(answer["result"])
+
+
+def test_what_is_due_is_gone_from_every_file_and_the_rest_proves_to_the_old_root(
+    site: Site,
+) -> None:
+    recorded(site)
+    before = every_value(site)
+    for name in ("bob", "ana", "eve"):
+        assert all(mark.encode() in before for mark in marks(name))
+    keys = [row for row in rows(site, "sessions") if row["user"] in ("bob", "ana", "eve")]
+    seal = entries_of(site, "seal")[0]
+
+    result = apply(site)
+
+    after = every_value(site)
+    for name in ("bob", "ana", "eve"):
+        assert not any(mark.encode() in after for mark in marks(name))
+    for row in keys:
+        for key in ("key_m", "key_t", "key_p"):
+            assert row[key] in before
+            assert row[key] not in after
+    assert all(mark.encode() in after for mark in marks("other0"))
+    require_proven(site)
+    assert entries_of(site, "seal")[0] == seal
+    whole, payloads = result["purges"]
+    assert (whole["what"], whole["sessions"], whole["segments"]) == ("sessions", 3, 1)
+    assert (payloads["what"], payloads["sessions"]) == ("payloads", 1)
+    assert {row["user"] for row in rows(site, "sessions")} == {"", "pay0", "other0"}
+
+
+def test_the_log_says_what_went_and_why(site: Site) -> None:
+    recorded(site)
+    apply(site)
+    intent = entries_of(site, "purge_intent")[0]
+    done = entries_of(site, "purge_done")[0]
+    policy = entries_of(site, "policy")[0]
+    assert (intent["basis"], intent["policy"]) == ("policy", policy["sha256"])
+    assert (intent["sessions"], intent["segments"]) == (3, 1)
+    listed = site.layout.purge(intent["purge"]).read_text()
+    assert "bob" not in listed
+    assert done["purge"] == intent["purge"]
+    assert done["residue"]["rows"] == done["rows"] == 3 * 8
+
+
+def test_of_equal_chunks_the_first_that_stays_keeps_the_bytes(site: Site) -> None:
+    """bob's, ana's and eve's go; they had the chunk that the others' rows named."""
+    recorded(site, retention(orders={"keep": 30}))
+    (path,) = sealed_files(site, "blobs")
+    assert pq.read_table(path).column("same_as").null_count < len(pq.read_table(path))
+
+    apply(site)
+
+    blobs = pq.read_table(path).to_pylist()
+    seen: dict[bytes, int] = {}
+    for number, row in enumerate(blobs):
+        if row["data"] is not None:
+            assert row["data"] not in seen, "an equal chunk is stored once"
+            seen[row["data"]] = number
+        else:
+            assert blobs[row["same_as"]]["data"] is not None
+    events = {row["event_no"] for row in rows(site, "events")}
+    assert {row["event_no"] for row in blobs} <= events
+    assert BIG[8192:] in seen
+    require_proven(site)
+
+
+def test_payloads_go_while_statements_and_their_proof_stay(site: Site) -> None:
+    ids = recorded(site)
+    mine = ids["pay0"]
+    kept = [row for row in rows(site, "events") if row["session_id"] == mine]
+    commands = [row for row in rows(site, "commands") if row["session_id"] == mine]
+    assert BIGGER[:5000] in every_value(site)
+
+    apply(site)
+
+    after = every_value(site)
+    assert BIGGER[:5000] not in after
+    assert b"secret of pay0" in after, "what was asked stays"
+    assert [row for row in rows(site, "commands") if row["session_id"] == mine] == commands
+    (session,) = [row for row in rows(site, "sessions") if row["session_id"] == mine]
+    assert session["key_p"] is None
+    assert session["key_m"] is not None
+    left = [row for row in rows(site, "events") if row["session_id"] == mine]
+    assert len(left) == len(kept)
+    for new, old in zip(left, kept, strict=True):
+        passed = old["kind"] in ("request", "response")
+        assert new["payload"] == (None if passed else old["payload"])
+        assert (new["text"], new["stored_len"]) == (old["text"], old["stored_len"])
+        assert new["payload_commit"] is not None or not passed
+    require_proven(site)
+
+
+def test_a_session_whose_payloads_went_can_go_as_a_whole_later(site: Site) -> None:
+    recorded(site, retention(billing={"keep": 4000, "payload_keep": 30}))
+    apply(site)
+    segment = standing(site.log_entries()).segments
+    assert [remains.rows_gone for remains in segment.values()] == [0] * len(segment)
+    hmac = next(iter(listed(site)))["user"]
+    answer = erase(site, {"user": hmac})
+    assert answer["result"]["purges"][0]["sessions"] == 1
+    assert b"secret of pay0" not in every_value(site)
+    require_proven(site)
+
+
+def listed(site: Site) -> list[dict[str, Any]]:
+    """The sessions on all lists of purges."""
+    return [
+        session
+        for path in sorted((site.archive / "purges").glob("*.json"))
+        for session in canonical.decode(path.read_bytes())["sessions"]
+    ]
+
+
+def erase(site: Site, selector: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return order(
+        site, "erase", selector=selector, decision=0, decided_at=time.time_ns() // 1000, **members
+    )
+
+
+def hmac_of(site: Site, name: str) -> str:
+    return People(site.place).hmac(name)
+
+
+def test_an_erasure_takes_what_it_names_and_nothing_else(site: Site) -> None:
+    ids = recorded(site, retention())
+    answer = erase(site, {"session": str(ids["bob"])})
+    assert [purge["sessions"] for purge in answer["result"]["purges"]] == [1]
+    after = every_value(site)
+    assert b"secret of bob" not in after
+    assert b"secret of ana" in after
+    erase(site, {"user": hmac_of(site, "ana")})
+    after = every_value(site)
+    assert b"secret of ana" not in after
+    assert b"secret of eve" in after
+    require_proven(site)
+    assert [entry["basis"] for entry in entries_of(site, "purge_intent")] == ["decision"] * 2
+
+
+def test_an_erasure_that_takes_nothing_says_why(site: Site) -> None:
+    ids = recorded(site, retention())
+    answer = erase(site, {"session": "018bcfe5-6800-7def-8123-456789abcdef"})
+    assert "no closed session" in answer["error"]
+    hold = order(site, "legal_hold_set", selector={"target": "orders"}, event=0)["result"]["hold"]
+    assert hold in erase(site, {"session": str(ids["bob"])})["error"]
+    early = order(site, "erase", selector={"session": str(ids["other0"])}, decision=0, decided_at=5)
+    assert "closed after it was decided" in early["error"]
+    assert entries_of(site, "purge_intent") == []
+
+
+def test_a_dry_run_says_what_would_go_and_touches_nothing(site: Site) -> None:
+    ids = recorded(site, retention())
+    before = every_value(site)
+    answer = erase(site, {"session": str(ids["bob"])}, dry_run=True)
+    assert answer["result"]["totals"]["sessions"]["sessions"] == 1
+    assert entries_of(site, "purge_intent") == []
+    assert len(every_value(site)) >= len(before)
+
+
+@pytest.mark.parametrize("by", ["session", "user", "target", "time"])
+def test_a_held_session_survives_every_way_to_purge(site: Site, by: str) -> None:
+    ids = recorded(site, retention(orders={"keep": 30}))
+    (bob,) = [row for row in rows(site, "sessions") if row["session_id"] == ids["bob"]]
+    opened_us = int(bob["opened_at"].timestamp() * 1_000_000)
+    selector: dict[str, Any] = {
+        "session": {"session": str(ids["bob"])},
+        "user": {"user": hmac_of(site, "bob")},
+        "target": {"target": "orders"},
+        "time": {"since": opened_us, "until": opened_us},
+    }[by]
+    hold = order(site, "legal_hold_set", selector=selector, event=0)["result"]["hold"]
+
+    result = apply(site)
+
+    assert str(ids["bob"]) in [each["session"] for each in result["held"]]
+    assert "error" in erase(site, {"session": str(ids["bob"])})
+    assert "error" in erase(site, {"user": hmac_of(site, "bob")})
+    assert b"secret of bob" in every_value(site)
+    require_proven(site)
+    assert order(site, "legal_hold_release", hold=hold, event=0)["result"] == {"hold": hold}
+    erase(site, {"session": str(ids["bob"])})
+    assert b"secret of bob" not in every_value(site)
+
+
+def test_a_segment_that_is_all_due_goes_whole_but_not_while_one_of_it_is_held(site: Site) -> None:
+    """Segments of one session each: nothing of the control session lies in them."""
+    ids = split(site)
+    first, second = (str(ids[name]) for name in ("bob", "ana"))
+    order(site, "legal_hold_set", selector={"session": second}, event=0)
+    plan = order(site, "retention_plan")["result"]
+    apply(site)
+    wholes = [each["whole"] for each in plan["sessions"]]
+    assert True in wholes
+    gone = [
+        remains for remains in standing(site.log_entries()).segments.values() if remains.is_gone
+    ]
+    assert len(gone) == wholes.count(True)
+    users = {row["user"] for row in rows(site, "sessions")}
+    assert "ana" in users
+    assert "bob" not in users
+    assert {UUID(first), UUID(second)} & {row["session_id"] for row in rows(site, "events")} == {
+        UUID(second)
+    }
+    require_proven(site)
+    for entry in entries_of(site, "purge_done"):
+        if not entry["files"]:
+            assert entry["residue"] is None
+            assert list(site.archive.rglob(f"{entry['segment']}*")) == [
+                site.layout.head(UUID(entry["segment"]))
+            ]
+
+
+def split(site: Site, policy: bytes = retention(orders={"keep": 30})) -> dict[str, UUID]:
+    """Record two sessions with segments so small that some hold nothing else."""
+    ids: dict[str, UUID] = {}
+
+    async def run() -> None:
+        clock = SteppingClock()
+        recorder = await start(site, policy=policy, clock=clock, segment_events=4)
+        for name in ("bob", "ana"):
+            session = recorder.open_session(facts(name))
+            ids[name] = session.session_id
+            for number in range(6):
+                exchange(session, number, f"select 'secret of {name}'", BIG)
+                await counted(recorder)
+            session.close("client")
+            await counted(recorder)
+        await recorder.stop()
+
+    asyncio.run(run())
+    return ids
+
+
+def test_a_session_goes_from_all_its_segments_at_once(site: Site) -> None:
+    ids = split(site)
+    touched = [
+        path
+        for path in sealed_files(site, "sessions")
+        if any(row["session_id"] == ids["bob"] for row in pq.read_table(path).to_pylist())
+    ]
+    assert len(touched) > 2
+    erase(site, {"session": str(ids["bob"])})
+    assert b"secret of bob" not in every_value(site)
+    assert listed(site)[0]["segments"] == [path.stem for path in touched]
+    require_proven(site)
+
+
+def test_what_touches_a_segment_that_was_rewritten_today_waits(site: Site) -> None:
+    ids = recorded(site, retention(orders={"keep": 30}))
+    order(site, "legal_hold_set", selector={"session": str(ids["bob"])}, event=0)
+    hold = entries_of(site, "legal_hold_set")[0]["hold"]
+    apply(site)
+    order(site, "legal_hold_release", hold=hold, event=0)
+    result = apply(site)
+    assert [each["session"] for each in result["waiting"]] == [str(ids["bob"])]
+    assert result["purges"] == []
+    assert b"secret of bob" in every_value(site)
+
+
+def test_a_plan_says_what_would_go_and_touches_nothing(site: Site) -> None:
+    recorded(site)
+    files = {path: path.stat().st_mtime_ns for path in site.archive.rglob("*.parquet")}
+    plan = order(site, "retention_plan")["result"]
+    assert {path: path.stat().st_mtime_ns for path in site.archive.rglob("*.parquet")} == files
+    assert plan["totals"]["sessions"]["sessions"] == 3
+    assert plan["totals"]["payloads"]["sessions"] == 1
+    assert plan["sessions"][0]["rows"] == 24
+    assert plan["payloads"][0]["rows"] == 2 + 4 + 5, "requests, and replies in pieces of 256 KiB"
+    same = make_plan(site.layout, GATEWAY, time.time_ns() // 1000)
+    assert same["totals"] == plan["totals"]
+
+
+def test_a_hold_on_a_user_stops_every_purge_once_the_people_key_is_lost(site: Site) -> None:
+    recorded(site)
+    order(site, "legal_hold_set", selector={"user": hmac_of(site, "bob")}, event=0)
+    (site.keys / f"{GATEWAY}.people").unlink()
+    assert "people key" in order(site, "retention_apply", event=0)["error"]
+    with pytest.raises(RecordingError, match="names a user"):
+        make_plan(site.layout, GATEWAY, time.time_ns() // 1000)
+
+
+def test_nothing_goes_under_another_people_key(site: Site) -> None:
+    """Its HMACs are other ones: whom a hold holds cannot be told."""
+    recorded(site)
+    (site.keys / f"{GATEWAY}.people").write_text("ab" * 32)
+    assert "sessions_root" in order(site, "retention_apply", event=0)["error"]
+    assert entries_of(site, "purge_intent") == []
+
+
+def test_a_changed_segment_is_not_purged(site: Site) -> None:
+    """What was tampered with must not be made to look right by a rewrite."""
+    recorded(site)
+    (path,) = sealed_files(site, "commands")
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert "not the file that was sealed" in order(site, "retention_apply", event=0)["error"]
+    assert entries_of(site, "purge_intent") == []
+
+
+def test_a_shorter_policy_purges_nothing_before_its_notice_is_over(site: Site) -> None:
+    recorded(site, retention(orders={"keep": 4000}))
+    recorded(site, retention(orders={"keep": 30, "notice": 0}))
+    assert apply(site)["purges"] == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"do": "something"},
+        {"do": "legal_hold_set", "selector": {}, "event": 0},
+        {"do": "legal_hold_set", "selector": {"user": "ana"}, "event": 0},
+        {"do": "legal_hold_set", "event": 0},
+        {"do": "legal_hold_release", "hold": "x", "event": 0},
+        {"do": "erase", "selector": {}, "decision": 0},
+    ],
+)
+def test_an_order_that_cannot_be_carried_out_is_answered(
+    site: Site, message: dict[str, Any]
+) -> None:
+    recorded(site)
+    assert order(site, message.pop("do"), **message)["error"]
+
+
+class CrashError(BaseException):
+    """The machine stops here."""
+
+
+def contents(site: Site) -> dict[str, bytes]:
+    """What all tables and all that purges left hold, by path."""
+    return {
+        path.relative_to(site.archive).as_posix(): path.read_bytes()
+        for folder in (*TABLES, "residue")
+        for path in (site.archive / folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def stopped_at(site: Site, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Apply retention and stop before rename or removal number `step`; say whether it came."""
+    left = step
+
+    def stopping(real: Any) -> Any:
+        def call(path: Path, *args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise CrashError
+            left -= 1
+            return real(path, *args, **kwargs)
+
+        return call
+
+    with sealer(site) as opened, monkeypatch.context() as patched:
+        opened.recover()
+        opened.order({"order": 1, "do": "retention_apply", "event": 0})
+        for name in ("replace", "unlink"):
+            patched.setattr(Path, name, stopping(getattr(Path, name)))
+        try:
+            while opened.work():
+                pass
+        except CrashError:
+            return True
+    return False
+
+
+def require_the_same_end(
+    site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: range
+) -> int:
+    """Stop a purge at each of these steps, start again, and compare; return how many there were."""
+    calm = site.copy_to(folder / "calm")
+    apply(calm)
+    wanted = contents(calm)
+    for tried, step in enumerate(steps):
+        copy = site.copy_to(folder / f"crash{step}")
+        if not stopped_at(copy, step, monkeypatch):
+            return tried
+        recover(copy)
+        assert standing(copy.log_entries()).unfinished() == []
+        require_proven(copy)
+        if not entries_of(copy, "purge_intent"):
+            apply(copy)
+        assert contents(copy) == wanted, f"step {step}"
+        assert list(copy.archive.rglob("*.tmp")) == []
+        shutil.rmtree(copy.folder)
+    raise AssertionError("it goes on for ever")
+
+
+CRASHES = {
+    "sessions": retention(orders={"keep": 30}),
+    "payloads": retention(orders={"keep": 4000, "payload_keep": 30}),
+}
+
+
+@pytest.mark.parametrize("policy", CRASHES.values(), ids=CRASHES.keys())
+def test_a_purge_that_a_crash_stopped_is_finished_by_the_next_start(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: bytes
+) -> None:
+    """A sample of its steps; `make test-all` stops at each."""
+    split(site, policy)
+    steps = range(random.randrange(7), 10_000, 7)
+    assert require_the_same_end(site, tmp_path, monkeypatch, steps) > 4
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("policy", CRASHES.values(), ids=CRASHES.keys())
+def test_a_purge_that_a_crash_stopped_anywhere_is_finished_by_the_next_start(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: bytes
+) -> None:
+    split(site, policy)
+    recorded(site, policy)
+    assert require_the_same_end(site, tmp_path, monkeypatch, range(10_000)) > 40
