@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from agentaudit.archive.merkle import (
     EMPTY_ROOT,
     Frontier,
+    WholeTree,
     consistency_proof,
     inclusion_proof,
+    inclusion_proofs,
     leaf_hash,
     node_hash,
     tree_root,
@@ -126,6 +128,23 @@ def test_every_inclusion_proof_is_that_of_rfc_6962_and_verifies(size: int, data:
     assert proof == straight.path(index, leaves)
     root = tree_root(leaves)
     assert verifies_inclusion(proof, leaf=leaves[index], index=index, size=size, root=root)
+
+
+def test_a_whole_tree_gives_the_root_and_proofs_of_rfc_6962_at_every_size() -> None:
+    leaves = [leaf_hash(bytes([number])) for number in range(70)]
+    for size in range(70):
+        tree = WholeTree(b"".join(leaves[:size]))
+        assert tree.root() == straight.tree(leaves[:size])
+        for index in range(size):
+            assert tree.inclusion_proof(index) == straight.path(index, leaves[:size])
+        with pytest.raises(IndexError):
+            tree.inclusion_proof(size)
+        wanted = [index for index in range(size) if index % 3 != 1]
+        root, proofs = inclusion_proofs(iter(leaves[:size]), wanted)
+        assert root == tree.root()
+        assert proofs == {index: tree.inclusion_proof(index) for index in wanted}
+        with pytest.raises(IndexError):
+            inclusion_proofs(iter(leaves[:size]), [size])
 
 
 @given(sizes, st.data())

@@ -9,6 +9,7 @@ Source: RFC 6962, section 2.1; RFC 9162, section 2.1 for the verification of pro
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
@@ -143,6 +144,45 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     if index < split:
         return [*inclusion_proof(leaves[:split], index), tree_root(leaves[split:])]
     return [*inclusion_proof(leaves[split:], index - split), tree_root(leaves[:split])]
+
+
+def inclusion_proofs(
+    leaves: Iterable[bytes], wanted: Iterable[int]
+) -> tuple[bytes, dict[int, list[bytes]]]:
+    """Return the root over `leaves`, and what `inclusion_proof` gives for each of `wanted`.
+
+    The leaves are read once and not held.
+
+    Raises:
+        IndexError: one of `wanted` is not below the number of leaves.
+    """
+    proofs: dict[int, list[bytes]] = {index: [] for index in wanted}
+    order = sorted(proofs)
+    subtrees: list[tuple[int, int, bytes]] = []  # first leaf, number of leaves, root
+    size = 0
+
+    def join() -> None:
+        middle, width, right = subtrees.pop()
+        first, left_width, left = subtrees.pop()
+        at = bisect_left(order, middle)
+        for index in order[bisect_left(order, first) : at]:
+            proofs[index].append(right)
+        for index in order[at : bisect_left(order, middle + width)]:
+            proofs[index].append(left)
+        subtrees.append((first, left_width + width, node_hash(left, right)))
+
+    for leaf in leaves:
+        subtrees.append((size, 1, leaf))
+        size += 1
+        complete = size
+        while not complete & 1:
+            join()
+            complete >>= 1
+    while len(subtrees) > 1:
+        join()
+    if order and not (order[0] >= 0 and order[-1] < size):
+        raise IndexError(f"leaf {order[-1]} of a tree of {size}")
+    return (subtrees[0][2] if subtrees else EMPTY_ROOT), proofs
 
 
 def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:

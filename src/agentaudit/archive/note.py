@@ -29,7 +29,7 @@ _ED25519 = b"\x01"
 _COSIGNATURE = b"\x04"
 _SIGNATURE_PREFIX = "— "
 _PRIVATE_PREFIX = "PRIVATE+KEY+"
-_MAX_NOTE_BYTES = 1_000_000
+MAX_NOTE_BYTES = 1_000_000
 _MAX_SIGNATURES = 100
 _MAX_TIME_S = 2**63 - 1
 _COSIGNATURE_BYTES = 4 + 8 + 64
@@ -240,8 +240,8 @@ def open_note(
     Raises:
         ArchiveError: not a signed note, or a known key's signature does not fit its text.
     """
-    if len(note) > _MAX_NOTE_BYTES:
-        raise ArchiveError(f"signed note: {len(note)} bytes, at most {_MAX_NOTE_BYTES} expected")
+    if len(note) > MAX_NOTE_BYTES:
+        raise ArchiveError(f"signed note: {len(note)} bytes, at most {MAX_NOTE_BYTES} expected")
     body, signature_lines = split_note(note)
     signed_by: list[Verifier] = []
     cosigned_by: dict[Cosigner, Cosignature] = {}

@@ -16,17 +16,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedWriter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from agentaudit.archive import canonical
-from agentaudit.archive.files import PRIVATE_MODE
+from agentaudit.archive.files import PRIVATE_MODE, read_limited
 from agentaudit.archive.find import FoundSession, find_session
 from agentaudit.archive.layout import PROOF_TEXT, Layout, ProofLayout
-from agentaudit.archive.log import Log
-from agentaudit.archive.merkle import Frontier, WholeTree, leaf_hash
-from agentaudit.archive.note import Checkpoint, open_note
+from agentaudit.archive.log import contradictions, decode_entry
+from agentaudit.archive.merkle import Frontier, WholeTree, inclusion_proofs, leaf_hash
+from agentaudit.archive.note import MAX_NOTE_BYTES, Checkpoint, open_note
 from agentaudit.archive.proof import Proof
 from agentaudit.archive.sealed import Sealed, SegmentLeaves, SessionEvent
 from agentaudit.archive.snapshot import check_format
@@ -178,15 +179,19 @@ class _Writer:
         """Write everything; return what it is, as lying in `folder`."""
         found = self._found
         note, checkpoint = _best_checkpoint(self._layout, found)
-        log_tree = WholeTree(b"".join(leaf_hash(raw) for raw in found.log.raw[: checkpoint.size]))
+        entries = _entries_to_prove(found, checkpoint)
+        hashes = map(leaf_hash, islice(found.log.raw(), checkpoint.size))
+        root, proofs = inclusion_proofs(hashes, entries)
+        if root != checkpoint.root:
+            raise TamperedError(f"log/{found.gateway}: changed while it was read")
         with self._files.disclosure.open("xb") as disclosure:
             self._files.disclosure.chmod(PRIVATE_MODE)
             for sealed in found.segments:
                 if not self._write_segment(sealed, seq, disclosure):
                     continue
-                raw = found.log.raw[sealed.number]
+                raw, _ = entries[sealed.number]
                 _write(self._files.seal_leaf(sealed.segment), raw)
-                proof = Proof(sealed.number, tuple(log_tree.inclusion_proof(sealed.number)), note)
+                proof = Proof(sealed.number, tuple(proofs[sealed.number]), note)
                 _write(self._files.seal_proof(sealed.segment), proof.encode())
         if not self._events:
             raise QuestionError(
@@ -194,7 +199,7 @@ class _Writer:
                 hint="seq counts a session's events from 0",
             )
         is_whole = seq is None and self._last_kind == Kind.SESSION_CLOSE
-        _write(self._files.epochs, _epochs(found.log, log_tree))
+        _write(self._files.epochs, _epochs(entries, proofs))
         _write(
             self._files.claim,
             canonical.encode(
@@ -273,30 +278,48 @@ def _best_checkpoint(layout: Layout, found: FoundSession) -> tuple[bytes, Checkp
     path = layout.cosigned(found.gateway)
     last = max(sealed.number for sealed in found.segments)
     if path.is_file():
-        note = path.read_bytes()
+        note = read_limited(path, MAX_NOTE_BYTES)
         cosigned = Checkpoint.parse(open_note(note, []).text)
-        if last < cosigned.size <= log.checkpoint.size:
-            tree = Frontier(leaf_hash(raw) for raw in log.raw[: cosigned.size])
-            if (cosigned.origin, cosigned.root) == (log.checkpoint.origin, tree.root()):
-                return note, cosigned
+        is_ours = cosigned.origin == log.checkpoint.origin
+        if is_ours and last < cosigned.size and not contradictions(log, cosigned, path.name):
+            return note, cosigned
     return log.note, log.checkpoint
 
 
-def _epochs(log: Log, tree: WholeTree) -> bytes:
-    """Return the chain of epoch keys: genesis and each `key_epoch`, shown to be in `tree`."""
-    lines = []
+def _entries_to_prove(
+    found: FoundSession, checkpoint: Checkpoint
+) -> dict[int, tuple[bytes, bytes | None]]:
+    """Return by number the entries that a proof needs: the session's seals, and all of epochs.
+
+    With each entry of the latter comes the root of the log before it.
+    """
+    seals = {sealed.number for sealed in found.segments}
+    entries: dict[int, tuple[bytes, bytes | None]] = {}
     before = Frontier()
-    for number, (raw, entry) in enumerate(zip(log.raw[: tree.size], log.entries(), strict=False)):
-        if entry["type"] in ("genesis", "key_epoch"):
+    for number, raw in enumerate(islice(found.log.raw(), checkpoint.size)):
+        if number in seals:
+            entries[number] = (raw, None)
+        elif decode_entry(number, raw)["type"] in ("genesis", "key_epoch"):
+            entries[number] = (raw, before.root())
+        before.append(leaf_hash(raw))
+    return entries
+
+
+def _epochs(
+    entries: dict[int, tuple[bytes, bytes | None]], proofs: dict[int, list[bytes]]
+) -> bytes:
+    """Return the chain of epoch keys: genesis and each `key_epoch`, shown to be in the log."""
+    lines = []
+    for number, (raw, root) in entries.items():
+        if root is not None:
             line: dict[str, Any] = {
                 "entry": raw.decode(),
                 "index": number,
-                "proof": [value.hex() for value in tree.inclusion_proof(number)],
+                "proof": [value.hex() for value in proofs[number]],
             }
             if number:
-                line["root"] = before.root().hex()  # what the signature in the entry is over
+                line["root"] = root.hex()  # what the signature in the entry is over
             lines.append(canonical.encode(line) + b"\n")
-        before.append(leaf_hash(raw))
     return b"".join(lines)
 
 
