@@ -83,6 +83,7 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "keygen",
         "witness",
         "verify",
+        "drill",
         "sessions",
         "commands",
         "replay",

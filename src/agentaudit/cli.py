@@ -238,6 +238,7 @@ def verify(arguments: argparse.Namespace) -> int:
         print(f"note: {printable(note)}")
     for name in answer.unread:
         print(f"unread: {printable(name)}")
+    print("what this does not prove: docs/limits.md")
     if answer.ok is None and answer.unknown_signers:
         print(f"cannot tell: consistent, signer unknown ({', '.join(answer.unknown_signers)})")
         print("hint: give the verifier key that the operator gave you, with --key", file=sys.stderr)
@@ -250,6 +251,51 @@ def verify(arguments: argparse.Namespace) -> int:
     return _STATUS_OF_ANSWER[answer.ok]
 
 
+def drill(arguments: argparse.Namespace) -> int:
+    """Attack a copy of an archive in every way on a list, and say which check caught what."""
+    from agentaudit.analysis.printable import printable
+    from agentaudit.archive.drill import drill as play
+
+    report = play(arguments.archive, progress=_progress if sys.stderr.isatty() else None)
+    for outcome in report.outcomes:
+        if arguments.json:
+            _print_json(outcome.to_json())
+            continue
+        attack = outcome.attack
+        mark = _MARK_OF_OUTCOME[outcome.holds] if attack.is_catchable else "limit"
+        print(f"{mark:5}  {attack.name}: {attack.does}")
+        print(f"       attacker has: {attack.power}")
+        if outcome.failed:
+            print(f"       not played: {printable(outcome.failed)}")
+        for held, reply in (
+            (f"auditor has {attack.knows}", outcome.without),
+            ("and a checkpoint", outcome.anchored),
+        ):
+            if reply is not None:
+                said = f": {reply.words[0]}" if reply.words else ""
+                print(f"       {held}: {reply.answer}{printable(said)}")
+        if attack.why:
+            print(f"       why: {attack.why}")
+    taken = report.taken
+    if arguments.json:
+        _print_json({"ok": report.ok, "attacks": len(report.outcomes), **_members(taken)})
+        return _STATUS_OF_ANSWER[report.ok]
+    print(
+        f"copied: {taken.segments:,} of {taken.segments_there:,} segments with {taken.events:,} "
+        f"events of {taken.gateways} gateways, signed anew with keys of the drill, and two days "
+        "recorded behind them; the copy verified before it was attacked"
+    )
+    catchable = [one for one in report.outcomes if one.attack.is_catchable]
+    caught = sum(one.holds is True for one in catchable)
+    print(
+        f"{_WORD_OF_ANSWER[report.ok]}: {caught} of {len(catchable)} attacks that can be caught "
+        f"were caught; {len(report.outcomes) - len(catchable)} cannot be, see docs/limits.md"
+    )
+    return _STATUS_OF_ANSWER[report.ok]
+
+
+_MARK_OF_OUTCOME = {True: "ok", False: "FAIL", None: "?"}
+_WORD_OF_ANSWER = {True: "yes", False: "no", None: "cannot tell"}
 _STATUS_OF_ANSWER = {True: YES, False: NO, None: CANNOT_TELL}
 _COUNTS = ("gateways", "segments", "sessions", "commands", "events", "live_events")
 
@@ -530,6 +576,9 @@ def parser() -> argparse.ArgumentParser:
         default="all",
         help="what of the content to hand out: all, what a person reads, or nothing (default: all)",
     )
+    _add_json(one)
+    one = add(drill)
+    one.add_argument("archive", type=Path, metavar="ARCHIVE")
     _add_json(one)
     one = add(sessions)
     _add_question(one)

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical
 from agentaudit.archive import sealer as sealer_module
+from agentaudit.archive.drill.machine import fresh_log
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import Place, create_key
 from agentaudit.archive.layout import Layout
-from agentaudit.archive.log import LogWriter, read_log
+from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Signer
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.archive.retention import DAY_US, standing
@@ -266,26 +266,15 @@ def rows(site: Site, table: str) -> list[dict[str, Any]]:
     return found
 
 
-def rewrite_parquet(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Put `change` of the table at `path` in its place."""
-    table = change(pq.ParquetFile(path).read())
-    pq.write_table(table, path, compression="zstd")
-
-
 def resign(site: Site, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
     """Write the log again with `change` of its entries, under the gateway's real keys.
 
     Epoch keys of the past are gone: only what follows the last `key_epoch` can be changed.
     """
-    folder = site.layout.log(GATEWAY)
     entries = change(site.log_entries())
-    shutil.rmtree(folder / "tile")
-    (folder / "checkpoint").unlink()
     memory = site.keys / f"{GATEWAY}.checkpoint"
-    memory.unlink(missing_ok=True)
-    writer = LogWriter(folder, site.place.log_origin, site.signer, memory)
-    writer.signers = site.signers
-    writer.append(entries)
+    log = fresh_log(site.layout.log(GATEWAY), site.place.log_origin, site.signers, memory)
+    log.append(entries)
 
 
 def require_sound(site: Site) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 
 from agentaudit.archive import verify_log
+from agentaudit.archive.drill.machine import rewrite_parquet
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
@@ -37,7 +38,6 @@ from tests.archive.recording import (
     record,
     recover,
     resign,
-    rewrite_parquet,
     sealed_files,
     start,
     ticked,

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from agentaudit.archive import segment as segment_module
+from agentaudit.archive.drill.machine import fresh_log, rewrite_parquet, sealed_as_it_is
 from agentaudit.archive.journal import JournalReader, encode_frame
-from agentaudit.archive.log import LogWriter
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
 from agentaudit.archive.segment import SCHEMAS
 from agentaudit.archive.verification import Verification
@@ -36,7 +36,6 @@ from tests.archive.recording import (
     record,
     recover,
     resign,
-    rewrite_parquet,
     rows,
     sealed_files,
     start,
@@ -72,23 +71,6 @@ def site(sealed: Site, tmp_path: Path) -> Site:
     return sealed.copy_to(tmp_path / "copy")
 
 
-def sealed_again(site: Site, path: Path) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Give the seal of `path` the digest that the file has now."""
-    relative = path.relative_to(site.archive).as_posix()
-
-    def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for entry in entries:
-            for file in entry.get("files", {}).values():
-                if file["path"] == relative:
-                    data = path.read_bytes()
-                    file["sha256"] = sha256(data).hexdigest()
-                    file["bytes"] = len(data)
-                    file["rows"] = pq.ParquetFile(path).metadata.num_rows
-        return entries
-
-    return change
-
-
 @contextmanager
 def forged(site: Site, path: Path, change: Callable[[pa.Table], pa.Table]) -> Iterator[None]:
     """Change a table, its digest and the whole log, signed with the real keys, for a while."""
@@ -97,7 +79,7 @@ def forged(site: Site, path: Path, change: Callable[[pa.Table], pa.Table]) -> It
     shutil.copytree(log, site.folder / "kept-log")
     try:
         rewrite_parquet(path, change)
-        resign(site, sealed_again(site, path))
+        resign(site, sealed_as_it_is(site.archive, path))
         yield
     finally:
         path.write_bytes(kept)
@@ -223,7 +205,7 @@ def test_row_groups_cannot_hide_an_edit(site: Site, table: str) -> None:
                 for size in groups:
                     writer.write_table(whole.slice(start_row, size))
                     start_row += size
-            resign(site, sealed_again(site, path))
+            resign(site, sealed_as_it_is(site.archive, path))
             result = check(site)
         assert result.ok is False, groups
 
@@ -267,6 +249,7 @@ SEALED = [
     ("sessions_open", 9),
     ("commands", 9),
     ("decisions", 9),
+    ("policy", "00" * 32),
     ("previous", "018bcfe5-6800-7def-8123-456789abcdef"),
     ("segment", "018bcfe5-6800-7def-8123-456789abcdef"),
     ("files", {}),
@@ -469,11 +452,8 @@ def begun_anew(site: Site) -> None:
             entry["head"] = sign_note(checkpoint.text(), [site.signer, epoch]).decode()
             head = site.layout.head(UUID(entry["segment"]))
             head.write_text(entry["head"])
-    shutil.rmtree(folder / "tile")
-    (folder / "checkpoint").unlink()
-    writer = LogWriter(folder, site.place.log_origin, site.signer, site.folder / "memory")
-    writer.signers = [site.signer, epoch]
-    writer.append(entries)
+    memory = site.folder / "memory"
+    fresh_log(folder, site.place.log_origin, [site.signer, epoch], memory).append(entries)
 
 
 def test_a_chain_of_epochs_that_begins_anew_is_found_by_who_has_the_first_key(
@@ -522,7 +502,7 @@ def test_a_segment_that_was_rewritten_with_todays_keys_is_found(
     site = two_epochs.copy_to(tmp_path / "copy")
     path = sealed_files(site, "commands")[0]
     rewrite_parquet(path, edited(SCHEMAS["commands"].field("text"), row=0))
-    resign(site, sealed_again(site, path))
+    resign(site, sealed_as_it_is(site.archive, path))
     assert check(site, deep=False).ok is False
 
 

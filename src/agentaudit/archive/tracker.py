@@ -137,11 +137,21 @@ class Tracker:
             tracked.follow(entry)
 
     def open(self, entry: Entry, keys: Mapping[str, bytes]) -> Tracked:
-        """Begin to follow the session that `entry`, a `session_open`, opens under its `keys`."""
+        """Begin to follow the session that `entry`, a `session_open`, opens under its `keys`.
+
+        Raises:
+            TamperedError: it says that it is another gateway's.
+        """
+        facts = canonical.decode(entry.payload or b"{}")
+        if facts.get("gateway") != self.gateway:
+            raise TamperedError(
+                f"event {entry.event_no}: its session_open does not name gateway {self.gateway}",
+                hint="no gateway records for another; keep a copy of the archive",
+            )
         tracked = Tracked(
             OpenSession(
                 session_id=UUID(bytes=entry.session_id),
-                facts=canonical.decode(entry.payload or b"{}"),
+                facts=facts,
                 key_m=keys["key_m"],
                 key_t=keys["key_t"],
                 key_p=keys["key_p"],

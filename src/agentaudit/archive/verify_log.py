@@ -87,6 +87,7 @@ class LogCheck:
         self._events_since: list[tuple[int, int]] = []
         self._epoch: Verifier | None = None
         self._tree = Frontier()
+        self._policy: str | None = None
         self._sealed: set[str] = set()
 
     def run(self) -> Log:
@@ -236,6 +237,7 @@ class LogCheck:
         elif kind == "key_epoch":
             self._check_epoch(number, entry, place)
         elif kind == "policy":
+            self._policy = entry["sha256"]
             self._check_policy(entry["sha256"])
         elif kind == "incident":
             self._result.notes.append(f"{place}: incident: {entry['what']}")
@@ -252,6 +254,8 @@ class LogCheck:
             root = bytes.fromhex(entry["root"])
             self._ticks.setdefault(entry["segment"], {})[entry["n"]] = root
         elif kind == "seal":
+            if entry["policy"] != self._policy:
+                self._found("policy", place, f"a seal under {entry['policy']}", str(self._policy))
             self._check_seal(number, entry)
 
     def _check_genesis(self, entry: dict[str, Any], place: str) -> None:

@@ -1,0 +1,662 @@
+"""The attacks of the drill: who does what, and whether it can be caught.
+
+Each is a function on an `Attacker`, with what is promised of it. A promise has two halves: what an
+auditor answers who has nothing but the keys that were handed out once, and what one answers who
+also kept a checkpoint. Where neither can tell, the attack says why; docs/limits.md lists all.
+"""
+
+from __future__ import annotations
+
+import enum
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+from agentaudit.archive import canonical
+from agentaudit.archive.drill.attacker import Attacker, Power, with_values, without_row
+from agentaudit.archive.drill.machine import Machine, epoch_name, write_file, write_log
+from agentaudit.archive.drill.stage import record
+from agentaudit.archive.ids import uuid7
+from agentaudit.archive.journal import Entry
+from agentaudit.archive.keys import create_key
+from agentaudit.archive.layout import TILE_WIDTH, entries_path, segment_path, tile_path
+from agentaudit.archive.note import Signer
+from agentaudit.model import Kind
+
+
+class Answer(enum.StrEnum):
+    """What an auditor is told of an archive that was attacked."""
+
+    CAUGHT = "caught"
+    UNSURE = "cannot tell"
+    MISSED = "missed"
+
+
+class Knows(enum.StrEnum):
+    """What an auditor has from outside the archive, beside a checkpoint."""
+
+    KEYS = "both verifier keys"
+    LOG_KEY = "the log's verifier key alone"
+    ONE_GATEWAY = "the keys of one gateway of two"
+    NOTHING = "nothing"
+
+
+class Base(enum.StrEnum):
+    """When the attacker gets at the machine."""
+
+    YESTERDAY = "yesterday"
+    LIVE = "live"
+    TODAY = "today"
+
+
+Play = Callable[[Attacker], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """One attack, and what is promised of it.
+
+    `without` is what an auditor who `knows` this answers without an anchor, `anchored` what one
+    answers who kept the attacked log's checkpoint: of the time `kept`, or just before the attack.
+    """
+
+    name: str
+    does: str
+    power: Power
+    play: Play
+    base: Base = Base.TODAY
+    knows: Knows = Knows.KEYS
+    without: Answer = Answer.CAUGHT
+    anchored: Answer = Answer.CAUGHT
+    kept: Base | None = None
+    why: str = ""
+    """Why it is not caught, where it is not."""
+
+    @property
+    def is_catchable(self) -> bool:
+        """Whether somebody can tell, with or without an anchor."""
+        return (self.without, self.anchored) != (Answer.MISSED, Answer.MISSED)
+
+
+ATTACKS: list[Attack] = []
+"""The published list: docs/limits.md has each of them."""
+
+
+def attack(
+    name: str, does: str, power: Power = Power.DISK, **promise: Any
+) -> Callable[[Play], Play]:
+    """Put the decorated function on the list."""
+
+    def put(play: Play) -> Play:
+        ATTACKS.append(Attack(name=name, does=does, power=power, play=play, **promise))
+        return play
+
+    return put
+
+
+_OLDER_IS_SOUND = "what is left is a sound archive of an earlier time; only who saw more can tell"
+_NOT_TICKED = (
+    "no signature covers the end of a journal until the next tick, at most two seconds later under "
+    "traffic, and nobody has seen it"
+)
+_REWRITTEN = (
+    "whoever holds both keys of the day can write that day anew; only who kept a checkpoint of it "
+    "can tell"
+)
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+@attack("flip-page", "flips a bit in a page of an events file")
+def _(a: Attacker) -> None:
+    a.flip(a.table(a.seals()[0], "events"))
+
+
+@attack("flip-tile", "flips a bit in a hash tile of the log")
+def _(a: Attacker) -> None:
+    a.flip(a.log_file("tile/0/**/*"))
+
+
+@attack("flip-entry", "flips a bit in an entry of the log")
+def _(a: Attacker) -> None:
+    a.flip(a.log_file("tile/entries/**/*"))
+
+
+@attack("flip-head", "flips a bit in a segment's signed head")
+def _(a: Attacker) -> None:
+    a.flip(a.machine.layout.head(UUID(a.seals()[0]["segment"])))
+
+
+@attack("flip-checkpoint", "flips a bit in the log's checkpoint")
+def _(a: Attacker) -> None:
+    a.flip(a.machine.layout.checkpoint(a.gateway), at=-10)
+
+
+@attack("flip-journal", "flips a bit in the journal of the open segment", base=Base.LIVE)
+def _(a: Attacker) -> None:
+    a.flip(a.journal())
+
+
+@attack("drop-row", "removes a row of events")
+def _(a: Attacker) -> None:
+    a.rewrite(a.seals()[0], "events", without_row(1))
+
+
+@attack("drop-command", "removes a row of commands, and leaves its events")
+def _(a: Attacker) -> None:
+    seal = next(seal for seal in a.seals() if "commands" in seal["files"])
+    a.rewrite(seal, "commands", without_row(0))
+
+
+@attack("insert-row", "inserts a row of events")
+def _(a: Attacker) -> None:
+    a.rewrite(a.seals()[0], "events", lambda t: pa.concat_tables([t.slice(0, 2), t.slice(1)]))
+
+
+@attack("reorder-rows", "exchanges two rows of events")
+def _(a: Attacker) -> None:
+    order = [1, 0]
+    a.rewrite(
+        a.seals()[0],
+        "events",
+        lambda t: pa.concat_tables([t.take(order), t.slice(len(order))]),
+    )
+
+
+@attack("edit-user", "writes another user into a column that no leaf covers")
+def _(a: Attacker) -> None:
+    a.rewrite(a.seals()[0], "events", _another_user)
+
+
+@attack("swap-sessions", "exchanges the sessions of two users, in every table")
+def _(a: Attacker) -> None:
+    seal = a.seals()[-1]
+    for name in ("events", "commands", "sessions"):
+        a.rewrite(seal, name, _sessions_swapped)
+
+
+@attack("swap-segments", "exchanges the events files of two segments")
+def _(a: Attacker) -> None:
+    first, *_, last = a.seals()
+    a.swap(a.table(first, "events"), a.table(last, "events"))
+
+
+@attack("swap-gateways", "exchanges the events files of two gateways that both begin at event 0")
+def _(a: Attacker) -> None:
+    others = [e for e in a.machine.entries(a.stage.other) if e["type"] == "seal"]
+    a.swap(a.table(a.seals()[0], "events"), a.table(others[0], "events"))
+
+
+@attack("drop-file", "removes the events file of a segment")
+def _(a: Attacker) -> None:
+    a.table(a.seals()[0], "events").unlink()
+
+
+@attack("drop-segment", "removes every file of a segment, its head as well")
+def _(a: Attacker) -> None:
+    seal = a.seals()[0]
+    for name in seal["files"]:
+        a.table(seal, name).unlink()
+    a.machine.layout.head(UUID(seal["segment"])).unlink()
+
+
+@attack("drop-journal", "removes the journal of the open segment", base=Base.LIVE)
+def _(a: Attacker) -> None:
+    a.journal().unlink()
+
+
+@attack("plant-file", "puts a file beside the sealed ones, for readers that list folders")
+def _(a: Attacker) -> None:
+    seal = a.seals()[0]
+    path = segment_path("events", a.gateway, seal["first_at"], uuid7(seal["first_at"]))
+    write_file(a.archive / path, a.table(seal, "events").read_bytes())
+
+
+@attack("link-file", "puts a link to a copy elsewhere in the place of a sealed file")
+def _(a: Attacker) -> None:
+    path = a.table(a.seals()[0], "events")
+    elsewhere = a.machine.folder / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+@attack("swap-policy", "writes other rules into the file of those that were in force")
+def _(a: Attacker) -> None:
+    policy = [entry for entry in a.entries() if entry["type"] == "policy"][-1]
+    write_file(a.machine.layout.policy(policy["sha256"]), canonical.encode({"rules": ["other"]}))
+
+
+@attack("cut-journal", "cuts the journal back behind its last tick", base=Base.LIVE)
+def _(a: Attacker) -> None:
+    a.rewrite_journal(lambda entries: entries[: _ticked(a) - 1])
+
+
+@attack("edit-journal", "rewrites an event of the journal, every checksum right", base=Base.LIVE)
+def _(a: Attacker) -> None:
+    a.rewrite_journal(_first_statement_edited)
+
+
+@attack(
+    "cut-journal-tail",
+    "cuts the journal back to its last tick",
+    base=Base.LIVE,
+    without=Answer.MISSED,
+    anchored=Answer.MISSED,
+    why=_NOT_TICKED,
+)
+def _(a: Attacker) -> None:
+    a.rewrite_journal(lambda entries: entries[: _ticked(a)])
+
+
+@attack(
+    "edit-journal-tail",
+    "rewrites an event of the journal behind its last tick, every checksum right",
+    base=Base.LIVE,
+    without=Answer.MISSED,
+    anchored=Answer.MISSED,
+    why=_NOT_TICKED,
+)
+def _(a: Attacker) -> None:
+    ticked = _ticked(a)
+    a.rewrite_journal(lambda e: [*e[:ticked], *_first_statement_edited(e[ticked:])])
+
+
+@attack("cut-log", "cuts the last entry out of the log's files")
+def _(a: Attacker) -> None:
+    index, width = divmod(len(a.entries()), TILE_WIDTH)
+    for name in (entries_path(index, width), tile_path(0, index, width)):
+        a.machine.layout.log(a.gateway).joinpath(name).unlink(missing_ok=True)
+
+
+@attack("replay-checkpoint", "puts yesterday's checkpoint into the place of today's")
+def _(a: Attacker) -> None:
+    old = a.stage.yesterday.layout.checkpoint(a.gateway).read_bytes()
+    write_file(a.machine.layout.checkpoint(a.gateway), old)
+
+
+@attack(
+    "roll-back",
+    "puts the whole archive of yesterday into the place of today's",
+    without=Answer.MISSED,
+    why=_OLDER_IS_SOUND,
+)
+def _(a: Attacker) -> None:
+    a.put_back(a.stage.yesterday)
+
+
+@attack("drop-gateway", "removes all that one gateway has recorded")
+def _(a: Attacker) -> None:
+    a.remove_gateway(a.gateway)
+
+
+@attack(
+    "drop-unknown-gateway",
+    "removes all that a gateway has recorded, before an auditor who was given no key of it",
+    knows=Knows.ONE_GATEWAY,
+    without=Answer.MISSED,
+    why="nothing that this auditor has says that there ever was a second gateway",
+)
+def _(a: Attacker) -> None:
+    a.remove_gateway(a.gateway)
+
+
+@attack("empty-archive", "removes everything but FORMAT")
+def _(a: Attacker) -> None:
+    for path in a.archive.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+@attack("replace-key-file", "puts another verifier key into the archive")
+def _(a: Attacker) -> None:
+    signer = Signer.generate(a.machine.log_key(a.gateway).verifier.name)
+    path = a.machine.layout.verifier_key(a.gateway)
+    write_file(path, f"{signer.verifier}\n".encode())
+
+
+@attack("replace-archive", "puts an archive of its own, of the same name, in the place of this one")
+def _(a: Attacker) -> None:
+    _replaced(a)
+
+
+@attack(
+    "replace-archive-unknown",
+    "does the same before an auditor who was given no key",
+    knows=Knows.NOTHING,
+    without=Answer.UNSURE,
+    why="an archive names its own key; without one from outside the answer is never yes",
+)
+def _(a: Attacker) -> None:
+    _replaced(a)
+
+
+# --- the log key ----------------------------------------------------------------------------------
+
+
+@attack("sign-edit", "edits a row, and signs a log with its digest", Power.LOG_KEY)
+def _(a: Attacker) -> None:
+    a.sign_edit(a.seals()[0], "events", _another_user)
+
+
+@attack("cut-and-sign", "drops the last segment, and signs a log without it", Power.LOG_KEY)
+def _(a: Attacker) -> None:
+    a.sign(a.drop_segment)
+
+
+@attack(
+    "begin-anew",
+    "drops the last segment, and signs a log with a chain of epoch keys of its own",
+    Power.LOG_KEY,
+)
+def _(a: Attacker) -> None:
+    _begun_anew(a)
+
+
+@attack(
+    "begin-anew-unknown",
+    "does the same before an auditor who was given the log's key alone",
+    Power.LOG_KEY,
+    knows=Knows.LOG_KEY,
+    without=Answer.MISSED,
+    why="without the first epoch key nothing says where the chain of epochs begins; both are "
+    "handed out for this",
+)
+def _(a: Attacker) -> None:
+    _begun_anew(a)
+
+
+# --- a machine of yesterday -----------------------------------------------------------------------
+
+
+@attack(
+    "fork",
+    "restores yesterday's machine with its epoch key, and records another today",
+    Power.YESTERDAY,
+    base=Base.YESTERDAY,
+    without=Answer.MISSED,
+    why="both keys of yesterday can go on from yesterday in any way; only who kept a checkpoint "
+    "of today can tell",
+)
+def _(a: Attacker) -> None:
+    record(a.machine, [a.gateway])
+
+
+@attack(
+    "drop-yesterday-with-its-keys",
+    "drops yesterday's segment of today's archive, and signs what yesterday's keys can",
+    Power.YESTERDAY,
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: _without_yesterday(a, entries))
+
+
+# --- the machine of today -------------------------------------------------------------------------
+
+
+@attack("edit-yesterday", "edits a row of yesterday, and signs with the keys of today", Power.TODAY)
+def _(a: Attacker) -> None:
+    a.sign_edit(a.seals()[-2], "events", _another_user)
+
+
+@attack(
+    "drop-yesterday", "drops yesterday's segment, and signs with the keys of today", Power.TODAY
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: _without_yesterday(a, entries))
+
+
+@attack(
+    "drop-yesterday-with-both-keys",
+    "drops yesterday's segment, and signs with the keys of both days",
+    Power.BOTH_DAYS,
+    without=Answer.MISSED,
+    why="whoever stole the epoch key of each day on its day can write those days anew; only who "
+    "kept a checkpoint can tell",
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: _without_yesterday(a, entries))
+
+
+@attack("edit-column-today", "edits a denormalised column of today, and signs it", Power.TODAY)
+def _(a: Attacker) -> None:
+    a.sign_edit(a.seals()[-1], "events", _another_user)
+
+
+@attack("edit-text-today", "edits a statement in events of today, and signs it", Power.TODAY)
+def _(a: Attacker) -> None:
+    a.sign_edit(a.seals()[-1], "events", with_values("text", _edited))
+
+
+@attack("edit-payload-today", "edits what came back today, and signs it", Power.TODAY)
+def _(a: Attacker) -> None:
+    a.sign_edit(a.seals()[-1], "events", with_values("payload", _edited))
+
+
+@attack("edit-command-today", "edits a statement in commands of today, and signs it", Power.TODAY)
+def _(a: Attacker) -> None:
+    a.sign_edit(a.seals()[-1], "commands", with_values("text", _edited))
+
+
+@attack("edit-age-today", "makes a session of today look older, and signs it", Power.TODAY)
+def _(a: Attacker) -> None:
+    year_us = 365 * 86_400 * 1_000_000
+    a.sign_edit(
+        a.seals()[-1], "sessions", with_values("closed_at", lambda v: [t - year_us for t in v])
+    )
+
+
+@attack("drop-row-today", "removes the last row of events of today, and signs it", Power.TODAY)
+def _(a: Attacker) -> None:
+    a.sign_edit(a.seals()[-1], "events", lambda t: t.slice(0, t.num_rows - 1))
+
+
+@attack("swap-sessions-today", "exchanges two users' sessions of today, and signs it", Power.TODAY)
+def _(a: Attacker) -> None:
+    for name in ("events", "commands", "sessions"):
+        a.sign_edit(a.seals()[-1], name, _sessions_swapped)
+
+
+@attack(
+    "claim-other-gateway",
+    "claims the other gateway's segment as one of this gateway's, and signs it",
+    Power.TODAY,
+)
+def _(a: Attacker) -> None:
+    others = next(e for e in a.machine.entries(a.stage.other) if e["type"] == "seal")
+
+    def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        seal = [entry for entry in entries if entry["type"] == "seal"][-1]
+        for name, file in others["files"].items():
+            data = (a.archive / file["path"]).read_bytes()
+            write_file(a.table(seal, name), data)
+            seal["files"][name] = file | {"path": seal["files"][name]["path"]}
+        for member in ("n", "root", "sessions_root", "first_at", "last_at"):
+            seal[member] = others[member]
+        # As the sealer would have said it: the segment's tick and stop go with it.
+        stop = entries[-1] | {"next_event": seal["first_event"] + seal["n"]}
+        kept = [e for e in entries[:-1] if e["type"] != "tick" or e["segment"] != seal["segment"]]
+        return [*kept, stop]
+
+    a.sign(change)
+
+
+@attack(
+    "path-trick", "names a file outside the archive in a seal of today, and signs it", Power.TODAY
+)
+def _(a: Attacker) -> None:
+    outside = a.machine.folder / "outside.parquet"
+    seal = a.seals()[-1]
+    outside.write_bytes(a.table(seal, "events").read_bytes())
+
+    def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        last = [entry for entry in entries if entry["type"] == "seal"][-1]
+        last["files"]["events"]["path"] = "../outside.parquet"
+        return entries
+
+    a.sign(change)
+
+
+@attack("claim-policy", "names other rules in a seal of today, and signs it", Power.TODAY)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: _last_changed(entries, "seal", policy="00" * 32))
+
+
+@attack(
+    "change-clock",
+    "says that today's times were a script's, and signs it",
+    Power.TODAY,
+    without=Answer.MISSED,
+    why=_REWRITTEN,
+)
+def _(a: Attacker) -> None:
+    a.sign(
+        lambda entries: _last_changed(entries, "start", clock="scripted"),
+        lambda entries: _last_changed(entries, "seal", clock="scripted"),
+    )
+
+
+@attack(
+    "claim-gateway",
+    "rewrites today's journal so that a session claims another gateway, and forgets its ticks",
+    Power.TODAY,
+    base=Base.LIVE,
+)
+def _(a: Attacker) -> None:
+    def claimed(entries: list[Entry]) -> list[Entry]:
+        opened = next(e for e in entries if e.kind == Kind.SESSION_OPEN)
+        facts = canonical.decode(opened.payload or b"{}")
+        opened.payload = canonical.encode(facts | {"gateway": a.stage.other})
+        opened.stored_len = len(opened.payload)
+        return entries
+
+    # Left as a journal: the gateway's own sealer would refuse it.
+    _rewrite_today(a, claimed)
+
+
+@attack(
+    "rewrite-today",
+    "rewrites a statement in today's journal, forgets its ticks, and lets the gateway seal it",
+    Power.TODAY,
+    base=Base.LIVE,
+    without=Answer.MISSED,
+    why=_REWRITTEN,
+)
+def _(a: Attacker) -> None:
+    _rewrite_today(a, _first_statement_edited)
+    record(a.machine, [a.gateway], sessions=False)
+
+
+@attack(
+    "drop-today",
+    "drops today's segment, and signs a log without it",
+    Power.TODAY,
+    without=Answer.MISSED,
+    why=_REWRITTEN,
+)
+def _(a: Attacker) -> None:
+    a.sign(a.drop_segment)
+
+
+@attack(
+    "rewrite-after-the-anchor",
+    "drops today's segment before an auditor whose checkpoint is of yesterday",
+    Power.TODAY,
+    kept=Base.YESTERDAY,
+    without=Answer.MISSED,
+    anchored=Answer.MISSED,
+    why="a checkpoint vouches for what was there when it was kept; what came after is the exposure "
+    "window, which each result states",
+)
+def _(a: Attacker) -> None:
+    a.sign(a.drop_segment)
+
+
+# --- what several of them do ----------------------------------------------------------------------
+
+
+def _last_changed(entries: list[dict[str, Any]], kind: str, **members: Any) -> list[dict[str, Any]]:
+    """Change members of the last entry of a kind."""
+    [entry for entry in entries if entry["type"] == kind][-1].update(members)
+    return entries
+
+
+def _another_user(table: pa.Table) -> pa.Table:
+    return with_values("user", lambda users: ["mallory" for _ in users])(table)
+
+
+def _edited(values: list[Any]) -> list[Any]:
+    """Change a value, not its length: the last statement, or what came back to it."""
+    row = max(n for n, value in enumerate(values) if value and value[:1] != b"{")
+    value = values[row]
+    values[row] = ("x" if isinstance(value, str) else b"x") + value[1:]
+    return values
+
+
+def _sessions_swapped(table: pa.Table) -> pa.Table:
+    """Exchange the last two sessions of a table, which are ana's and bob's of that day."""
+
+    def change(ids: list[bytes]) -> list[bytes]:
+        one, other = list(dict.fromkeys(ids))[-2:]
+        swapped = {one: other, other: one}
+        return [swapped.get(value, value) for value in ids]
+
+    return with_values("session_id", change)(table)
+
+
+def _first_statement_edited(entries: list[Entry]) -> list[Entry]:
+    """Put another statement of the same length into the first request."""
+    entry = next(e for e in entries if e.kind == Kind.REQUEST and e.text)
+    entry.text = b"S" + (entry.text or b"")[1:]
+    return entries
+
+
+def _ticked(a: Attacker) -> int:
+    """Return how many events of the open segment are ticked."""
+    return int([entry for entry in a.entries() if entry["type"] == "tick"][-1]["n"])
+
+
+def _rewrite_today(a: Attacker, change: Callable[[list[Entry]], list[Entry]]) -> None:
+    """Rewrite the journal of today, and sign a log that says nothing of it."""
+    a.rewrite_journal(change)
+    segment = a.journal().stem
+    a.sign(lambda entries: [e for e in entries if e.get("segment") != segment])
+
+
+def _without_yesterday(a: Attacker, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Remove yesterday's segment, and make today's follow what came before it."""
+    seals = [entry for entry in entries if entry["type"] == "seal"]
+    gone, today = seals[-2], seals[-1]
+    a.machine.layout.head(UUID(gone["segment"])).unlink()
+    for name in gone["files"]:
+        a.table(gone, name).unlink()
+    # Today's rows hold their numbers in their leaves, so today goes as well.
+    kept = a.drop_segment(entries)
+    kept = [entry for entry in kept if entry.get("segment") != gone["segment"]]
+    return [
+        entry
+        for entry in kept
+        if entry["type"] != "stop" or entry["next_event"] <= today["first_event"] - gone["n"]
+    ]
+
+
+def _begun_anew(a: Attacker) -> None:
+    """Sign everything anew with the log key and an epoch key of the attacker's own."""
+    machine, gateway = a.machine, a.gateway
+    epoch = Signer.generate(epoch_name(machine.origin, gateway))
+    entries = [e for e in a.drop_segment(a.entries()) if e["type"] != "key_epoch"]
+    entries[0]["epoch_key"] = str(epoch.verifier)
+    write_log(machine, gateway, entries, machine.log_key(gateway), [epoch])
+
+
+def _replaced(a: Attacker) -> None:
+    """Record another archive under keys of the attacker's own, and put it there."""
+    forged = Machine(a.machine.folder / "forged", a.machine.origin)
+    for gateway in (a.gateway, a.stage.other):
+        create_key(forged.keys, gateway, forged.origin)
+        record(forged, [gateway], sessions=False)
+    a.put_back(forged)
