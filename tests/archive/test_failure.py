@@ -270,6 +270,23 @@ async def test_too_little_free_space_stops_traffic_in_good_time(
     assert {row["close_reason"] for row in rows(site, "sessions")} == {"recording_failed"}
 
 
+async def test_a_disk_that_does_not_say_how_much_is_free_stops_traffic(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append, disk_stop=1)
+    exchange(recorder.open_session(ANA), 0)
+    await counted(recorder)
+    monkeypatch.setattr(os, "statvfs", broken)
+    await require_stopped(recorder, failures, "free space: Input/output error")
+    recover(site)
+    require_sound(site)
+
+
 async def test_the_reserve_is_there_while_a_gateway_records_and_only_then(site: Site) -> None:
     recorder = await start(site)
     reserve = site.layout.reserve("gw1")

@@ -176,8 +176,11 @@ def test_a_torn_tail_that_looks_like_another_journal_is_still_a_torn_tail(noise:
     assert reader.damage() == torn
 
 
-def test_any_byte_changed_before_the_last_frame_is_told_from_a_torn_tail(tmp_path: Path) -> None:
-    frames = [frame(event(n)) for n in range(3)]
+def test_any_byte_changed_in_what_a_later_frame_calls_synced_is_told_from_a_torn_tail(
+    tmp_path: Path,
+) -> None:
+    frames = [frame(event(n)) for n in range(2)]
+    frames.append(frame(event(2, text=b"t", payload=b"p", extra={"synced": 2})))
     path = written(tmp_path, b"".join(frames))
     whole = path.read_bytes()
     end = len(whole) - len(frames[-1])
@@ -188,9 +191,21 @@ def test_any_byte_changed_before_the_last_frame_is_told_from_a_torn_tail(tmp_pat
         path.write_bytes(changed)
         reader = JournalReader(path)
         read = list(reader.read())
-        with pytest.raises(TamperedError, match=r"invalid at byte \d+, and a valid frame follows"):
+        with pytest.raises(TamperedError, match=r"invalid at byte \d+, and the frame at byte \d+ "):
             reader.damage()
         assert len(read) < 2
+
+
+def test_unsynced_writes_that_a_power_cut_lost_out_of_order_are_a_torn_tail(
+    tmp_path: Path,
+) -> None:
+    """Of four writes after the last sync the second is lost; the frames behind it are whole."""
+    frames = [frame(event(n, extra={"synced": 1} if n == 4 else {})) for n in range(5)]
+    lost = bytes(len(frames[2]))
+    path = written(tmp_path, b"".join((*frames[:2], lost, *frames[3:])))
+    reader = JournalReader(path)
+    assert [entry.event_no for entry in reader.read()] == [0, 1]
+    assert reader.damage() == b"".join((lost, *frames[3:]))
 
 
 def test_any_byte_changed_in_the_last_frame_reads_as_a_torn_tail(tmp_path: Path) -> None:

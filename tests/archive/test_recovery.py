@@ -523,8 +523,27 @@ def test_a_journal_changed_in_its_middle_is_refused(site: Site) -> None:
     changed = bytearray(path.read_bytes())
     changed[boundaries(path)[3] + 60] ^= 1
     path.write_bytes(changed)
-    require_refused(site, "invalid at byte .*, and a valid frame follows")
+    require_refused(site, "invalid at byte .* was written after what was there had been synced")
     assert types(site).count("incident") == 1
+
+
+def test_an_incident_that_was_cut_short_is_told_at_the_next_start(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = site.journals()
+    changed = bytearray(path.read_bytes())
+    changed[boundaries(path)[3] + 60] ^= 1
+    path.write_bytes(changed)
+    for step in range(200):
+        with crashing(monkeypatch, step), pytest.raises((Crash, TamperedError)):
+            recover(site)
+        if "incident" in types(site):
+            break
+        assert not path.with_name(path.name + ".incident").exists() or (
+            path.with_name(path.name + ".incident").read_bytes() == changed
+        )
+    assert types(site).count("incident") == 1
+    assert path.with_name(path.name + ".incident").read_bytes() == changed
 
 
 def test_a_torn_tail_where_a_segment_was_over_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,16 @@ def test_a_file_that_nothing_accounts_for_is_named(
         return  # what a gateway that never recorded leaves
     assert result.ok is False
     assert names(result, relative)
+
+
+def test_a_policy_whose_entry_a_crash_forestalled_is_passed_over(site: Site) -> None:
+    document = b'{"rules":[]}'
+    path = site.layout.policy(sha256(document).hexdigest())
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(document)
+    assert check(site).ok is True
+    path.write_bytes(b"something else")
+    assert check(site).ok is False
 
 
 @pytest.mark.parametrize("relative", ["heads", "events", "log/gw1/keys", "log/gw1/tile"])

@@ -14,6 +14,7 @@ from agentaudit.errors import ArchiveError
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 PRIVATE_MODE = 0o600
+_COPY_BYTES = 1 << 20
 
 
 def make_folder(path: Path) -> None:
@@ -80,3 +81,18 @@ def write_temporary(path: Path, data: bytes, *, mode: int = FILE_MODE) -> Path:
     finally:
         os.close(fd)
     return temporary
+
+
+def copy(source: Path, path: Path, *, mode: int = FILE_MODE) -> None:
+    """Put a copy of the file `source` at `path` whole or not at all, durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with source.open("rb") as file:
+            while data := file.read(_COPY_BYTES):
+                write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.replace(path)
+    sync_folder(path.parent)

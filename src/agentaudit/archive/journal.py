@@ -247,10 +247,12 @@ class JournalReader:
     def damage(self) -> bytes:
         """Return the bytes after the last whole frame: empty, or a torn tail.
 
+        A power cut loses unsynced writes in any order, so whole frames may follow the gap; they
+        were not acknowledged either, unless one of them says that what is missing was synced.
         Where a whole frame has come since `read`, somebody writes, and there is nothing to say.
 
         Raises:
-            TamperedError: a valid frame follows them, so this is no torn tail but corruption.
+            TamperedError: what is missing was once durable, so this is no torn tail but corruption.
         """
         with self.path.open("rb") as file:
             file.seek(self.offset)
@@ -259,13 +261,14 @@ class JournalReader:
             return b""
         position = tail.find(self.header.marker, 1)
         while position >= 0:
-            if self._frame_end(tail, position) is not None:
+            end = self._frame_end(tail, position)
+            if end is not None and _synced_before(tail, position) > self._next_event_no:
                 raise TamperedError(
-                    f"{self.path.name}: invalid at byte {self.offset}, and a valid frame follows "
-                    f"at byte {self.offset + position}",
+                    f"{self.path.name}: invalid at byte {self.offset}, and the frame at byte "
+                    f"{self.offset + position} was written after what was there had been synced",
                     hint="the journal was changed or the disk lost a write; keep a copy of it",
                 )
-            position = tail.find(self.header.marker, position + 1)
+            position = tail.find(self.header.marker, position + 1 if end is None else end)
         return tail
 
     def _frame_end(self, buffer: bytes, start: int) -> int | None:
@@ -281,6 +284,20 @@ class JournalReader:
         end = begin + length
         is_whole = end <= len(buffer) and crc32(memoryview(buffer)[begin:end]) == checksum
         return end if is_whole else None
+
+
+def _synced_before(buffer: bytes, start: int) -> int:
+    """Return below which event_no all was durable when the valid frame at `start` was written."""
+    at = start + _FRAME.size + FIXED.size
+    try:
+        for _ in ("text", "payload"):
+            (length,) = _U32.unpack_from(buffer, at)
+            at += 4 + (0 if length == _NULL else length)
+        (length,) = _U32.unpack_from(buffer, at)
+        extra = canonical.decode(buffer[at + 4 : at + 4 + length]) if length else {}
+        return int(extra.get("synced", 0))
+    except (struct.error, ValueError, AttributeError, TypeError):
+        return 0
 
 
 def in_order(layout: Layout, gateway: str) -> list[UUID]:

@@ -8,7 +8,9 @@ Format: docs/formats/archive.md, "Layout"; tiles: c2sp.org/tlog-tiles
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,6 +113,21 @@ class Layout:
         folder = self.root / "log"
         names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
         return sorted(name for name in names if GATEWAY_NAME.match(name))
+
+    def folders(self, gateway: str) -> Iterator[Path]:
+        """Yield the folders in which this gateway makes files or folders, as far as they exist.
+
+        Not among them are the folders of days and of partial tiles: their files are synced with
+        them, or made again.
+        """
+        names = ("journal", "log", "heads", "policies", "residue", "purges", *TABLES)
+        for top in (self.root, *(self.root / name for name in names)):
+            for folder in (top, top / gateway, top / f"gw={gateway}"):
+                if folder.is_dir():
+                    yield folder
+        for name, below, _ in os.walk(self.log(gateway) / "tile"):
+            below[:] = [folder for folder in below if not folder.endswith(".p")]
+            yield Path(name)
 
     def journal_segments(self, gateway: str) -> set[UUID]:
         """Return the segments with a journal; other files there are no journals."""

@@ -14,6 +14,7 @@ failed write or sync is final: nothing is released any more, so no byte passes u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import time
@@ -29,6 +30,7 @@ from agentaudit.archive.files import (
     PRIVATE_MODE,
     make_folder,
     replace,
+    sync_folder,
     write_all,
 )
 from agentaudit.archive.ids import uuid7
@@ -142,6 +144,7 @@ class Recorder:
         self._flush_scheduled = False
         self._written_no = 0
         self._synced_no = 0
+        self._told_synced_no = 0
         self._write_waiters: deque[tuple[int, Callable[[], None]]] = deque()
         self._sync_waiters: deque[tuple[int, Callable[[], None]]] = deque()
         self._lazy_sync: asyncio.TimerHandle | None = None
@@ -227,9 +230,9 @@ class Recorder:
         """
         digest = sha256(document).hexdigest()
         path = self._layout.policy(digest)
-        if not path.exists():
-            make_folder(path.parent)
-            replace(path, document)
+        make_folder(path.parent)
+        # Even where it is there: whoever wrote it may not have lived to sync it.
+        replace(path, document)
         self._sealer.send({"policy": digest})
         return digest
 
@@ -333,6 +336,10 @@ class Recorder:
         observed_us: int | None = None,
     ) -> int:
         event_no = self._next_event_no
+        if not extra and self._synced_no > self._told_synced_no:
+            # After a power cut this tells a write that was lost from one that was acknowledged.
+            self._told_synced_no = self._synced_no
+            extra = b'{"synced":%d}' % self._synced_no
         frame = journal.encode_frame(
             self._marker,
             journal.FIXED.pack(
@@ -433,7 +440,7 @@ class Recorder:
         )
         path = self._layout.journal(self._place.gateway, header.segment)
         self._fd = journal.create(path, header)
-        self._segment_first = self._next_event_no
+        self._segment_first = self._told_synced_no = self._next_event_no
         self._journal_bytes = os.fstat(self._fd).st_size
         self._segment_born_s = self._loop.time()
 
@@ -468,7 +475,11 @@ class Recorder:
             )
             return
         if self._disk_stop:
-            free = os.statvfs(self._place.archive)
+            try:
+                free = os.statvfs(self._place.archive)
+            except OSError as error:
+                self._fail("free space", error)
+                return
             available = free.f_bavail * free.f_frsize
             if available < self._disk_stop:
                 self._stop_cleanly(
@@ -738,6 +749,9 @@ class SessionRecorder:
 def _prepare_archive(layout: Layout, gateway: str) -> None:
     """Create the archive where there is none; refuse a folder that is something else."""
     make_folder(layout.root)
+    # It may be there because a gateway was killed right after it had made it.
+    with contextlib.suppress(PermissionError):
+        sync_folder(layout.root.parent)
     if layout.format_file.exists():
         found = layout.format_file.read_bytes()
         if found != FORMAT_TEXT:

@@ -22,7 +22,6 @@ import fcntl
 import os
 import platform
 import select
-import shutil
 import sys
 import time
 import traceback
@@ -37,7 +36,14 @@ from uuid import UUID
 import pyarrow as pa
 
 from agentaudit.archive import canonical, journal
-from agentaudit.archive.files import PRIVATE_MODE, replace, sync_folder, write_all
+from agentaudit.archive.files import (
+    PRIVATE_MODE,
+    copy,
+    make_folder,
+    replace,
+    sync_folder,
+    write_all,
+)
 from agentaudit.archive.journal import Entry, JournalReader, OpenSession
 from agentaudit.archive.keys import EpochKeys, People, Place, epoch_statement, load_key
 from agentaudit.archive.layout import TABLES, Layout, segment_path, tile_end
@@ -224,6 +230,9 @@ class Sealer:
         ticks = self._read_log()
         journals = journal.in_order(layout, place.gateway)
         self._require_evidence(set(journals))
+        # A process that was killed may have made a folder, or moved a file, and not synced that.
+        for folder in layout.folders(place.gateway):
+            sync_folder(folder)
         if self._log.size == 0:
             self._begin_log()
         else:
@@ -243,7 +252,7 @@ class Sealer:
 
     def _begin_log(self) -> None:
         place = self._place
-        self._layout.verifier_key(place.gateway).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._layout.verifier_key(place.gateway).parent)
         replace(self._layout.verifier_key(place.gateway), f"{self._signer.verifier}\n".encode())
         epoch = self._epoch_keys.first()
         self._log.signers = [self._signer, epoch]
@@ -435,6 +444,8 @@ class Sealer:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.ftruncate(fd, end)
+            # Else a power cut could leave new frames upon the tail that was to be cut.
+            os.fsync(fd)
             os.lseek(fd, end, os.SEEK_SET)
             write_all(fd, b"".join(frames))
             os.fsync(fd)
@@ -443,10 +454,9 @@ class Sealer:
 
     def _report_incident(self, path: Path, error: TamperedError) -> None:
         """Log that a journal contradicts itself or the log, once, and keep a copy of it."""
-        kept = path.with_name(path.name + ".incident")
-        if not kept.exists():
-            shutil.copyfile(path, kept)
-            kept.chmod(PRIVATE_MODE)
+        told = (entry["journal"] for entry in self._log.found() if entry["type"] == "incident")
+        if path.name not in told:
+            copy(path, path.with_name(path.name + ".incident"), mode=PRIVATE_MODE)
             self._append({"type": "incident", "journal": path.name, "what": str(error)})
 
     # --- following
@@ -666,7 +676,7 @@ class Sealer:
         checkpoint = Checkpoint(f"{place.log_origin}/seg/{segment}", tree.size, tree.root())
         note = sign_note(checkpoint.text(), self._log.signers)
         head = layout.head(segment)
-        head.parent.mkdir(exist_ok=True)
+        make_folder(head.parent)
         replace(head, note)
         tracker = self._tracker
         seal = {
@@ -766,6 +776,11 @@ def _first_line(fd: int) -> bytes:
     return line
 
 
+def disk_error(place: Place, error: OSError) -> tuple[str, str]:
+    """Return what a sealer says, and hints at, whose disk has failed."""
+    return f"archive {place.archive}: sealer: {error.strerror}", "mend the disk, then restart"
+
+
 def main() -> int:
     """Run the sealer of the gateway that started this process."""
 
@@ -790,8 +805,8 @@ def main() -> int:
         kind = next((k.__name__ for k in kinds if isinstance(error, k)), "RecordingError")
         say({"error": str(error), "hint": error.hint, "kind": kind})
     except OSError as error:
-        what = f"archive {place.archive}: sealer: {error.strerror}"
-        say({"error": what, "hint": "mend the disk, then restart", "kind": "RecordingError"})
+        what, hint = disk_error(place, error)
+        say({"error": what, "hint": hint, "kind": "RecordingError"})
     except (pa.ArrowException, ValueError, LookupError, TypeError) as error:
         # Names the fault, not the value: what is recorded may be in its text.
         what = f"archive {place.archive}: sealer: {type(error).__name__}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from hashlib import file_digest
 from pathlib import Path
 from uuid import UUID
 
@@ -204,7 +205,8 @@ class _Check:
 
         Passed over, because their content is never read as evidence: files in the making
         (`.tmp`), files of a segment that its journal still covers, tiles beyond the checkpoint,
-        and a journal folder's `lock`, `reserve` and copies kept after an incident.
+        a policy that came to be written before its entry did, and a journal folder's `lock`,
+        `reserve` and copies kept after an incident.
         """
         root = self._layout.root
         for folder, folders, files in os.walk(root):
@@ -223,6 +225,9 @@ class _Check:
             return True
         if parts[0] == "journal" and len(parts) == 3:
             return parts[2] in ("lock", "reserve") or parts[2].endswith(".journal.incident")
+        if parts[0] == "policies" and len(parts) == 2:
+            with self._layout.root.joinpath(relative).open("rb") as file:
+                return parts[1] == f"{file_digest(file, 'sha256').hexdigest()}.json"
         if parts[0] == "log" and len(parts) > 2 and GATEWAY_NAME.match(parts[1]):
             checkpoint = self.result.checkpoints.get(parts[1])
             end = tile_end("/".join(parts[2:]))
