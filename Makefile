@@ -52,7 +52,8 @@ test-all:  ## everything: make test, lint, docs, long and browser tests, noteboo
 rest: lint docs long doctest notebook wheel coverage
 
 long: $(VENV)/.dev
-	tools/debian postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation
+	tools/debian postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation \
+		openssl golang-go golang-golang-x-mod-dev
 	$(call pytest,long,-m "$(LONG)" tests)
 
 doctest: WORKERS := 0
