@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from agentaudit.archive.drill.machine import rewrite_parquet
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.merkle import leaf_hash
 from agentaudit.archive.note import Checkpoint, Signer, open_note, sign_note
@@ -27,7 +28,7 @@ from agentaudit.archive.sealed import SegmentLeaves, sealed_segments
 from agentaudit.archive.verification import Verification
 from agentaudit.archive.verify import verify
 from agentaudit.errors import ArchiveError, QuestionError, TamperedError
-from tests.archive import straight
+from tests.archive import straight, test_purge
 from tests.archive.recording import (
     ANA,
     BOB,
@@ -39,7 +40,6 @@ from tests.archive.recording import (
     new_site,
     record,
     resign,
-    rewrite_parquet,
     rows,
     sealed_files,
     start,
@@ -615,6 +615,21 @@ def test_what_a_purge_left_is_proven_to_the_old_root(site: Site, tmp_path: Path)
     assert check(tmp_path / "ana", site).ok is True
     with pytest.raises(QuestionError, match="not in this archive"):
         prove(site.archive, bob, out=tmp_path / "bob")
+
+
+def test_what_a_real_purge_left_is_proven_and_what_went_is_named(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    ids = test_purge.recorded(site)
+    test_purge.apply(site)
+    for name, withholds in (("other0", False), ("pay0", True)):
+        proven = prove(site.archive, ids[name], out=tmp_path / name)
+        assert proven.is_whole
+        assert (proven.withheld > 0) is withholds
+        assert check(tmp_path / name, site).ok is True
+        result = verify(site.archive, key=site.vkey, session=ids[name], remember=False)
+        assert result.ok is True, result.findings
+    with pytest.raises(QuestionError, match=r"purged by \S+ \(policy\)"):
+        prove(site.archive, ids["bob"], out=tmp_path / "bob")
 
 
 def test_a_residue_that_hides_or_doubles_a_leaf_is_found(site: Site, tmp_path: Path) -> None:

@@ -10,14 +10,17 @@ import re
 from dataclasses import dataclass
 from uuid import UUID
 
-from agentaudit.archive import journal
+from agentaudit.archive import canonical, journal
+from agentaudit.archive.files import read_limited
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import Log, read_log
 from agentaudit.archive.sealed import Sealed, sealed_segments, session_ids
+from agentaudit.archive.verification import MALFORMED
 from agentaudit.errors import ArchiveError, QuestionError
 
 SHORTEST_PREFIX = 8
 _LOOKS = 5
+_MAX_LIST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ def _look(layout: Layout, prefix: str) -> FoundSession:
                 found.setdefault((gateway, session_id), (log, []))
                 live[gateway, session_id] = count
     if not found:
+        for gateway in layout.gateways():
+            _complain_if_purged(layout, gateway, prefix)
         raise QuestionError(
             f"session {prefix}: not in this archive",
             hint="case.sessions() or agentaudit sessions lists them",
@@ -109,6 +114,27 @@ def _look(layout: Layout, prefix: str) -> FoundSession:
         (gateway, session_id) in live if is_readable else None,
         live.get((gateway, session_id), 0) if is_readable else None,
     )
+
+
+def _complain_if_purged(layout: Layout, gateway: str, prefix: str) -> None:
+    """Return if no purge of this log lists a session that begins so.
+
+    Raises:
+        QuestionError: one does.
+    """
+    for entry in read_log(layout.log(gateway), []).entries():
+        if entry["type"] != "purge_intent" or entry["what"] != "sessions":
+            continue
+        try:
+            listed = canonical.decode(read_limited(layout.purge(entry["purge"]), _MAX_LIST_BYTES))
+            ids = [session["session_id"] for session in listed["sessions"]]
+        except MALFORMED:
+            continue  # what is wrong with it is for `verify` to say
+        if any(str(identity).startswith(prefix) for identity in ids):
+            raise QuestionError(
+                f"session {prefix}: purged by {entry['purge']} ({entry['basis']})",
+                hint=f"purges/{entry['purge']}.json lists what went with it",
+            )
 
 
 def _live_events(layout: Layout, gateway: str, sealed: set[UUID]) -> dict[bytes, int]:
