@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 import time
@@ -197,6 +198,7 @@ def verify(arguments: argparse.Namespace) -> int:
     from agentaudit.analysis.printable import printable
     from agentaudit.archive.verify import verify as examine
 
+    _limit_memory()
     answer = examine(
         arguments.archive,
         key=[_key(given) for given in arguments.key] or None,
@@ -741,6 +743,17 @@ def _status(case: Case) -> int:
 def _filters(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     names = (*names, "since", "until", "cls", "status", "table")
     return {name: getattr(arguments, name) for name in names}
+
+
+_MEMORY_BYTES = 3 << 30
+"""Five times what verification takes: a Parquet file of a few bytes may decode to terabytes."""
+
+
+def _limit_memory() -> None:
+    """Let what a hostile archive asks for beyond reason fail, rather than take the machine."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or hard > _MEMORY_BYTES:
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, hard))
 
 
 def _key(given: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from agentaudit.errors import QuestionError
+from agentaudit.errors import ArchiveError, QuestionError
 
 VIEWS = ("events", "commands", "sessions", "decisions", "access", "chunks", "fates")
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
@@ -46,6 +46,9 @@ class Store:
         """Point all views at these sealed files and these rows of the journal, in one transaction.
 
         A question that runs meanwhile sees either all of the old or all of the new.
+
+        Raises:
+            ArchiveError: a file is not Parquet, or lies elsewhere.
         """
         with self._showing:
             cursor = self._connection.cursor()
@@ -60,6 +63,12 @@ class Store:
                 for view in VIEWS:
                     cursor.execute(f"CREATE OR REPLACE VIEW {view} AS {named(f'views/{view}')}")
                 cursor.execute("COMMIT")
+            except duckdb.Error as error:
+                cursor.execute("ROLLBACK")
+                raise ArchiveError(
+                    f"archive: a file cannot be read: {str(error).partition(chr(10))[0]}",
+                    hint="`agentaudit verify` says which files are not what was sealed",
+                ) from error
             except BaseException:
                 cursor.execute("ROLLBACK")
                 raise

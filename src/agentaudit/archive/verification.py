@@ -24,6 +24,7 @@ MALFORMED = (
     LookupError,
     TypeError,
     AttributeError,
+    MemoryError,
 )
 """What reading a hostile archive may raise: each becomes a finding."""
 
