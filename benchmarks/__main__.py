@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from agentaudit.analysis.case import load
+from agentaudit import load
 from agentaudit.archive.verify import verify
 from agentaudit.demo.processes import temporary_folder
 from benchmarks import measure, report, slices

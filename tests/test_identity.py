@@ -706,3 +706,36 @@ def noncanonical(token: str) -> str:
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     last = alphabet.index(token[-1])
     return token[:-1] + alphabet[last ^ 1]
+
+
+# --- who decides
+
+
+def test_a_decision_needs_its_own_audience_and_a_login_of_late(
+    standing_issuer: SigningIssuer,
+) -> None:
+    now = 1_900_000_000
+
+    def decide(claims: Mapping[str, Any], *, age_s: float | None = 900.0) -> str:
+        async def run() -> str:
+            verifier = Verifier([settings_of(standing_issuer)], wall_clock=lambda: now)
+            try:
+                actor = await verifier.actor(token, audience="review", login_age_s=age_s)
+            except IdentityError as error:
+                return str(error)
+            finally:
+                verifier.close()
+            return actor.user
+
+        times = {"iat": now, "nbf": now, "exp": now + 60}
+        token = standing_issuer.token(claims={"aud": "review", **times, **claims})
+        return asyncio.run(run())
+
+    assert decide({"auth_time": now - 900}) == "ana"
+    assert decide({}, age_s=None) == "ana"
+    assert "for another audience" in decide({"aud": "agentaudit", "auth_time": now})
+    # A token can be new where the login is old: a refresh makes it so.
+    assert "more than 15 minutes ago" in decide({"auth_time": now - 911})
+    assert "more than 15 minutes ago" in decide({"auth_time": now + 11})
+    for nothing in ({}, {"auth_time": True}, {"auth_time": "now"}, {"auth_time": -1}):
+        assert "does not say when its bearer logged in" in decide(nothing)

@@ -155,7 +155,7 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
         (MINIMAL + "[listen]\npostgres_oauth = true", "listen.postgres_oauth: not available yet"),
         (MINIMAL + '[[rule]]\nname = "x"', "rule: not available yet"),
         (MINIMAL + '[[mask]]\nname = "x"', "mask: not available yet"),
-        (MINIMAL + "[roles]\nadmin = []", "roles: not available yet"),
+        (MINIMAL + '[roles]\nauditor = ["a"]', "roles.auditor: not available yet"),
         (MINIMAL + "[limits]\nmax_holds_per_actor = 4", "limits.max_holds_per_actor"),
         (MINIMAL + TARGET + 'access = "request"', 'access: "request" is not available yet'),
         (MINIMAL + TARGET + 'default = "hold"', 'default: "hold" is not available yet'),

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentaudit.analysis.case import Case, load
+    from os import PathLike
+
+    from agentaudit.analysis.case import Case
     from agentaudit.analysis.session import Session
     from agentaudit.archive.prove import prove
     from agentaudit.archive.verification import Verification
@@ -19,12 +21,30 @@ _HOME = {
     "Case": "agentaudit.analysis.case",
     "Session": "agentaudit.analysis.session",
     "Verification": "agentaudit.archive.verification",
-    "load": "agentaudit.analysis.case",
     "prove": "agentaudit.archive.prove",
     "verify": "agentaudit.archive.verify",
 }
 
 __all__ = ["Case", "Session", "Verification", "load", "prove", "verify"]
+
+
+def load(path: str | PathLike[str]) -> Case:
+    """Open the archive at `path` for reading, and remember how far its logs have come.
+
+    A log that is behind, beside or signed otherwise than what this machine remembers of it is
+    warned of, and named in `Case.contradictions`: it may have been rolled back. A gateway that
+    records into the archive on this machine records who opened it; `Case.access` says so.
+
+    Raises:
+        ArchiveError: no archive is there, or it is of a format that this version does not know.
+    """
+    from functools import partial
+    from pathlib import Path
+
+    from agentaudit import client
+    from agentaudit.analysis.case import Case
+
+    return Case(Path(path), record=partial(client.record_access, Path(path)))
 
 
 def __getattr__(name: str) -> Any:

@@ -197,8 +197,10 @@ def verify(arguments: argparse.Namespace) -> int:
     """Check an archive, a session of it or a proof: what is wrong, where, what is exposed."""
     from agentaudit.analysis.printable import printable
     from agentaudit.archive.verify import verify as examine
+    from agentaudit.client import record_access
 
     _limit_memory()
+    is_recorded = record_access(arguments.archive, "verify", "archive", "agentaudit verify")
     answer = examine(
         arguments.archive,
         key=[_key(given) for given in arguments.key] or None,
@@ -207,6 +209,8 @@ def verify(arguments: argparse.Namespace) -> int:
         session=arguments.session,
         progress=_progress if sys.stderr.isatty() else None,
     )
+    if arguments.archive.joinpath("FORMAT").exists():
+        _say_access(is_recorded)
     if arguments.json:
         _print_json(
             {
@@ -306,6 +310,7 @@ def prove(arguments: argparse.Namespace) -> int:
     """Write proofs of a session, or of one event, that anybody can check offline."""
     from agentaudit.analysis.printable import printable
     from agentaudit.archive.prove import prove as write
+    from agentaudit.client import record_access
 
     session, slash, seq = arguments.session.partition("/")
     if slash and not re.fullmatch(r"0|[1-9][0-9]{0,15}", seq):
@@ -313,6 +318,9 @@ def prove(arguments: argparse.Namespace) -> int:
             f"event {seq!r}: its number in the session expected, from 0 on",
             hint="SESSION/3 names the fourth event of a session",
         )
+    is_recorded = record_access(
+        arguments.archive, "export", f"session {session}", "agentaudit prove"
+    )
     done = write(
         arguments.archive,
         session,
@@ -320,6 +328,7 @@ def prove(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         disclose=arguments.disclose,
     )
+    _say_access(is_recorded)
     if arguments.json:
         _print_json(_members(done))
         return YES
@@ -404,7 +413,8 @@ def replay(arguments: argparse.Namespace) -> int:
     if arguments.command_no is not None:
         session.command(arguments.command_no)  # complains if there is none
     if arguments.raw:
-        return _replay_raw(session, arguments)
+        _replay_raw(session, arguments)
+        return _status(case)
     if arguments.json:
         rows = session.commands
         if arguments.command_no is not None:
@@ -451,7 +461,7 @@ def _step(parts: Iterator[str]) -> None:
         print(part)
 
 
-def _replay_raw(session: Session, arguments: argparse.Namespace) -> int:
+def _replay_raw(session: Session, arguments: argparse.Namespace) -> None:
     """Write the recorded bytes themselves; never to a terminal, which would obey them."""
     if sys.stdout.isatty():
         raise QuestionError(
@@ -462,7 +472,6 @@ def _replay_raw(session: Session, arguments: argparse.Namespace) -> int:
     for payload in session.stream(arguments.side, command_no=arguments.command_no):
         out.write(payload)
     out.flush()
-    return YES
 
 
 def lab(arguments: argparse.Namespace) -> int:
@@ -716,12 +725,18 @@ def _whole(text: str) -> int:
 def _load(arguments: argparse.Namespace) -> Case:
     import warnings
 
-    from agentaudit.analysis.case import load
+    from agentaudit.analysis.case import Case
+    from agentaudit.client import record_access
+
+    archive, verb = arguments.archive, arguments.command
+
+    def record(action: str, object_: str, detail: str) -> bool:
+        return record_access(archive, action, object_, f"agentaudit {verb} {detail}".strip())
 
     # What the case warns of is printed by `_status`, and decides it.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return load(arguments.archive)
+        return Case(archive, record=record)
 
 
 def _status(case: Case) -> int:
@@ -732,12 +747,17 @@ def _status(case: Case) -> int:
         print(
             f"note: {printable(name)} may not be read, so what is live is missing", file=sys.stderr
         )
+    _say_access(case.access == "recorded")
     for contradiction in case.contradictions:
         print(f"agentaudit: {printable(contradiction)}", file=sys.stderr)
     if case.contradictions:
         print("hint: agentaudit verify says more; keep a copy of the archive", file=sys.stderr)
         return NO
     return YES
+
+
+def _say_access(is_recorded: bool) -> None:
+    print("access: recorded" if is_recorded else "access: not recorded", file=sys.stderr)
 
 
 def _filters(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -299,8 +299,14 @@ class Verifier:
         """Fetch no more; what is under way still serves those who wait for it."""
         self._executor.shutdown(wait=False)
 
-    async def actor(self, token: str) -> Actor:
+    async def actor(
+        self, token: str, *, audience: str | None = None, login_age_s: float | None = None
+    ) -> Actor:
         """Return who `token` says its bearer is.
+
+        `audience` is what it must be for, in place of what its issuer's settings say, and
+        `login_age_s` how long ago its bearer may have logged in: a token that says nothing of the
+        login (`auth_time`) does not show that, however new it is.
 
         Raises:
             IdentityError: the token proves nothing; the message says why and never holds it.
@@ -316,8 +322,12 @@ class Verifier:
         if kid is not None and not isinstance(kid, str):
             raise IdentityError("the token's key id is not a text")
         key = await source.key(kid, algorithm)
-        verified = _verify(token, key, algorithm, source.settings)
-        _refuse_untimely(verified, self._wall_clock())
+        audiences = source.settings.audience if audience is None else (audience,)
+        verified = _verify(token, key, algorithm, source.settings, audiences)
+        now = self._wall_clock()
+        _refuse_untimely(verified, now)
+        if login_age_s is not None:
+            _refuse_old_login(verified, now, login_age_s)
         _refuse_unmatched(verified, source.settings.require)
         return _actor(verified, source.settings)
 
@@ -374,13 +384,15 @@ _REASONS: Final[Sequence[tuple[type[jwt.PyJWTError], str]]] = (
 )
 
 
-def _verify(token: str, key: jwt.PyJWK, algorithm: str, issuer: Issuer) -> dict[str, Any]:
+def _verify(
+    token: str, key: jwt.PyJWK, algorithm: str, issuer: Issuer, audiences: Sequence[str]
+) -> dict[str, Any]:
     try:
         claims: dict[str, Any] = jwt.decode(
             token,
             key,
             algorithms=[algorithm],
-            audience=issuer.audience,
+            audience=audiences,
             issuer=issuer.url,
             options={
                 "require": ["iss", "sub", "aud", "exp"],
@@ -414,6 +426,20 @@ def _refuse_untimely(claims: Mapping[str, Any], now: float) -> None:
         raise IdentityError("the token has expired")
     if max(times.get("nbf", 0), times.get("iat", 0)) > now + LEEWAY_S:
         raise IdentityError("the token is not valid yet")
+
+
+def _refuse_old_login(claims: Mapping[str, Any], now: float, login_age_s: float) -> None:
+    """Refuse who logged in longer ago; OpenID Connect Core 1.0, section 2, `auth_time`."""
+    value = claims.get("auth_time")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        raise IdentityError(
+            "the token does not say when its bearer logged in (auth_time)",
+            hint="ask the provider for it: max_age in the request, or a setting of the client",
+        )
+    if not now - login_age_s - LEEWAY_S <= value <= now + LEEWAY_S:
+        raise IdentityError(
+            f"the login was more than {login_age_s / 60:.0f} minutes ago", hint="log in again"
+        )
 
 
 def _claim(claims: Mapping[str, Any], path: str) -> Any:

@@ -227,6 +227,13 @@ class Limits(_Table):
     max_session: Duration = timedelta(hours=12)
 
 
+class Roles(_Table):
+    """`[roles]`: the groups whose members may decide, and the audience of their tokens."""
+
+    admin: tuple[str, ...] = ()
+    audience: Annotated[str, Field(min_length=1)] = "agentaudit-review"
+
+
 class Issuer(_Table):
     """`[[issuer]]`: an OIDC provider, and what its tokens must say."""
 
@@ -438,6 +445,7 @@ class Settings(_Table):
     gateway: Gateway
     listen: Listen = Listen()
     limits: Limits = Limits()
+    roles: Roles = Roles()
     issuer: tuple[Issuer, ...] = ()
     target: tuple[Target, ...] = ()
     retention: tuple[Retention, ...] = ()
@@ -522,7 +530,6 @@ _ON = object()
 # one file can be explicit; any other is refused by name, because an ignored rule is a hole.
 _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "": {
-        "roles": _ON,
         "rule": [],
         "mask": [],
         "webhook": [],
@@ -536,6 +543,7 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "postgres_oauth": False,
     },
     "limits": {"journal_max": _ON, "max_holds_per_actor": _ON},
+    "roles": {"auditor": []},
     "issuer": {},
     "retention": {},
     "target": {
@@ -597,7 +605,7 @@ def load(path: Path) -> Settings:
 def _refuse_later(document: dict[str, Any]) -> list[str]:
     """Return a problem for each key of a later release, and take all of those out of `document`."""
     problems = _refuse_later_keys(document, "", "")
-    for section in ("gateway", "listen", "limits", "issuer", "target", "retention"):
+    for section in ("gateway", "listen", "limits", "roles", "issuer", "target", "retention"):
         value = document.get(section)
         tables = value if isinstance(value, list) else [value]
         for number, table in enumerate(tables):
@@ -646,6 +654,7 @@ _SECTIONS: Final[Mapping[str, type[_Table]]] = {
     "gateway": Gateway,
     "listen": Listen,
     "limits": Limits,
+    "roles": Roles,
     "issuer": Issuer,
     "target": Target,
     "retention": Retention,

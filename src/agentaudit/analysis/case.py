@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from os import PathLike
 from pathlib import Path
@@ -34,23 +34,26 @@ if TYPE_CHECKING:
 _SHORTEST_PREFIX = 8
 
 
-def load(path: str | PathLike[str]) -> Case:
-    """Open the archive at `path` for reading, and remember how far its logs have come.
-
-    A log that is behind, beside or signed otherwise than what this machine remembers of it is
-    warned of, and named in `Case.contradictions`: it may have been rolled back.
-
-    Raises:
-        ArchiveError: no archive is there, or it is of a format that this version does not know.
-    """
-    return Case(Path(path))
+Record = Callable[[str, str, str], bool]
+"""Leaves a record that somebody does an action to an object, with a detail; says whether it did."""
 
 
 class Case:
-    """Questions to one archive; safe to use from several threads."""
+    """Questions to one archive; safe to use from several threads.
 
-    def __init__(self, path: Path) -> None:
+    `agentaudit.load` makes it, and gives it `record`, because nothing here opens a socket.
+    """
+
+    def __init__(self, path: Path, *, record: Record = lambda *_: False) -> None:
+        """Open the archive at `path`, once `record` was asked to leave a record of that.
+
+        Raises:
+            ArchiveError: no archive is there, or it is of a format that this version does not know.
+        """
         self.path = path.resolve()
+        self._record = record
+        self._is_recorded = record("open", "archive", "")
+        self._opened: set[UUID] = set()
         self.contradictions: tuple[str, ...] = ()
         self.unread: tuple[str, ...] = ()
         self._layout = Layout(self.path)
@@ -62,6 +65,15 @@ class Case:
 
     def __repr__(self) -> str:
         return f"agentaudit.load({str(self.path)!r})"
+
+    @property
+    def access(self) -> str:
+        """Whether what is done with this case leaves a trace: `recorded` or `not recorded`.
+
+        It does where a gateway that records into the archive runs on this machine, and says so; of
+        a copy nobody can know who reads it.
+        """
+        return "recorded" if self._is_recorded else "not recorded"
 
     def refresh(self) -> None:
         """Look at the archive again if it has grown; every question does so first."""
@@ -171,6 +183,7 @@ class Case:
         asked.texts(text=text, user=user, target=target)
         if not text:
             raise QuestionError("search: no text was given", hint='case.search("drop table")')
+        self._leave_record("search", "archive")
         return self._ask(
             "search",
             text=text,
@@ -204,7 +217,11 @@ class Case:
         Raises:
             QuestionError: no session, or more than one, has an id that begins so.
         """
-        return Session(self._store, self._session_id(session), self.refresh)
+        identity = self._session_id(session)
+        if identity not in self._opened:
+            self._opened.add(identity)
+            self._leave_record("open", f"session {identity}")
+        return Session(self._store, identity, self.refresh)
 
     def verify(
         self,
@@ -239,6 +256,7 @@ class Case:
             if not text:
                 raise QuestionError(f"{key}: the file holds no key")
             key = text
+        self._leave_record("verify", "archive")
         return verify(self.path, key=key, since=since, deep=deep, session=session)
 
     def prove(
@@ -260,8 +278,14 @@ class Case:
         """
         from agentaudit.archive.prove import prove
 
+        self._leave_record("export", f"session {session}")
         folder = None if out is None else Path(out)
         return prove(self.path, session, seq=seq, out=folder, disclose=disclose)
+
+    def _leave_record(self, action: str, object_: str) -> None:
+        # What is searched for is not part of it: it may be about somebody, and these records stay.
+        if self._is_recorded:
+            self._is_recorded = self._record(action, object_, "")
 
     def _ask(self, question: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
         self.refresh()

@@ -108,6 +108,10 @@ class Layout:
     def reserve(self, gateway: str) -> Path:
         return self.journals(gateway) / "reserve"
 
+    def control(self, gateway: str) -> Path:
+        """Return the socket on which a running gateway takes orders from its own machine."""
+        return self.journals(gateway) / "control"
+
     def gateways(self) -> list[str]:
         """Return the gateways with a log here, sorted."""
         folder = self.root / "log"

@@ -19,7 +19,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -147,6 +147,7 @@ class Recorder:
         self._told_synced_no = 0
         self._write_waiters: deque[tuple[int, Callable[[], None]]] = deque()
         self._sync_waiters: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting: set[asyncio.Future[None]] = set()
         self._lazy_sync: asyncio.TimerHandle | None = None
         self._syncer = Syncer(self._loop, self._synced, self._sync_failed)
         self._sealer = SealerProcess(self._sealer_said, self._sealer_ended)
@@ -288,6 +289,68 @@ class Recorder:
         else:
             self._write_waiters.append((self._next_event_no, callback))
         self._schedule_flush()
+
+    # --- what is done to the archive itself
+
+    def record_access(self, actor: str, action: str, object_: str, detail: str = "") -> int:
+        """Record on the control session who did what to the archive; return the event_no.
+
+        `action` is `open`, `search`, `export`, `verify`, `legal_hold`, `release` or `purge`.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        members = {"actor": actor, "action": action, "object": object_, "detail": detail}
+        return self.record_control(Kind.ACCESS, {"recorded_at": self.clock.now_us(), **members})
+
+    def record_control(self, kind: Kind, members: Mapping[str, Any]) -> int:
+        """Record an event of this gateway's own on its control session; return its event_no.
+
+        `members` becomes its payload, as canonical JSON. A control session is never purged: whom
+        an erasure is about may be in it as `hmac` only.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        return self.control.record(Event(kind=kind, payload=encode(dict(members))))
+
+    def hmac(self, name: str) -> str:
+        """Return what may be kept for ever of a person's name, as hex."""
+        return self._people.hmac(name)
+
+    async def recorded(self) -> None:
+        """Return once all that is recorded so far is on disk.
+
+        Raises:
+            RecordingError: it never will be.
+        """
+        self._require_healthy()
+        counts: asyncio.Future[None] = self._loop.create_future()
+
+        def settle() -> None:
+            if not counts.done():
+                counts.set_result(None)
+
+        self._waiting.add(counts)
+        try:
+            self.release(settle, synced=True)
+            await counts
+        finally:
+            self._waiting.discard(counts)
+
+    async def order(self, do: str, **members: Any) -> dict[str, Any]:
+        """Let the sealer, which alone purges and signs, do something; return its result.
+
+        What the order refers to (a decision, who ordered it) is on disk before it is given. A
+        purge goes on beside the recording and may take minutes; if whoever waits for it goes away,
+        it goes on all the same.
+
+        Raises:
+            QuestionError: the sealer will not, and says why.
+            RecordingError: recording has failed, or the sealer has ended.
+        """
+        await self.recorded()
+        return await self._sealer.order(do, members)
 
     async def stop(self) -> None:
         """Close what is open, seal everything and end the sealer.
@@ -554,6 +617,9 @@ class Recorder:
             self._buffer.clear()
             self._write_waiters.clear()
             self._sync_waiters.clear()
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_exception(failure)
             self._cancel_lazy_sync()
             self._on_failure(failure)
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from agentaudit.archive import canonical
 from agentaudit.archive.keys import Place
-from agentaudit.errors import AgentauditError, ArchiveError, RecordingError, TamperedError
+from agentaudit.errors import (
+    AgentauditError,
+    ArchiveError,
+    QuestionError,
+    RecordingError,
+    TamperedError,
+)
 
 EXIT_S = 120.0
 """How long a sealer may take to seal what is left; then the next start does it."""
@@ -35,6 +41,8 @@ class SealerProcess(asyncio.SubprocessProtocol):
         self._exited: asyncio.Future[int] = loop.create_future()
         self._transport: asyncio.SubprocessTransport | None = None
         self._partial = b""
+        self._orders: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._next_order = 1
         self._error: AgentauditError | None = None
 
     async def start(self, place: Place, clock: str) -> dict[str, Any]:
@@ -88,6 +96,25 @@ class SealerProcess(asyncio.SubprocessProtocol):
                 hint="what is journaled is recovered at the next start",
             )
 
+    async def order(self, do: str, members: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the sealer an order and return its result; a purge may take minutes.
+
+        Raises:
+            QuestionError: the sealer will not, and says why; it goes on as before.
+            RecordingError: it has ended.
+        """
+        if self._transport is None or self._exited.done():
+            raise RecordingError("the sealer has ended, so nobody can carry this out")
+        number = self._next_order
+        self._next_order += 1
+        answer = self._orders[number] = self._loop.create_future()
+        self.send({**members, "order": number, "do": do})
+        try:
+            result: dict[str, Any] = await answer
+        finally:
+            self._orders.pop(number, None)
+        return result
+
     def kill(self) -> None:
         """End it at once; what it leaves half done, the next start undoes or completes."""
         if self._transport is not None and not self._exited.done():
@@ -109,6 +136,8 @@ class SealerProcess(asyncio.SubprocessProtocol):
             message = canonical.decode(line)
             if "ready" in message:
                 self._ready.set_result(message["ready"])
+            elif "order" in message:
+                self._answer(message)
             elif "error" in message:
                 errors = {"TamperedError": TamperedError, "ArchiveError": ArchiveError}
                 self._error = errors.get(message["kind"], RecordingError)(
@@ -116,6 +145,15 @@ class SealerProcess(asyncio.SubprocessProtocol):
                 )
             else:
                 self._said(message)
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        answer = self._orders.get(message["order"])
+        if answer is None or answer.done():
+            return  # whoever asked has gone
+        if "error" in message:
+            answer.set_exception(QuestionError(message["error"], hint=message.get("hint", "")))
+        else:
+            answer.set_result(message["result"])
 
     def connection_lost(self, exc: Exception | None) -> None:
         # Not process_exited: that may come before the last line of what it said.
@@ -126,6 +164,14 @@ class SealerProcess(asyncio.SubprocessProtocol):
             f"the sealer ended with status {status}",
             hint="its standard error says why; recording goes on after a restart",
         )
+        for answer in self._orders.values():
+            if not answer.done():
+                answer.set_exception(
+                    RecordingError(
+                        "the sealer ended before it had carried this out",
+                        hint="a purge that was begun is finished at the next start",
+                    )
+                )
         if not self._ready.done():
             self._ready.set_exception(error)
         else:

@@ -206,13 +206,15 @@ class _Check:
         Passed over, because their content is never read as evidence: files in the making
         (`.tmp`), files of a segment that its journal still covers, tiles beyond the checkpoint,
         a policy that came to be written before its entry did, and a journal folder's `lock`,
-        `reserve` and copies kept after an incident.
+        `reserve`, `control` (a socket) and copies kept after an incident.
         """
         root = self._layout.root
         for folder, folders, files in os.walk(root):
             for path in (Path(folder) / name for name in (*folders, *files)):
                 relative = path.relative_to(root).as_posix()
                 if path.is_dir() and not path.is_symlink():
+                    continue
+                if path.is_socket() and not path.is_symlink() and _is_control(relative):
                     continue
                 if path.is_symlink() or not path.is_file():
                     self._found("stray", relative, "not a regular file")
@@ -233,6 +235,11 @@ class _Check:
             end = tile_end("/".join(parts[2:]))
             return checkpoint is not None and end is not None and end > checkpoint.size
         return parts[-1].split(".")[0] in self.scope.live_segments
+
+
+def _is_control(relative: str) -> bool:
+    parts = relative.split("/")
+    return len(parts) == 3 and parts[0] == "journal" and parts[2] == "control"
 
 
 def _parse_since(text: str, keys: Sequence[Verifier]) -> Checkpoint:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from agentaudit.analysis.case import Case, load
+from agentaudit import Case, load
 from agentaudit.archive.verify import verify
 from agentaudit.demo.database import Logged
 from agentaudit.demo.notebooks import execute, find_notebook

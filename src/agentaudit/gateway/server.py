@@ -23,13 +23,17 @@ from typing import Any, Final, Self
 import structlog
 import uvloop
 
+from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError, SettingsError
+from agentaudit.gateway.local import Local
+from agentaudit.gateway.orders import Orders
 from agentaudit.gateway.postgres import Deadlines, Door
 from agentaudit.gateway.serving import Serving, prepare, watched_files
 from agentaudit.gateway.sessions import Sessions
 from agentaudit.gateway.wire import Wire, reason
-from agentaudit.settings import Address, Settings, load
+from agentaudit.identity import Verifier
+from agentaudit.settings import Address, Roles, Settings, load
 
 WATCH_S: Final = 5.0
 """Between two looks at the files that the settings name, and at the disk."""
@@ -94,10 +98,20 @@ class Gateway:
         )
         try:
             self.sessions = Sessions(self._serving, self.recorder)
+            self._local = Local(
+                Layout(gateway.archive).control(gateway.name),
+                Orders(self.recorder, self._authority),
+            )
+            await self._local.start()
+        except BaseException:
+            await self.recorder.stop()
+            raise
+        try:
             self._logins = await asyncio.TaskGroup().__aenter__()
             if settings.listen.postgres is not None:
                 await self._listen(settings.listen.postgres)
         except BaseException:
+            await self._local.stop()
             await self.recorder.stop()
             raise
         self._watch = loop.call_later(WATCH_S, self.look)
@@ -117,6 +131,7 @@ class Gateway:
         # Whoever still logs in gets its answer, or is cut by the deadline of its step.
         await self._logins.__aexit__(None, None, None)
         await self.sessions.drain(0)
+        await self._local.stop()
         self.sessions.serving.verifier.close()
         await self.recorder.stop()
 
@@ -156,6 +171,10 @@ class Gateway:
             # One client's login must not end the task group, and with it everybody's.
             log.error("login failed unexpectedly", **_without_content(error))
             wire.abort()
+
+    def _authority(self) -> tuple[Roles, Verifier]:
+        serving = self.sessions.serving
+        return serving.settings.roles, serving.verifier
 
     def _recording_failed(self, failure: RecordingError) -> None:
         self.sessions.recording_failed(failure)

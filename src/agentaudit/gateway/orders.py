@@ -1,0 +1,247 @@
+"""What an operator may have done to an archive: purges, legal holds, and records of access.
+
+Whoever orders something is in the archive before it is done: first an event of the control
+session that says who, what and why, then the order to the sealer, which refers to it. A running
+gateway gets requests by its local socket (`gateway.local`); without one the command line starts a
+recorder and asks the same class, so there is one way to do each thing.
+
+An erasure needs two people: each proves by a token who they are, of the audience and with a group
+that `[roles]` names, from a login of at most 15 minutes ago. Their names do not go into the
+decision, because an erasure must not leave a new record of people; their HMACs do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from agentaudit.archive.ids import uuid7
+from agentaudit.archive.recorder import Recorder
+from agentaudit.errors import IdentityError, QuestionError
+from agentaudit.identity import MAX_TOKEN_BYTES, Verifier
+from agentaudit.model import Actor, Kind
+from agentaudit.settings import Roles
+
+LOGIN_AGE_S: Final = 15 * 60.0
+MAX_TEXT_CHARACTERS: Final = 1_000
+ACCESSES: Final = ("open", "search", "export", "verify")
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000
+
+Request = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, as the kernel says: a user of this machine, and whether it is the gateway's own."""
+
+    name: str
+    is_operator: bool
+
+    @property
+    def actor(self) -> str:
+        """What the archive calls them."""
+        return f"os:{self.name}"
+
+
+class Orders:
+    """Carries out requests on the archive of one running recorder.
+
+    `authority` returns the roles in force and who verifies tokens now; both may be reloaded.
+    """
+
+    def __init__(self, recorder: Recorder, authority: Callable[[], tuple[Roles, Verifier]]) -> None:
+        self._recorder = recorder
+        self._authority = authority
+        self._verbs: Mapping[str, Callable[[Asker, Request], Awaitable[Result]]] = {
+            "access": self._access,
+            "retention_apply": self._retention_apply,
+            "erase": self._erase,
+            "legal_hold_set": self._set_hold,
+            "legal_hold_release": self._release_hold,
+        }
+
+    async def carry_out(self, asker: Asker, request: Request) -> Result:
+        """Do what `request` asks under `do`, and return what came of it.
+
+        Raises:
+            QuestionError: there is no such request, it is malformed, or it cannot be done now.
+            IdentityError, IssuerError: of an erasure, that two people have decided is not shown.
+            RecordingError: nothing can be recorded, so nothing may be done.
+        """
+        do = request.get("do")
+        verb = self._verbs.get(do) if isinstance(do, str) else None
+        if verb is None:
+            raise QuestionError("a request that this gateway does not know")
+        if do != "access" and not asker.is_operator:
+            raise QuestionError(
+                f"{asker.actor} may not do this",
+                hint="only the gateway's own user, or root, orders purges and legal holds",
+            )
+        return await verb(asker, request)
+
+    async def _access(self, asker: Asker, request: Request) -> Result:
+        action = _text(request, "action")
+        if action not in ACCESSES:
+            raise QuestionError(f"action: one of {', '.join(ACCESSES)} expected")
+        event = self._recorder.record_access(
+            asker.actor, action, _text(request, "object"), _text(request, "detail", required=False)
+        )
+        await self._recorder.recorded()
+        return {"event": event}
+
+    async def _retention_apply(self, asker: Asker, request: Request) -> Result:
+        recorder = self._recorder
+        recorder.record_access(asker.actor, "purge", "what is due", "retention apply")
+        event = recorder.record_control(
+            Kind.PURGE,
+            {"actor": asker.actor, "action": "retention_apply", "at": recorder.clock.now_us()},
+        )
+        return {"event": event} | await recorder.order("retention_apply", event=event)
+
+    async def _set_hold(self, asker: Asker, request: Request) -> Result:
+        selector = self._selector(request, "session", "user", "target", "since", "until")
+        event = self._record_hold(asker, "set", request, {"selector": selector})
+        answer = await self._recorder.order("legal_hold_set", selector=selector, event=event)
+        return {"event": event, "selector": selector} | answer
+
+    async def _release_hold(self, asker: Asker, request: Request) -> Result:
+        hold = _uuid(request, "hold")
+        event = self._record_hold(asker, "release", request, {"hold": hold})
+        answer = await self._recorder.order("legal_hold_release", hold=hold, event=event)
+        return {"event": event} | answer
+
+    def _record_hold(
+        self, asker: Asker, action: str, request: Request, members: Mapping[str, Any]
+    ) -> int:
+        authority, reason = _text(request, "authority"), _text(request, "reason")
+        recorder = self._recorder
+        what = "legal_hold" if action == "set" else "release"
+        recorder.record_access(asker.actor, what, "legal hold", authority)
+        return recorder.record_control(
+            Kind.LEGAL_HOLD,
+            {
+                "actor": asker.actor,
+                "action": action,
+                "at": recorder.clock.now_us(),
+                "authority": authority,
+                "reason": reason,
+                **members,
+            },
+        )
+
+    async def _erase(self, asker: Asker, request: Request) -> Result:
+        recorder = self._recorder
+        selector = self._selector(request, "session", "user")
+        if len(selector) != 1:
+            raise QuestionError("an erasure is of one session, or of one user's sessions")
+        reason = _text(request, "reason")
+        requested_us = recorder.clock.now_us()
+        requester = await self._admin(request, "requester_token", "the requester's token")
+        approver = await self._admin(request, "approver_token", "the approver's token")
+        _refuse_one_and_the_same(requester, approver)
+        decided_us = recorder.clock.now_us()
+        recorder.record_access(asker.actor, "purge", _in_words(selector), "erase")
+        decision: dict[str, Any] = {
+            "request_id": str(uuid7(requested_us)),
+            "kind": "purge",
+            "requester": self._person(requester),
+            "approvers": [self._person(approver)],
+            "reasons": [reason],
+            "requested_at": requested_us,
+            "decided_at": decided_us,
+            "state": "approved",
+            "selector": selector,
+        }
+        if "session" in selector:
+            decision["session_id"] = selector["session"]
+        event = recorder.record_control(Kind.DECISION, decision)
+        answer = await recorder.order("erase", selector=selector, decision=event)
+        return {"decision": event} | answer
+
+    async def _admin(self, request: Request, name: str, whose: str) -> Actor:
+        """Return who a token proves its bearer to be: somebody who may decide."""
+        roles, verifier = self._authority()
+        if not roles.admin:
+            raise QuestionError(
+                "nobody may decide on an erasure: [roles] admin names no group",
+                hint="docs/settings.md says who may and what their tokens need",
+            )
+        token = _text(request, name, limit=MAX_TOKEN_BYTES)
+        try:
+            actor = await verifier.actor(token, audience=roles.audience, login_age_s=LOGIN_AGE_S)
+        except IdentityError as error:
+            raise IdentityError(f"{whose}: {error}", hint=error.hint) from None
+        if not set(actor.groups) & set(roles.admin):
+            raise IdentityError(
+                f"{whose}: its bearer is in no group that may decide",
+                hint="[roles] admin names the groups",
+            )
+        return actor
+
+    def _person(self, actor: Actor) -> str:
+        # Issuer and subject, which are what tells people apart, and not what they are called.
+        return self._recorder.hmac(f"{actor.issuer} {actor.subject}")
+
+    def _selector(self, request: Request, *allowed: str) -> dict[str, Any]:
+        """Return what selects sessions, with the user's HMAC in place of the name."""
+        given = request.get("selector")
+        if not isinstance(given, Mapping) or not given or not set(given) <= set(allowed):
+            raise QuestionError(f"what it is about: one or more of {', '.join(allowed)} expected")
+        selector: dict[str, Any] = {}
+        for name in given:
+            if name == "session":
+                selector[name] = _uuid(given, name)
+            elif name in ("since", "until"):
+                value = given[name]
+                if type(value) is not int or not 0 <= value < _MAX_TIME_US:
+                    raise QuestionError(f"{name}: microseconds since 1970 expected")
+                selector[name] = value
+            else:
+                text = _text(given, name)
+                selector[name] = self._recorder.hmac(text) if name == "user" else text
+        return selector
+
+
+def _refuse_one_and_the_same(requester: Actor, approver: Actor) -> None:
+    """Return if two people have decided, neither of them on behalf of the other."""
+    if requester.issuer != approver.issuer:
+        return
+    if {approver.subject, *approver.chain} & {requester.subject, *requester.chain}:
+        raise IdentityError(
+            "requester and approver are one and the same, or one acts for the other",
+            hint="somebody else than who asks for an erasure must approve it",
+        )
+
+
+def _in_words(selector: Mapping[str, Any]) -> str:
+    if "session" in selector:
+        return f"session {selector['session']}"
+    return f"sessions of user HMAC {selector['user']}"
+
+
+def _text(
+    members: Mapping[str, Any],
+    name: str,
+    *,
+    limit: int = MAX_TEXT_CHARACTERS,
+    required: bool = True,
+) -> str:
+    value = members.get(name, "")
+    if not isinstance(value, str) or len(value) > limit:
+        raise QuestionError(f"{name}: a text of at most {limit:,} characters expected")
+    if required and not value.strip():
+        raise QuestionError(f"{name}: not given")
+    return value
+
+
+def _uuid(members: Mapping[str, Any], name: str) -> str:
+    value = members.get(name)
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise QuestionError(f"{name}: an id as 01a2048e-a9f5-706c-b9f0-0d3c7f0bd1b7 expected")
+    return str(UUID(value))
