@@ -161,7 +161,9 @@ class Orders:
         if "session" in selector:
             decision["session_id"] = selector["session"]
         event = recorder.record_control(Kind.DECISION, decision)
-        answer = await recorder.order("erase", selector=selector, decision=event)
+        answer = await recorder.order(
+            "erase", selector=selector, decision=event, decided_at=decided_us
+        )
         return {"decision": event} | answer
 
     async def _admin(self, request: Request, name: str, whose: str) -> Actor:
