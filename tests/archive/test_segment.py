@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,23 @@ from uuid import UUID, uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentaudit.archive import segment
-from agentaudit.archive.journal import NO_STATUS, Entry, OpenSession
+from agentaudit.archive.batch import NO_STATUS, Batch, Entry, Values
+from agentaudit.archive.columns import EventColumns
+from agentaudit.archive.journal import OpenSession
 from agentaudit.archive.rows import cut_text
 from agentaudit.archive.segment import (
     INLINE_PAYLOAD_BYTES,
     INLINE_TEXT_BYTES,
     SCHEMAS,
-    EventColumns,
     TableWriter,
     read_entries,
     table_of,
 )
-from agentaudit.archive.tracker import Hashed, Tracked
+from agentaudit.archive.tracker import Hashes, Tracked
 from agentaudit.errors import TamperedError
 from agentaudit.model import Flag, Kind
 
@@ -63,18 +65,31 @@ def event(number: int, text: bytes | None, payload: bytes | None, **changed: Any
     return Entry(**(fields | changed))
 
 
+def batch_of(entries: list[Entry]) -> Batch:
+    """Return `entries` as a batch, as if each value lay elsewhere."""
+    values = []
+    for column in ([e.text for e in entries], [e.payload for e in entries]):
+        values.append(Values(bytearray(struct.pack("=qq", 0, -1) * len(entries)), b""))
+        for row, value in enumerate(column):
+            if value is not None:
+                values[-1][row] = value
+    fixed = bytearray(b"".join(entry.fixed for entry in entries))
+    return Batch(fixed, *values, {row: e.extra for row, e in enumerate(entries) if e.extra})
+
+
 def write(folder: Path, entries: list[Entry], group: int = 3) -> tuple[Path, Path | None]:
     """Write `entries` as a sealed segment, `group` at a time; return its events and blobs."""
     columns = EventColumns("gw1")
     writers = {name: TableWriter(folder, f"{name}.parquet", name) for name in ("events", "blobs")}
-    tracked = Tracked(SESSION)
-    for entry in entries:
-        columns.add(entry, tracked, Hashed(bytes(32), b"\x07" * 32))
-        if columns.rows == group:
-            for name, table in columns.take().items():
-                writers[name].write(table)
-    for name, table in columns.take().items():
-        writers[name].write(table)
+    for begin in range(0, len(entries), group):
+        batch = batch_of(entries[begin : begin + group])
+        # What these events end is a matter of `commands`, and their payloads are not its rows.
+        batch.ends = []
+        commits = bytearray(b"\x07" * 32 * batch.rows)
+        columns.add(batch, Hashes(bytearray(), commits, [Tracked(SESSION)] * len(batch.runs)))
+        tables = columns.take()
+        for name, writer in writers.items():
+            writer.write(tables[name])
     sealed = {name: writer.finish() for name, writer in writers.items()}
     events, blobs = sealed["events"], sealed["blobs"]
     assert events is not None
@@ -118,6 +133,7 @@ payloads = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     made=st.lists(st.tuples(shapes, payloads, st.sampled_from([[], SPANS])), min_size=1, max_size=9)
 )

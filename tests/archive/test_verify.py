@@ -539,7 +539,7 @@ def test_segments_of_several_row_groups_verify(
 ) -> None:
     site = new_site(tmp_path / "site")
     crashed(site)
-    monkeypatch.setattr("agentaudit.archive.sealer.ROW_GROUP_ROWS", 4)
+    monkeypatch.setattr("agentaudit.archive.open_segment.ROW_GROUP_ROWS", 4)
     monkeypatch.setattr(segment_module, "ROW_GROUP_ROWS", 4)
     recover(site)
     metadata = pq.ParquetFile(sealed_files(site, "events")[0]).metadata
@@ -552,7 +552,8 @@ def test_segments_with_large_events_end_row_groups_by_bytes(
 ) -> None:
     site = new_site(tmp_path / "site")
     crashed(site)
-    monkeypatch.setattr("agentaudit.archive.sealer.ROW_GROUP_BYTES", 500)
+    monkeypatch.setattr("agentaudit.archive.open_segment.ROW_GROUP_BYTES", 500)
+    monkeypatch.setattr("agentaudit.archive.journal.BATCH_ROWS", 3)
     recover(site)
     assert pq.ParquetFile(sealed_files(site, "events")[0]).metadata.num_row_groups > 3
     assert check(site).ok is True

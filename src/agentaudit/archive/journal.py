@@ -12,22 +12,34 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zlib import crc32
 
+from agentaudit import _native
 from agentaudit.archive import canonical
+from agentaudit.archive.batch import BATCH_ROWS, FIXED, NO_STATUS, Batch, Entry, Values
 from agentaudit.archive.files import PRIVATE_MODE, sync_folder, write_all
 from agentaudit.archive.layout import Layout
 from agentaudit.errors import ArchiveError, TamperedError
-from agentaudit.model import Flag, Kind, Side
+
+__all__ = (
+    "FIXED",
+    "NO_STATUS",
+    "Entry",
+    "Header",
+    "JournalReader",
+    "OpenSession",
+    "create",
+    "encode_frame",
+    "in_order",
+)
 
 MAGIC = b"AA1J"
 VERSION = 1
-NO_STATUS = -(2**31)
 _NULL = 0xFFFFFFFF
 _MAX_FRAME_BYTES = 64 << 20
 _MAX_CONTEXT_BYTES = 1 << 30
@@ -37,13 +49,11 @@ _READ_BYTES = 4 << 20
 _HEADER = struct.Struct(">4sH16sQ16sI")
 _FRAME = struct.Struct(">16sII")
 _U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+# Members are sorted and this is the last, so it is all that there is.
+_SYNCED = b'{"synced":'
 _pack_length = _U32.pack
-_unpack_length = _U32.unpack_from
 _NULL_LENGTH = _U32.pack(_NULL)
-
-FIXED = struct.Struct(">QqQ16sIiHHiQQ")
-"""The leaf's fixed fields: event_no, observed_at_us, mono_ns, session_id, seq, command_no, kind,
-flags, status, orig_len, stored_len."""
 
 
 @dataclass(slots=True)
@@ -113,57 +123,6 @@ class Header:
         return head + context + _U32.pack(crc32(head + context))
 
 
-@dataclass(slots=True)
-class Entry:
-    """One event as the journal holds it."""
-
-    event_no: int
-    observed_us: int
-    mono_ns: int
-    session_id: bytes
-    seq: int
-    command_no: int
-    kind: int
-    flags: int
-    status: int
-    orig_len: int
-    stored_len: int
-    text: bytes | None
-    payload: bytes | None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def fixed(self) -> bytes:
-        """The leaf's fixed fields, 72 bytes."""
-        return FIXED.pack(
-            self.event_no,
-            self.observed_us,
-            self.mono_ns,
-            self.session_id,
-            self.seq,
-            self.command_no,
-            self.kind,
-            self.flags,
-            self.status,
-            self.orig_len,
-            self.stored_len,
-        )
-
-    @property
-    def side(self) -> Side | None:
-        """Who sent it, or None for what belongs to no side."""
-        if self.kind not in _SIDED:
-            return None
-        return Side.TARGET if self.flags & _FROM_TARGET else Side.CLIENT
-
-
-# Plain integers: `in` and `&` on enum members cost more than all else that is done to an entry.
-_SIDED = frozenset(
-    int(kind) for kind in (Kind.REQUEST, Kind.RESPONSE, Kind.CONTENT, Kind.NOTICE, Kind.REFUSED)
-)
-_FROM_TARGET = int(Flag.FROM_TARGET)
-
-
 def encode_frame(
     marker: bytes, fixed: bytes, text: bytes | None, payload: bytes | None, extra: bytes = b""
 ) -> bytes:
@@ -196,51 +155,91 @@ class JournalReader:
         self._next_event_no = self.header.first_event_no
 
     def read(self) -> Iterator[Entry]:
-        """Yield the whole entries between the last one read and the end of the file."""
+        """Yield, one by one, the whole entries behind the last one read."""
+        for batch, ends in self._scan(lambda: BATCH_ROWS, whole=True):
+            for entry, end in zip(batch.entries(), ends, strict=True):
+                self._next_event_no += 1
+                self.offset = end
+                yield entry
+
+    def batches(self, room: Callable[[], int] = lambda: BATCH_ROWS) -> Iterator[Batch]:
+        """Yield, batch by batch, the whole entries behind the last one read.
+
+        `room` is asked before each batch how many events it may have.
+
+        Raises:
+            TamperedError: a valid frame that no recorder writes.
+        """
+        for batch, ends in self._scan(room, whole=False):
+            self._next_event_no += batch.rows
+            self.offset = ends[-1]
+            yield batch
+
+    def _scan(
+        self, room: Callable[[], int], *, whole: bool
+    ) -> Iterator[tuple[Batch, Sequence[int]]]:
+        """Yield batches with the offset in the file at which each of their frames ends.
+
+        Where not `whole`, what only recovery asks of a frame is left out of `extras`.
+        """
         with self.path.open("rb") as file:
-            file.seek(self.offset)
+            at = self.offset
+            file.seek(at)
             buffer = b""
             while data := file.read(_READ_BYTES):
                 buffer += data
-                start = 0
-                while (end := self._frame_end(buffer, start)) is not None:
-                    entry = self._decode(buffer, start + _FRAME.size, end)
-                    if entry.event_no != self._next_event_no:
-                        raise TamperedError(
-                            f"{self.path.name}: event {entry.event_no} at byte {self.offset}, "
-                            f"event {self._next_event_no} expected",
-                            hint="keep a copy of the journal before anything else",
+                start, verdict = 0, 1
+                while verdict == 1:
+                    rows, stop, verdict, fixed, texts, payloads, ends, extras = _native.scan(
+                        buffer,
+                        start,
+                        self.header.marker,
+                        self._next_event_no,
+                        max(1, min(room(), BATCH_ROWS)),
+                    )
+                    if rows:
+                        batch = Batch(
+                            fixed,
+                            Values(texts, buffer),
+                            Values(payloads, buffer),
+                            {
+                                row: self._extra(buffer, o, n, at)
+                                for row, o, n in extras
+                                if whole or not buffer.startswith(_SYNCED, o)
+                            },
                         )
-                    self._next_event_no += 1
-                    self.offset += end - start
-                    start = end
-                    yield entry
+                        yield (
+                            batch,
+                            [at + e for e in memoryview(ends).cast("q")[0 if whole else -1 :]],
+                        )
+                    if verdict > 1:
+                        raise self._tampered(buffer, stop, at + stop, verdict)
+                    start = stop
                 buffer = buffer[start:]
+                at += start
 
-    def _decode(self, buffer: bytes, start: int, end: int) -> Entry:
-        """Return the entry whose body lies there; its CRC is right, its lengths may not be."""
+    def _extra(self, buffer: bytes, start: int, length: int, at: int) -> dict[str, Any]:
         try:
-            at = start + FIXED.size
-            (length,) = _unpack_length(buffer, at)
-            at += 4
-            text = None if length == _NULL else buffer[at : at + length]
-            at += 0 if length == _NULL else length
-            (length,) = _unpack_length(buffer, at)
-            at += 4
-            payload = None if length == _NULL else buffer[at : at + length]
-            at += 0 if length == _NULL else length
-            (length,) = _unpack_length(buffer, at)
-            at += 4
-            fields: tuple[Any, ...] = (*FIXED.unpack_from(buffer, start), text, payload)
-            entry = Entry(*fields)
-            if length:
-                entry.extra = canonical.decode(buffer[at : at + length])
-            if at + length == end:
-                return entry
-        except (struct.error, ValueError):
-            pass
-        raise TamperedError(
-            f"{self.path.name}: the frame at byte {self.offset} has a right CRC and wrong lengths",
+            extra = canonical.decode(buffer[start : start + length])
+        except ValueError:
+            extra = None
+        if not isinstance(extra, dict):
+            raise TamperedError(
+                f"{self.path.name}: what lies at byte {at + start} is not the JSON of a recorder",
+                hint="no recorder writes such a frame; keep a copy of the journal",
+            )
+        return extra
+
+    def _tampered(self, buffer: bytes, start: int, offset: int, verdict: int) -> TamperedError:
+        if verdict == 2:
+            (event_no,) = _U64.unpack_from(buffer, start + _FRAME.size)
+            return TamperedError(
+                f"{self.path.name}: event {event_no} at byte {offset}, "
+                f"event {self._next_event_no} expected",
+                hint="keep a copy of the journal before anything else",
+            )
+        return TamperedError(
+            f"{self.path.name}: the frame at byte {offset} has a right CRC and wrong lengths",
             hint="no recorder writes such a frame; keep a copy of the journal",
         )
 

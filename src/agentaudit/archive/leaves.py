@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from agentaudit.archive import canonical
-from agentaudit.archive.journal import Entry
+from agentaudit.archive.batch import Entry
 
 LEAF_TAG = b"AA1\0"
 ABSENT = bytes(32)

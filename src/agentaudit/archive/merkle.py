@@ -10,8 +10,10 @@ Source: RFC 6962, section 2.1; RFC 9162, section 2.1 for the verification of pro
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+
+from agentaudit import _native
 
 HASH_BYTES = 32
 EMPTY_ROOT = sha256(b"").digest()
@@ -48,6 +50,20 @@ class Frontier:
             size >>= 1
         subtrees.append(leaf)
         self.size += 1
+
+    def extend(self, leaves: bytes | bytearray | memoryview) -> None:
+        """Add leaf hashes, 32 bytes each, one behind the other."""
+        grown = _native.extend_tree(b"".join(self._subtrees), self.size, leaves)
+        self._subtrees = [grown[at : at + 32] for at in range(0, len(grown), 32)]
+        self.size += len(leaves) // 32
+
+    def stops(self, leaves: memoryview, sizes: Iterable[int]) -> Iterator[int]:
+        """Add leaf hashes as `extend` does, and yield each of `sizes` when the tree has it."""
+        begin, end = self.size, self.size + len(leaves) // HASH_BYTES
+        for size in sorted(size for size in sizes if begin < size <= end):
+            self.extend(leaves[HASH_BYTES * (self.size - begin) : HASH_BYTES * (size - begin)])
+            yield size
+        self.extend(leaves[HASH_BYTES * (self.size - begin) :])
 
     def root(self) -> bytes:
         """Return the 32-byte root over all leaves so far."""

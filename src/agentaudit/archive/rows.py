@@ -13,7 +13,8 @@ from typing import Any
 from uuid import UUID
 
 from agentaudit.archive import canonical
-from agentaudit.archive.journal import Entry, OpenSession
+from agentaudit.archive.batch import Entry
+from agentaudit.archive.journal import OpenSession
 from agentaudit.model import Command, SessionFacts, Span
 
 MAX_ROW_TEXT_BYTES = 64 * 1024

@@ -36,6 +36,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from agentaudit.archive import canonical, journal
+from agentaudit.archive.batch import NO_STATUS, Entry
 from agentaudit.archive.files import (
     PRIVATE_MODE,
     copy,
@@ -44,23 +45,16 @@ from agentaudit.archive.files import (
     sync_folder,
     write_all,
 )
-from agentaudit.archive.journal import Entry, JournalReader, OpenSession
+from agentaudit.archive.journal import JournalReader, OpenSession
 from agentaudit.archive.keys import EpochKeys, People, Place, epoch_statement, load_key
-from agentaudit.archive.layout import TABLES, Layout, segment_path, tile_end
+from agentaudit.archive.layout import TABLES, Layout, tile_end
 from agentaudit.archive.log import LogWriter
-from agentaudit.archive.merkle import Frontier
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
+from agentaudit.archive.open_segment import OpenSegment
 from agentaudit.archive.purge import Purger, Steps, take
 from agentaudit.archive.retention import Standing
 from agentaudit.archive.rows import incomplete_row, session_close_row
-from agentaudit.archive.segment import (
-    ROW_GROUP_BYTES,
-    ROW_GROUP_ROWS,
-    EventColumns,
-    TableWriter,
-    read_entries,
-    table_of,
-)
+from agentaudit.archive.segment import read_batches
 from agentaudit.archive.tracker import Tracker
 from agentaudit.errors import AgentauditError, ArchiveError, RecordingError, TamperedError
 from agentaudit.model import Flag, Kind
@@ -74,81 +68,6 @@ _LOCK_WAIT_S = 10.0
 _EVIDENCE_WAIT_S = 30.0
 _STOP_WORK_S = 60.0
 _NICE = 10
-
-
-class OpenSegment:
-    """The segment under way: its tree, and its rows on their way into Parquet."""
-
-    def __init__(self, reader: JournalReader, tracker: Tracker, layout: Layout) -> None:
-        self.reader = reader
-        self.tracker = tracker
-        self.tree = Frontier()
-        self.first_us = self.last_us = 0
-        self._layout = layout
-        self._columns = EventColumns(tracker.gateway)
-        self._writers: dict[str, TableWriter] = {}
-        self.ticks: dict[int, bytes] = {}
-
-    @property
-    def segment(self) -> UUID:
-        return self.reader.header.segment
-
-    def add(self, entry: Entry) -> None:
-        """Take in the next event.
-
-        Raises:
-            TamperedError: it does not follow from what came before, or from a tick.
-        """
-        tracker = self.tracker
-        tracked = tracker.of_journal(entry)
-        if entry.kind == Kind.SESSION_CLOSE:
-            tracker.complete_close(tracked, entry)
-        hashed = tracker.add(entry, tracked)
-        if self.tree.size == 0:
-            self.first_us = entry.observed_us
-        self.last_us = max(self.last_us, entry.observed_us)
-        self.tree.append(hashed.leaf)
-        if (expected := self.ticks.pop(self.tree.size, None)) and self.tree.root() != expected:
-            raise TamperedError(
-                f"journal {self.segment}: its first {self.tree.size} events hash to "
-                f"{self.tree.root().hex()[:8]}…, a signed tick says {expected.hex()[:8]}…",
-                hint="the journal was changed after it was signed; keep a copy of everything",
-            )
-        columns = self._columns
-        columns.add(entry, tracked, hashed)
-        if columns.rows >= ROW_GROUP_ROWS or columns.bytes >= ROW_GROUP_BYTES:
-            self._write_rows()
-
-    def _write_rows(self) -> None:
-        for name, table in self._columns.take().items():
-            self._writer(name).write(table)
-        if commands := self.tracker.take_commands():
-            self._writer("commands").write(table_of("commands", commands))
-
-    def _writer(self, name: str) -> TableWriter:
-        if name not in self._writers:
-            path = segment_path(name, self.tracker.gateway, self.first_us, self.segment)
-            self._writers[name] = TableWriter(self._layout.root, path, name)
-        return self._writers[name]
-
-    def finish(self) -> dict[str, Any]:
-        """Make every file durable under its name; return the `files` of the seal."""
-        self._write_rows()
-        tracker = self.tracker
-        rows = {
-            "sessions": tracker.session_rows(),
-            "decisions": tracker.decisions,
-            "access": tracker.access,
-        }
-        for name, values in rows.items():
-            if values:
-                self._writer(name).write(table_of(name, values))
-        files = {}
-        for name in TABLES:
-            sealed = self._writers[name].finish() if name in self._writers else None
-            if sealed is not None:
-                files[name] = sealed.to_json()
-        return files
 
 
 class _Order:
@@ -370,16 +289,17 @@ class Sealer:
             raise
         if is_last:
             self._close_open_sessions(reader.path, reader.offset)
-            for entry in reader.read():
-                open_segment.add(entry)
+            for batch in open_segment.batches():
+                open_segment.add(batch)
         self._seal()
 
     @staticmethod
     def _read_whole(open_segment: OpenSegment, is_last: bool) -> None:
         """Read a journal that nobody writes any more, and hold it against what was signed."""
         reader = open_segment.reader
-        for entry in reader.read():
-            open_segment.add(entry)
+        for batch in open_segment.batches():
+            open_segment.add(batch)
+            open_segment.tracker.follow(batch)
         if reader.damage() and not is_last:
             raise TamperedError(
                 f"{reader.path.name}: invalid at byte {reader.offset}, and its segment was over",
@@ -410,7 +330,7 @@ class Sealer:
                 command_no=command_no,
                 kind=kind,
                 flags=Flag.SYNTHETIC,
-                status=journal.NO_STATUS,
+                status=NO_STATUS,
                 orig_len=0,
                 stored_len=len(payload),
                 text=None,
@@ -476,10 +396,10 @@ class Sealer:
         if now_s - self._epoch_began_s >= EPOCH_S:
             self._begin_epoch()
         is_behind = False
-        for number, entry in enumerate(self._open.reader.read(), 1):
-            self._open.add(entry)
+        for batch in self._open.batches():
+            self._open.add(batch)
             had_any = True
-            if number % 1000 == 0 and (now_s := time.monotonic()) - started_s > TURN_S:
+            if (now_s := time.monotonic()) - started_s > TURN_S:
                 # Under load the end of a journal may never come; ticks and orders must.
                 is_behind = True
                 break
@@ -629,8 +549,8 @@ class Sealer:
             # Nothing of a session that is open goes: what has gone whole has none of its rows.
             if seal["first_event"] + seal["n"] > since and not remains.is_gone:
                 files = {name: root / file["path"] for name, file in remains.files.items()}
-                for entry, _ in read_entries(files["events"], files.get("blobs")):
-                    tracker.replay(entry)
+                for batch in read_batches(files["events"], files.get("blobs")):
+                    tracker.replay(batch)
 
     def _announcement(self) -> list[dict[str, Any]]:
         assert self._open is not None

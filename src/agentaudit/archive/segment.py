@@ -11,32 +11,48 @@ from __future__ import annotations
 
 import contextlib
 import os
+from array import array
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from agentaudit import _native
+from agentaudit.archive.batch import BATCH_BYTES, BATCH_ROWS, NO_STATUS, Batch, Entry, Values
 from agentaudit.archive.files import FILE_MODE, make_folder, sync_folder
-from agentaudit.archive.journal import NO_STATUS, Entry
-from agentaudit.archive.leaves import ABSENT
-from agentaudit.archive.rows import cut_text
-from agentaudit.archive.tracker import Hashed, Tracked
 from agentaudit.errors import TamperedError
 from agentaudit.model import Kind
 
 INLINE_PAYLOAD_BYTES = 8 * 1024
 INLINE_TEXT_BYTES = 64 * 1024
 BLOB_BYTES = 1 << 20
+MAX_VALUE_BYTES = 64 << 20
+"""No text or payload is longer: a frame of the journal is not."""
+
 ROW_GROUP_ROWS = 122_880
 ROW_GROUP_BYTES = 64 << 20
+# Large pages, because texts and payloads are compressed a page at a time: 4 % smaller than 1 MiB.
+_PAGE_BYTES = 4 << 20
+_BLOB_ROWS = 16
+# A dictionary of what hardly ever comes twice makes a column larger and costs time; what mostly
+# rises is stored as differences.
+_DELTA = "DELTA_BINARY_PACKED"
+_RISING = frozenset(
+    {"event_no", "observed_at", "mono_ns", "started_at", "ended_at", "duration_us"}
+    | {"first_event_no", "last_event_no", "opened_at", "closed_at", "open_event_no"}
+    | {"close_event_no", "recorded_at", "offset"}
+)
+_UNIQUE = frozenset({"text", "payload", "payload_commit", "data", "key_m", "key_t", "key_p"})
+_KEPT_BYTES = 32 << 20
 
-_KIND_NAMES = {int(kind): kind.name.lower() for kind in Kind}
-_KINDS = {name: number for number, name in _KIND_NAMES.items()}
+_KINDS = {kind.name.lower(): int(kind) for kind in Kind}
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TIME = pa.timestamp("us", tz="UTC")
 _STRINGS = pa.list_(pa.string())
@@ -206,11 +222,11 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 # Lists are empty rather than null, but for the parameters, where the two differ in meaning.
-_EMPTY_LISTS = frozenset(
+EMPTY_LISTS = frozenset(
     {"resources", "columns", "risk", "paths", "sha256", "groups", "actor_chain", "approvers"}
     | {"reasons"}
 )
-_EMPTY_TEXTS = frozenset({"user", "agent", "target", "issuer", "client_addr", "client_app"})
+EMPTY_TEXTS = frozenset({"user", "agent", "target", "issuer", "client_addr", "client_app"})
 
 
 def table_of(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -219,9 +235,9 @@ def table_of(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     arrays = []
     for column in schema:
         missing: Any = None
-        if column.name in _EMPTY_LISTS:
+        if column.name in EMPTY_LISTS:
             missing = []
-        elif column.name in _EMPTY_TEXTS:
+        elif column.name in EMPTY_TEXTS:
             missing = ""
         elif column.name == "labels":
             missing = {}
@@ -238,91 +254,6 @@ def _array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
         storage = pa.array(ids, pa.binary(16))
         return pa.ExtensionArray.from_storage(type_, storage)
     return pa.array(values, type_)
-
-
-class EventColumns:
-    """Rows of `events` and `blobs`, gathered column by column until they are taken."""
-
-    def __init__(self, gateway: str) -> None:
-        self._gateway = gateway
-        self._same: dict[bytes, int] = {}
-        self._blob_rows = 0
-        self._clear()
-
-    def _clear(self) -> None:
-        self._events: list[tuple[Any, ...]] = []
-        self._blobs: list[tuple[Any, ...]] = []
-        self.bytes = 0
-
-    @property
-    def rows(self) -> int:
-        """How many events were added since the last `take`."""
-        return len(self._events)
-
-    def add(self, entry: Entry, tracked: Tracked, hashed: Hashed) -> None:
-        """Add the rows of one event."""
-        text, payload = entry.text, entry.payload
-        inline_text, inline_payload = text, payload
-        if text is not None and len(text) > INLINE_TEXT_BYTES:
-            inline_text = cut_text(text, INLINE_TEXT_BYTES)
-            self._add_blobs(entry.event_no, text, len(inline_text), sign=-1)
-        is_whole = payload is None or len(payload) <= INLINE_PAYLOAD_BYTES
-        is_purged = payload is None and hashed.payload_commit != ABSENT
-        if payload is not None and not is_whole:
-            inline_payload = payload[:INLINE_PAYLOAD_BYTES]
-            self._add_blobs(entry.event_no, payload, INLINE_PAYLOAD_BYTES, sign=1)
-        side = entry.side
-        spans = entry.extra.get("spans", [])
-        self._events.append(
-            (
-                entry.event_no,
-                entry.observed_us,
-                entry.mono_ns,
-                entry.session_id,
-                entry.seq,
-                entry.command_no,
-                _KIND_NAMES[entry.kind],
-                None if side is None else side.value,
-                tracked.protocol,
-                self._gateway,
-                tracked.user,
-                tracked.agent,
-                tracked.target,
-                None if entry.status == NO_STATUS else entry.status,
-                entry.flags,
-                None if inline_text is None else inline_text.decode(),
-                None if text is None else len(text),
-                inline_payload,
-                entry.orig_len,
-                entry.stored_len,
-                None if is_whole and not is_purged else hashed.payload_commit,
-                len(spans),
-                spans,
-            )
-        )
-        self.bytes += 200 + len(text or b"") + len(payload or b"")
-
-    def _add_blobs(self, event_no: int, data: bytes, start: int, *, sign: int) -> None:
-        """Add what lies behind `start`; an equal chunk of the segment is named instead."""
-        for offset in range(start, len(data), BLOB_BYTES):
-            chunk = data[offset : offset + BLOB_BYTES]
-            digest = sha256(chunk).digest()
-            same_as = self._same.setdefault(digest, self._blob_rows)
-            is_new = same_as == self._blob_rows
-            content = (chunk, None) if is_new else (None, same_as)
-            self._blobs.append((event_no, sign * offset, *content))
-            self._blob_rows += 1
-
-    def take(self) -> dict[str, pa.Table]:
-        """Return the rows gathered since the last call, as tables `events` and `blobs`."""
-        tables = {}
-        for name, rows in (("events", self._events), ("blobs", self._blobs)):
-            schema = SCHEMAS[name]
-            columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-            arrays = [_array(v, f.type) for v, f in zip(columns, schema, strict=True)]
-            tables[name] = pa.Table.from_arrays(arrays, schema=schema)
-        self._clear()
-        return tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,11 +287,17 @@ class TableWriter:
             return
         if self._writer is None:
             make_folder(self._path.parent)
+            # A nested column's leaf has a path of its own, which these lists do not name.
+            names = [field.name for field in self._schema]
+            plain = _RISING | _UNIQUE
             self._writer = pq.ParquetWriter(
                 self.temporary,
                 self._schema,
                 compression="zstd",
                 compression_level=3,
+                data_page_size=_PAGE_BYTES,
+                use_dictionary=[name for name in names if name not in plain],
+                column_encoding={name: _DELTA for name in names if name in _RISING},
                 write_page_index=True,
                 write_page_checksum=True,
             )
@@ -395,61 +332,175 @@ class TableWriter:
 def read_entries(events: Path, blobs: Path | None) -> Iterator[tuple[Entry, bytes | None]]:
     """Yield the events of a sealed segment in order, each with its stored payload commitment.
 
-    One row group is in memory at a time; blobs are read along, as they lie in event order.
+    This is the slow way, an object for each; see `read_batches`.
 
     Raises:
         TamperedError: an event's text or payload is not all there.
+    """
+    for batch in read_batches(events, blobs):
+        assert batch.stored is not None
+        commits = batch.stored.column("payload_commit").to_pylist()
+        yield from zip(batch.entries(), commits, strict=True)
+
+
+def read_batches(events: Path, blobs: Path | None) -> Iterator[Batch]:
+    """Yield the events of a sealed segment in order, with their stored rows as `Batch.stored`.
+
+    What is in memory at a time is bounded, whatever the files say: blobs are read along, as they
+    lie in event order.
+
+    Raises:
+        TamperedError: an event's text or payload is not all there, or a column is missing.
+        ValueError, LookupError: a value that no column of this format holds.
     """
     with contextlib.ExitStack() as files:
         file = files.enter_context(pq.ParquetFile(events))
         blob_file = None if blobs is None else files.enter_context(pq.ParquetFile(blobs))
         rest = _BlobReader(blob_file)
-        for group in range(file.num_row_groups):
-            rows = file.read_row_group(group)
-            columns = [_values(rows, name) for name in SCHEMAS["events"].names]
-            for row in zip(*columns, strict=True):
-                yield _entry_of(row, rest)
+        missing = set(SCHEMAS["events"].names) - set(file.schema_arrow.names)
+        if missing:
+            raise TamperedError(f"events has no column {min(missing)}")
+        for stored in file.iter_batches(batch_size=_read_rows(file)):
+            for part in _portions(stored):
+                yield _batch_of(part, rest)
 
 
-def _values(rows: pa.Table, name: str) -> list[Any]:
-    column = rows.column(name)
-    if name == "session_id":
-        column = (
-            column.cast(pa.binary(16))
-            if column.type != pa.uuid()
-            else pa.chunked_array([chunk.storage for chunk in column.chunks], pa.binary(16))
-        )
-    elif name == "observed_at":
-        column = column.cast(pa.int64())
-    values: list[Any] = column.to_pylist()
-    return values
+def _read_rows(file: pq.ParquetFile) -> int:
+    """Return how many rows to read at a time.
+
+    A page of a dictionary can stand for any number of large values; only our own files, whose
+    texts and payloads have none, say beforehand how much there is of them.
+    """
+    metadata = file.metadata
+    for name in ("text", "payload"):
+        at = file.schema_arrow.get_field_index(name)
+        for group in range(metadata.num_row_groups):
+            column = metadata.row_group(group).column(at)
+            if column.has_dictionary_page:
+                return 1024
+    return BATCH_ROWS
 
 
-def _entry_of(row: tuple[Any, ...], rest: _BlobReader) -> tuple[Entry, bytes | None]:
-    (event_no, observed_us, mono_ns, session_id, seq, command_no, kind, _side) = row[:8]
-    (status, flags, text, text_len, payload, orig_len, stored_len, commit, _, spans) = row[13:]
-    text_bytes = None if text is None else text.encode()
-    if text_len is not None and text_bytes is not None and text_len > len(text_bytes):
-        text_bytes = rest.complete(event_no, text_bytes, text_len, sign=-1)
-    if payload is not None and stored_len > len(payload):
-        payload = rest.complete(event_no, payload, stored_len, sign=1)
-    entry = Entry(
-        event_no=event_no,
-        observed_us=observed_us,
-        mono_ns=mono_ns,
-        session_id=session_id,
-        seq=seq,
-        command_no=command_no,
-        kind=_KINDS[kind],
-        flags=flags,
-        status=NO_STATUS if status is None else status,
-        orig_len=orig_len,
-        stored_len=stored_len,
-        text=text_bytes,
-        payload=payload,
-        extra={"spans": spans} if spans else {},
+def _portions(stored: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield `stored` in parts whose texts and payloads fit into memory together."""
+    size = 0.0
+    for name, values in (("text_len", "text"), ("stored_len", "payload")):
+        there = stored.column(name).filter(stored.column(values).is_valid())
+        size += pc.sum(there.cast(pa.float64())).as_py() or 0.0
+    if size <= BATCH_BYTES or stored.num_rows < 2:
+        if stored.num_rows:
+            yield stored
+        return
+    half = stored.num_rows // 2
+    yield from _portions(stored.slice(0, half))
+    yield from _portions(stored.slice(half))
+
+
+def _batch_of(stored: pa.RecordBatch, rest: _BlobReader) -> Batch:
+    """Return the events that these rows of a table `events` store."""
+    text = _typed(stored.column("text"), pa.string())
+    payload = _typed(stored.column("payload"), pa.binary())
+    status = pc.fill_null(_typed(stored.column("status"), pa.int32()), NO_STATUS)
+    fixed = _native.pack(
+        stored.num_rows,
+        _numbers(stored.column("event_no"), "q"),
+        _numbers(_typed(stored.column("observed_at"), _TIME), "q"),
+        _numbers(stored.column("mono_ns"), "q"),
+        _ids(stored.column("session_id")),
+        _numbers(stored.column("seq"), "i"),
+        _numbers(stored.column("command_no"), "i"),
+        memoryview(_kind_numbers(stored.column("kind"))).cast("i"),
+        _numbers(stored.column("flags"), "i"),
+        _numbers(status, "i"),
+        _numbers(stored.column("orig_len"), "q"),
+        _numbers(stored.column("stored_len"), "q"),
     )
-    return entry, commit
+    texts, payloads = _values(text), _values(payload)
+    for row, size, sign in _incomplete(stored, text, payload):
+        event_no = stored.column("event_no")[row].as_py()
+        values = texts if sign < 0 else payloads
+        values[row] = rest.complete(event_no, values[row] or b"", size, sign=sign)
+    spans = stored.column("mask_spans")
+    masked = pc.indices_nonzero(pc.fill_null(pc.list_value_length(spans), 0)).to_pylist()
+    extras = {row: {"spans": spans[row].as_py()} for row in masked}
+    return Batch(fixed, texts, payloads, extras, stored)
+
+
+def _incomplete(
+    stored: pa.RecordBatch, text: pa.Array, payload: pa.Array
+) -> list[tuple[int, int, int]]:
+    """Return (row, whole size, sign in blobs) of what is not all inline, as it lies in blobs."""
+    found: list[tuple[int, int, int]] = []
+    for name, values, sign in (("text_len", text, -1), ("stored_len", payload, 1)):
+        sizes = stored.column(name)
+        longer = pc.greater(sizes, pc.binary_length(values))
+        rows = pc.indices_nonzero(pc.fill_null(longer, False)).to_pylist()
+        found += [(row, sizes[row].as_py(), sign) for row in rows]
+    return sorted(found, key=_row_and_sign)
+
+
+def _row_and_sign(part: tuple[int, int, int]) -> tuple[int, int]:
+    return part[0], part[2]
+
+
+def _typed(values: pa.Array, type_: pa.DataType) -> pa.Array:
+    return values if values.type == type_ else values.cast(type_)
+
+
+def _numbers(values: pa.Array, code: Literal["q", "i"]) -> memoryview:
+    """Return a column of integers as a view of its int64 (`q`) or int32 (`i`).
+
+    Raises:
+        ValueError: a value is null.
+    """
+    type_ = pa.int64() if code == "q" else pa.int32()
+    if values.null_count:
+        raise ValueError("null where there is always a value")
+    if values.type == _TIME:
+        values = values.view(type_)
+    values = _typed(values, type_)
+    data = memoryview(values.buffers()[1] or b"").cast("B").cast(code)
+    return data[values.offset : values.offset + len(values)]
+
+
+def _ids(values: pa.Array) -> memoryview:
+    """Return session ids, 16 bytes each."""
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    values = _typed(values, pa.binary(16))
+    if values.null_count:
+        raise ValueError("null where there is always a value")
+    data = memoryview(values.buffers()[1] or b"").cast("B")
+    return data[16 * values.offset : 16 * (values.offset + len(values))]
+
+
+def _kind_numbers(values: pa.Array) -> bytearray:
+    """Return the kinds, int32, that a column names.
+
+    Raises:
+        LookupError: there is no such kind.
+        ValueError: one is null.
+    """
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    names = values.dictionary.to_pylist()
+    table = array("i", [_KINDS[name] for name in names])
+    return _native.lookup(_numbers(values.indices, "i"), memoryview(table))
+
+
+def _values(column: pa.Array) -> Values:
+    """Return texts or payloads as they lie in Arrow's buffers."""
+    valid, offsets, data = column.buffers()
+    first, rows = column.offset, len(column)
+    if rows == 0 or offsets is None:
+        return Values(bytearray(), b"")
+    places = _native.places_of(
+        memoryview(offsets).cast("B").cast("i")[first : first + rows + 1],
+        None if valid is None else memoryview(valid).cast("B"),
+        first,
+        rows,
+    )
+    return Values(places, b"" if data is None else memoryview(data).cast("B"))
 
 
 class _BlobReader:
@@ -458,15 +509,20 @@ class _BlobReader:
     def __init__(self, file: pq.ParquetFile | None) -> None:
         self._file = file
         self._rows = self._read()
+        self._row = 0
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._kept_bytes = 0
 
     def _read(self) -> Iterator[tuple[int, int, bytes | None, int | None]]:
         if self._file is None:
             return
-        for batch in self._file.iter_batches(batch_size=64):
+        for batch in self._file.iter_batches(batch_size=_BLOB_ROWS):
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def complete(self, event_no: int, head: bytes, size: int, *, sign: int) -> bytes:
         """Return all `size` bytes of a text (`sign` -1) or payload (+1) that begins with `head`."""
+        if size > MAX_VALUE_BYTES:
+            raise TamperedError(f"event {event_no}: {size} bytes, {MAX_VALUE_BYTES} at most")
         parts, length = [head], len(head)
         while length < size:
             row = next(self._rows, None)
@@ -476,6 +532,8 @@ class _BlobReader:
                     "the rest is not in blobs"
                 )
             data = row[2] if row[3] is None else self._at(row[3])
+            self._keep(self._row, data)
+            self._row += 1
             if not data:
                 raise TamperedError(f"event {event_no}: an empty blob")
             parts.append(data)
@@ -484,14 +542,31 @@ class _BlobReader:
             raise TamperedError(f"event {event_no}: {length} bytes in blobs, {size} expected")
         return b"".join(parts)
 
+    def _keep(self, row: int, data: bytes | None) -> None:
+        """Keep what was read last: equal chunks mostly lie close to each other."""
+        if data:
+            self._kept_bytes += len(data) - len(self._kept.get(row, b""))
+            self._kept[row] = data
+            self._kept.move_to_end(row)
+            while self._kept_bytes > _KEPT_BYTES:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+
     def _at(self, row: int) -> bytes | None:
         """Return the data of blob number `row`, which an equal one names."""
+        if row in self._kept:
+            self._kept.move_to_end(row)
+            return self._kept[row]
         assert self._file is not None
+        at = row
         for group in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(group).num_rows
-            if row < rows:
-                data = self._file.read_row_group(group, columns=["data"]).column("data")
-                value: bytes | None = data[row].as_py()
-                return value
-            row -= rows
+            if 0 <= at < rows:
+                batches = self._file.iter_batches(_BLOB_ROWS, [group], columns=["data"])
+                for batch in batches:
+                    if at < batch.num_rows:
+                        value: bytes | None = batch.column(0)[at].as_py()
+                        self._keep(row, value)
+                        return value
+                    at -= batch.num_rows
+            at -= rows
         return None

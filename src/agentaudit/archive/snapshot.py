@@ -16,13 +16,14 @@ from uuid import UUID
 import pyarrow as pa
 
 from agentaudit.archive import journal, known
+from agentaudit.archive.columns import EventColumns
 from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout, segment_path
 from agentaudit.archive.log import Contradiction, Log, contradictions, read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import read_list
 from agentaudit.archive.retention import Standing
 from agentaudit.archive.rows import incomplete_row
-from agentaudit.archive.segment import SCHEMAS, EventColumns, table_of
+from agentaudit.archive.segment import SCHEMAS, table_of
 from agentaudit.archive.tracker import Tracker
 from agentaudit.errors import ArchiveError
 
@@ -185,10 +186,10 @@ def _live_tables(
         for session in reader.header.sessions:
             if session.session_id.bytes not in tracker.sessions:
                 tracker.resume(session)
-        for entry in reader.read():
-            tracked = tracker.of_journal(entry)
-            columns.add(entry, tracked, tracker.add(entry, tracked))
-            next_event_no += 1
+        for batch in reader.batches():
+            columns.add(batch, tracker.add_journaled(batch, complete=False))
+            tracker.follow(batch)
+            next_event_no += batch.rows
     for tracked in tracker.sessions.values():
         for request in tracked.in_flight.values():
             row = incomplete_row(request, request.event_no)
@@ -197,7 +198,7 @@ def _live_tables(
     return {
         "events": rows["events"],
         "blobs": _of_gateway(_in_full(rows["blobs"]), gateway),
-        "commands": table_of("commands", [*tracker.commands, *commands]),
+        "commands": pa.concat_tables([rows["commands"], table_of("commands", commands)]),
         "sessions": table_of("sessions", tracker.session_rows()),
         "decisions": table_of("decisions", tracker.decisions),
         "access": table_of("access", tracker.access),

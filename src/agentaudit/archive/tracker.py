@@ -1,33 +1,36 @@
-"""Follows the sessions of a log, event by event, and rebuilds what is derived from them.
+"""Follows the sessions of a log, batch by batch, and rebuilds what is derived from them.
 
 The sealer and the verifier run the same events through a `Tracker`: the one to write rows, keys
-and leaves, the other to see whether what was written is what the events say.
+and leaves, the other to see whether what was written is what the events say. What each event
+costs is paid in `agentaudit._native`; here is what a session costs, and the rare events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from agentaudit import _native
 from agentaudit.archive import canonical, leaves
-from agentaudit.archive.journal import Entry, OpenSession
+from agentaudit.archive.batch import FIXED, Batch, Entry, Run
+from agentaudit.archive.journal import OpenSession
 from agentaudit.archive.merkle import Frontier, leaf_hash
 from agentaudit.archive.rows import closed_session
 from agentaudit.errors import TamperedError
-from agentaudit.model import Kind, Side
+from agentaudit.model import Kind
 
-# What a `commands` row has from its session rather than from its `command_end`.
-_SESSION_COLUMNS = ("gateway", "issuer", "user", "agent", "target", "protocol")
+SESSION_COLUMNS = ("gateway", "issuer", "user", "agent", "target", "protocol")
+"""What a `commands` row has from its session rather than from its `command_end`."""
 
 # Plain integers, because comparing enum members is slow where every event passes.
 _REQUEST = int(Kind.REQUEST)
 _COMMAND_END = int(Kind.COMMAND_END)
-_SESSION_CLOSE = int(Kind.SESSION_CLOSE)
 _DECISION = int(Kind.DECISION)
-_ACCESS = int(Kind.ACCESS)
+_KIND_AT = 49  # its low byte: no kind needs the other
+_COMMAND_NO_AT = 44
 
 
 @dataclass(slots=True)
@@ -40,32 +43,20 @@ class Tracked:
     close_event_no: int | None = None
     in_flight: dict[int, Entry] = field(default_factory=dict)
     last_ended: int = -1
-    protocol: str = ""
-    user: str = ""
-    agent: str = ""
-    target: str = ""
+    keys: bytes = b""
     in_every_row: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.protocol = self.fact("protocol")
-        self.user = self.fact("user")
-        self.agent = self.fact("agent")
-        self.target = self.fact("target")
-        self.in_every_row = {name: self.fact(name) for name in _SESSION_COLUMNS}
-        self.in_every_row["session_id"] = self.state.session_id.bytes
+        state = self.state
+        self.keys = state.key_m + state.key_t + (state.key_p or bytes(32))
+        if len(self.keys) != 96:
+            raise TamperedError(f"session {state.session_id}: its keys are not of 32 bytes each")
+        self.in_every_row = {name: self.fact(name) for name in SESSION_COLUMNS}
+        self.in_every_row["session_id"] = state.session_id.bytes
 
     def fact(self, name: str) -> str:
         """Return a constant of the session, or the empty string."""
         return str(self.state.facts.get(name, ""))
-
-    def follow(self, entry: Entry) -> None:
-        """Keep in mind which commands have begun and not ended."""
-        if entry.kind == _REQUEST and entry.command_no > self.last_ended:
-            self.in_flight.setdefault(entry.command_no, entry)
-        elif entry.kind == _COMMAND_END:
-            self.in_flight.pop(entry.command_no, None)
-            # What still comes for a command that has ended does not begin it again.
-            self.last_ended = max(self.last_ended, entry.command_no)
 
     def row(self) -> dict[str, Any]:
         """Return the session's row for the `sessions` table, as of now."""
@@ -94,10 +85,26 @@ class Tracked:
 
 @dataclass(frozen=True, slots=True)
 class Hashed:
-    """What an event commits to."""
+    """What one event commits to."""
 
     leaf: bytes
     payload_commit: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """What the events of a batch commit to, 32 bytes each, and the session of each of its runs."""
+
+    leaves: bytearray
+    payload_commits: bytearray
+    tracked: list[Tracked]
+
+
+KeysOf = Callable[[Batch, Run], Mapping[str, bytes]]
+"""Returns the keys of the session that a run opens."""
+
+Closing = Callable[[Batch, int, Tracked], None]
+"""Looks at a `session_close` in a row, its session being as it was just before."""
 
 
 class Tracker:
@@ -107,7 +114,6 @@ class Tracker:
         self.gateway = gateway
         self.sessions: dict[bytes, Tracked] = {}
         self.seen: dict[bytes, Tracked] = {}
-        self.commands: list[dict[str, Any]] = []
         self.decisions: list[dict[str, Any]] = []
         self.access: list[dict[str, Any]] = []
         self.opened = self.closed = self.ended = 0
@@ -116,41 +122,136 @@ class Tracker:
     def begin_segment(self) -> None:
         """Forget the rows of the segment before."""
         self.seen = {}
-        self.commands, self.decisions, self.access = [], [], []
+        self.decisions, self.access = [], []
         self.opened = self.closed = self.ended = 0
         self.closed_sessions = Frontier()
-
-    def take_commands(self) -> list[dict[str, Any]]:
-        """Return the rows of the commands that ended since the last call; `ended` counts all."""
-        rows, self.commands = self.commands, []
-        return rows
 
     def resume(self, session: OpenSession) -> None:
         """Take up a session of earlier segments; `replay` brings back what it had there."""
         self.sessions[session.session_id.bytes] = Tracked(session)
 
-    def replay(self, entry: Entry) -> None:
-        """Take in an event of an earlier segment, if it is of a session that was resumed."""
-        tracked = self.sessions.get(entry.session_id)
-        if tracked is not None:
-            tracked.leaves_digest.update(_hash(entry, tracked.state).leaf)
-            tracked.follow(entry)
+    def replay(self, batch: Batch) -> None:
+        """Take in events of an earlier segment, as far as they are of sessions that were resumed.
 
-    def open(self, entry: Entry, keys: Mapping[str, bytes]) -> Tracked:
-        """Begin to follow the session that `entry`, a `session_open`, opens under its `keys`.
+        What is in flight afterwards includes what was in flight then.
+        """
+        tracked = [self.sessions.get(run.session_id, _NOBODY) for run in batch.runs]
+        leaves, _ = _hash(batch, tracked)
+        for run, one, part in zip(batch.runs, tracked, _parts(batch, leaves), strict=True):
+            if one is not _NOBODY and not run.closes:
+                one.leaves_digest.update(part)
+        self.follow(batch)
+
+    def follow(self, batch: Batch) -> None:
+        """Keep in mind which commands of the open sessions have begun and not ended.
+
+        Only recovery and a look at a live journal ask, so nobody does this while recording.
+        """
+        tracked = [self.sessions.get(run.session_id) for run in batch.runs]
+        kinds = batch.fixed
+        for row, slot in enumerate(batch.slot_of):
+            session = tracked[slot]
+            kind = kinds[row * FIXED.size + _KIND_AT]
+            if session is None or kind not in (_REQUEST, _COMMAND_END):
+                continue
+            at = row * FIXED.size + _COMMAND_NO_AT
+            command_no = int.from_bytes(kinds[at : at + 4], signed=True)
+            if kind == _COMMAND_END:
+                session.in_flight.pop(command_no, None)
+                # What still comes for a command that has ended does not begin it again.
+                session.last_ended = max(session.last_ended, command_no)
+            elif command_no > session.last_ended and command_no not in session.in_flight:
+                session.in_flight[command_no] = batch.entry(row)
+
+    def add_journaled(self, batch: Batch, *, complete: bool = True) -> Hashes:
+        """Count events that were read from a journal, and return what they commit to.
+
+        `complete` adds to each `session_close` the digest of its session's leaves, as its leaf
+        has it: it takes a tracker that has seen all of them.
 
         Raises:
-            TamperedError: it says that it is another gateway's.
+            TamperedError: an event of a session that is not open, or not its next one.
         """
+        closing = self._complete_close if complete else _leave
+        hashes = self._add(batch, _journaled_keys, closing)
+        for run in batch.runs:
+            if run.opens:
+                del batch.extras[run.first]
+        return hashes
+
+    def add_sealed(self, batch: Batch, keys_of: KeysOf, closing: Closing) -> Hashes:
+        """As `add_journaled`, for events of a sealed segment.
+
+        `closing` is called for each `session_close`, before it counts.
+        """
+        return self._add(batch, keys_of, closing)
+
+    def _add(self, batch: Batch, keys_of: KeysOf, closing: Closing) -> Hashes:
+        tracked = self._sessions_of(batch, keys_of)
+        self._require_order(batch)
+        leaves, commits = _hash(batch, tracked)
+        hashes = Hashes(leaves, commits, tracked)
+        closes = []
+        for run, session, part in zip(batch.runs, tracked, _parts(batch, leaves), strict=True):
+            state = session.state
+            state.events += run.rows
+            state.commands += run.commands
+            state.bytes_in += run.bytes_in
+            state.bytes_out += run.bytes_out
+            self.seen.setdefault(run.session_id, session)
+            self.ended += run.commands
+            if run.closes:
+                session.leaves_digest.update(part[:-32])
+                closes.append((run.last, session))
+            else:
+                session.leaves_digest.update(part)
+        slot_of = batch.slot_of
+        for row, spans in batch.spans().items():
+            tracked[slot_of[row]].state.masked += len(spans)
+        for row, session in sorted(closes, key=_row):
+            session.state.events -= 1
+            closing(batch, row, session)
+            self._close(batch, row, session, hashes)
+            session.state.events += 1
+        for row in batch.others:
+            entry = batch.entry(row)
+            rows = self.decisions if entry.kind == _DECISION else self.access
+            rows.append(canonical.decode(entry.payload or b"{}"))
+        return hashes
+
+    def _sessions_of(self, batch: Batch, keys_of: KeysOf) -> list[Tracked]:
+        """Return the session of each run, opened if need be.
+
+        Raises:
+            TamperedError: one is not open, or is opened again.
+        """
+        found = []
+        closed = set()
+        for run in batch.runs:
+            tracked = self.sessions.get(run.session_id)
+            if run.opens:
+                if tracked is not None or run.session_id in self.seen:
+                    raise TamperedError(f"event {batch.event_no(run.first)}: opens a session again")
+                tracked = self._open(batch, run, keys_of)
+            elif tracked is None or run.session_id in closed:
+                raise TamperedError(f"event {batch.event_no(run.first)}: its session is not open")
+            if run.closes:
+                closed.add(run.session_id)
+            found.append(tracked)
+        return found
+
+    def _open(self, batch: Batch, run: Run, keys_of: KeysOf) -> Tracked:
+        entry = batch.entry(run.first)
         facts = canonical.decode(entry.payload or b"{}")
         if facts.get("gateway") != self.gateway:
             raise TamperedError(
                 f"event {entry.event_no}: its session_open does not name gateway {self.gateway}",
                 hint="no gateway records for another; keep a copy of the archive",
             )
+        keys = keys_of(batch, run)
         tracked = Tracked(
             OpenSession(
-                session_id=UUID(bytes=entry.session_id),
+                session_id=UUID(bytes=run.session_id),
                 facts=facts,
                 key_m=keys["key_m"],
                 key_t=keys["key_t"],
@@ -159,77 +260,52 @@ class Tracker:
                 open_event_no=entry.event_no,
             )
         )
-        self.sessions[entry.session_id] = tracked
+        self.sessions[run.session_id] = self.seen[run.session_id] = tracked
         self.opened += 1
         return tracked
 
-    def of_journal(self, entry: Entry) -> Tracked:
-        """Return the session of an event read from a journal, which holds the keys of new ones.
+    def _require_order(self, batch: Batch) -> None:
+        """Return if each event is the next one of its session.
 
         Raises:
-            TamperedError: see `session_of`.
+            TamperedError: it is not.
         """
-        if entry.kind != Kind.SESSION_OPEN:
-            return self.session_of(entry)
-        keys = {name: bytes.fromhex(key) for name, key in entry.extra.items()}
-        entry.extra = {}
-        return self.open(entry, keys)
+        begun = [
+            0 if run.opens else self.sessions[run.session_id].state.events for run in batch.runs
+        ]
+        expected = dict(enumerate(begun))
+        if batch.broken < 0 and all(
+            run.first_seq == seq for run, seq in zip(batch.runs, begun, strict=True)
+        ):
+            return
+        for row, slot in enumerate(batch.slot_of):
+            entry = batch.entry(row)
+            if entry.seq != expected[slot]:
+                raise TamperedError(
+                    f"event {entry.event_no}: seq {entry.seq}, {expected[slot]} expected"
+                )
+            expected[slot] += 1
 
-    def session_of(self, entry: Entry) -> Tracked:
-        """Return the open session that `entry` belongs to.
-
-        Raises:
-            TamperedError: there is none, or the event is not its next one.
-        """
-        tracked = self.sessions.get(entry.session_id)
-        if tracked is None:
-            raise TamperedError(f"event {entry.event_no}: its session is not open")
-        if entry.seq != tracked.state.events:
-            raise TamperedError(
-                f"event {entry.event_no}: seq {entry.seq}, {tracked.state.events} expected"
-            )
-        return tracked
-
-    def complete_close(self, tracked: Tracked, entry: Entry) -> None:
-        """Add to a `session_close` the digest of all its session's leaves before it."""
-        close = canonical.decode(entry.payload or b"{}")
+    def _complete_close(self, batch: Batch, row: int, tracked: Tracked) -> None:
+        close = canonical.decode(batch.payloads[row] or b"{}")
         close["leaves_sha256"] = tracked.leaves_digest.hexdigest()
-        entry.payload = canonical.encode(close)
-        entry.stored_len = len(entry.payload)
+        batch.put_payload(row, canonical.encode(close))
 
-    def add(self, entry: Entry, tracked: Tracked) -> Hashed:
-        """Count `entry`, keep the row that it makes, and return what it commits to."""
-        state = tracked.state
-        hashed = _hash(entry, state)
-        self.seen.setdefault(entry.session_id, tracked)
-        tracked.leaves_digest.update(hashed.leaf)
-        tracked.follow(entry)
-        state.events += 1
-        kind = entry.kind
-        if kind == _COMMAND_END:
-            state.commands += 1
-            row = canonical.decode(entry.payload or b"{}")
-            self.commands.append(self.command_row(row, tracked))
-            self.ended += 1
-        elif kind == _SESSION_CLOSE:
-            tracked.close = canonical.decode(entry.payload or b"{}")
-            tracked.close_event_no = entry.event_no
-            del self.sessions[entry.session_id]
-            self.closed += 1
-            told = closed_session(state, tracked.close["closed_at"])
-            self.closed_sessions.append(leaf_hash(told))
-        elif kind == _DECISION:
-            self.decisions.append(canonical.decode(entry.payload or b"{}"))
-        elif kind == _ACCESS:
-            self.access.append(canonical.decode(entry.payload or b"{}"))
-        side = entry.side
-        if side is Side.TARGET:
-            state.bytes_out += entry.orig_len
-        elif side is Side.CLIENT:
-            state.bytes_in += entry.orig_len
-        if entry.extra:
-            state.masked += len(entry.extra.get("spans", ()))
-        return hashed
+    def _close(self, batch: Batch, row: int, tracked: Tracked, hashes: Hashes) -> None:
+        entry, state = batch.entry(row), tracked.state
+        if row in batch.payloads.elsewhere:
+            # What `closing` has put there was not there yet when the batch was hashed.
+            payload = leaves.payload_commit(state.key_p, entry.seq, entry.payload)
+            text = leaves.text_commit(state.key_t, entry.seq, entry.text)
+            place = slice(32 * row, 32 * row + 32)
+            hashes.payload_commits[place] = payload
+            hashes.leaves[place] = leaves.event_leaf(entry, state.key_m, text, payload)
+        tracked.close = close = canonical.decode(entry.payload or b"{}")
+        tracked.close_event_no = entry.event_no
+        del self.sessions[entry.session_id]
+        self.closed += 1
+        told = closed_session(state, close["closed_at"])
+        self.closed_sessions.append(leaf_hash(told))
 
     def command_row(self, row: dict[str, Any], tracked: Tracked) -> dict[str, Any]:
         """Return a command's row with what it has from its session."""
@@ -240,7 +316,47 @@ class Tracker:
         return [tracked.row() for tracked in self.seen.values()]
 
 
-def _hash(entry: Entry, session: OpenSession) -> Hashed:
-    payload = leaves.payload_commit(session.key_p, entry.seq, entry.payload)
-    text = leaves.text_commit(session.key_t, entry.seq, entry.text)
-    return Hashed(leaves.event_leaf(entry, session.key_m, text, payload), payload)
+def _row(close: tuple[int, Tracked]) -> int:
+    return close[0]
+
+
+def _leave(batch: Batch, row: int, tracked: Tracked) -> None:
+    """Take a `session_close` as it is."""
+
+
+def _journaled_keys(batch: Batch, run: Run) -> Mapping[str, bytes]:
+    keys = batch.extras.get(run.first, {})
+    try:
+        return {name: bytes.fromhex(keys[name]) for name in ("key_m", "key_t", "key_p")}
+    except (LookupError, TypeError, ValueError):
+        raise TamperedError(
+            f"event {batch.event_no(run.first)}: opens a session without its keys"
+        ) from None
+
+
+def _hash(batch: Batch, tracked: Sequence[Tracked]) -> tuple[bytearray, bytearray]:
+    """Return leaf hash and payload commitment of each event."""
+    digests = {row: leaves.spans_digest(spans) for row, spans in batch.spans().items()}
+    return _native.hash_rows(
+        batch.fixed,
+        batch.texts.raw,
+        batch.payloads.raw,
+        batch.slots,
+        b"".join(one.keys for one in tracked),
+        digests,
+        batch.given,
+        batch.given_data,
+    )
+
+
+def _parts(batch: Batch, leaf_hashes: bytearray) -> Iterator[memoryview]:
+    """Yield the leaf hashes of each run."""
+    counts = [run.rows for run in batch.runs]
+    grouped = memoryview(_native.by_slot(leaf_hashes, batch.slots, counts))
+    at = 0
+    for count in counts:
+        yield grouped[32 * at : 32 * (at + count)]
+        at += count
+
+
+_NOBODY = Tracked(OpenSession(UUID(int=0), {}, bytes(32), bytes(32), bytes(32), 0, 0))

@@ -43,7 +43,6 @@ from agentaudit.archive.verification import (
 )
 from agentaudit.archive.verify_rows import RowsCheck
 from agentaudit.errors import ArchiveError, TamperedError
-from agentaudit.model import Kind
 
 _MAX_POLICY_BYTES = 16 << 20
 _NEXT_EVENT = {"open_segment": "first_event", "stop": "next_event"}
@@ -428,16 +427,15 @@ class LogCheck:
         tree = Frontier()
         # Only whole sessions have a digest to complete, and a fast check has not seen them all.
         complete = self._scope.deep
-        for entry in reader.read():
-            tracked = tracker.of_journal(entry)
-            if entry.kind == Kind.SESSION_CLOSE and complete:
-                tracker.complete_close(tracked, entry)
-            tree.append(tracker.add(entry, tracked).leaf)
-            tick = ticks.pop(tree.size, None)
-            if tick is not None and complete and tree.root() != tick:
-                self._found(
-                    "tick", f"{place} event {entry.event_no}", "does not hash to the ticked root"
-                )
+        for batch in reader.batches():
+            hashes = tracker.add_journaled(batch, complete=complete)
+            begin = tree.size
+            for size in tree.stops(memoryview(hashes.leaves), tuple(ticks)):
+                if ticks.pop(size) != tree.root() and complete:
+                    event_no = batch.event_no(size - begin - 1)
+                    self._found(
+                        "tick", f"{place} event {event_no}", "does not hash to the ticked root"
+                    )
         reader.damage()
         if ticks:
             self._found("tick", place, f"{tree.size} events", f"{max(ticks)} as ticked")

@@ -5,23 +5,25 @@ What is found goes to the caller; nothing here reads the log or believes more th
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from agentaudit import _native
 from agentaudit.archive import canonical
+from agentaudit.archive.batch import BATCH_ROWS, Batch
+from agentaudit.archive.columns import EventColumns
 from agentaudit.archive.merkle import Frontier
-from agentaudit.archive.segment import EventColumns, read_entries, table_of
-from agentaudit.archive.tracker import Tracked, Tracker
+from agentaudit.archive.segment import read_batches, table_of
+from agentaudit.archive.tracker import Hashes, Tracked, Tracker
 from agentaudit.archive.verification import Found
 from agentaudit.errors import TamperedError
-from agentaudit.model import Kind
 
-_COMPARED_ROWS = 16_384
-_COMPARED_BYTES = 32 << 20
 _KEY_COLUMNS = ("key_m", "key_t", "key_p")
 
 
@@ -41,34 +43,26 @@ class RowsCheck:
         tracker.begin_segment()
         tree = Frontier()
         columns = EventColumns(tracker.gateway)
-        stored = {table: _Rows(files.get(table)) for table in ("events", "blobs", "commands")}
-        expected_no = seal["first_event"]
+        stored = {table: _Rows(files.get(table)) for table in ("blobs", "commands")}
+        first = seal["first_event"]
         first_us: int | None = None
-        last_us = 0
-        for entry, commit in read_entries(files["events"], files.get("blobs")):
-            where = f"{place} row {expected_no - seal['first_event']}"
-            if entry.event_no != expected_no:
-                self._found("rows", where, f"event {entry.event_no}", f"event {expected_no}")
+
+        def closing(batch: Batch, row: int, tracked: Tracked) -> None:
+            where = f"{place} row {batch.event_no(row) - first}"
+            self._check_close(batch.payloads[row] or b"{}", tracked, where)
+
+        for batch in read_batches(files["events"], files.get("blobs")):
+            first_us = batch.observed_us(0) if first_us is None else first_us
+            hashes = tracker.add_sealed(batch, lambda _, run: keys[run.session_id], closing)
+            columns.add(batch, hashes)
+            for leaves in self._in_order(batch, hashes, tree, first, place):
+                for size in tree.stops(leaves, tuple(ticks)):
+                    if ticks.pop(size) != tree.root():
+                        where = f"{place} row {size - 1}"
+                        self._found("tick", where, "does not hash to the root that was ticked here")
+            if tree.size != batch.event_no(batch.rows - 1) + 1 - first:
                 return
-            expected_no += 1
-            if entry.kind == Kind.SESSION_OPEN:
-                tracked = tracker.open(entry, keys[entry.session_id])
-            else:
-                tracked = tracker.session_of(entry)
-                if entry.kind == Kind.SESSION_CLOSE:
-                    self._check_close(entry.payload or b"{}", tracked, where)
-            first_us = entry.observed_us if first_us is None else first_us
-            last_us = max(last_us, entry.observed_us)
-            hashed = tracker.add(entry, tracked)
-            if commit is not None and commit != hashed.payload_commit:
-                self._found("leaf", where, "payload_commit is not that of its payload")
-            tree.append(hashed.leaf)
-            if (tick := ticks.pop(tree.size, None)) and tree.root() != tick:
-                self._found("tick", where, "does not hash to the root that was ticked here")
-            columns.add(entry, tracked, hashed)
-            if columns.rows >= _COMPARED_ROWS or columns.bytes >= _COMPARED_BYTES:
-                self._compare_rows(columns, stored, place)
-        self._compare_rows(columns, stored, place)
+            self._compare_rows(columns, batch, hashes, stored, place)
         for table, rows in stored.items():
             if rows.has_more:
                 self._found("columns", place, f"{table} has rows that no event accounts for")
@@ -79,7 +73,7 @@ class RowsCheck:
                 f"{tree.size} events hash to {tree.root().hex()[:8]}…",
                 f"{seal['n']} and {seal['root'][:8]}… as sealed",
             )
-        if (first_us, last_us) != (seal["first_at"], seal["last_at"]):
+        if (first_us, columns.last_us) != (seal["first_at"], seal["last_at"]):
             self._found("tables", place, "its seal says other times than its events")
         for table, path in files.items():
             rows = pq.read_metadata(path).num_rows
@@ -89,20 +83,58 @@ class RowsCheck:
                 )
         self._check_tables(files, seal, place)
 
-    def _compare_rows(self, columns: EventColumns, stored: dict[str, _Rows], place: str) -> None:
-        """Hold what the events since the last call say against what is stored of them."""
-        rebuilt = columns.take()
-        rebuilt["commands"] = table_of("commands", self._tracker.take_commands())
-        for table, expected in rebuilt.items():
-            found = stored[table].take(expected.num_rows)
+    def _in_order(
+        self, batch: Batch, hashes: Hashes, tree: Frontier, first: int, place: str
+    ) -> Iterator[memoryview]:
+        """Yield the leaf hashes of a batch, in pieces that follow on what the tree has by then.
+
+        Ends where an event is missing and nothing accounts for it, which is a finding.
+        """
+        leaves = memoryview(hashes.leaves)
+        numbers = _event_numbers(batch)
+        row = 0
+        while row < batch.rows:
+            expected = first + tree.size
+            if numbers[row] != expected:
+                # Here what is known of purged events comes in: their leaf hashes, from a residue.
+                where = f"{place} row {tree.size}"
+                self._found("rows", where, f"event {numbers[row]}", f"event {expected}")
+                return
+            end = _run_end(numbers, row)
+            yield leaves[32 * row : 32 * end]
+            row = end
+
+    def _compare_rows(
+        self,
+        columns: EventColumns,
+        batch: Batch,
+        hashes: Hashes,
+        stored: dict[str, _Rows],
+        place: str,
+    ) -> None:
+        """Hold what the events of a batch say against what is stored of them."""
+        found: pa.RecordBatch | pa.Table | None
+        for table, expected in columns.take().items():
+            found = batch.stored if table == "events" else stored[table].take(expected.num_rows)
             if found is None:
                 continue
-            if found.column_names != expected.column_names:
+            if found.schema.names != expected.column_names:
                 self._found("columns", place, f"{table} has other columns than the format")
                 continue
             for name in expected.column_names:
+                if name == "payload_commit":
+                    self._check_commits(batch, hashes, place)
                 if not _equal(expected.column(name), found.column(name)):
                     self._found("columns", place, f"{table}.{name} is not what its events say")
+
+    def _check_commits(self, batch: Batch, hashes: Hashes, place: str) -> None:
+        """Hold each stored commitment against the payload that it is of."""
+        assert batch.stored is not None
+        commits = batch.stored.column("payload_commit")
+        for row in pc.indices_nonzero(commits.is_valid()).to_pylist():
+            if commits[row].as_py() != hashes.payload_commits[32 * row : 32 * row + 32]:
+                where = f"{place} event {batch.event_no(row)}"
+                self._found("leaf", where, "payload_commit is not that of its payload")
 
     def _check_close(self, payload: bytes, tracked: Tracked, where: str) -> None:
         close, state = canonical.decode(payload), tracked.state
@@ -148,8 +180,6 @@ class RowsCheck:
             if seal[name] != count:
                 self._found("tables", place, f"its seal counts {seal[name]} {name}", str(count))
 
-    # --- the live tail
-
 
 class _Rows:
     """The stored rows of a table, from the first on."""
@@ -187,7 +217,7 @@ class _Rows:
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=16_384)
+        yield from file.iter_batches(batch_size=BATCH_ROWS)
 
 
 def _session_keys(path: Path) -> dict[bytes, dict[str, bytes]]:
@@ -201,10 +231,30 @@ def _session_keys(path: Path) -> dict[bytes, dict[str, bytes]]:
     }
 
 
-def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
+def _event_numbers(batch: Batch) -> memoryview:
+    return memoryview(_native.unpack(batch.fixed)[0]).cast("q")
+
+
+def _run_end(numbers: memoryview, row: int) -> int:
+    """Return where the consecutive numbers that begin at `row` end."""
+    rest = len(numbers) - row
+    begin, last = numbers[row], numbers[-1]
+    if last - begin == rest - 1:
+        dense = array("q", range(begin, last + 1))
+        if numbers[row:] == memoryview(dense):
+            return len(numbers)
+    end = row + 1
+    while end < len(numbers) and numbers[end] == numbers[end - 1] + 1:
+        end += 1
+    return end
+
+
+def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray | pa.Array) -> bool:
+    if isinstance(right, pa.Array):
+        right = pa.chunked_array([right])
     if pa.types.is_dictionary(left.type):
         left, right = left.cast(pa.string()), right.cast(pa.string())
-    return bool(left.combine_chunks().equals(right.combine_chunks()))
+    return bool(left.equals(right))
 
 
 def _equal_tables(left: pa.Table, right: pa.Table) -> bool:
