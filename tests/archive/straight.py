@@ -8,6 +8,7 @@ implementations rely on them.
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import zlib
 from hashlib import sha256
@@ -273,7 +274,216 @@ def log_vectors() -> dict[str, Any]:
     }
 
 
-ALL = {"leaves": leaf_vectors, "journal": journal_vectors, "log": log_vectors}
+def tree_vectors() -> dict[str, Any]:
+    leaves = [sha256(b"\x00" + big(number, 4)).digest() for number in range(20)]
+    return {
+        "what": "Trees over the first 0 to 20 of twenty leaves, whose entries are the numbers 0 to "
+        "19 as u32; every inclusion proof in the largest, and every consistency proof to it. Hex.",
+        "leaves": [leaf.hex() for leaf in leaves],
+        "roots": [tree(leaves[:size]).hex() for size in range(21)],
+        "inclusion": [[h.hex() for h in path(m, leaves)] for m in range(20)],
+        "consistency": [[h.hex() for h in proof(m, leaves)] for m in range(1, 21)],
+    }
+
+
+def key(name: str) -> bytes:
+    """The seed of a key of these vectors."""
+    return sha256(name.encode()).digest()
+
+
+def signature_line(text: str, name: str, seed: bytes) -> str:
+    return note(text, name, seed)[0].rpartition("\n\n")[2]
+
+
+def cosignature_line(text: str, name: str, seed: bytes, time_s: int) -> tuple[str, str]:
+    """Return a witness's line (c2sp.org/tlog-cosignature, v1), and its verifier key."""
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    public = b"\x04" + private.public_key().public_bytes_raw()
+    key_id = sha256(name.encode() + b"\n" + public).digest()[:4]
+    signed = private.sign(f"cosignature/v1\ntime {time_s}\n{text}".encode())
+    line = f"\N{EM DASH} {name} {b64(key_id + big(time_s, 8) + signed)}\n"
+    return line, f"{name}+{key_id.hex()}+{b64(public)}"
+
+
+def closed_session(number: int) -> bytes:
+    """What a seal's sessions_root has of a session: canonical JSON."""
+    return canonical_json(
+        {
+            "closed_at": 1_700_000_001_000_000 + number,
+            "opened_at": 1_700_000_000_000_000,
+            "session_id": f"018bcfe5-6800-7abc-8123-00000000000{number}",
+            "target": "orders",
+            "user": user_hmac("añá"),
+        }
+    )
+
+
+def user_hmac(user: str) -> str:
+    return hmac.digest(key("people"), b"AA1u" + user.encode(), "sha256").hex()
+
+
+def tlog_proof(index: int, hashes: list[bytes], checkpoint: str) -> str:
+    """The text of a `.tlog-proof` file (c2sp.org/tlog-proof)."""
+    lines = ["c2sp.org/tlog-proof@v1", f"index {index}", *map(b64, hashes), "", ""]
+    return "\n".join(lines) + checkpoint
+
+
+SEGMENT = "018bcfe5-6800-7def-8123-456789abcdef"
+LOG = "audit.example.com/gw1"
+
+
+def seal_vectors() -> dict[str, Any]:
+    """One short log, entry by entry, and the proof of one event in it."""
+    vkey = note("", LOG, key("log"))[1]
+    epoch_name = f"{LOG}/epoch"
+    first_epoch, second_epoch = (
+        note("", epoch_name, key(name))[1] for name in ("epoch 0", "epoch 1")
+    )
+    made = leaf_vectors()["events"]
+    leaves = [bytes.fromhex(event["leaf"]) for event in made]
+    entries: list[dict[str, Any]] = [
+        {
+            "at": 1_700_000_000_000_000,
+            "clock": "system",
+            "epoch_key": first_epoch,
+            "format": 1,
+            "gateway": "gw1",
+            "host": "host-1",
+            "key": vkey,
+            "origin": LOG,
+            "type": "genesis",
+        }
+    ]
+    raw = [canonical_json(entries[0])]
+    hashes = [sha256(b"\x00" + raw[0]).digest()]
+    statement = f"agentaudit epoch key\n{LOG}\n1\n{b64(tree(hashes))}\n{second_epoch}\n"
+    old = Ed25519PrivateKey.from_private_bytes(key("epoch 0"))
+    entries.append(
+        {
+            "at": 1_700_000_000_000_001,
+            "key": second_epoch,
+            "signature": b64(old.sign(statement.encode())),
+            "type": "key_epoch",
+        }
+    )
+    head_text = f"{LOG}/seg/{SEGMENT}\n{len(leaves)}\n{b64(tree(leaves))}\n"
+    head = note(head_text, LOG, key("log"))[0]
+    head += signature_line(head_text, epoch_name, key("epoch 1"))
+    closed = [closed_session(number) for number in range(3)]
+    sessions = [sha256(b"\x00" + session).digest() for session in closed]
+    file = {"bytes": 4711, "path": f"events/gw=gw1/date=2023-11-14/{SEGMENT}.parquet"}
+    file |= {"rows": len(leaves), "sha256": sha256(b"events").hexdigest()}
+    entries.append(
+        {
+            "at": 1_700_000_002_000_000,
+            "clock": "system",
+            "commands": 1,
+            "decisions": 0,
+            "files": {"events": file},
+            "first_at": made[0]["observed_at_us"],
+            "first_event": 1_000_000,
+            "head": head,
+            "last_at": made[-2]["observed_at_us"],
+            "n": len(leaves),
+            "policy": None,
+            "previous": None,
+            "root": tree(leaves).hex(),
+            "segment": SEGMENT,
+            "sessions_closed": 3,
+            "sessions_open": 0,
+            "sessions_opened": 3,
+            "sessions_root": tree(sessions).hex(),
+            "type": "seal",
+        }
+    )
+    raw = [canonical_json(entry) for entry in entries]
+    hashes = [sha256(b"\x00" + entry).digest() for entry in raw]
+    text = f"{LOG}\n{len(raw)}\n{b64(tree(hashes))}\n"
+    checkpoint = note(text, LOG, key("log"))[0]
+    checkpoint += signature_line(text, epoch_name, key("epoch 1"))
+    witness_line, witness = cosignature_line(
+        text, "witness.example.com", key("witness"), 1_700_000_003
+    )
+    return {
+        "what": "A log of genesis, key_epoch and seal over the leaves of leaves.json; its "
+        "segment's head, its checkpoint with a witness's cosignature, and the proof of leaf 3. "
+        "Seeds of keys are SHA-256 of their names here: log, epoch 0, epoch 1, witness, people.",
+        "vkey": vkey,
+        "epoch_vkey": first_epoch,
+        "witness_vkey": witness,
+        "epoch_statement": statement,
+        "entries": [entry.decode() for entry in raw],
+        "entry_hashes": [value.hex() for value in hashes],
+        "head": head,
+        "checkpoint": checkpoint,
+        "cosigned": checkpoint + witness_line,
+        "users": {user: user_hmac(user) for user in ("añá", "ana")},
+        "closed_sessions": [session.decode() for session in closed],
+        "sessions_root": tree(sessions).hex(),
+        "event_proof": tlog_proof(3, path(3, leaves), head),
+        "event_leaf": leaf_preimage(made[3]).hex(),
+        "seal_proof": tlog_proof(2, path(2, hashes), checkpoint + witness_line),
+    }
+
+
+def leaf_preimage(event: dict[str, Any]) -> bytes:
+    """What the leaf of an event of leaves.json hashes behind the byte 0."""
+    names = ("salt_m", "text_commit", "payload_commit", "spans_digest")
+    return b"AA1\0" + fixed_fields(event) + b"".join(bytes.fromhex(event[name]) for name in names)
+
+
+def purge_vectors() -> dict[str, Any]:
+    """The segment of leaves.json with three rows gone, and then with payloads gone."""
+    made = leaf_vectors()["events"]
+    purge = "018bcfe5-6800-7aaa-8123-456789abcdef"
+    sessions = [sha256(b"\x00" + closed_session(number)).digest() for number in range(3)]
+    listed = json.loads(closed_session(1)) | {
+        "index": 1,
+        "proof": [value.hex() for value in path(1, sessions)],
+        "sealed_in": SEGMENT,
+        "segments": [SEGMENT],
+    }
+    document = canonical_json(
+        {
+            "purge": purge,
+            "segments": [{"rows": 3, "segment": SEGMENT, "whole": False}],
+            "sessions": [listed],
+            "what": "sessions",
+        }
+    )
+    gone = [1, 2, 5]
+    own = [event["seq"] for event in made if event["kind"] in (1, 2, 5, 6, 9, 10, 11)]
+    key_p = sha256(b"key_p").digest()
+    stripped = [event | {"payload": None} for event in made if event["seq"] not in own]
+    return {
+        "what": "What a purge leaves of the segment of leaves.json. Indices are those of leaves. "
+        "`residue` is of a purge of three of its events; with the other rows it gives the root. "
+        "`salts` and `payload_commits` are of a purge of its payloads: rows made by the gateway "
+        "keep theirs, and their salt; all others keep the commitment alone. K_p is gone after it. "
+        "Bytes are hex.",
+        "segment": SEGMENT,
+        "root": tree([bytes.fromhex(event["leaf"]) for event in made]).hex(),
+        "residue": [{"leaf_index": n, "leaf_hash": made[n]["leaf"]} for n in gone],
+        "salts": [{"leaf_index": n, "salt": salt(key_p, n).hex()} for n in own],
+        "payload_commits": [
+            {"leaf_index": event["seq"], "payload_commit": event["payload_commit"]}
+            for event in stripped
+            if event["payload_commit"] != bytes(32).hex()
+        ],
+        "list": document.decode(),
+        "list_sha256": sha256(document).hexdigest(),
+        "sessions_root": tree(sessions).hex(),
+    }
+
+
+ALL = {
+    "leaves": leaf_vectors,
+    "journal": journal_vectors,
+    "log": log_vectors,
+    "tree": tree_vectors,
+    "seal": seal_vectors,
+    "purge": purge_vectors,
+}
 
 
 def as_file(vectors: dict[str, Any]) -> str:
