@@ -22,7 +22,7 @@ from typing import Any
 import duckdb
 import uvloop
 
-from agentaudit.analysis.case import load
+from agentaudit import load
 from agentaudit.archive import journal
 from agentaudit.archive.files import make_folder, replace, sync_folder
 from agentaudit.archive.keys import People, Place, create_key

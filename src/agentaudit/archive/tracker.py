@@ -198,7 +198,6 @@ class Tracker:
             state.commands += run.commands
             state.bytes_in += run.bytes_in
             state.bytes_out += run.bytes_out
-            self.seen.setdefault(run.session_id, session)
             self.ended += run.commands
             if run.closes:
                 session.leaves_digest.update(part[:-32])
@@ -237,6 +236,7 @@ class Tracker:
                 raise TamperedError(f"event {batch.event_no(run.first)}: its session is not open")
             if run.closes:
                 closed.add(run.session_id)
+            self.seen.setdefault(run.session_id, tracked)
             found.append(tracked)
         return found
 
@@ -260,7 +260,7 @@ class Tracker:
                 open_event_no=entry.event_no,
             )
         )
-        self.sessions[run.session_id] = self.seen[run.session_id] = tracked
+        self.sessions[run.session_id] = tracked
         self.opened += 1
         return tracked
 
