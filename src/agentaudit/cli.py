@@ -16,7 +16,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 YES, NO, CANNOT_TELL = 0, 1, 2
 
 Verb = Callable[[argparse.Namespace], int]
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,6 +191,242 @@ def demo(arguments: argparse.Namespace) -> int:
     from agentaudit import demo as demonstration
 
     return demonstration.run(arguments.directory, sys.stdout)
+
+
+# --- purges and legal holds -----------------------------------------------------------------------
+
+
+def retention_plan(arguments: argparse.Namespace) -> int:
+    """Say what retention would purge now, what it would not and why; touch nothing."""
+    from agentaudit import settings
+    from agentaudit.archive.keys import People, Place
+    from agentaudit.archive.layout import Layout
+    from agentaudit.archive.purge import plan
+    from agentaudit.archive.snapshot import check_format
+    from agentaudit.errors import RecordingError
+
+    own = settings.load(arguments.config).gateway
+    layout = Layout(own.archive)
+    check_format(layout)
+    status = YES
+    for name in layout.gateways():
+        place = Place(archive=own.archive, gateway=name, origin=own.origin, keys=own.keys)
+        try:
+            people: People | None = People(place)
+        except RecordingError:
+            people = None  # it matters only where a hold names a user
+        try:
+            made = plan(layout, name, time.time_ns() // 1000, people)
+        except AgentauditError as error:
+            status = _complain(f"{name}: {error}", error.hint)
+            continue
+        except OSError as error:
+            hint = "it may be purging just now: try again"
+            status = _complain(f"{name}: {error.filename}: {error.strerror}", hint)
+            continue
+        if arguments.json:
+            _print_json({"gateway": name, **made})
+        else:
+            _print_plan(name, made, "would go")
+    print("nothing was touched: agentaudit retention apply does it", file=sys.stderr)
+    return status
+
+
+def retention_apply(arguments: argparse.Namespace) -> int:
+    """Purge what is due and not held; go on with what was interrupted."""
+    name, done = _order(arguments, {"do": "retention_apply"})
+    if arguments.json:
+        _print_json({"gateway": name, **done})
+    else:
+        _print_purges(name, done)
+    return YES
+
+
+def erase(arguments: argparse.Namespace) -> int:
+    """Erase one session, or one user's sessions, as somebody else has approved."""
+    selector = _selector(arguments, "session", "user")
+    if len(selector) != 1:
+        raise QuestionError("erase: one of --session and --user is needed")
+    request: dict[str, Any] = {"do": "erase", "selector": selector}
+    if arguments.dry_run:
+        name, made = _order(arguments, request | {"dry_run": True})
+        if arguments.json:
+            _print_json({"gateway": name, **made})
+        else:
+            _print_plan(name, made, "would be erased")
+        return YES
+    given = (arguments.reason, arguments.token_file, arguments.approver_token_file)
+    if not all(given):
+        raise QuestionError(
+            "erase: --reason, --token-file and --approver-token-file are needed",
+            hint="somebody else than who asks approves it; --dry-run says what would be erased",
+        )
+    request |= {
+        "reason": arguments.reason,
+        "requester_token": _read_text(arguments.token_file).strip(),
+        "approver_token": _read_text(arguments.approver_token_file).strip(),
+    }
+    name, done = _order(arguments, request)
+    if arguments.json:
+        _print_json({"gateway": name, **done})
+    else:
+        _print_purges(name, done)
+    return NO if done["held"] or done["open"] or done["later"] else YES
+
+
+def legal_hold_set(arguments: argparse.Namespace) -> int:
+    """Keep matching sessions from every purge, until the hold is released."""
+    selector = _selector(arguments, "session", "user", "target", "since", "until")
+    if not selector:
+        raise QuestionError(
+            "legal-hold set: what is to be held is not said",
+            hint="--session, --user, --target, --since, --until; what is given must all match",
+        )
+    name, done = _order(
+        arguments,
+        {
+            "do": "legal_hold_set",
+            "selector": selector,
+            "authority": arguments.authority,
+            "reason": arguments.reason,
+        },
+    )
+    if arguments.json:
+        _print_json({"gateway": name, **done})
+    else:
+        print(done["hold"])
+        print(f"{name} holds what matches until this hold is released", file=sys.stderr)
+    return YES
+
+
+def legal_hold_release(arguments: argparse.Namespace) -> int:
+    """Release a legal hold; what it held is due by policy as if it had not been."""
+    name, done = _order(
+        arguments,
+        {
+            "do": "legal_hold_release",
+            "hold": arguments.hold.lower(),
+            "authority": arguments.authority,
+            "reason": arguments.reason,
+        },
+    )
+    if arguments.json:
+        _print_json({"gateway": name, **done})
+    else:
+        print(f"{name}: released {done['hold']}")
+    return YES
+
+
+def legal_hold_list(arguments: argparse.Namespace) -> int:
+    """List the legal holds in force: what each holds, who set it, by which authority and why."""
+    from agentaudit import settings
+    from agentaudit.analysis.printable import printable
+    from agentaudit.analysis.transcript import moment
+    from agentaudit.archive.holds import legal_holds
+    from agentaudit.archive.layout import Layout
+
+    holds = legal_holds(Layout(settings.load(arguments.config).gateway.archive))
+    if arguments.json:
+        for hold in holds:
+            _print_json(_members(hold))
+        return YES
+    lines = [
+        (
+            moment(datetime.fromtimestamp(hold.set_at_us / 1e6, UTC)),
+            hold.hold,
+            printable(hold.gateway),
+            printable(_selected(hold.selector)),
+            printable(hold.actor or "?"),
+            printable(hold.authority or "?"),
+            printable(hold.reason or "?"),
+        )
+        for hold in holds
+    ]
+    _print_table(("SET", "HOLD", "GATEWAY", "HOLDS", "BY", "AUTHORITY", "REASON"), lines)
+    return YES
+
+
+def _order(arguments: argparse.Namespace, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Let the gateway of the settings carry out `request`, or do it where none runs."""
+    from agentaudit import client, settings
+
+    whole = settings.load(arguments.config)
+    own = whole.gateway
+    if client.is_running(own.archive, own.name):
+        return own.name, client.ask(own.archive, own.name, request)
+    from agentaudit.gateway.orders import alone
+
+    print(f"{own.name} does not run: recording for this alone", file=sys.stderr)
+    return own.name, alone(whole, request)
+
+
+def _selector(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options that were given of `names`, times in microseconds since 1970."""
+    given = {name: getattr(arguments, name) for name in names}
+    return {
+        name: round(value.timestamp() * 1e6) if isinstance(value, datetime) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _selected(selector: Mapping[str, Any]) -> str:
+    """Return in words what a legal hold selects."""
+    from agentaudit.analysis.transcript import moment
+
+    words = []
+    for name, value in selector.items():
+        if name in ("since", "until"):
+            value = moment(datetime.fromtimestamp(value / 1e6, UTC))
+        elif name == "user":
+            value = f"HMAC {value}"
+        words.append(f"{name} {value}")
+    return ", ".join(words)
+
+
+def _print_plan(gateway: str, plan: Mapping[str, Any], would_go: str) -> None:
+    from agentaudit.analysis.transcript import size
+
+    for what in ("sessions", "payloads"):
+        total = plan["totals"][what]
+        whole = sum(segment["whole"] for segment in plan[what])
+        print(
+            f"{gateway}: {what} of {total['sessions']:,} sessions {would_go}: "
+            f"{total['rows']:,} rows, about {size(total['bytes'])}, of {total['segments']:,} "
+            f"segments, {whole:,} of them whole"
+        )
+        for segment in plan[what]:
+            part = "whole" if segment["whole"] else "in part"
+            print(
+                f"  segment {segment['segment']} {part}: {segment['sessions']:,} sessions, "
+                f"{segment['rows']:,} rows, about {size(segment['bytes'])}"
+            )
+    _print_left(gateway, plan)
+
+
+def _print_purges(gateway: str, done: Mapping[str, Any]) -> None:
+    for purge in done["purges"]:
+        print(
+            f"{gateway}: purge {purge['purge']}: {purge['what']} of {purge['sessions']:,} "
+            f"sessions, {purge['rows']:,} rows of {purge['segments']:,} segments"
+        )
+    if not done["purges"]:
+        print(f"{gateway}: nothing was due")
+    _print_left(gateway, done)
+
+
+def _print_left(gateway: str, told: Mapping[str, Any]) -> None:
+    """Print what stays, and why."""
+    for held in told["held"]:
+        holds = ", ".join(held["holds"])
+        print(f"{gateway}: held: session {held['session']} by legal hold {holds}")
+    if told["waiting"]:
+        count = len(told["waiting"])
+        print(f"{gateway}: waiting: {count:,} sessions, whose segments were rewritten within a day")
+    for session in told.get("open", ()):
+        print(f"{gateway}: open still, and left: session {session}")
+    if told.get("later"):
+        print(f"{gateway}: closed after the decision, and left: {told['later']:,} sessions")
 
 
 # --- asking an archive ----------------------------------------------------------------------------
@@ -499,10 +738,14 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(dest="command", metavar="VERB", required=True)
 
-    def add(verb: Verb) -> argparse.ArgumentParser:
+    def group(name: str, does: str) -> Verbs:
+        one = verbs.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
+        return one.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def add(verb: Verb, of: Verbs | None = None, name: str = "") -> argparse.ArgumentParser:
         does = (verb.__doc__ or "").partition("\n")[0]
-        one = verbs.add_parser(
-            verb.__name__,
+        one = (of or verbs).add_parser(
+            name or verb.__name__,
             help=does[0].lower() + does[1:].rstrip("."),
             description=does,
             epilog="Exit status: 0 yes, 1 no, 2 could not tell.",
@@ -545,6 +788,35 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="listen without TLS on another than a loopback address: behind a proxy that has it",
     )
+    retention = group("retention", "what is due to go, and purging it")
+    _add_config_and_json(add(retention_plan, retention, "plan"))
+    _add_config_and_json(add(retention_apply, retention, "apply"))
+    one = add(erase)
+    one.add_argument("--session", metavar="ID", help="this session")
+    one.add_argument("--user", help="all closed sessions of this user")
+    one.add_argument("--reason", help="why, in words that are kept: without the person's name")
+    one.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the token of whoever asks for it"
+    )
+    one.add_argument(
+        "--approver-token-file", type=Path, metavar="FILE", help="that of whoever approves it"
+    )
+    one.add_argument("--dry-run", action="store_true", help="only say what would be erased")
+    _add_config_and_json(one)
+    legal_hold = group("legal-hold", "what no purge may take")
+    one = add(legal_hold_set, legal_hold, "set")
+    one.add_argument("--session", metavar="ID", help="this session")
+    one.add_argument("--user", help="sessions of this user")
+    one.add_argument("--target", help="sessions on this target")
+    one.add_argument("--since", type=_instant, metavar="TIME", help="that closed since then")
+    one.add_argument("--until", type=_instant, metavar="TIME", help="that opened until then")
+    _add_authority(one)
+    _add_config_and_json(one)
+    one = add(legal_hold_release, legal_hold, "release")
+    one.add_argument("hold", metavar="HOLD", help="its id, as set and list print it")
+    _add_authority(one)
+    _add_config_and_json(one)
+    _add_config_and_json(add(legal_hold_list, legal_hold, "list"))
     one = add(verify)
     one.add_argument(
         "archive", type=Path, metavar="ARCHIVE", help="an archive, or a folder that prove wrote"
@@ -645,6 +917,18 @@ def _add_config(one: argparse.ArgumentParser) -> None:
 
 def _add_json(one: argparse.ArgumentParser) -> None:
     one.add_argument("--json", action="store_true", help="print JSON, one object a line")
+
+
+def _add_config_and_json(one: argparse.ArgumentParser) -> None:
+    _add_config(one)
+    _add_json(one)
+
+
+def _add_authority(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--authority", required=True, help="who has ordered it: a court, a case number"
+    )
+    one.add_argument("--reason", required=True, help="why, in words that are kept")
 
 
 def _add_archive(one: argparse.ArgumentParser) -> None:

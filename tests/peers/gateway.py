@@ -31,12 +31,14 @@ class GatewayFactory(Protocol):
         issuer_keys: Mapping[str, Any] | None = None,
         listen: Mapping[str, Any] | None = None,
         limits: Mapping[str, Any] | None = None,
+        tables: Mapping[str, Any] | None = None,
         **gateway_keys: Any,
     ) -> Gateway:
         """Start a gateway; keyword arguments not named here go to `[gateway]`.
 
-        A target's `password` becomes a file that the settings name. Without `issuer` it is the
-        real provider of the `issuer` fixture.
+        `tables` are further ones of the settings, `roles` or `retention`. A target's `password`
+        becomes a file that the settings name. Without `issuer` it is the real provider of the
+        `issuer` fixture.
         """
         ...
 
@@ -56,6 +58,7 @@ def gateway(
         issuer_keys: Mapping[str, Any] | None = None,
         listen: Mapping[str, Any] | None = None,
         limits: Mapping[str, Any] | None = None,
+        tables: Mapping[str, Any] | None = None,
         **gateway_keys: Any,
     ) -> Gateway:
         directory = tmp_path / f"gateway-{len(made)}"
@@ -70,6 +73,7 @@ def gateway(
         }
         if limits:
             settings["limits"] = dict(limits)
+        settings |= tables or {}
         settings["issuer"] = [
             {"url": one.issuer, "audience": [one.audience]} | dict(issuer_keys or {})
             for one in issuers

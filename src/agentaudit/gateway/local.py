@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import os
-import pwd
 import socket
 import struct
 from collections import Counter
@@ -26,7 +25,7 @@ from typing import Any, Final
 import structlog
 
 from agentaudit.errors import AgentauditError, QuestionError, RecordingError
-from agentaudit.gateway.orders import Asker, Orders
+from agentaudit.gateway.orders import Asker, Orders, user_name
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
 REQUEST_TIMEOUT_S: Final = 5.0
@@ -130,7 +129,7 @@ class Local:
         try:
             self._count(uid)
             # A directory service may be asked for the name, so not on the loop.
-            name = await asyncio.get_running_loop().run_in_executor(None, _name, uid)
+            name = await asyncio.get_running_loop().run_in_executor(None, user_name, uid)
             asker = Asker(name, uid in (0, os.getuid()))
             return {"ok": True, "result": await self._orders.carry_out(asker, request)}
         except AgentauditError as error:
@@ -166,13 +165,6 @@ def _bind(path: Path) -> socket.socket:
     finally:
         os.close(folder)
     return listening
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
 
 
 def _no(error: AgentauditError) -> dict[str, Any]:

@@ -12,6 +12,9 @@ decision, because an erasure must not leave a new record of people; their HMACs 
 
 from __future__ import annotations
 
+import asyncio
+import os
+import pwd
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,14 +22,18 @@ from typing import Any, Final
 from uuid import UUID
 
 from agentaudit.archive.ids import uuid7
+from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
+from agentaudit.archive.snapshot import check_format
 from agentaudit.errors import IdentityError, QuestionError
 from agentaudit.identity import MAX_TOKEN_BYTES, Verifier
 from agentaudit.model import Actor, Kind
-from agentaudit.settings import Roles
+from agentaudit.settings import Roles, Settings
 
 LOGIN_AGE_S: Final = 15 * 60.0
-MAX_TEXT_CHARACTERS: Final = 1_000
+MAX_TEXT_CHARACTERS: Final = 600
+"""Two such texts and the rest fit into the 8 KiB that an event holds inline, however escaped."""
+
 ACCESSES: Final = ("open", "search", "export", "verify")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -140,6 +147,8 @@ class Orders:
         selector = self._selector(request, "session", "user")
         if len(selector) != 1:
             raise QuestionError("an erasure is of one session, or of one user's sessions")
+        if request.get("dry_run") is True:
+            return await recorder.order("erase", selector=selector, dry_run=True)
         reason = _text(request, "reason")
         requested_us = recorder.clock.now_us()
         requester = await self._admin(request, "requester_token", "the requester's token")
@@ -208,6 +217,59 @@ class Orders:
                 text = _text(given, name)
                 selector[name] = self._recorder.hmac(text) if name == "user" else text
         return selector
+
+
+def alone(settings: Settings, request: Request) -> Result:
+    """Carry out `request` where no gateway runs: record for as long as it takes, and seal.
+
+    Raises:
+        QuestionError: there is no such archive, it is another user's, or as `Orders.carry_out`.
+        IdentityError, IssuerError: as `Orders.carry_out`.
+        RecordingError, TamperedError: the archive cannot be written, or was tampered with.
+    """
+    own = settings.gateway
+    layout = Layout(own.archive)
+    check_format(layout)
+    if own.name not in layout.gateways():
+        raise QuestionError(
+            f"archive {own.archive}: gateway {own.name} has recorded nothing here",
+            hint="gateway.name in the settings says whose log it is about",
+        )
+    owner = own.archive.stat().st_uid
+    if owner != os.geteuid():
+        # What another user writes, root above all, the gateway could not read at its next start.
+        raise QuestionError(
+            f"archive {own.archive}: belongs to uid {owner}, this is uid {os.geteuid()}",
+            hint="run it as the gateway's own user, or while the gateway runs",
+        )
+    return asyncio.run(_alone(settings, request))
+
+
+async def _alone(settings: Settings, request: Request) -> Result:
+    own = settings.gateway
+    recorder = await Recorder.start(
+        archive=own.archive,
+        gateway=own.name,
+        origin=own.origin,
+        keys=own.keys,
+        durability=own.durability,
+        policy=settings.policy_document(),
+    )
+    verifier = Verifier(settings.issuer)
+    try:
+        orders = Orders(recorder, lambda: (settings.roles, verifier))
+        return await orders.carry_out(Asker(user_name(os.geteuid()), True), request)
+    finally:
+        verifier.close()
+        await recorder.stop()
+
+
+def user_name(uid: int) -> str:
+    """Return what this machine calls a user; may ask a directory service."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _refuse_one_and_the_same(requester: Actor, approver: Actor) -> None:
