@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import shutil
 import time
@@ -10,131 +9,43 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agentaudit.archive import canonical
-from agentaudit.archive.keys import People
 from agentaudit.archive.layout import TABLES
-from agentaudit.archive.merkle import GappedFrontier
 from agentaudit.archive.purge import plan as make_plan
 from agentaudit.archive.retention import standing
-from agentaudit.archive.rewrite import hash_row, read_gaps, read_keys
-from agentaudit.archive.segment import read_entries
 from agentaudit.errors import RecordingError
-from agentaudit.model import SessionFacts
+from tests.archive.purging import (
+    BIG,
+    BIGGER,
+    apply,
+    entries_of,
+    erase,
+    every_value,
+    hmac_of,
+    hold,
+    listed,
+    recorded,
+    release,
+    require_proven,
+    split,
+)
 from tests.archive.recording import (
     GATEWAY,
     Site,
-    SteppingClock,
-    counted,
-    exchange,
     order,
     recover,
     retention,
     rows,
     sealed_files,
     sealer,
-    start,
 )
-
-KEEP = retention(orders={"keep": 30}, billing={"keep": 4000, "payload_keep": 30})
-BIG = b"\xb7" * 9000
-BIGGER = b"\xc8" * (1 << 20)
-
-
-def facts(name: str, target: str = "orders") -> SessionFacts:
-    return SessionFacts(protocol="postgres", target=target, user=name, agent=f"agent-of-{name}")
 
 
 def marks(name: str) -> list[str]:
     """What nobody but the session of `name` has said."""
     return [f"secret of {name}", f"agent-of-{name}"]
-
-
-def talk(recorder: Any, name: str, target: str = "orders", reply: bytes = b"reply") -> UUID:
-    session = recorder.open_session(facts(name, target))
-    exchange(session, 0, f"select 'secret of {name}'", reply)
-    exchange(session, 1, f"select 'secret of {name}' {'again ' * 20_000}", reply + name.encode())
-    session.close("client")
-    return session.session_id
-
-
-def recorded(
-    site: Site, policy: bytes = KEEP, segments: int = 1, **options: Any
-) -> dict[str, UUID]:
-    """Record sessions of 2023 of some people; bob's equal chunks come first."""
-    ids: dict[str, UUID] = {}
-
-    async def run() -> None:
-        clock = SteppingClock()
-        for number in range(segments):
-            recorder = await start(site, policy=policy, clock=clock, **options)
-            for name in ("bob", "ana", "eve"):
-                name += str(number) if number else ""
-                ids[name] = talk(recorder, name, reply=BIG)
-            ids[f"pay{number}"] = talk(recorder, f"pay{number}", "billing", BIGGER)
-            ids[f"other{number}"] = talk(recorder, f"other{number}", "other", BIG)
-            await counted(recorder)
-            await recorder.stop()
-
-    asyncio.run(run())
-    return ids
-
-
-def every_value(site: Site) -> bytes:
-    """All bytes of all files, and all values of all Parquet files, dictionaries included."""
-    parts = []
-    for path in site.archive.rglob("*"):
-        if path.is_file():
-            parts.append(path.read_bytes())
-            if path.suffix == ".parquet":
-                with pq.ParquetFile(path) as file:
-                    parts.append(str(file.metadata.to_dict()).encode())
-                    for group in range(file.num_row_groups):
-                        table = file.read_row_group(group)
-                        parts += [
-                            str(chunk.dictionary.to_pylist()).encode()
-                            for column in table.columns
-                            for chunk in column.chunks
-                            if pa.types.is_dictionary(chunk.type)
-                        ]
-                        for row in table.to_pylist():
-                            parts += [
-                                value if isinstance(value, bytes) else str(value).encode()
-                                for value in row.values()
-                            ]
-    return b"\n".join(parts)
-
-
-def require_proven(site: Site) -> None:
-    """Every segment that is there hashes to the root that its seal has had all along."""
-    entries = site.log_entries()
-    found = standing(entries)
-    for seal in (entry for entry in entries if entry["type"] == "seal"):
-        remains = found.segments[seal["segment"]]
-        if remains.is_gone:
-            continue
-        gaps = read_gaps(site.layout, UUID(seal["segment"]), remains)
-        files = {table: site.archive / file["path"] for table, file in remains.files.items()}
-        keys = read_keys(files["sessions"])
-        tree = GappedFrontier(gaps.known())
-        for entry, stored in read_entries(files["events"], files.get("blobs")):
-            assert entry.event_no - seal["first_event"] == tree.size
-            salt = gaps.salts.get(tree.size)
-            tree.append(hash_row(entry, stored, keys[entry.session_id], salt).leaf)
-        assert (tree.size, tree.root().hex()) == (seal["n"], seal["root"])
-
-
-def entries_of(site: Site, kind: str) -> list[dict[str, Any]]:
-    return [entry for entry in site.log_entries() if entry["type"] == kind]
-
-
-def apply(site: Site) -> dict[str, Any]:
-    answer = order(site, "retention_apply", event=0)
-    assert "result" in answer, answer
-    return dict(answer["result"])
 
 
 def test_what_is_due_is_gone_from_every_file_and_the_rest_proves_to_the_old_root(
@@ -239,25 +150,6 @@ def test_a_session_whose_payloads_went_can_go_as_a_whole_later(site: Site) -> No
     require_proven(site)
 
 
-def listed(site: Site) -> list[dict[str, Any]]:
-    """The sessions on all lists of purges."""
-    return [
-        session
-        for path in sorted((site.archive / "purges").glob("*.json"))
-        for session in canonical.decode(path.read_bytes())["sessions"]
-    ]
-
-
-def erase(site: Site, selector: dict[str, Any], **members: Any) -> dict[str, Any]:
-    return order(
-        site, "erase", selector=selector, decision=0, decided_at=time.time_ns() // 1000, **members
-    )
-
-
-def hmac_of(site: Site, name: str) -> str:
-    return People(site.place).hmac(name)
-
-
 def test_an_erasure_takes_what_it_names_and_nothing_else(site: Site) -> None:
     ids = recorded(site, retention())
     answer = erase(site, {"session": str(ids["bob"])})
@@ -275,10 +167,11 @@ def test_an_erasure_takes_what_it_names_and_nothing_else(site: Site) -> None:
 
 def test_an_erasure_that_takes_nothing_says_why(site: Site) -> None:
     ids = recorded(site, retention())
-    answer = erase(site, {"session": "018bcfe5-6800-7def-8123-456789abcdef"})
+    unknown = {"session": "018bcfe5-6800-7def-8123-456789abcdef"}
+    answer = order(site, "erase", selector=unknown, decision=0, decided_at=5)
     assert "no closed session" in answer["error"]
-    hold = order(site, "legal_hold_set", selector={"target": "orders"}, event=0)["result"]["hold"]
-    assert hold in erase(site, {"session": str(ids["bob"])})["error"]
+    held = hold(site, target="orders")
+    assert held in erase(site, {"session": str(ids["bob"])})["error"]
     early = order(site, "erase", selector={"session": str(ids["other0"])}, decision=0, decided_at=5)
     assert "closed after it was decided" in early["error"]
     assert entries_of(site, "purge_intent") == []
@@ -304,7 +197,7 @@ def test_a_held_session_survives_every_way_to_purge(site: Site, by: str) -> None
         "target": {"target": "orders"},
         "time": {"since": opened_us, "until": opened_us},
     }[by]
-    hold = order(site, "legal_hold_set", selector=selector, event=0)["result"]["hold"]
+    held = hold(site, **selector)
 
     result = apply(site)
 
@@ -313,7 +206,7 @@ def test_a_held_session_survives_every_way_to_purge(site: Site, by: str) -> None
     assert "error" in erase(site, {"user": hmac_of(site, "bob")})
     assert b"secret of bob" in every_value(site)
     require_proven(site)
-    assert order(site, "legal_hold_release", hold=hold, event=0)["result"] == {"hold": hold}
+    assert release(site, held) == {"hold": held}
     erase(site, {"session": str(ids["bob"])})
     assert b"secret of bob" not in every_value(site)
 
@@ -322,7 +215,7 @@ def test_a_segment_that_is_all_due_goes_whole_but_not_while_one_of_it_is_held(si
     """Segments of one session each: nothing of the control session lies in them."""
     ids = split(site)
     first, second = (str(ids[name]) for name in ("bob", "ana"))
-    order(site, "legal_hold_set", selector={"session": second}, event=0)
+    hold(site, session=second)
     plan = order(site, "retention_plan")["result"]
     apply(site)
     wholes = [each["whole"] for each in plan["sessions"]]
@@ -346,27 +239,6 @@ def test_a_segment_that_is_all_due_goes_whole_but_not_while_one_of_it_is_held(si
             ]
 
 
-def split(site: Site, policy: bytes = retention(orders={"keep": 30})) -> dict[str, UUID]:
-    """Record two sessions with segments so small that some hold nothing else."""
-    ids: dict[str, UUID] = {}
-
-    async def run() -> None:
-        clock = SteppingClock()
-        recorder = await start(site, policy=policy, clock=clock, segment_events=4)
-        for name in ("bob", "ana"):
-            session = recorder.open_session(facts(name))
-            ids[name] = session.session_id
-            for number in range(6):
-                exchange(session, number, f"select 'secret of {name}'", BIG)
-                await counted(recorder)
-            session.close("client")
-            await counted(recorder)
-        await recorder.stop()
-
-    asyncio.run(run())
-    return ids
-
-
 def test_a_session_goes_from_all_its_segments_at_once(site: Site) -> None:
     ids = split(site)
     touched = [
@@ -383,10 +255,9 @@ def test_a_session_goes_from_all_its_segments_at_once(site: Site) -> None:
 
 def test_what_touches_a_segment_that_was_rewritten_today_waits(site: Site) -> None:
     ids = recorded(site, retention(orders={"keep": 30}))
-    order(site, "legal_hold_set", selector={"session": str(ids["bob"])}, event=0)
-    hold = entries_of(site, "legal_hold_set")[0]["hold"]
+    held = hold(site, session=str(ids["bob"]))
     apply(site)
-    order(site, "legal_hold_release", hold=hold, event=0)
+    release(site, held)
     result = apply(site)
     assert [each["session"] for each in result["waiting"]] == [str(ids["bob"])]
     assert result["purges"] == []
@@ -408,7 +279,7 @@ def test_a_plan_says_what_would_go_and_touches_nothing(site: Site) -> None:
 
 def test_a_hold_on_a_user_stops_every_purge_once_the_people_key_is_lost(site: Site) -> None:
     recorded(site)
-    order(site, "legal_hold_set", selector={"user": hmac_of(site, "bob")}, event=0)
+    hold(site, user=hmac_of(site, "bob"))
     (site.keys / f"{GATEWAY}.people").unlink()
     assert "people key" in order(site, "retention_apply", event=0)["error"]
     with pytest.raises(RecordingError, match="names a user"):

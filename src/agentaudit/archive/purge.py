@@ -49,6 +49,7 @@ MAX_SESSIONS = 10_000
 """More than these go in several purges: the list of one is read as a whole."""
 
 MAX_LIST_BYTES = 64 << 20
+MAX_POLICY_BYTES = 16 << 20
 
 _COLUMNS = (
     "session_id",
@@ -67,7 +68,7 @@ def take(layout: Layout, standing: Standing, entry: Mapping[str, Any]) -> None:
     keeps = None
     if entry["type"] == "policy":
         try:
-            document = layout.policy(entry["sha256"]).read_bytes()
+            document = files.read_limited(layout.policy(entry["sha256"]), MAX_POLICY_BYTES)
             if sha256(document).hexdigest() == entry["sha256"]:
                 keeps = parse_policy(document)
         except (OSError, ArchiveError):

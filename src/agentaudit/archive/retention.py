@@ -222,9 +222,9 @@ class Standing:
 
     def _purged(self, entry: Mapping[str, Any]) -> None:
         purge = self.purges.get(entry["purge"])
-        remains = self.segments.get(entry["segment"])
-        if purge is None or remains is None:
+        if purge is None:
             return
+        remains = self.segments.setdefault(entry["segment"], Remains({}))
         purge.done[entry["segment"]] = entry
         if purge.intent["what"] == "sessions":
             remains.rows_gone += entry["rows"]

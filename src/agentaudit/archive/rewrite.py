@@ -19,7 +19,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agentaudit.archive import leaves
+from agentaudit.archive.batch import Batch
 from agentaudit.archive.files import sync_folder
-from agentaudit.archive.journal import Entry
+from agentaudit.archive.gaps import (
+    KEPT_KINDS,
+    give,
+    hash_batch,
+    in_order,
+    read_gaps,
+    read_keys,
+)
 from agentaudit.archive.layout import TABLES, Layout, segment_path
-from agentaudit.archive.merkle import GappedFrontier
+from agentaudit.archive.merkle import HASH_BYTES, Frontier
 from agentaudit.archive.retention import Remains
 from agentaudit.archive.segment import (
     ROW_GROUP_BYTES,
@@ -41,19 +49,10 @@ from agentaudit.archive.segment import (
     SCHEMAS,
     SealedFile,
     TableWriter,
-    read_entries,
+    read_batches,
 )
-from agentaudit.archive.tracker import Hashed
 from agentaudit.errors import TamperedError
 
-KEPT_KINDS = frozenset(
-    {"session_open", "session_close", "command_end", "decision", "access", "purge", "legal_hold"}
-)
-"""What these have as payload is a row of ours, not bytes that passed: it outlives payloads."""
-
-KEY_COLUMNS = ("key_m", "key_t", "key_p")
-
-_ROWS_A_STEP = 2000
 _BATCH_ROWS = 16_384
 # Decisions before events, whose rows say which of them go; sessions last, for its keys.
 _IN_ORDER = ("decisions", "access", "events", "blobs", "commands", "sessions")
@@ -84,70 +83,6 @@ class Cut:
             return ours
         is_there = rows.column("payload").is_valid()
         return pc.and_(ours, pc.and_(is_there, pc.invert(_is_row_of_ours(rows))))
-
-
-@dataclass(slots=True)
-class Gaps:
-    """What purges have left of rows that are gone, and of payloads whose key is gone.
-
-    Indices are those of leaves, ascending; `hashes` and `salts` hold 32 and 16 bytes for each.
-    """
-
-    indices: array[int] = field(default_factory=lambda: array("q"))
-    hashes: bytearray = field(default_factory=bytearray)
-    salts: dict[int, bytes] = field(default_factory=dict)
-
-    def known(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (index, leaf hash), ascending."""
-        for number in sorted(range(len(self.indices)), key=self.indices.__getitem__):
-            yield self.indices[number], bytes(self.hashes[32 * number : 32 * number + 32])
-
-
-def read_gaps(layout: Layout, segment: UUID, remains: Remains) -> Gaps:
-    """Return what the segment's purges have left, read from its residue and salts files.
-
-    Raises:
-        OSError, pyarrow.ArrowException: a file is not there or not Parquet.
-        ValueError: a file does not hold what the format says.
-    """
-    gaps = Gaps()
-    for number, file in remains.residues:
-        _read_residue(layout.residue(segment, number), gaps, file["rows"])
-    for number, file in remains.salts:
-        _read_salts(layout.salts(segment, number), gaps, file["rows"])
-    return gaps
-
-
-def _read_residue(path: Path, gaps: Gaps, rows: int | None = None) -> None:
-    for batch in _batches(path, "residue", rows):
-        indices, hashes = (column.to_pylist() for column in batch.columns)
-        gaps.indices.extend(indices)
-        gaps.hashes += b"".join(hashes)
-
-
-def _read_salts(path: Path, gaps: Gaps, rows: int | None = None) -> None:
-    for batch in _batches(path, "salts", rows):
-        indices, salts = (column.to_pylist() for column in batch.columns)
-        gaps.salts.update(zip(indices, salts, strict=True))
-
-
-def _batches(path: Path, name: str, rows: int | None) -> Iterator[pa.RecordBatch]:
-    """Yield a small file's rows; `rows` is how many there must be, known before they are read."""
-    with pq.ParquetFile(path) as file:
-        if not file.schema_arrow.equals(SCHEMAS[name]):
-            raise ValueError(f"{name}: other columns")
-        if rows is not None and file.metadata.num_rows != rows:
-            raise ValueError(f"{name}: {file.metadata.num_rows} rows")
-        last = -1
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            indices = batch.column(0).to_pylist()
-            if batch.column(0).null_count or batch.column(1).null_count:
-                raise ValueError(f"{name}: nulls")
-            for index in indices:
-                if index <= last:
-                    raise ValueError(f"{name}: not in order")
-                last = index
-            yield batch
 
 
 def remove_segment(
@@ -236,10 +171,10 @@ class _Rewrite:
             yield from self._leave()
             yield from self._filter()
         if takes_rows:
-            _read_residue(self._residue, self._gaps)
+            self._gaps.add_residue(self._residue)
         elif self._salts.exists():
-            _read_salts(self._salts, self._gaps)
-        yield from self._hash(lambda entry, stored, hashed: None)
+            self._gaps.add_salts(self._salts)
+        yield from self._hash(lambda *_: None)
         rows = self._count()
         self._publish()
         yield
@@ -284,37 +219,37 @@ class _Rewrite:
         self._commits: dict[int, bytes] = {}
         indices, hashes = array("q"), bytearray()
 
-        def keep(entry: Entry, stored: bytes | None, hashed: Hashed) -> None:
-            if entry.session_id not in cut.sessions:
-                return
-            if cut.takes_rows:
-                indices.append(entry.event_no - self._seal["first_event"])
-                hashes.extend(hashed.leaf)
-            elif entry.payload is not None and stored is None:
-                self._commits[entry.event_no] = hashed.payload_commit
+        def keep(batch: Batch, leaf_hashes: bytearray, commits: bytearray) -> None:
+            ours = {slot for slot, run in enumerate(batch.runs) if run.session_id in cut.sessions}
+            for row, slot in enumerate(batch.slot_of if ours else ()):
+                if slot in ours:
+                    piece = slice(HASH_BYTES * row, HASH_BYTES * (row + 1))
+                    if cut.takes_rows:
+                        indices.append(batch.event_no(row) - self._seal["first_event"])
+                        hashes.extend(leaf_hashes[piece])
+                    else:
+                        self._commits[batch.event_no(row)] = bytes(commits[piece])
 
         if count_rows(self._there("events"), cut):
             yield from self._hash(keep)
             if cut.takes_rows:
-                self._write(self._residue, "residue", indices, _split(hashes, 32))
+                self._write(self._residue, "residue", indices, _split(hashes, HASH_BYTES))
         if not cut.takes_rows:
             yield from self._keep_salts()
 
-    def _hash(self, keep: Callable[[Entry, bytes | None, Hashed], None]) -> Iterator[None]:
+    def _hash(self, keep: Callable[[Batch, bytearray, bytearray], None]) -> Iterator[None]:
         """Hash what there is and what was left of the rest, and hold it against the seal's root."""
         seal, gaps = self._seal, self._gaps
         keys = read_keys(self._there("sessions"))
-        tree = GappedFrontier(gaps.known())
-        rows = read_entries(self._there("events"), self._at("blobs"))
-        for number, (entry, stored) in enumerate(rows):
-            index = entry.event_no - seal["first_event"]
-            if index != tree.size:
-                break
-            hashed = hash_row(entry, stored, keys[entry.session_id], gaps.salts.get(index))
-            tree.append(hashed.leaf)
-            keep(entry, stored, hashed)
-            if number % _ROWS_A_STEP == 0:
-                yield
+        tree = Frontier()
+        for batch in read_batches(self._there("events"), self._at("blobs")):
+            give(batch, keys, gaps, seal["first_event"])
+            hashes, commits = hash_batch(batch, keys)
+            for piece in in_order(batch, hashes, tree, seal["first_event"], gaps):
+                tree.extend(piece)
+            keep(batch, hashes, commits)
+            yield
+        tree.extend(gaps.between(tree.size, seal["n"]) or b"")
         if tree.size != seal["n"] or tree.root().hex() != seal["root"]:
             self._discard()
             raise TamperedError(
@@ -554,43 +489,6 @@ class _Rewrite:
             size = file.tell()
         rows = pq.read_metadata(path).num_rows
         return SealedFile(path.relative_to(self._root).as_posix(), digest, size, rows).to_json()
-
-
-def hash_row(
-    entry: Entry, stored: bytes | None, keys: Mapping[str, bytes | None], salt_p: bytes | None
-) -> Hashed:
-    """Return what a row of a sealed segment commits to, whatever purges have left of it.
-
-    `stored` is its column `payload_commit`, which stands for a payload that is gone; `salt_p` is
-    the salt that was kept of a payload that is there while its key is not.
-
-    Raises:
-        TamperedError: the payload is there and neither key nor salt.
-    """
-    key_m, key_t, key_p = keys["key_m"], keys["key_t"], keys["key_p"]
-    if key_m is None or key_t is None:
-        raise TamperedError(f"event {entry.event_no}: its session has no keys")
-    if entry.payload is None:
-        payload = leaves.ABSENT if stored is None else stored
-    elif key_p is not None:
-        payload = leaves.payload_commit(key_p, entry.seq, entry.payload)
-    elif salt_p is not None:
-        payload = leaves.salted_payload_commit(salt_p, entry.payload)
-    else:
-        raise TamperedError(f"event {entry.event_no}: a payload without key and salt")
-    text = leaves.text_commit(key_t, entry.seq, entry.text)
-    return Hashed(leaves.event_leaf(entry, key_m, text, payload), payload)
-
-
-def read_keys(sessions: Path) -> dict[bytes, dict[str, bytes | None]]:
-    """Return the three keys of each session in a segment's `sessions` file, None where purged."""
-    table = pq.read_table(sessions, columns=["session_id", *KEY_COLUMNS])
-    ids = _storage(table.column("session_id")).to_pylist()
-    keys = zip(*(table.column(name).to_pylist() for name in KEY_COLUMNS), strict=True)
-    return {
-        session_id: dict(zip(KEY_COLUMNS, row, strict=True))
-        for session_id, row in zip(ids, keys, strict=True)
-    }
 
 
 class _Groups:

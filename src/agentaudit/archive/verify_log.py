@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -32,6 +32,8 @@ from agentaudit.archive.log import (
 )
 from agentaudit.archive.merkle import Frontier, leaf_hash
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
+from agentaudit.archive.purge import MAX_POLICY_BYTES
+from agentaudit.archive.retention import parse_policy
 from agentaudit.archive.tracker import Tracker
 from agentaudit.archive.verification import (
     MALFORMED,
@@ -41,10 +43,10 @@ from agentaudit.archive.verification import (
     Verification,
     words,
 )
+from agentaudit.archive.verify_purges import PurgesCheck
 from agentaudit.archive.verify_rows import RowsCheck
 from agentaudit.errors import ArchiveError, TamperedError
 
-_MAX_POLICY_BYTES = 16 << 20
 _NEXT_EVENT = {"open_segment": "first_event", "stop": "next_event"}
 
 
@@ -88,12 +90,14 @@ class LogCheck:
         self._tree = Frontier()
         self._policy: str | None = None
         self._sealed: set[str] = set()
+        self._purges = PurgesCheck(scope.layout, gateway, scope.found, result.notes, scope.expected)
 
     def run(self) -> Log:
         """Check everything; return the log as it was read."""
         log = self._open_log()
         self._check_tiles(log)
         self._check_memory(log)
+        self._purges.begin()
         size = log.checkpoint.size
         for number, raw in enumerate(log.raw()):
             entry = decode_entry(number, raw)
@@ -103,6 +107,7 @@ class LogCheck:
             self._tree.append(leaf_hash(raw))
         self._require_epoch("checkpoint", log.note)
         self._check_live()
+        self._purges.end(deep=self._scope.deep)
         self._expose(log)
         return log
 
@@ -156,7 +161,11 @@ class LogCheck:
         """Hold every tile that lies there against what the entries hash to."""
         tiles = Tiles()
         changed: dict[str, bytes] = {}
+        number = 0
         for chunk in log.chunks():
+            for raw in chunk:
+                self._purges.look_ahead(number, raw)
+                number += 1
             changed = tiles.append(chunk)
             for relative, content in changed.items():
                 is_full = ".p/" not in relative
@@ -231,6 +240,7 @@ class LogCheck:
         scripted = self._result.scripted_clocks
         if entry.get("clock", "system") != "system" and self._gateway not in scripted:
             scripted.append(self._gateway)
+        self._purges.take(number, entry)
         if kind == "genesis":
             self._check_genesis(entry, place)
         elif kind == "key_epoch":
@@ -294,8 +304,10 @@ class LogCheck:
         path = self._layout.policy(digest)
         self._expect(path)
         try:
-            if sha256(read_limited(path, _MAX_POLICY_BYTES)).hexdigest() != digest:
+            document = read_limited(path, MAX_POLICY_BYTES)
+            if sha256(document).hexdigest() != digest:
                 self._found("policy", self._relative(path), "not what its name says")
+            parse_policy(document)
         except (OSError, ArchiveError) as error:
             self._found("policy", self._relative(path), words(error), "a file")
 
@@ -327,9 +339,15 @@ class LogCheck:
             self._found("tick", place, f"sealed at {seal['n']} events", f"{max(ticks)} as ticked")
         if not self._scope.files:
             return
-        if self._check_files(segment, seal) and self._scope.deep:
+        still_open = len(self._tracker.sessions) if self._scope.deep else None
+        self._purges.seal(seal, place, still_open)
+        purged = self._purges.of(seal["segment"])
+        if purged is not None and purged.remains.is_gone:
+            return
+        files = seal["files"] if purged is None else purged.remains.files
+        if self._check_files(segment, seal, files) and self._scope.deep:
             try:
-                self._rows.check(seal, place, ticks)
+                self._rows.check(seal, place, ticks, purged)
             except MALFORMED as error:
                 self._found("rows", place, words(error))
 
@@ -354,10 +372,12 @@ class LogCheck:
         except ArchiveError as error:
             self._found("head", place, str(error))
 
-    def _check_files(self, segment: UUID, seal: dict[str, Any]) -> bool:
-        """Check size and digest of each file that the seal names; say whether all are right."""
+    def _check_files(
+        self, segment: UUID, seal: dict[str, Any], files: Mapping[str, dict[str, Any]]
+    ) -> bool:
+        """Check size and digest of each file of a segment; say whether all are right."""
         right = True
-        for table, file in seal["files"].items():
+        for table, file in files.items():
             path = segment_path(table, self._gateway, seal["first_at"], segment)
             if table not in TABLES or file["path"] != path:
                 self._found("file", f"segment {segment}", f"its seal names {file['path']!r}", path)
@@ -424,6 +444,9 @@ class LogCheck:
         for session in reader.header.sessions:
             if session.session_id.bytes not in tracker.sessions:
                 tracker.resume(session)
+                if self._scope.deep and session.open_event_no < self._next_event_no:
+                    seen = f"session {session.session_id} is open, and what it had before is gone"
+                    self._found("purge", place, seen)
         tree = Frontier()
         # Only whole sessions have a digest to complete, and a fast check has not seen them all.
         complete = self._scope.deep

@@ -5,26 +5,35 @@ What is found goes to the caller; nothing here reads the log or believes more th
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from agentaudit import _native
 from agentaudit.archive import canonical
 from agentaudit.archive.batch import BATCH_ROWS, Batch
 from agentaudit.archive.columns import EventColumns
-from agentaudit.archive.merkle import Frontier
+from agentaudit.archive.gaps import (
+    KEPT_KINDS,
+    Gaps,
+    Keys,
+    give,
+    in_order,
+    read_gaps,
+    read_keys,
+)
+from agentaudit.archive.layout import Layout
+from agentaudit.archive.merkle import Frontier, GappedFrontier
+from agentaudit.archive.retention import Remains
 from agentaudit.archive.segment import read_batches, table_of
 from agentaudit.archive.tracker import Hashes, Tracked, Tracker
 from agentaudit.archive.verification import Found
+from agentaudit.archive.verify_purges import Purged
 from agentaudit.errors import TamperedError
-
-_KEY_COLUMNS = ("key_m", "key_t", "key_p")
 
 
 class RowsCheck:
@@ -35,12 +44,25 @@ class RowsCheck:
         self._tracker = tracker
         self._found = found
 
-    def check(self, seal: dict[str, Any], place: str, ticks: dict[int, bytes]) -> None:
-        """Recompute leaves, roots, rows and columns of one segment from its events."""
+    def check(
+        self,
+        seal: dict[str, Any],
+        place: str,
+        ticks: dict[int, bytes],
+        purged: Purged | None = None,
+    ) -> None:
+        """Recompute leaves, roots, rows and columns of one segment from its events.
+
+        `purged` is what purges have taken of it; what they left of that stands in for it.
+        """
         root, tracker = self._root, self._tracker
-        files = {table: root / file["path"] for table, file in seal["files"].items()}
-        keys = _session_keys(files["sessions"])
+        purged = purged or Purged(Remains(seal["files"]))
+        told = purged.remains.files
+        files = {table: root / file["path"] for table, file in told.items()}
+        gaps = read_gaps(Layout(root), UUID(seal["segment"]), purged.remains)
+        keys = read_keys(files["sessions"])
         tracker.begin_segment()
+        tracker.closed_sessions = GappedFrontier(sorted(purged.sessions.items()))
         tree = Frontier()
         columns = EventColumns(tracker.gateway)
         stored = {table: _Rows(files.get(table)) for table in ("blobs", "commands")}
@@ -51,18 +73,31 @@ class RowsCheck:
             where = f"{place} row {batch.event_no(row) - first}"
             self._check_close(batch.payloads[row] or b"{}", tracked, where)
 
-        for batch in read_batches(files["events"], files.get("blobs")):
-            first_us = batch.observed_us(0) if first_us is None else first_us
-            hashes = tracker.add_sealed(batch, lambda _, run: keys[run.session_id], closing)
-            columns.add(batch, hashes)
-            for leaves in self._in_order(batch, hashes, tree, first, place):
-                for size in tree.stops(leaves, tuple(ticks)):
+        def grow(pieces: Generator[memoryview, None, int]) -> int:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    return int(end.value)
+                for size in tree.stops(piece, tuple(ticks)):
                     if ticks.pop(size) != tree.root():
                         where = f"{place} row {size - 1}"
                         self._found("tick", where, "does not hash to the root that was ticked here")
-            if tree.size != batch.event_no(batch.rows - 1) + 1 - first:
+
+        for batch in read_batches(files["events"], files.get("blobs")):
+            first_us = batch.observed_us(0) if first_us is None else first_us
+            if purged.remains.purges:
+                self._check_payloads(batch, keys, purged, place)
+                give(batch, keys, gaps, first)
+            hashes = tracker.add_sealed(batch, lambda _, run: _held(keys[run.session_id]), closing)
+            columns.add(batch, hashes)
+            row = grow(in_order(batch, hashes.leaves, tree, first, gaps))
+            if row < batch.rows:
+                seen = f"event {batch.event_no(row)}"
+                self._found("rows", f"{place} row {tree.size}", seen, f"event {first + tree.size}")
                 return
             self._compare_rows(columns, batch, hashes, stored, place)
+        grow(_rest(gaps, tree.size, seal["n"]))
         for table, rows in stored.items():
             if rows.has_more:
                 self._found("columns", place, f"{table} has rows that no event accounts for")
@@ -73,36 +108,41 @@ class RowsCheck:
                 f"{tree.size} events hash to {tree.root().hex()[:8]}…",
                 f"{seal['n']} and {seal['root'][:8]}… as sealed",
             )
-        if (first_us, columns.last_us) != (seal["first_at"], seal["last_at"]):
+        times_us = (first_us, columns.last_us)
+        if purged.remains.rows_gone and first_us is not None:
+            # Of rows that are gone no time is left; those that are there lie between.
+            times_us = (min(first_us, seal["first_at"]), max(columns.last_us, seal["last_at"]))
+        if times_us != (seal["first_at"], seal["last_at"]):
             self._found("tables", place, "its seal says other times than its events")
         for table, path in files.items():
             rows = pq.read_metadata(path).num_rows
-            if rows != seal["files"][table]["rows"]:
+            if rows != told[table]["rows"]:
                 self._found(
-                    "tables", place, f"{table} has {rows} rows, its seal says another number"
+                    "tables", place, f"{table} has {rows} rows, the log says another number"
                 )
-        self._check_tables(files, seal, place)
+        self._check_tables(files, seal, place, purged)
 
-    def _in_order(
-        self, batch: Batch, hashes: Hashes, tree: Frontier, first: int, place: str
-    ) -> Iterator[memoryview]:
-        """Yield the leaf hashes of a batch, in pieces that follow on what the tree has by then.
-
-        Ends where an event is missing and nothing accounts for it, which is a finding.
-        """
-        leaves = memoryview(hashes.leaves)
-        numbers = _event_numbers(batch)
-        row = 0
-        while row < batch.rows:
-            expected = first + tree.size
-            if numbers[row] != expected:
-                # Here what is known of purged events comes in: their leaf hashes, from a residue.
-                where = f"{place} row {tree.size}"
-                self._found("rows", where, f"event {numbers[row]}", f"event {expected}")
-                return
-            end = _run_end(numbers, row)
-            yield leaves[32 * row : 32 * end]
-            row = end
+    def _check_payloads(self, batch: Batch, keys: Keys, purged: Purged, place: str) -> None:
+        """Check that payloads and their keys are gone where a purge says so, and only there."""
+        assert batch.stored is not None
+        is_there = batch.stored.column("payload").is_valid().to_pylist()
+        is_committed = batch.stored.column("payload_commit").is_valid().to_pylist()
+        kinds = batch.stored.column("kind").to_pylist()
+        for row, slot in enumerate(batch.slot_of):
+            session_id = batch.runs[slot].session_id
+            has_key = keys[session_id]["key_p"] is not None
+            seen = ""
+            if session_id not in purged.payloads:
+                if not has_key or (is_committed[row] and not is_there[row]):
+                    seen = "its payload or the key of it is gone, and no purge took it"
+            elif has_key:
+                seen = "the key of its payload is there, and a purge says it is gone"
+            elif is_there[row] and kinds[row] not in KEPT_KINDS:
+                seen = "its payload is there, and a purge says it is gone"
+            elif not is_there[row] and kinds[row] in KEPT_KINDS:
+                seen = "its row is gone, which no purge of payloads takes"
+            if seen:
+                self._found("purge", f"{place} event {batch.event_no(row)}", seen)
 
     def _compare_rows(
         self,
@@ -153,7 +193,9 @@ class RowsCheck:
                 seen = f"session_close counts {close.get(name)} {name}"
                 self._found("session", where, seen, str(count))
 
-    def _check_tables(self, files: dict[str, Path], seal: dict[str, Any], place: str) -> None:
+    def _check_tables(
+        self, files: dict[str, Path], seal: dict[str, Any], place: str, purged: Purged
+    ) -> None:
         tracker = self._tracker
         rebuilt = {
             "sessions": tracker.session_rows(),
@@ -168,12 +210,15 @@ class RowsCheck:
             if not _equal_tables(table_of(name, values), pq.read_table(files[name])):
                 self._found("tables", place, f"{name} is not what its events say")
         counts = {
-            "sessions_opened": tracker.opened,
-            "sessions_closed": tracker.closed,
-            "sessions_open": len(tracker.sessions),
-            "commands": tracker.ended,
-            "decisions": len(tracker.decisions),
+            "sessions_opened": tracker.opened + purged.opened,
+            "sessions_closed": tracker.closed + len(purged.sessions),
+            "sessions_open": len(tracker.sessions) + purged.open,
         }
+        left = {"commands": tracker.ended, "decisions": len(tracker.decisions)}
+        if not purged.remains.rows_gone:
+            counts |= left
+        elif any(seal[name] < count for name, count in left.items()):
+            self._found("tables", place, "its seal counts fewer commands or decisions")
         if seal["sessions_root"] != tracker.closed_sessions.root().hex():
             self._found("tables", place, "its seal's sessions_root is not of its sessions")
         for name, count in counts.items():
@@ -220,33 +265,17 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(batch_size=BATCH_ROWS)
 
 
-def _session_keys(path: Path) -> dict[bytes, dict[str, bytes]]:
-    table = pq.read_table(path, columns=["session_id", *_KEY_COLUMNS])
-    ids = [chunk.storage for chunk in table.column("session_id").chunks]
-    session_ids = [value for chunk in ids for value in chunk.to_pylist()]
-    keys = [table.column(name).to_pylist() for name in _KEY_COLUMNS]
-    return {
-        session_id: dict(zip(_KEY_COLUMNS, row, strict=True))
-        for session_id, row in zip(session_ids, zip(*keys, strict=True), strict=True)
-    }
+def _held(keys: Mapping[str, bytes | None]) -> Mapping[str, bytes]:
+    """Return the keys of a session, without that of payloads where a purge has destroyed it."""
+    return cast("Mapping[str, bytes]", keys)
 
 
-def _event_numbers(batch: Batch) -> memoryview:
-    return memoryview(_native.unpack(batch.fixed)[0]).cast("q")
-
-
-def _run_end(numbers: memoryview, row: int) -> int:
-    """Return where the consecutive numbers that begin at `row` end."""
-    rest = len(numbers) - row
-    begin, last = numbers[row], numbers[-1]
-    if last - begin == rest - 1:
-        dense = array("q", range(begin, last + 1))
-        if numbers[row:] == memoryview(dense):
-            return len(numbers)
-    end = row + 1
-    while end < len(numbers) and numbers[end] == numbers[end - 1] + 1:
-        end += 1
-    return end
+def _rest(gaps: Gaps, start: int, end: int) -> Generator[memoryview, None, int]:
+    """Yield the leaf hashes of what is gone behind the last row."""
+    known = gaps.between(start, end)
+    if known is not None:
+        yield known
+    return 0
 
 
 def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray | pa.Array) -> bool:
