@@ -104,8 +104,19 @@ $(BIN)/python:
 		{ echo "agentaudit: Python 3.11 or newer is needed; set PYTHON=" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# A demo runs without a compiler, on slower loops in Python; tests are of the compiled ones too.
+NATIVE  := hatch_build.py src/agentaudit/_native/_fast.pyx
+$(VENV)/.dev wheel: export AGENTAUDIT_NATIVE = require
+$(VENV)/.dev: $(VENV)/.compiler
+
+$(VENV)/.compiler: | $(BIN)/python
+	@command -v cc >/dev/null || tools/debian gcc libc6-dev
+	@test -f "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+		tools/debian python3-dev
+	@touch $@
+
 # The stamp is younger than all that decides what is installed.
-$(addprefix $(VENV)/.,demo dev): $(VENV)/.%: requirements-%.lock requirements-build.lock pyproject.toml | $(BIN)/python
+$(addprefix $(VENV)/.,demo dev): $(VENV)/.%: requirements-%.lock requirements-build.lock pyproject.toml $(NATIVE) | $(BIN)/python
 	$(PIP) install $(LOCKED) -r requirements-build.lock
 	$(PIP) install $(LOCKED) -r requirements-$*.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
@@ -116,5 +127,6 @@ clean:  ## remove what make made, but for .venv and the demo's archive
 		.import_linter_cache .hypothesis
 	find src tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean  ## remove .venv and the demo's archive too
+distclean: clean  ## remove .venv, what it compiled and the demo's archive too
 	rm -rf $(VENV) demo-run
+	rm -f src/agentaudit/_native/*.so

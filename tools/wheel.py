@@ -31,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(argv[0]).resolve()
     (wheel,) = folder.glob("*.whl")
     missing = missing_files(wheel)
+    if wheel.name.endswith("-none-any.whl"):
+        missing.append("its compiled module")
     if missing:
         print(f"{wheel.name} lacks: {', '.join(missing)}")
         return 1
@@ -48,7 +50,9 @@ def main(argv: Sequence[str]) -> int:
             "-c",
             "import importlib.util as u, agentaudit.gateway.server\n"
             f"found = [m for m in {FOREIGN_TO_GATEWAYS!r} if u.find_spec(m)]\n"
-            "assert not found, found",
+            "assert not found, found\n"
+            "import agentaudit._native as native\n"
+            "assert not native.why_slow, native.why_slow",
         ],
     )
     for command in commands:

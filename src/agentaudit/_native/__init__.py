@@ -49,7 +49,7 @@ def _find_sha256() -> tuple[int, int, int]:
             ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names
         )
     except (ImportError, AttributeError, OSError) as error:
-        raise LookupError("no OpenSSL whose SHA-256 could be called") from error
+        raise LookupError("find no OpenSSL in Python whose SHA-256 they could call") from error
     return init, update, final
 
 
@@ -60,13 +60,13 @@ def _load() -> tuple[ModuleType, str]:
 
         _fast.use_sha256(*_find_sha256())
     except ImportError:
-        return _twin, "it was not compiled when the package was installed"
+        return _twin, "were not compiled when the package was installed"
     except LookupError as error:
         return _twin, str(error)
     # Trusted with every leaf, so tried first: RFC 6962's tree of two leaves.
     pair = bytes(range(64))
     if _fast.extend_tree(b"", 0, pair) != sha256(b"\x01" + pair).digest():
-        return _twin, "its SHA-256 is not OpenSSL's"
+        return _twin, "do not hash as hashlib does"
     return _fast, ""
 
 

@@ -336,6 +336,8 @@ def gather(
     Raises:
         ValueError: more than 2 GiB.
     """
+    if len(values[0]) != 16 * rows:
+        raise ValueError("places")
     offsets, lengths = array("i", [0]), array("q")
     data, valid = bytearray(), bytearray((rows + 7) // 8)
     longer = []

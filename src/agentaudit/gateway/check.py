@@ -13,6 +13,7 @@ import socket
 from dataclasses import dataclass
 from datetime import timedelta
 
+from agentaudit import _native
 from agentaudit.archive.keys import Place, load_key
 from agentaudit.errors import AgentauditError, IssuerError, SettingsError
 from agentaudit.gateway import backend
@@ -37,7 +38,7 @@ class Check:
 
 def check(settings: Settings) -> list[Check]:
     """Return what came of trying the settings; blocks, for up to half a minute an address."""
-    findings = [_archive(settings), _keys(settings), _retention(settings)]
+    findings = [_archive(settings), _sealing(), _keys(settings), _retention(settings)]
     findings += _listener(settings)
     findings += [_issuer(issuer) for issuer in settings.issuer]
     if not settings.issuer:
@@ -70,6 +71,13 @@ def _archive(settings: Settings) -> Check:
     if free < settings.limits.disk_warn:
         return Check(name, True, f"{gib}, less than limits.disk_warn", "free space soon")
     return Check(name, True, gib)
+
+
+def _sealing() -> Check:
+    if _native.why_slow:
+        message = f"by loops in Python, slowly: the compiled ones {_native.why_slow}"
+        return Check("sealing", True, message, "install with a C compiler")
+    return Check("sealing", True, "by compiled loops")
 
 
 def _keys(settings: Settings) -> Check:
