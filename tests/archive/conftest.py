@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +37,12 @@ def crash_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     site = new_site(tmp_path_factory.mktemp("crash") / "site")
     crashed(site)
     return site
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder that no disk slows down, where there is one: thousands of archives are made."""
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    ) as folder:
+        yield Path(folder)

@@ -58,7 +58,7 @@ class Op:
     number: int = -1
     target: str = ""
     offset: int = 0
-    data: bytes = b""
+    data: bytes = field(default=b"", repr=False)
     begun: int = 0
     mode: int = 0
 

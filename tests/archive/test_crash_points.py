@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import random
 import shutil
 import tempfile
@@ -271,15 +270,6 @@ def as_row(entry: Entry) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder that no disk slows down, where there is one: thousands of archives are made."""
-    with tempfile.TemporaryDirectory(
-        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
-    ) as folder:
-        yield Path(folder)
-
-
 @cache
 def recorded(workload: Workload) -> Truth:
     """Return the tape of a whole `workload`; every test of one process has the same."""
@@ -463,6 +453,30 @@ def require_any_second_crash_survived(data: st.DataObject, memory: Path) -> None
         require_survived(truth, memory, disk.state(disk.pending()), process)
     else:
         require_survived(truth, memory, data.draw(pulled(disk)), machine)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [{"mkdir"}, pytest.param({"link", "rename", "unlink", "write", "truncate"}, marks=FULL)],
+    ids=["folders", "all else"],
+)
+@pytest.mark.timeout(600)
+def test_what_a_killed_process_left_unsynced_is_not_built_upon(
+    kinds: set[str], memory: Path
+) -> None:
+    """It is killed, the next one records and seals, and then the machine dies."""
+    truth = recorded(short)
+    for index, entry in enumerate(truth.tape.entries):
+        if not isinstance(entry, Op) or entry.kind not in kinds:
+            continue
+        disk, machine, _ = after(truth, index + 1)
+        tape = retaped(truth, memory / "again", disk.state(disk.pending()))
+        for later, change in enumerate(tape.entries, len(truth.tape.entries)):
+            disk.apply(later, change)
+        try:
+            require_survived(truth, memory, disk.state(()), machine)
+        except Exception as error:
+            raise AssertionError(f"killed after operation {index}, {entry}: {error}") from error
 
 
 @settings(ANY, max_examples=40)
