@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import signal
 import socket
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,11 +76,26 @@ class Busy:
             pass  # the gateway is gone
 
 
+def kill_gateway(gw: Gateway) -> None:
+    gw.kill9()
+
+
+def kill_sealer(gw: Gateway) -> None:
+    """Kill the sealer alone: the gateway stops traffic by itself, and says so when it ends."""
+    (sealer,) = Path(f"/proc/{gw.pid}/task/{gw.pid}/children").read_text().split()
+    assert b"agentaudit.archive.sealer" in Path(f"/proc/{sealer}/cmdline").read_bytes()
+    os.kill(int(sealer), signal.SIGKILL)
+    until(lambda: "recording_failed" in gw.log_text(), "the gateway stops traffic")
+    assert gw.terminate() != 0
+
+
+@pytest.mark.parametrize("kill", [kill_gateway, kill_sealer])
 @pytest.mark.parametrize(
     "rounds", [2, pytest.param(20, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
 )
 def test_kill_9_under_load_loses_nothing_that_the_server_ran(
     rounds: int,
+    kill: Callable[[Gateway], None],
     gateway: GatewayFactory,
     own_postgres18: PostgresPeer,
     signing_issuer: SigningIssuer,
@@ -86,22 +105,24 @@ def test_kill_9_under_load_loses_nothing_that_the_server_ran(
     server.execute("CREATE TABLE crash (marker text)", database=server.database)
     server.execute("GRANT ALL ON crash TO PUBLIC", database=server.database)
     gw = gateway(server.target(), issuer=signing_issuer, limits={"actor_connections": SESSIONS})
-    in_flight = sum(crash(gw, server, signing_issuer) for _ in range(rounds))
+    in_flight = sum(crash(gw, server, signing_issuer, kill) for _ in range(rounds))
     assert in_flight >= 100
 
     assert gw.terminate() == 0
     is_proven(gw)
 
 
-def crash(gw: Gateway, server: PostgresPeer, issuer: SigningIssuer) -> int:
-    """Kill the gateway under load and start it again; return how many statements were in flight."""
+def crash(
+    gw: Gateway, server: PostgresPeer, issuer: SigningIssuer, kill: Callable[[Gateway], None]
+) -> int:
+    """Kill it under load and start it again; return how many statements were in flight."""
     mark = secrets.token_hex(8)
     users = [f"{mark}-{number}" for number in range(SESSIONS)]
     sessions = [Busy(gw.host, gw.port, issuer.token(user), user) for user in users]
     moment = random.randrange(SESSIONS, 20 * SESSIONS)
     until(lambda: sum(s.answered for s in sessions) >= moment, "the sessions are under way")
 
-    gw.kill9()
+    kill(gw)
 
     for session in sessions:
         session.join()
