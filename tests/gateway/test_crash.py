@@ -82,10 +82,14 @@ def kill_gateway(gw: Gateway) -> None:
 
 def kill_sealer(gw: Gateway) -> None:
     """Kill the sealer alone: the gateway stops traffic by itself, and says so when it ends."""
+    said = gw.log_text().count("recording_failed")
     (sealer,) = Path(f"/proc/{gw.pid}/task/{gw.pid}/children").read_text().split()
     assert b"agentaudit.archive.sealer" in Path(f"/proc/{sealer}/cmdline").read_bytes()
     os.kill(int(sealer), signal.SIGKILL)
-    until(lambda: "recording_failed" in gw.log_text(), "the gateway stops traffic")
+    until(
+        lambda: gw.log_text().count("recording_failed") >= said + SESSIONS,
+        "the gateway stops traffic",
+    )
     assert gw.terminate() != 0
 
 
