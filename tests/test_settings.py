@@ -30,6 +30,12 @@ database = "orders"
 user = "orders_rw"
 """
 
+WITNESS = """
+[[witness]]
+url = "https://w.example.com"
+key = "w.example.com+00000000+AAAA"
+"""
+
 ISSUER = """
 [[issuer]]
 url = "https://idp.example.com"
@@ -210,6 +216,12 @@ def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None
         (MINIMAL + ISSUER.replace('["agentaudit"]', "[]"), "issuer[1].audience"),
         (MINIMAL + ISSUER + ISSUER, 'issuer url "https://idp.example.com" is given twice'),
         (MINIMAL + TARGET + TARGET, 'target name "orders" is given twice'),
+        (MINIMAL + WITNESS + WITNESS, 'witness url "https://w.example.com" is given twice'),
+        (MINIMAL + WITNESS.replace("https", "http"), "plain http is for loopback only"),
+        (MINIMAL + '[[witness]]\nurl = "https://w.example.com"', "witness[1].key: missing"),
+        (MINIMAL + WITNESS + 'interval = "1h"', "unknown key, the nearest valid one is"),
+        (MINIMAL + '[[anchor]]\nurl = "ftp://tsa.example.com"', "expected an https address"),
+        (MINIMAL + '[[anchor]]\nurl = "http://t.example.com"\ninterval = "0s"', "interval"),
         (MINIMAL + TARGET + 'tls = "prefer"', "target[1].tls"),
         (MINIMAL + TARGET + 'tls_cert_file = "a"', "given together or not at all"),
         (MINIMAL + TARGET + 'tls = "disable"\ntls_ca_file = "a"', 'with tls = "disable"'),
@@ -372,6 +384,17 @@ def test_the_policy_document_is_canonical_and_holds_no_secret(tmp_path: Path) ->
 
     assert document == rfc8785.dumps(json.loads(document))
     assert b"PASSWORD" not in document
+
+
+def test_an_anchor_may_be_asked_in_clear_and_its_files_lie_beside_the_settings(
+    tmp_path: Path,
+) -> None:
+    text = MINIMAL + WITNESS + 'ca_file = "w.pem"\n'
+    text += '[[anchor]]\nurl = "http://tsa.example.com/tsr"\nca_file = "t.pem"\n'
+    settings = load(written(tmp_path, text))
+    assert settings.witness[0].ca_file == tmp_path / "w.pem"
+    assert settings.anchor[0].ca_file == tmp_path / "t.pem"
+    assert settings.anchor[0].interval == timedelta(hours=1)
 
 
 def test_settings_made_in_code_have_no_file() -> None:

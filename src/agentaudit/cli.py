@@ -66,6 +66,7 @@ _EXTRA_OF_MODULE = {
     "duckdb": "analysis",
     "polars": "analysis",
     "pyarrow": "analysis",
+    "rfc3161_client": "timestamps",
     "uvloop": "gateway",
     "scramp": "gateway",
     "jwt": "gateway",
@@ -444,6 +445,8 @@ def verify(arguments: argparse.Namespace) -> int:
         arguments.archive,
         key=[_key(given) for given in arguments.key] or None,
         since=None if arguments.since is None else _read_text(arguments.since),
+        policy=None if arguments.policy is None else _read_bytes(arguments.policy),
+        tsa=None if arguments.tsa is None else _read_bytes(arguments.tsa),
         deep=arguments.deep,
         session=arguments.session,
         progress=_progress if sys.stderr.isatty() else None,
@@ -457,7 +460,9 @@ def verify(arguments: argparse.Namespace) -> int:
                 "subject": answer.subject,
                 "deep": answer.deep,
                 "findings": [_members(finding) for finding in answer.findings],
+                "anchors": [_members(anchor) for anchor in answer.anchors],
                 "exposure": [_members(exposure) for exposure in answer.exposure],
+                "without_quorum": answer.without_quorum,
                 "unknown_signers": answer.unknown_signers,
                 "scripted_clocks": answer.scripted_clocks,
                 "unread": answer.unread,
@@ -472,11 +477,26 @@ def verify(arguments: argparse.Namespace) -> int:
     if answer.subject:
         print(f"checked: {printable(answer.subject)}")
     print(f"{'deep' if answer.deep else 'fast'} check of {counts}")
+    # The last of each kind: a log that is stamped every hour has thousands.
+    for anchor in {(each.gateway, each.kind): each for each in answer.anchors}.values():
+        at = "" if anchor.at_s is None else f", {_moment(anchor.at_s)}"
+        by = f", by {', '.join(map(printable, anchor.by))}" if anchor.by else ""
+        print(
+            f"anchor: {printable(anchor.gateway)}: {anchor.kind} at {anchor.size:,} log "
+            f"entries{at}{by}"
+        )
     for exposure in answer.exposure:
+        what = (
+            f"since the {printable(exposure.anchor)}"
+            if exposure.since_size
+            else "all of it: nothing outside the archive was given or is remembered"
+        )
         print(
             f"exposed: {printable(exposure.gateway)}: {exposure.entries:,} log entries with "
-            f"{exposure.events:,} events since {printable(exposure.anchor)}"
+            f"{exposure.events:,} events, {what}"
         )
+    for name in answer.without_quorum:
+        print(f"no quorum: {printable(name)}: no checkpoint that the policy's witnesses cosigned")
     for name in answer.scripted_clocks:
         print(f"note: {printable(name)} recorded with a scripted clock: its times are made up")
     for note in answer.notes:
@@ -488,7 +508,8 @@ def verify(arguments: argparse.Namespace) -> int:
         print(f"cannot tell: consistent, signer unknown ({', '.join(answer.unknown_signers)})")
         print("hint: give the verifier key that the operator gave you, with --key", file=sys.stderr)
     elif answer.ok is None:
-        print("cannot tell: what was read is consistent")
+        lacking = "; the policy asks for more" if answer.without_quorum else ""
+        print(f"cannot tell: what was read is consistent{lacking}")
     else:
         print("yes: consistent and signed" if answer.ok else "no: do not rely on this archive")
         if not answer.ok:
@@ -835,6 +856,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="a file with a checkpoint that was kept outside the archive",
     )
+    one.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="a trust policy (c2sp.org/tlog-policy): whose cosignatures count",
+    )
+    one.add_argument(
+        "--tsa",
+        type=Path,
+        metavar="FILE",
+        help="certificates of time-stamping authorities (RFC 3161), PEM",
+    )
     one.add_argument("--deep", action="store_true", help="recompute every leaf, root and table")
     one.add_argument(
         "--session",
@@ -1078,6 +1111,20 @@ def _read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise QuestionError(f"{path}: {reason}") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise QuestionError(f"{path}: {error.strerror}") from None
+
+
+def _moment(time_s: int) -> str:
+    try:
+        return datetime.fromtimestamp(time_s, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{time_s} s after 1970"
 
 
 def _dicts(rows: Any) -> Iterator[dict[str, Any]]:

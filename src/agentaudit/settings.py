@@ -272,8 +272,10 @@ class Issuer(_Table):
         return value
 
 
-def refuse_unsafe_url(url: str) -> None:
+def refuse_unsafe_url(url: str, *, needs_https: bool = True) -> None:
     """Return if keys may be fetched from `url`: https, or plain http on loopback.
+
+    Without `needs_https`, plain http will do anywhere.
 
     Raises:
         ValueError: it says what is wrong with the address.
@@ -282,7 +284,7 @@ def refuse_unsafe_url(url: str) -> None:
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError("expected an https address")
-    if parts.scheme == "http" and not is_loopback(host):
+    if needs_https and parts.scheme == "http" and not is_loopback(host):
         raise ValueError("plain http is for loopback only; use https")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("expected an address without user, query or fragment")
@@ -439,6 +441,45 @@ def _decode_secret(raw: bytes, where: str) -> str:
     return text
 
 
+class Witness(_Table):
+    """`[[witness]]`: somebody who says which checkpoint of the log was the largest they saw."""
+
+    url: str
+    key: Annotated[str, Field(min_length=1, max_length=4000)]
+    ca_file: Path | None = None
+
+    @field_validator("ca_file", mode="after")
+    @classmethod
+    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return _located(value, info)
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        refuse_unsafe_url(value)
+        return value
+
+
+class Anchor(_Table):
+    """`[[anchor]]`: an RFC 3161 authority that stamps the log's checkpoints with the time."""
+
+    url: str
+    interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=1)
+    ca_file: Path | None = None
+
+    @field_validator("ca_file", mode="after")
+    @classmethod
+    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return _located(value, info)
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        # Plain http is usual here, and enough: a token is signed, and the request is a digest.
+        refuse_unsafe_url(value, needs_https=False)
+        return value
+
+
 class Settings(_Table):
     """A whole `agentaudit.toml`; paths are absolute once `load` has returned it."""
 
@@ -449,6 +490,8 @@ class Settings(_Table):
     issuer: tuple[Issuer, ...] = ()
     target: tuple[Target, ...] = ()
     retention: tuple[Retention, ...] = ()
+    witness: tuple[Witness, ...] = ()
+    anchor: tuple[Anchor, ...] = ()
 
     _path: Path | None = PrivateAttr(default=None)
 
@@ -463,6 +506,9 @@ class Settings(_Table):
             ("issuer url", [issuer.url for issuer in self.issuer]),
             ("target name", [target.name for target in self.target]),
             ("retention name", [retention.name for retention in self.retention]),
+            ("witness url", [witness.url for witness in self.witness]),
+            ("witness key", [witness.key for witness in self.witness]),
+            ("anchor url", [anchor.url for anchor in self.anchor]),
         ):
             for name in sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f'{what} "{name}" is given twice')
@@ -546,6 +592,8 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "roles": {"auditor": []},
     "issuer": {},
     "retention": {},
+    "witness": {},
+    "anchor": {},
     "target": {
         "credential_command": [],
         "inspect_user": "",
@@ -605,7 +653,7 @@ def load(path: Path) -> Settings:
 def _refuse_later(document: dict[str, Any]) -> list[str]:
     """Return a problem for each key of a later release, and take all of those out of `document`."""
     problems = _refuse_later_keys(document, "", "")
-    for section in ("gateway", "listen", "limits", "roles", "issuer", "target", "retention"):
+    for section in filter(None, _SECTIONS):
         value = document.get(section)
         tables = value if isinstance(value, list) else [value]
         for number, table in enumerate(tables):
@@ -658,6 +706,8 @@ _SECTIONS: Final[Mapping[str, type[_Table]]] = {
     "issuer": Issuer,
     "target": Target,
     "retention": Retention,
+    "witness": Witness,
+    "anchor": Anchor,
 }
 
 
@@ -735,6 +785,7 @@ max_session = "12h"
 # tls_ca_file = "tls/db-ca.pem"
 # require_auth = ["scram-sha-256"]
 # groups = ["data-agents"]         # who may connect at all; nobody if absent
+# payload_limit = "1MiB"           # keep the beginning of a longer response, and the hash of all
 # retention = "standard"           # a class below; kept for ever if absent
 
 # How long sessions are kept, counted from their end.
@@ -743,7 +794,17 @@ max_session = "12h"
 # keep = "400d"
 # payload_keep = "90d"             # results and other bytes go earlier; statements stay
 # notice = "7d"                    # a shorter policy that replaces this one waits so long
-# payload_limit = "1MiB"           # keep the beginning of a longer response, and the hash of all
+
+# Who else says what this log held and when: run by others, or it proves little.
+# [[witness]]
+# url = "https://witness.example.org/"
+# key = "witness.example.org/w1+…" # its verifier key, from its owner
+
+# Time stamps (RFC 3161) over the log's state.
+# [[anchor]]
+# url = "http://timestamp.example.org/"
+# interval = "1h"
+# ca_file = "tls/tsa-ca.pem"       # what its time stamps must lead to
 """
 
 

@@ -22,6 +22,7 @@ from agentaudit.archive.keys import Place, create_key
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Signer
+from agentaudit.archive.outside import Outside
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.archive.retention import DAY_US, standing
 from agentaudit.archive.sealer import Sealer
@@ -201,7 +202,10 @@ def record(site: Site, sessions: int = 1, commands: int = 2, **options: Any) -> 
 
 @contextmanager
 def sealer(
-    site: Site, clock: str = "system", said: Callable[[dict[str, Any]], None] = lambda message: None
+    site: Site,
+    clock: str = "system",
+    said: Callable[[dict[str, Any]], None] = lambda message: None,
+    outside: Outside | None = None,
 ) -> Iterator[Sealer]:
     """A sealer in this process; leaving gives its lock back, as the end of its process would."""
     locks: list[int] = []
@@ -213,7 +217,7 @@ def sealer(
 
     sealer_module._take_lock = taken
     try:
-        yield Sealer(site.place, clock, said)
+        yield Sealer(site.place, clock, said, outside)
     finally:
         sealer_module._take_lock = take
         for lock in locks:

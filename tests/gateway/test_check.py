@@ -8,10 +8,12 @@ from typing import Any
 
 from agentaudit.archive.keys import create_key
 from agentaudit.gateway.check import Check, _retention, check
-from agentaudit.settings import Settings
+from agentaudit.settings import Settings, parse_address
+from agentaudit.witness.server import WitnessServer, create_witness
 from tests.peers.certificates import Authority
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
+from tests.peers.tsa import TimeStamper
 
 
 def settings(tmp_path: Path, **tables: Any) -> Settings:
@@ -175,3 +177,39 @@ def test_each_target_is_said_to_be_kept_for_how_long(tmp_path: Path) -> None:
         "orders kept for 400 d, payloads 90 d; billing kept for 1 day, 12:00:00; "
         "other kept for ever; what has no target is kept for ever"
     )
+
+
+def test_witnesses_and_time_stamping_authorities_are_tried(tmp_path: Path) -> None:
+    key = create_witness(tmp_path / "w", "witness.example/w1")
+    server = WitnessServer(tmp_path / "w", parse_address("127.0.0.1:0"), say=lambda line: None)
+    stamper = TimeStamper(tmp_path / "tsa")
+    other = TimeStamper(tmp_path / "other")
+    with stamper.served() as tsa:
+        findings = check(
+            settings(
+                tmp_path,
+                witness=[
+                    {"url": f"http://{server.address}", "key": key},
+                    {"url": f"http://{server.address}/elsewhere", "key": key + " "},
+                    {"url": "http://127.0.0.1:1", "key": key + "\n"},
+                    {"url": "http://127.0.0.1:2", "key": "no key"},
+                ],
+                anchor=[
+                    {"url": f"{tsa}/", "ca_file": str(stamper.ca_file)},
+                    {"url": f"{tsa}/bare"},
+                    {"url": f"{tsa}/foreign", "ca_file": str(other.ca_file)},
+                    {"url": f"{tsa}/down"},
+                ],
+            )
+        )
+    server.close()
+    tried = [(each.ok, each.message) for each in findings if each.name.startswith("witness")]
+    assert [ok for ok, _ in tried] == [True, False, False, False]
+    assert "answers 404" in tried[1][1]
+    assert "witness key" in tried[3][1]
+    stamped = [(each.ok, each.message) for each in findings if each.name.startswith("anchor")]
+    assert [ok for ok, _ in stamped] == [True, True, False, False]
+    assert "verified with its ca_file" in stamped[0][1]
+    assert "unverified" in stamped[1][1]
+    assert "while verifying certificates" in stamped[2][1]
+    assert "answers 503" in stamped[3][1]

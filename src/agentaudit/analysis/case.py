@@ -228,6 +228,8 @@ class Case:
         key: str | PathLike[str] | Sequence[str] | None = None,
         *,
         since: str | None = None,
+        policy: str | bytes | None = None,
+        tsa: str | bytes | None = None,
         deep: bool = False,
         session: UUID | str | None = None,
     ) -> Verification:
@@ -235,8 +237,9 @@ class Case:
 
         `key` is a verifier key, several of them (a gateway each), or the path of a file that holds
         one. Without a key from outside the archive `.ok` is never True. `since` is a checkpoint
-        that was kept outside it; `deep` recomputes every leaf, root and table; `session` checks one
-        session in that way, and that it is complete.
+        that was kept outside it, `policy` the text of a trust policy with witnesses, `tsa`
+        certificates of time-stamping authorities, PEM; `deep` recomputes every leaf, root and
+        table; `session` checks one session in that way, and that it is complete.
 
         Raises:
             ArchiveError: a key or checkpoint is malformed.
@@ -257,7 +260,15 @@ class Case:
                 raise QuestionError(f"{key}: the file holds no key")
             key = text
         self._leave_record("verify", "archive")
-        return verify(self.path, key=key, since=since, deep=deep, session=session)
+        return verify(
+            self.path,
+            key=key,
+            since=since,
+            policy=policy,
+            tsa=tsa,
+            deep=deep,
+            session=session,
+        )
 
     def prove(
         self,

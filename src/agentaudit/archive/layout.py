@@ -21,6 +21,11 @@ PROOF_TEXT = b"agentaudit proof 1\n"
 TABLES = ("events", "blobs", "commands", "sessions", "decisions", "access")
 TILE_WIDTH = 256
 GATEWAY_NAME = re.compile(r"[a-z0-9-]{1,63}\Z")
+COSIGNED = "cosigned"
+"""Below a log's folder: the last checkpoint that witnesses have cosigned."""
+TRUST_POLICY = "policy"
+"""Below a log's folder: whose cosignatures its operator asks for."""
+_ANCHOR = re.compile(r"anchors/(0|[1-9][0-9]{0,18})\.tsr\Z")
 _SEGMENT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 
 
@@ -45,6 +50,21 @@ def _tile(level: str, index: int, width: int) -> str:
     while index := index // 1000:
         digits = f"x{index % 1000:03d}/{digits}"
     return f"tile/{level}/{digits}" + (f".p/{width}" if width < TILE_WIDTH else "")
+
+
+def anchor_path(size: int) -> str:
+    """Return the path, below the log's folder, of the time stamp over its checkpoint of `size`."""
+    return f"anchors/{size}.tsr"
+
+
+def anchor_size(path: str) -> int | None:
+    """Return the size that such a path says, or None where `path` is no time stamp's.
+
+    >>> anchor_size("anchors/120.tsr"), anchor_size("anchors/0120.tsr")
+    (120, None)
+    """
+    match = _ANCHOR.match(path)
+    return None if match is None else int(match[1])
 
 
 def segment_path(table: str, gateway: str, first_us: int, segment: UUID) -> str:
@@ -76,7 +96,7 @@ class Layout:
         return self.log(gateway) / "checkpoint"
 
     def cosigned(self, gateway: str) -> Path:
-        return self.log(gateway) / "cosigned"
+        return self.log(gateway) / COSIGNED
 
     def verifier_key(self, gateway: str) -> Path:
         return self.log(gateway) / "keys" / f"{gateway}.vkey"

@@ -21,7 +21,7 @@ from typing import Any, cast
 from agentaudit.archive import canonical
 from agentaudit.archive.entries import check_entry
 from agentaudit.archive.files import make_folder, read_limited, replace, sync_folder, write_new
-from agentaudit.archive.layout import TILE_WIDTH, entries_path, tile_end, tile_path
+from agentaudit.archive.layout import COSIGNED, TILE_WIDTH, entries_path, tile_end, tile_path
 from agentaudit.archive.merkle import Frontier, leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Signer, Verifier, open_note, sign_note
 from agentaudit.errors import ArchiveError, TamperedError
@@ -99,6 +99,8 @@ class LogWriter:
         self._memory = memory
         self._tiles = Tiles()
         self._found: Log | None = None
+        self.note = b""
+        """The checkpoint as it was last signed by this writer."""
         if not (folder / "checkpoint").exists():
             self._require_new()
             return
@@ -132,6 +134,11 @@ class LogWriter:
     @property
     def root(self) -> bytes:
         return self._tiles.tree.root()
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The head that covers all entries so far."""
+        return Checkpoint(self.origin, self.size, self.root)
 
     def _require_new(self) -> None:
         """Return if this log never had a checkpoint: at most its first entry lies there."""
@@ -169,11 +176,10 @@ class LogWriter:
             write_new(target, data)
         for folder in folders:
             sync_folder(folder)
-        tree = self._tiles.tree
-        checkpoint = Checkpoint(self.origin, tree.size, tree.root())
-        note = sign_note(checkpoint.text(), self.signers)
+        note = sign_note(self.checkpoint.text(), self.signers)
         replace(self.folder / "checkpoint", note)
         replace(self._memory, note)
+        self.note = note
         self._remove_partials(changed)
 
     def _remove_partials(self, changed: Iterable[str]) -> None:
@@ -182,6 +188,16 @@ class LogWriter:
             partials = self.folder / f"{path}.p"
             if ".p/" not in path and partials.is_dir():
                 shutil.rmtree(partials, ignore_errors=True)
+
+    def keep_cosigned(self, note: bytes) -> None:
+        """Keep a checkpoint of this log that witnesses have cosigned, beside or as the current one.
+
+        Raises:
+            OSError: the log cannot be written.
+        """
+        replace(self.folder / COSIGNED, note)
+        if self.note and note.startswith(self.note):
+            replace(self.folder / "checkpoint", note)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from agentaudit.archive.files import (
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.keys import People, Place, load_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
+from agentaudit.archive.outside import Outside
 from agentaudit.archive.rows import (
     RESPONSE_HASH,
     command_row,
@@ -117,6 +118,7 @@ class Recorder:
         segment_age_s: float,
         disk_stop: int,
         on_failure: Callable[[RecordingError], None],
+        on_notice: Callable[[dict[str, Any]], None],
         clock: Clock,
     ) -> None:
         self.failure: RecordingError | None = None
@@ -130,6 +132,7 @@ class Recorder:
         self._segment_age_s = segment_age_s
         self._disk_stop = disk_stop
         self._on_failure = on_failure
+        self._on_notice = on_notice
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[UUID, SessionRecorder] = {}
         self._next_event_no = 0
@@ -172,12 +175,16 @@ class Recorder:
         segment_bytes: int = 256 << 20,
         segment_age_s: float = 86_400.0,
         disk_stop: int = 0,
+        outside: Outside | None = None,
         on_failure: Callable[[RecordingError], None] = lambda error: None,
+        on_notice: Callable[[dict[str, Any]], None] = lambda notice: None,
         clock: Clock | None = None,
         policy: bytes | None = None,
     ) -> Recorder:
         """Start the sealer, which recovers what a crash left, and open a segment.
 
+        `outside` is who is told of the log: witnesses and time-stamping authorities. `on_notice`
+        is called on the loop with what the operational log is to say of them (`notice`, `level`).
         `on_failure` is called once, on the loop, when recording has become impossible. `policy`
         is the document of the rules in force, see `set_policy`.
 
@@ -194,13 +201,14 @@ class Recorder:
             segment_age_s=segment_age_s,
             disk_stop=disk_stop,
             on_failure=on_failure,
+            on_notice=on_notice,
             clock=clock or SystemClock(),
         )
         # The sealer would say the same, but only after a folder was made.
         load_key(self._place)
         try:
             _prepare_archive(self._layout, gateway)
-            ready = await self._sealer.start(self._place, self.clock.kind)
+            ready = await self._sealer.start(self._place, self.clock.kind, outside or Outside())
             if policy is not None:
                 self.set_policy(policy)
             self._next_event_no = self._ticked_no = int(ready["next_event_no"])
@@ -561,6 +569,8 @@ class Recorder:
         if "ticked" in message:
             self._ticked_no = int(message["ticked"])
             self._ticked_s = self._loop.time()
+        elif "notice" in message:
+            self._on_notice(message)
 
     def _sealer_ended(self, error: AgentauditError) -> None:
         if not self._stopping and self.failure is None:

@@ -36,6 +36,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from agentaudit.archive import canonical, journal
+from agentaudit.archive.anchors import Anchoring
 from agentaudit.archive.batch import NO_STATUS, Entry
 from agentaudit.archive.files import (
     PRIVATE_MODE,
@@ -51,11 +52,13 @@ from agentaudit.archive.layout import TABLES, Layout, tile_end
 from agentaudit.archive.log import LogWriter
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
 from agentaudit.archive.open_segment import OpenSegment
+from agentaudit.archive.outside import Outside
 from agentaudit.archive.purge import Purger, Steps, take
 from agentaudit.archive.retention import Standing
 from agentaudit.archive.rows import incomplete_row, session_close_row
 from agentaudit.archive.segment import read_batches
 from agentaudit.archive.tracker import Tracker
+from agentaudit.archive.witnessing import Witnessing
 from agentaudit.errors import AgentauditError, ArchiveError, RecordingError, TamperedError
 from agentaudit.model import Flag, Kind
 
@@ -64,6 +67,8 @@ TURN_S = 0.5
 HEARTBEAT_S = 60.0
 EPOCH_S = 24 * 3600.0
 POLL_S = 0.1
+WITNESS_WAIT_S = 5.0
+"""How long the end of a gateway waits for its last checkpoint to be cosigned."""
 _LOCK_WAIT_S = 10.0
 _EVIDENCE_WAIT_S = 30.0
 _STOP_WORK_S = 60.0
@@ -89,8 +94,14 @@ class _Order:
 class Sealer:
     """Follows, ticks and seals the journals of one gateway; `recover` comes first."""
 
-    def __init__(self, place: Place, clock: str, say: Callable[[dict[str, Any]], None]) -> None:
-        """Take the lock and open the log.
+    def __init__(
+        self,
+        place: Place,
+        clock: str,
+        say: Callable[[dict[str, Any]], None],
+        outside: Outside | None = None,
+    ) -> None:
+        """Take the lock and open the log; `outside` is who is told of it.
 
         Raises:
             RecordingError: another process has the lock, or there is no key.
@@ -108,6 +119,9 @@ class Sealer:
             self._signer,
             memory=place.keys / f"{place.gateway}.checkpoint",
         )
+        self._outside = outside or Outside()
+        self._witnessing: Witnessing | None = None
+        self._anchoring: Anchoring | None = None
         self._epoch_keys = EpochKeys(place)
         self._epoch_key = ""
         self._epoch_began_s = 0.0
@@ -167,6 +181,11 @@ class Sealer:
         for segment in unsealed:
             self._recover_segment(segment, ticks.get(segment, {}), segment == unsealed[-1])
         self._append({"type": "start", "version": version("agentaudit"), "clock": self._clock})
+        log, outside = self._log, self._outside
+        self._witnessing = Witnessing(
+            log.folder, self._signer.verifier, outside.witnesses, self._say
+        )
+        self._anchoring = Anchoring(log.folder, log.found(), outside.anchors, self._say)
         return self._next_event_no
 
     def _begin_log(self) -> None:
@@ -383,6 +402,7 @@ class Sealer:
 
     def turn(self) -> bool:
         """Read what was journaled since the last turn, seal and tick; say whether there was any."""
+        self._meet_outside()
         journals = journal.in_order(self._layout, self._place.gateway)
         if self._open is None:
             if not journals:
@@ -519,6 +539,26 @@ class Sealer:
                 self._seal()
         self._layout.reserve(self._place.gateway).unlink(missing_ok=True)
         self._append({"type": "stop", "next_event": self._next_event_no})
+        if self._witnessing is None:
+            return
+        self._witnessing.hurry()
+        self._meet_outside()
+        until_s = time.monotonic() + WITNESS_WAIT_S
+        while self._witnessing.is_under_way and time.monotonic() < until_s:
+            time.sleep(0.02)
+            self._meet_outside()
+
+    def _meet_outside(self) -> None:
+        """Go on with witnesses and anchors, keeping what has come back; never waits for them."""
+        if self._witnessing is None or self._anchoring is None:
+            return  # nothing is told of a log before it is recovered
+        log, now_s = self._log, time.monotonic()
+        cosigned = self._witnessing.turn(log.size, log.note, now_s)
+        if cosigned is not None:
+            log.keep_cosigned(cosigned)
+        anchor = self._anchoring.turn(log.checkpoint, now_s)
+        if anchor is not None:
+            self._append(anchor)
 
     def _begin_segment(self, segment: UUID, ticks: dict[int, bytes]) -> None:
         reader = JournalReader(self._layout.journal(self._place.gateway, segment))
@@ -626,6 +666,8 @@ class Sealer:
         self._open = None
         self._ticked = 0
         self._remove_journal(segment)
+        if self._witnessing is not None:
+            self._witnessing.hurry()
         self._say({"ticked": self._next_event_no, "sealed": str(segment)})
 
     def _remove_journal(self, segment: UUID) -> None:
@@ -661,8 +703,10 @@ def _take_lock(path: Path) -> int:
             time.sleep(0.05)
 
 
-def _follow(place: Place, clock: str, say: Callable[[dict[str, Any]], None]) -> int:
-    sealer = Sealer(place, clock, say)
+def _follow(
+    place: Place, clock: str, outside: Outside, say: Callable[[dict[str, Any]], None]
+) -> int:
+    sealer = Sealer(place, clock, say, outside)
     say({"ready": {"next_event_no": sealer.recover()}})
     received = b""
     wait_s = POLL_S
@@ -719,7 +763,7 @@ def main() -> int:
         keys=Path(settings["keys"]),
     )
     try:
-        return _follow(place, settings["clock"], say)
+        return _follow(place, settings["clock"], Outside.from_json(settings["outside"]), say)
     except AgentauditError as error:
         kinds = (TamperedError, ArchiveError)
         kind = next((k.__name__ for k in kinds if isinstance(error, k)), "RecordingError")

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from agentaudit.archive import canonical
 from agentaudit.archive.keys import Place
+from agentaudit.archive.outside import Outside
 from agentaudit.errors import (
     AgentauditError,
     ArchiveError,
@@ -45,7 +46,7 @@ class SealerProcess(asyncio.SubprocessProtocol):
         self._next_order = 1
         self._error: AgentauditError | None = None
 
-    async def start(self, place: Place, clock: str) -> dict[str, Any]:
+    async def start(self, place: Place, clock: str, outside: Outside) -> dict[str, Any]:
         """Start the process; return what it says once it has recovered the archive.
 
         Raises:
@@ -68,6 +69,7 @@ class SealerProcess(asyncio.SubprocessProtocol):
                 "origin": place.origin,
                 "keys": str(place.keys.absolute()),
                 "clock": clock,
+                "outside": outside.to_json(),
             }
         )
         return await self._ready

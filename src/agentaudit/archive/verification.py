@@ -44,6 +44,22 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """Something outside the archive that fixes a log as it was at `size` entries.
+
+    `kind`: remembered, given, witnessed or time-stamped checkpoint. `at_s` is when that was,
+    seconds since 1970, and `by` who says so: witnesses by their names in the policy, or where the
+    time stamp was asked for.
+    """
+
+    gateway: str
+    kind: str
+    size: int
+    at_s: int | None = None
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
     """What of a log no anchor outside the archive covers yet.
 
@@ -70,8 +86,10 @@ class Verification:
     subject: str = ""
     findings: list[Finding] = field(default_factory=list)
     exposure: list[Exposure] = field(default_factory=list)
+    anchors: list[Anchor] = field(default_factory=list)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     unknown_signers: list[str] = field(default_factory=list)
+    without_quorum: list[str] = field(default_factory=list)
     deep: bool = False
     gateways: int = 0
     segments: int = 0

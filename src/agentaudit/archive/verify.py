@@ -16,14 +16,17 @@ from pathlib import Path
 from uuid import UUID
 
 from agentaudit.archive import known
+from agentaudit.archive.anchors import Authorities
 from agentaudit.archive.find import find_session
 from agentaudit.archive.keys import EPOCH_NAME
-from agentaudit.archive.layout import GATEWAY_NAME, Layout, tile_end
+from agentaudit.archive.layout import GATEWAY_NAME, Layout, anchor_size, tile_end
 from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.sealed import sealed_segments
 from agentaudit.archive.snapshot import check_format
+from agentaudit.archive.tlog_policy import parse_policy
 from agentaudit.archive.verification import MALFORMED, Finding, Progress, Verification, words
+from agentaudit.archive.verify_anchors import Trust
 from agentaudit.archive.verify_log import LogCheck, Scope
 from agentaudit.archive.verify_proof import ProofCheck, is_proof
 from agentaudit.archive.verify_session import SessionCheck
@@ -35,6 +38,8 @@ def verify(
     *,
     key: str | Sequence[str] | None = None,
     since: str | None = None,
+    policy: str | bytes | None = None,
+    tsa: str | bytes | None = None,
     deep: bool = False,
     session: UUID | str | None = None,
     remember: bool = True,
@@ -53,6 +58,11 @@ def verify(
             the archive: the log's, and its first epoch key, without which whoever holds the log
             key could have written everything anew.
         since: a checkpoint (signed note) that was kept outside, to hold the log against.
+        policy: a trust policy (c2sp.org/tlog-policy) from outside: its log keys are taken as if
+            given, and a checkpoint that its quorum of witnesses has cosigned is an anchor. Where
+            there is none the answer is not yes.
+        tsa: certificates of RFC 3161 authorities, PEM: a time stamp that leads to them is an
+            anchor.
         session: a session's id, or the unambiguous beginning of one: its gateway's log is checked
             fast, its own segments deeply, and that it is complete. One that has not ended gives
             no more than "could not tell".
@@ -60,24 +70,31 @@ def verify(
         progress: called with what is checked, how much of it is done, and how much there is.
 
     Raises:
-        ArchiveError: there is no archive of this format, or a key or checkpoint is malformed.
+        ArchiveError: there is no archive of this format, or a key, checkpoint, policy or
+            certificate is malformed.
         QuestionError: no session, or more than one, has an id that begins so.
         SettingsError: what this machine remembers of logs cannot be read.
     """
     texts = [key] if isinstance(key, str) else list(key or ())
     keys = [Verifier.parse(line) for text in texts for line in text.split()]
     anchor = None if since is None else _parse_since(since, keys)
+    trust = Trust(
+        policy=None if policy is None else parse_policy(_bytes(policy)),
+        authorities=None if tsa is None else Authorities(_bytes(tsa)),
+        since_note=None if since is None else since.encode(),
+    )
     if is_proof(Path(path)):
         if session is not None:
             raise QuestionError(
                 f"{path}: proves what it proves", hint="a session is chosen in an archive"
             )
-        return ProofCheck(Path(path), keys, anchor, progress or (lambda *_: None)).run()
+        says = progress or (lambda *_: None)
+        return ProofCheck(Path(path), keys, anchor, trust.policy, says).run()
     layout = Layout(Path(path))
     if not layout.format_file.exists() and not layout.root.joinpath("log").is_dir():
         check_format(layout)
     for _ in range(3):
-        check = _Check(layout, keys, anchor, deep, progress or (lambda *_: None))
+        check = _Check(layout, keys, anchor, trust, deep, progress or (lambda *_: None))
         result = check.run() if session is None else check.run_session(session)
         # A gateway that records meanwhile moves things: only findings at rest count.
         if not result.findings or check.is_unchanged():
@@ -97,15 +114,20 @@ class _Check:
         layout: Layout,
         keys: Sequence[Verifier],
         since: Checkpoint | None,
+        trust: Trust,
         deep: bool,
         progress: Progress,
     ) -> None:
         self.result = Verification(deep=deep)
         self._layout = layout
+        self._given = keys
+        # A policy may name many logs; the archive need not have them.
+        keys = [*keys, *(() if trust.policy is None else trust.policy.logs)]
         self.scope = Scope(
             layout=layout,
             keys=keys,
             since=since,
+            trust=trust,
             deep=deep,
             progress=progress,
             found=self._found,
@@ -172,7 +194,8 @@ class _Check:
         if result.findings:
             result.ok = False
         else:
-            result.ok = None if result.unknown_signers or result.unread else True
+            unsure = result.unknown_signers or result.unread or result.without_quorum
+            result.ok = None if unsure else True
         return result
 
     def is_unchanged(self) -> bool:
@@ -191,7 +214,7 @@ class _Check:
     def _find_missing_logs(self) -> None:
         """Name each log that a key or checkpoint was given for and that is not there."""
         there = {checkpoint.origin for checkpoint in self.result.checkpoints.values()}
-        given = {key.name.removesuffix(f"/{EPOCH_NAME}") for key in self.scope.keys}
+        given = {key.name.removesuffix(f"/{EPOCH_NAME}") for key in self._given}
         if self.scope.since is not None:
             given.add(self.scope.since.origin)
         for origin in sorted(given - there):
@@ -205,8 +228,9 @@ class _Check:
 
         Passed over, because their content is never read as evidence: files in the making
         (`.tmp`), files of a segment that its journal still covers, tiles beyond the checkpoint,
-        a policy that came to be written before its entry did, and a journal folder's `lock`,
-        `reserve`, `control` (a socket) and copies kept after an incident.
+        a policy that came to be written before its entry did, time stamps that the log does not
+        name yet, and a journal folder's `lock`, `reserve`, `control` (a socket) and copies kept
+        after an incident.
         """
         root = self._layout.root
         for folder, folders, files in os.walk(root):
@@ -232,6 +256,8 @@ class _Check:
                 return parts[1] == f"{file_digest(file, 'sha256').hexdigest()}.json"
         if parts[0] == "log" and len(parts) > 2 and GATEWAY_NAME.match(parts[1]):
             checkpoint = self.result.checkpoints.get(parts[1])
+            if parts[2] == "anchors" and anchor_size("/".join(parts[2:])) is not None:
+                return True
             end = tile_end("/".join(parts[2:]))
             return checkpoint is not None and end is not None and end > checkpoint.size
         return parts[-1].split(".")[0] in self.scope.live_segments
@@ -245,3 +271,7 @@ def _is_control(relative: str) -> bool:
 def _parse_since(text: str, keys: Sequence[Verifier]) -> Checkpoint:
     """Return the checkpoint of a signed note that was kept outside the archive."""
     return Checkpoint.parse(open_note(text.encode(), keys).text)
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text

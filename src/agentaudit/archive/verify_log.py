@@ -21,15 +21,7 @@ from agentaudit.archive.layout import (
     segment_path,
     tile_end,
 )
-from agentaudit.archive.log import (
-    Contradiction,
-    Log,
-    Tiles,
-    bundle,
-    contradictions,
-    decode_entry,
-    read_log,
-)
+from agentaudit.archive.log import Log, Tiles, bundle, decode_entry, read_log
 from agentaudit.archive.merkle import Frontier, leaf_hash
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import MAX_POLICY_BYTES
@@ -43,6 +35,7 @@ from agentaudit.archive.verification import (
     Verification,
     words,
 )
+from agentaudit.archive.verify_anchors import AnchorsCheck, Trust
 from agentaudit.archive.verify_purges import PurgesCheck
 from agentaudit.archive.verify_rows import RowsCheck
 from agentaudit.errors import ArchiveError, TamperedError
@@ -60,6 +53,7 @@ class Scope:
     layout: Layout
     keys: Sequence[Verifier]
     since: Checkpoint | None
+    trust: Trust
     deep: bool
     progress: Progress
     found: Found
@@ -94,9 +88,13 @@ class LogCheck:
 
     def run(self) -> Log:
         """Check everything; return the log as it was read."""
+        # Before the log: a gateway that records meanwhile must not get ahead of what was read.
+        self._outside = AnchorsCheck(
+            self._scope.trust, self._gateway, self._layout.log(self._gateway)
+        )
         log = self._open_log()
         self._check_tiles(log)
-        self._check_memory(log)
+        self._check_outside(log)
         self._purges.begin()
         size = log.checkpoint.size
         for number, raw in enumerate(log.raw()):
@@ -106,6 +104,9 @@ class LogCheck:
             self._check_entry(number, entry)
             self._tree.append(leaf_hash(raw))
         self._require_epoch("checkpoint", log.note)
+        self._result.anchors += self._outside.held(self._found)
+        for path in self._outside.files:
+            self._expect(path)
         self._check_live()
         self._purges.end(deep=self._scope.deep)
         self._expose(log)
@@ -202,30 +203,22 @@ class LogCheck:
                 part = bundle(chunk[:width]) if level == "entries" else content[: 32 * width]
                 self._check_tile(earlier, part, is_needed=False)
 
-    def _check_memory(self, log: Log) -> None:
-        """Hold the log against what was seen of it before, outside the archive."""
-        origin = log.checkpoint.origin
-        anchors = []
+    def _check_outside(self, log: Log) -> None:
+        """Hold the log against what was kept of it, or said of it, outside the archive."""
+        origin, outside = log.checkpoint.origin, self._outside
+        place = f"{self._place}/checkpoint"
         seen = known.recall(origin)
         is_trusted = self._gateway not in self._result.unknown_signers
         # A key given now outweighs one that was merely found in an archive before.
         if seen is not None and (seen.trusted or not is_trusted or seen.key == str(self._signer)):
-            anchors.append(("remembered checkpoint", seen.checkpoint))
-            for contradiction in known.key_contradictions(seen, str(self._signer)):
-                self._contradicts(contradiction)
+            outside.claim("remembered checkpoint", seen.checkpoint)
+            for found in known.key_contradictions(seen, str(self._signer)):
+                self._found(found.check, place, found.seen, found.expected)
         if self._scope.since is not None and self._scope.since.origin == origin:
-            anchors.append(("given checkpoint", self._scope.since))
-        self._anchor: tuple[str, int] = ("none", 0)
-        for name, anchor in anchors:
-            found = contradictions(log, anchor, name)
-            for contradiction in found:
-                self._contradicts(contradiction)
-            if not found and anchor.size >= self._anchor[1]:
-                self._anchor = (name, anchor.size)
-
-    def _contradicts(self, contradiction: Contradiction) -> None:
-        place = f"{self._place}/checkpoint"
-        self._found(contradiction.check, place, contradiction.seen, contradiction.expected)
+            outside.claim("given checkpoint", self._scope.since)
+        self._result.anchors += outside.check(log, self._signer, self._found)
+        if self._scope.trust.policy is not None and not outside.has_quorum:
+            self._result.without_quorum.append(self._gateway)
 
     def _check_entry(self, number: int, entry: dict[str, Any]) -> None:
         """Check an entry where it stands, and all that it binds."""
@@ -262,6 +255,8 @@ class LogCheck:
         elif kind == "tick":
             root = bytes.fromhex(entry["root"])
             self._ticks.setdefault(entry["segment"], {})[entry["n"]] = root
+        elif kind == "anchor":
+            self._outside.take_time_stamp(number, entry, self._found)
         elif kind == "seal":
             if entry["policy"] != self._policy:
                 self._found("policy", place, f"a seal under {entry['policy']}", str(self._policy))
@@ -466,7 +461,9 @@ class LogCheck:
         self._result.live_events += tree.size
 
     def _expose(self, log: Log) -> None:
-        anchor, size = self._anchor
+        anchors = [each for each in self._result.anchors if each.gateway == self._gateway]
+        best = max(enumerate(anchors), key=lambda each: (each[1].size, each[0]), default=None)
+        anchor, size = ("none", 0) if best is None else (best[1].kind, best[1].size)
         events = sum(n for number, n in self._events_since if number >= size)
         self._result.exposure.append(
             Exposure(

@@ -29,8 +29,10 @@ from agentaudit.archive.log import MAX_ENTRY_BYTES
 from agentaudit.archive.merkle import leaf_hash
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.proof import MAX_PROOF_BYTES, Proof
+from agentaudit.archive.tlog_policy import Policy
 from agentaudit.archive.verification import (
     MALFORMED,
+    Anchor,
     Exposure,
     Finding,
     Progress,
@@ -117,12 +119,14 @@ class ProofCheck:
         path: Path,
         keys: Sequence[Verifier],
         since: Checkpoint | None,
+        policy: Policy | None,
         progress: Progress,
     ) -> None:
         self.result = Verification(deep=True)
         self._files = ProofLayout(path)
-        self._keys = keys
+        self._keys = keys if policy is None else [*keys, *policy.logs]
         self._since = since
+        self._policy = policy
         self._progress = progress
         self._seals: dict[UUID, _Seal] = {}
         self._epochs: list[tuple[int, Verifier]] = []
@@ -158,7 +162,7 @@ class ProofCheck:
         if result.findings:
             result.ok = False
         else:
-            result.ok = None if result.unknown_signers else True
+            result.ok = None if result.unknown_signers or result.without_quorum else True
         return result
 
     def _check(self) -> None:
@@ -423,6 +427,12 @@ class ProofCheck:
                 self._found(
                     "fork", "checkpoint", seen_root, f"{anchor.root.hex()[:8]}… of the {name}"
                 )
+            else:
+                self.result.anchors.append(
+                    Anchor(gateway=claim.gateway, kind=name, size=checkpoint.size)
+                )
+        if self._ask_witnesses(claim, *self._checkpoint):
+            covered = "witnessed checkpoint"
         self.result.exposure.append(
             Exposure(
                 gateway=claim.gateway,
@@ -432,6 +442,31 @@ class ProofCheck:
                 events=self.result.events if covered == "none" else 0,
             )
         )
+
+    def _ask_witnesses(self, claim: _Claim, note: bytes, checkpoint: Checkpoint) -> bool:
+        """Say whether a quorum of the policy's witnesses, if there is one, cosigned this."""
+        if self._policy is None:
+            return False
+        try:
+            witnessed = self._policy.evaluate(note, [] if self._signer is None else [self._signer])
+        except ArchiveError as error:
+            self._found("witness", "checkpoint", str(error))
+            return False
+        if witnessed is None or (self._policy.needs_witnesses and witnessed.time_s is None):
+            self.result.without_quorum.append(claim.gateway)
+            return False
+        if not self._policy.needs_witnesses:
+            return False
+        self.result.anchors.append(
+            Anchor(
+                gateway=claim.gateway,
+                kind="witnessed checkpoint",
+                size=checkpoint.size,
+                at_s=witnessed.time_s,
+                by=witnessed.names,
+            )
+        )
+        return True
 
     def _find_strays(self, claim: _Claim) -> None:
         """Name every file that nothing above has checked."""

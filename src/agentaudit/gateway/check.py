@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from agentaudit import _native
+from agentaudit.archive.anchors import request_token
 from agentaudit.archive.keys import Place, load_key
-from agentaudit.errors import AgentauditError, IssuerError, SettingsError
+from agentaudit.archive.note import Cosigner
+from agentaudit.archive.outside import AnchorPeer, post, reason_of
+from agentaudit.errors import AgentauditError, ArchiveError, IssuerError, SettingsError
 from agentaudit.gateway import backend
 from agentaudit.gateway.serving import prepare, target_access
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import fetch_keys
 from agentaudit.protocols import postgres_messages as messages
-from agentaudit.settings import Issuer, Settings, Target
+from agentaudit.settings import Anchor, Issuer, Settings, Target, Witness
 
 LOGIN_TIMEOUT_S = 20.0
 
@@ -40,6 +43,8 @@ def check(settings: Settings) -> list[Check]:
     """Return what came of trying the settings; blocks, for up to half a minute an address."""
     findings = [_archive(settings), _sealing(), _keys(settings), _retention(settings)]
     findings += _listener(settings)
+    findings += [_witness(witness) for witness in settings.witness]
+    findings += [_anchor(anchor) for anchor in settings.anchor]
     findings += [_issuer(issuer) for issuer in settings.issuer]
     if not settings.issuer:
         findings.append(
@@ -138,6 +143,40 @@ def _listener(settings: Settings) -> list[Check]:
     return [
         Check(name, True, "free, with TLS" if encrypted else "free, without TLS: loopback only")
     ]
+
+
+def _witness(witness: Witness) -> Check:
+    name = f"witness {witness.url}"
+    url = f"{witness.url.rstrip('/')}/add-checkpoint"
+    ca_file = None if witness.ca_file is None else str(witness.ca_file)
+    try:
+        Cosigner.parse(witness.key)
+        # No request of the protocol, so that nothing is asked of it: it says so, and is there.
+        status = post(url, b"", "text/plain; charset=utf-8", ca_file).status
+    except ArchiveError as error:
+        return Check(name, False, str(error), error.hint)
+    except OSError as error:
+        return Check(name, False, reason_of(error), "recording goes on without it, uncovered")
+    if status != 400:
+        return Check(name, False, f"it answers {status}", "is that its submission prefix?")
+    return Check(name, True, "there; whether it knows this log shows when it is asked")
+
+
+def _anchor(anchor: Anchor) -> Check:
+    name = f"anchor {anchor.url}"
+    ca_file = None if anchor.ca_file is None else str(anchor.ca_file)
+    peer = AnchorPeer(url=anchor.url, interval_s=0.0, ca_file=ca_file)
+    try:
+        request_token(peer, b"agentaudit check\n")
+    except ModuleNotFoundError as error:
+        hint = "pip install 'agentaudit[timestamps]'"
+        return Check(name, False, f"needs the module {error.name}", hint)
+    except ArchiveError as error:
+        return Check(name, False, str(error), error.hint)
+    except OSError as error:
+        return Check(name, False, reason_of(error))
+    held = "unverified: there is no ca_file" if ca_file is None else "verified with its ca_file"
+    return Check(name, True, f"a time stamp came, {held}")
 
 
 def _issuer(issuer: Issuer) -> Check:

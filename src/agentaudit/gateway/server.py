@@ -29,7 +29,7 @@ from agentaudit.errors import RecordingError, SettingsError
 from agentaudit.gateway.local import Local
 from agentaudit.gateway.orders import Orders
 from agentaudit.gateway.postgres import Deadlines, Door
-from agentaudit.gateway.serving import Serving, prepare, watched_files
+from agentaudit.gateway.serving import Serving, outside, prepare, watched_files
 from agentaudit.gateway.sessions import Sessions
 from agentaudit.gateway.wire import Wire, reason
 from agentaudit.identity import Verifier
@@ -51,6 +51,8 @@ _NEEDS_RESTART: Final = (
     "segment_bytes",
     "segment_age",
 )
+
+_LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 log = structlog.get_logger()
 
@@ -94,7 +96,9 @@ class Gateway:
             segment_age_s=gateway.segment_age.total_seconds(),
             disk_stop=settings.limits.disk_stop,
             policy=settings.policy_document(),
+            outside=outside(settings),
             on_failure=self._recording_failed,
+            on_notice=self._notice,
         )
         try:
             self.sessions = Sessions(self._serving, self.recorder)
@@ -179,6 +183,10 @@ class Gateway:
     def _recording_failed(self, failure: RecordingError) -> None:
         self.sessions.recording_failed(failure)
 
+    def _notice(self, message: dict[str, Any]) -> None:
+        members = dict(message)
+        log.log(_LEVELS[members.pop("level")], members.pop("notice"), **members)
+
     # --- reloading
 
     def reload(self) -> None:
@@ -206,6 +214,9 @@ class Gateway:
                 log.warning("a changed key needs a restart", key=f"gateway.{key}")
         if settings.listen != self._settings.listen:
             log.warning("a changed key needs a restart", key="listen.postgres")
+        for table in ("witness", "anchor"):
+            if getattr(settings, table) != getattr(self._settings, table):
+                log.warning("a changed key needs a restart", key=table)
         if settings.limits.disk_stop != self._settings.limits.disk_stop:
             log.warning("a changed key needs a restart", key="limits.disk_stop")
         if serving.verifier is not self._serving.verifier:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from agentaudit.errors import SettingsError
+from agentaudit.archive.note import Cosigner
+from agentaudit.archive.outside import AnchorPeer, Outside, WitnessPeer
+from agentaudit.errors import ArchiveError, SettingsError
 from agentaudit.identity import Verifier
 from agentaudit.settings import Settings, Target
 
@@ -63,6 +66,37 @@ def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
         targets={target.name: target_access(target) for target in settings.target},
         policy_digest=settings.policy_digest(),
     )
+
+
+def outside(settings: Settings) -> Outside:
+    """Return who is told of the log: witnesses and time-stamping authorities.
+
+    Raises:
+        SettingsError: a witness's key is none, or what speaks to authorities is not installed.
+    """
+    for witness in settings.witness:
+        try:
+            Cosigner.parse(witness.key)
+        except ArchiveError as error:
+            raise SettingsError(f"witness {witness.url}: {error}") from None
+    if settings.anchor and find_spec("rfc3161_client") is None:
+        raise SettingsError(
+            "[[anchor]] needs the module rfc3161_client, which is not installed",
+            hint="pip install 'agentaudit[timestamps]'",
+        )
+    return Outside(
+        witnesses=tuple(
+            WitnessPeer(url=w.url, key=w.key, ca_file=_text(w.ca_file)) for w in settings.witness
+        ),
+        anchors=tuple(
+            AnchorPeer(url=a.url, interval_s=a.interval.total_seconds(), ca_file=_text(a.ca_file))
+            for a in settings.anchor
+        ),
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def target_access(target: Target) -> TargetAccess:
