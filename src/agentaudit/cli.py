@@ -521,8 +521,12 @@ def drill(arguments: argparse.Namespace) -> int:
     """Attack a copy of an archive in every way on a list, and say which check caught what."""
     from agentaudit.analysis.printable import printable
     from agentaudit.archive.drill import drill as play
+    from agentaudit.client import record_access
 
+    _limit_memory()
+    is_recorded = record_access(arguments.archive, "verify", "archive", "agentaudit drill")
     report = play(arguments.archive, progress=_progress if sys.stderr.isatty() else None)
+    _say_access(is_recorded)
     for outcome in report.outcomes:
         if arguments.json:
             _print_json(outcome.to_json())

@@ -168,7 +168,7 @@ def caught_by(report: Report) -> dict[str, list[str]]:
 
 DECISIVE = {
     *("file", "tile", "head", "key", "epoch", "stray", "journal", "tick", "rows", "columns"),
-    *("tables", "policy", "rollback", "fork"),
+    *("tables", "policy", "rollback", "fork", "purge", "hold", "decision"),
 }
 
 
@@ -259,6 +259,16 @@ def test_a_live_archive_is_drilled_with_its_journal_where_that_can_be_read(
     assert state(site.archive) == before
     recover(site)
     assert verify(site.archive, key=site.vkey, deep=True, remember=False).ok is True
+
+
+def test_an_archive_that_was_purged_is_drilled(stage: Stage, tmp_path: Path) -> None:
+    """What the drill itself has purged, as the archive that is given."""
+    again = build(stage.purged.archive, tmp_path)
+    assert again.gateway == stage.gateway
+    kinds = [entry["type"] for entry in again.yesterday.entries(stage.other)]
+    assert kinds.count("purge_done") == 2
+    for name in ("flip-page", "swap-gateways", "edit-after-purge"):
+        assert play(again, NAMED[name]).holds is True
 
 
 def test_of_a_large_archive_the_first_segments_are_taken(

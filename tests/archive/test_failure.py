@@ -18,7 +18,7 @@ from agentaudit.archive import sealer_process
 from agentaudit.archive.journal import JournalReader, encode_frame
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.verify import verify
-from agentaudit.errors import QuestionError, RecordingError
+from agentaudit.errors import RecordingError
 from agentaudit.model import Event, Kind, Side
 from tests.archive.faults import Disk
 from tests.archive.recording import (
@@ -309,39 +309,6 @@ async def test_a_sealer_that_dies_stops_traffic(site: Site) -> None:
     assert len(rows(site, "commands")) == 1
     # docs/operate.md says so: nobody was left to record another reason.
     assert {row["close_reason"] for row in rows(site, "sessions")} == {"gateway_crash"}
-
-
-async def test_an_order_to_a_sealer_that_dies_is_answered_with_that(site: Site) -> None:
-    recorder = await start(site)
-    await counted(recorder)
-    pid = sealer_pid(recorder)
-    os.kill(pid, signal.SIGSTOP)
-    ordered = asyncio.gather(recorder.order("retention_plan"), return_exceptions=True)
-    await until(lambda: bool(recorder._sealer._orders), "the order is given")
-    os.kill(pid, signal.SIGKILL)
-    (error,) = await ordered
-    assert isinstance(error, RecordingError)
-    assert "before it had carried this out" in str(error)
-    with pytest.raises(RecordingError):
-        await recorder.order("retention_plan")
-    recover(site)
-    require_sound(site)
-
-
-async def test_what_a_sealer_will_not_do_it_says_and_goes_on(site: Site) -> None:
-    recorder = await start(site)
-    with pytest.raises(QuestionError, match="not one that a sealer knows"):
-        await recorder.order("dance")
-    event = recorder.record_access("os:ana", "open", "archive", "\ud800")
-    plan = await recorder.order("retention_plan")
-    assert plan["totals"]["sessions"]["sessions"] == 0
-    await recorder.stop()
-    (row,) = rows(site, "access")
-    assert (row["actor"], row["action"], row["object"], row["detail"]) == (
-        "os:ana", "open", "archive", "\ufffd",
-    )  # fmt: skip
-    assert event >= 1
-    require_sound(site)
 
 
 async def test_a_sealer_that_dies_while_it_should_seal_is_told(site: Site) -> None:

@@ -177,6 +177,17 @@ def test_an_erasure_that_takes_nothing_says_why(site: Site) -> None:
     assert entries_of(site, "purge_intent") == []
 
 
+def test_the_gateways_own_session_is_not_erased_whatever_was_decided(site: Site) -> None:
+    """It holds who decided what: without it no purge could be shown to have been lawful."""
+    recorded(site, retention())
+    own = [row["session_id"] for row in rows(site, "sessions") if row["protocol"] == "agentaudit"]
+    selector = {"session": str(own[0])}
+    answer = order(site, "erase", selector=selector, decision=0, decided_at=2**52)
+    assert "no closed session" in answer["error"]
+    assert entries_of(site, "purge_intent") == []
+    require_proven(site)
+
+
 def test_a_dry_run_says_what_would_go_and_touches_nothing(site: Site) -> None:
     ids = recorded(site, retention())
     before = every_value(site)

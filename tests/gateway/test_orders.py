@@ -161,7 +161,6 @@ def test_what_is_due_goes_what_is_held_stays_and_both_are_in_the_archive(site: S
     ]  # fmt: skip
     kinds = case.sql("SELECT kind FROM events WHERE kind IN ('purge', 'legal_hold')").fetchall()
     assert sorted(kind for (kind,) in kinds) == ["legal_hold"] * 2 + ["purge"] * 3
-    assert case.verify(site.gateway.verifier_key.split(), deep=True).findings == []
 
 
 def test_an_erasure_needs_two_people_and_leaves_the_name_of_none(site: Site) -> None:
@@ -218,8 +217,6 @@ def test_an_erasure_needs_two_people_and_leaves_the_name_of_none(site: Site) -> 
     site.gateway.terminate()
     erase("--session", str(bobs))
     assert site.users() == []
-    case = aa.load(site.gateway.archive)
-    assert case.verify(site.gateway.verifier_key.split(), deep=True).findings == []
 
 
 def test_an_order_that_cannot_be_carried_out_says_why(site: Site, tmp_path: Path) -> None:

@@ -115,11 +115,16 @@ class Sessions:
         return self._layout.root / segment_path(table, self._gateway, first_us, UUID(segment))
 
     def closed(self, wanted: Callable[[str, int], object]) -> Iterator[Sealed]:
-        """Yield the closed sessions for whose target and time of closing `wanted` is true."""
+        """Yield the closed sessions for whose target and time of closing `wanted` is true.
+
+        Those of nobody are left out: no purge may take them.
+        """
         spread: dict[bytes, list[str]] = {}
         for segment in self.segments():
             for found in self._rows(segment, spread):
                 session = found.session
+                if not (session.target or found.name):
+                    continue
                 if wanted(session.target, session.closed_us):
                     yield replace(session, user=self._hmac(found.name))
 

@@ -97,6 +97,14 @@ class Closed:
     opened_us: int
     closed_us: int
 
+    @property
+    def is_of_nobody(self) -> bool:
+        """Whether it has neither user nor target, as the gateway's own sessions.
+
+        They hold who decided what, and so what makes purges lawful: none of them ever goes.
+        """
+        return not (self.user or self.target)
+
     def leaf(self) -> bytes:
         """Return what the leaf commits to: canonical JSON."""
         return canonical.encode(

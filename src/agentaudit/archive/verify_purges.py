@@ -314,6 +314,8 @@ class PurgesCheck:
         name = f"session {session.session_id}"
         for hold in self._standing.holding(session):
             told("hold", f"{name}: purged under legal hold {hold}")
+        if session.is_of_nobody:
+            told("purge", f"{name}: the gateway's own, which never goes")
         if entry["basis"] != "policy":
             return
         due = self._standing.due(session.target, session.closed_us, entry["at"])

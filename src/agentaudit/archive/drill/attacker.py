@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import enum
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical
 from agentaudit.archive.drill.machine import (
@@ -26,8 +30,13 @@ from agentaudit.archive.drill.machine import (
     write_log,
 )
 from agentaudit.archive.drill.stage import Stage
+from agentaudit.archive.ids import uuid7
 from agentaudit.archive.journal import Entry, JournalReader, encode_frame
+from agentaudit.archive.keys import People
 from agentaudit.archive.note import Signer
+from agentaudit.archive.purge import Purger, Sessions, Steps, list_document, take
+from agentaudit.archive.retention import Sealed, Standing, standing
+from agentaudit.archive.rewrite import Cut, count_rows, rewrite
 
 
 class Power(enum.StrEnum):
@@ -42,15 +51,12 @@ class Power(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attacker:
-    """Somebody with `power` over `machine`, a copy that nobody else uses."""
+    """Somebody with `power` over `machine`, a copy that nobody else uses, who attacks `gateway`."""
 
     machine: Machine
     stage: Stage
     power: Power
-
-    @property
-    def gateway(self) -> str:
-        return self.stage.gateway
+    gateway: str
 
     @property
     def archive(self) -> Path:
@@ -63,8 +69,17 @@ class Attacker:
         return self.machine.entries(self.gateway)
 
     def seals(self) -> list[dict[str, Any]]:
-        """Return the seals: the archive's own segments, then yesterday's, then today's."""
-        return [entry for entry in self.entries() if entry["type"] == "seal"]
+        """Return the seals: of the archive's own segments, then yesterday's, then today's.
+
+        Each has the files that purges have left of it; what has gone whole is left out.
+        """
+        entries = self.entries()
+        left = standing(entries).segments
+        return [
+            entry | {"files": left[entry["segment"]].files}
+            for entry in entries
+            if entry["type"] == "seal" and not left[entry["segment"]].is_gone
+        ]
 
     def table(self, seal: dict[str, Any], name: str) -> Path:
         """Return a sealed file."""
@@ -153,7 +168,7 @@ class Attacker:
         if self.power in (Power.YESTERDAY, Power.BOTH_DAYS):
             keys.append(self.stage.yesterday.epoch_key(self.gateway))
         if self.power in (Power.TODAY, Power.BOTH_DAYS):
-            keys.append(self.stage.live.epoch_key(self.gateway))
+            keys.append(self.machine.epoch_key(self.gateway))
         return keys
 
     def sign(self, *changes: Change) -> None:
@@ -172,6 +187,93 @@ class Attacker:
         self.rewrite(seal, name, change)
         self.sign(sealed_as_it_is(self.archive, self.table(seal, name)))
 
+    def purge(
+        self,
+        steps: Callable[[Purger], Steps],
+        *,
+        lie: Callable[[Standing], None] = lambda standing: None,
+        change: Change = lambda told: told,
+        at_us: int = 0,
+    ) -> None:
+        """Purge with the gateway's own code, which is told a lie about what stands in the log.
+
+        `change` is made of the entries that come of it, before they are appended and signed; they
+        are of now, or of `at_us`.
+        """
+        layout, told = self.machine.layout, list[dict[str, Any]]()
+        stands, seals = self._standing()
+        lie(stands)
+        for remains in stands.segments.values():
+            remains.retained_us = 0  # only for the sake of the disk does it wait a day
+
+        def append(entry: dict[str, Any]) -> None:
+            told.append({"at": at_us or time.time_ns() // 1000, **entry})
+            take(layout, stands, told[-1])
+
+        people = People(self.machine.place(self.gateway))
+        purger = Purger(layout, self.gateway, stands, seals, append, lambda: people)
+        for _ in steps(purger):
+            pass
+        self.sign(lambda entries: [*entries, *change(told)])
+
+    def erase_unasked(self, session_id: UUID, decision: int) -> None:
+        """Erase a session of the first segment piece by piece, where the gateway's code would not.
+
+        `decision` is the number of the event that decides it.
+        """
+        layout, (stands, seals) = self.machine.layout, self._standing()
+        seal = self.seals()[0]
+        segment, sessions = seal["segment"], self.table(seal, "sessions")
+        cut = Cut("sessions", frozenset([session_id.bytes]))
+        part = {
+            "segment": segment,
+            "rows": count_rows(self.table(seal, "events"), cut),
+            "whole": False,
+        }
+        people = People(self.machine.place(self.gateway))
+        (row,) = (r for r in pq.read_table(sessions).to_pylist() if r["session_id"] == session_id)
+        told = Sealed(
+            session_id=session_id,
+            user=people.hmac(row["user"]),
+            target=row["target"],
+            opened_us=_us(row["opened_at"]),
+            closed_us=_us(row["closed_at"]),
+            segments=(segment,),
+        )
+        tables = Sessions(layout, self.gateway, seals, stands, people)
+        now_us = time.time_ns() // 1000
+        purge = str(uuid7(now_us))
+        document = list_document(purge, "sessions", tables.proven([told]), [part])
+        write_file(layout.purge(purge), document)
+        intent = {
+            "type": "purge_intent",
+            "at": now_us,
+            "purge": purge,
+            "what": "sessions",
+            "basis": "decision",
+            "policy": stands.policy,
+            "decision": decision,
+            "list": sha256(document).hexdigest(),
+            "sessions": 1,
+            "segments": 1,
+        }
+        done = _run(rewrite(layout, self.gateway, seal, stands.segments[segment], cut))
+        done |= {"type": "purge_done", "at": now_us, "purge": purge, "segment": segment}
+        self.sign(lambda entries: [*entries, intent, done])
+
+    def _standing(self) -> tuple[Standing, dict[str, dict[str, Any]]]:
+        """Return what stands at the end of the log, and its seals by segment."""
+        stands, seals = Standing(), {}
+        for entry in self.entries():
+            take(self.machine.layout, stands, entry)
+            if entry["type"] == "seal":
+                seals[entry["segment"]] = entry
+        return stands, seals
+
+    def user(self, name: str) -> dict[str, str]:
+        """Return the selector of a user's sessions."""
+        return {"user": People(self.machine.place(self.gateway)).hmac(name)}
+
     def drop_segment(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Remove the last segment's files; return the entries without it and what came after."""
         segment = [entry for entry in entries if entry["type"] == "seal"][-1]
@@ -180,6 +282,22 @@ class Attacker:
             (self.archive / file["path"]).unlink()
         first = next(n for n, e in enumerate(entries) if e.get("segment") == segment["segment"])
         return entries[:first]
+
+
+def _us(moment: datetime) -> int:
+    """Return microseconds since 1970, exactly."""
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _run(steps: Generator[None, None, dict[str, Any]]) -> dict[str, Any]:
+    """Take all steps, and return what comes of them."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: dict[str, Any] = end.value
+            return result
 
 
 def with_values(

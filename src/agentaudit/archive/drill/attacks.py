@@ -9,22 +9,45 @@ from __future__ import annotations
 
 import enum
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
 
-from agentaudit.archive import canonical
+from agentaudit.archive import canonical, leaves
 from agentaudit.archive.drill.attacker import Attacker, Power, with_values, without_row
-from agentaudit.archive.drill.machine import Machine, epoch_name, write_file, write_log
-from agentaudit.archive.drill.stage import record
+from agentaudit.archive.drill.machine import (
+    Machine,
+    epoch_name,
+    rewrite_parquet,
+    sealed_as_it_is,
+    write_file,
+    write_log,
+)
+from agentaudit.archive.drill.stage import (
+    APPROVED,
+    CONTROL,
+    DUE,
+    KEPT,
+    POLICY,
+    SELF_APPROVED,
+    record,
+    session_ids,
+)
+from agentaudit.archive.gaps import KEY_COLUMNS, read_keys
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.journal import Entry
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import TILE_WIDTH, entries_path, segment_path, tile_path
 from agentaudit.archive.note import Signer
+from agentaudit.archive.purge import Purger, Steps
+from agentaudit.archive.retention import DAY_US, Keep, Policy, Standing
+from agentaudit.archive.segment import read_entries
 from agentaudit.model import Kind
 
 
@@ -51,6 +74,7 @@ class Base(enum.StrEnum):
     YESTERDAY = "yesterday"
     LIVE = "live"
     TODAY = "today"
+    PURGED = "after a purge"
 
 
 Play = Callable[[Attacker], None]
@@ -576,6 +600,311 @@ def _(a: Attacker) -> None:
     a.sign(a.drop_segment)
 
 
+# --- purges ---------------------------------------------------------------------------------------
+
+
+@attack("drop-list", "removes the list of what a purge took", base=Base.PURGED)
+def _(a: Attacker) -> None:
+    a.machine.layout.purge(_purge_of(a, "policy")["purge"]).unlink()
+
+
+@attack("forge-residue", "puts another leaf hash into what a purge has left", base=Base.PURGED)
+def _(a: Attacker) -> None:
+    rewrite_parquet(_residue(a), _other_hash)
+
+
+@attack(
+    "sign-residue",
+    "puts another leaf hash into what a purge has left, and signs it",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    path = _residue(a)
+    rewrite_parquet(path, _other_hash)
+
+    def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        done = [entry for entry in entries if entry["type"] == "purge_done"][-1]
+        done["residue"] |= {
+            "sha256": sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        return entries
+
+    a.sign(change)
+
+
+@attack(
+    "edit-after-purge",
+    "edits a column that no leaf covers, of rows that a purge has left",
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.rewrite(a.seals()[0], "events", _another_user)
+
+
+@attack(
+    "sign-edit-after-purge",
+    "edits a column that no leaf covers, of rows that a purge has left, and signs it",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.sign_edit(a.seals()[0], "events", _another_user)
+
+
+@attack(
+    "strip-payload",
+    "takes the bytes of an event that a purge has left, keeps what they commit to, and signs it",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    number, _, commit = _row_of(a, SELF_APPROVED)
+
+    def stripped(table: pa.Table) -> pa.Table:
+        row = table.column("event_no").to_pylist().index(number)
+        table = with_values("payload", lambda values: _put(values, row, None))(table)
+        return with_values("payload_commit", lambda values: _put(values, row, commit))(table)
+
+    a.sign_edit(a.seals()[0], "events", stripped)
+
+
+@attack(
+    "hide-in-residue",
+    "lets a purge take a row more, of a session that it does not list, and signs it",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    number, leaf, _ = _row_of(a, SELF_APPROVED)
+    seal, residue = a.seals()[0], _residue(a)
+
+    def without(table: pa.Table) -> pa.Table:
+        return without_row(table.column("event_no").to_pylist().index(number))(table)
+
+    def longer(table: pa.Table) -> pa.Table:
+        index = number - seal["first_event"]
+        rows = [*table.to_pylist(), {"leaf_index": index, "leaf_hash": leaf}]
+        rows.sort(key=lambda row: int(row["leaf_index"]))
+        return pa.Table.from_pylist(rows, table.schema)
+
+    a.rewrite(seal, "events", without)
+    rewrite_parquet(residue, longer)
+
+    def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        done = [entry for entry in entries if entry["type"] == "purge_done"][-1]
+        intent = next(e for e in entries if e["type"] == "purge_intent" and _same(e, done))
+        done["rows"] += 1
+        data = residue.read_bytes()
+        done["residue"] |= {"sha256": sha256(data).hexdigest(), "bytes": len(data)}
+        done["residue"]["rows"] += 1
+
+        def counted(document: dict[str, Any]) -> None:
+            document["segments"][0]["rows"] += 1
+
+        _other_list(a, [intent], counted)
+        return entries
+
+    a.sign(change, sealed_as_it_is(a.archive, a.table(seal, "events")))
+
+
+@attack("undo-purge", "puts back the files of before the purge", base=Base.PURGED)
+def _(a: Attacker) -> None:
+    for file in a.seals()[0]["files"].values():
+        write_file(a.archive / file["path"], (a.stage.today.archive / file["path"]).read_bytes())
+
+
+@attack(
+    "purge-without-intent",
+    "signs a log with the end of a purge, and without its intent",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: [e for e in entries if e["type"] != "purge_intent"])
+
+
+@attack(
+    "purge-unsaid",
+    "signs a log that says nothing of a purge",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: [e for e in entries if not e["type"].startswith("purge_")])
+
+
+@attack(
+    "purge-unfinished",
+    "signs a log with the intent of a purge, and without its end",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: [e for e in entries if e["type"] != "purge_done"])
+
+
+@attack(
+    "purge-held",
+    "purges a session that is due, and under a legal hold",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.purge(_by_policy, lie=lambda standing: standing.holds.clear())
+
+
+@attack(
+    "purge-held-unsaid",
+    "signs a log without a legal hold, and purges the session",
+    Power.TODAY,
+    base=Base.PURGED,
+    without=Answer.MISSED,
+    why=_REWRITTEN,
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: [e for e in entries if e["type"] != "legal_hold_set"])
+    a.purge(_by_policy)
+
+
+@attack(
+    "purge-before-due",
+    "purges, as if by policy, a session that is to be kept",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.purge(_by_policy, lie=_nothing_is_kept)
+
+
+@attack(
+    "shorten-and-purge",
+    "puts a shorter policy into force, and purges by it without waiting for its notice",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: [*entries, _shorter_policy(a)])
+    a.purge(_by_policy, lie=_nothing_is_kept)
+
+
+@attack(
+    "shorten-and-date-ahead",
+    "puts a shorter policy into force, and purges by it as if its notice were over",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.sign(lambda entries: [*entries, _shorter_policy(a)])
+    a.purge(_by_policy, lie=_nothing_is_kept, at_us=time.time_ns() // 1000 + 8 * DAY_US)
+
+
+@attack(
+    "purge-another-age",
+    "purges a session that is to be kept, and claims in the list that it is one that is due",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    def claimed(document: dict[str, Any]) -> None:
+        for session in document["sessions"]:
+            session["target"] = DUE
+
+    a.purge(_by_policy, lie=_nothing_is_kept, change=lambda told: _other_list(a, told, claimed))
+
+
+@attack(
+    "purge-other-rows",
+    "purges a session that is to be kept, and lists in its place one that is due",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    held = canonical.decode(a.machine.layout.purge(_purge_of(a, "policy")["purge"]).read_bytes())
+
+    def claimed(document: dict[str, Any]) -> None:
+        document["sessions"] = held["sessions"][:1] * len(document["sessions"])
+
+    a.purge(_by_policy, lie=_nothing_is_kept, change=lambda told: _other_list(a, told, claimed))
+
+
+@attack(
+    "purge-twice",
+    "lets a purge that is over take another session's rows",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    earlier = _purge_of(a, "policy")["purge"]
+
+    def change(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for intent in told:
+            if intent["type"] == "purge_intent":
+                a.machine.layout.purge(intent["purge"]).unlink()
+        return [e | {"purge": earlier} for e in told if e["type"] == "purge_done"]
+
+    a.purge(_by_policy, lie=_nothing_is_kept, change=change)
+
+
+@attack(
+    "release-unordered",
+    "releases a legal hold that nobody ordered to release, and purges the session",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    def released(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        hold = next(entry["hold"] for entry in entries if entry["type"] == "legal_hold_set")
+        release = {"at": time.time_ns() // 1000, "type": "legal_hold_release", "hold": hold}
+        return [*entries, release | {"event": 0}]
+
+    a.sign(released)
+    a.purge(_by_policy)
+
+
+@attack(
+    "erase-undecided",
+    "erases a session, and names an event as decision that is none",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), 0, _NEVER_US, {}))
+
+
+@attack(
+    "erase-self-approved",
+    "erases a session by a decision that the requester approved",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    decision = a.stage.decisions[SELF_APPROVED]
+    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), decision, _NEVER_US, {}))
+
+
+@attack(
+    "erase-another",
+    "erases a session by a decision about another one",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    decision = a.stage.decisions[APPROVED]
+    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), decision, _NEVER_US, {}))
+
+
+@attack(
+    "erase-control",
+    "erases, as decided, the session in which the gateway keeps who decided what",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    a.erase_unasked(session_ids(a.machine, a.gateway, "")[0], decision=a.stage.decisions[CONTROL])
+
+
 # --- what several of them do ----------------------------------------------------------------------
 
 
@@ -583,6 +912,81 @@ def _last_changed(entries: list[dict[str, Any]], kind: str, **members: Any) -> l
     """Change members of the last entry of a kind."""
     [entry for entry in entries if entry["type"] == kind][-1].update(members)
     return entries
+
+
+_NEVER_US = 253_402_300_799_000_000
+
+
+def _by_policy(purger: Purger) -> Steps:
+    return purger.apply(time.time_ns() // 1000, 0)
+
+
+def _nothing_is_kept(standing: Standing) -> None:
+    """Say that what is to be kept was due when it closed; what is due anyway is left alone."""
+    standing.policies = [Policy(standing.policy, 0, {KEPT: Keep(keep_us=0)})]
+
+
+def _shorter_policy(a: Attacker) -> dict[str, Any]:
+    """Write a policy by which everything is due, and return the entry that puts it into force."""
+    document = canonical.decode(POLICY)
+    document["retention"]["targets"][KEPT] = document["retention"]["targets"][DUE]
+    data = canonical.encode(document)
+    digest = sha256(data).hexdigest()
+    write_file(a.machine.layout.policy(digest), data)
+    return {"at": time.time_ns() // 1000, "type": "policy", "sha256": digest}
+
+
+def _same(intent: dict[str, Any], done: dict[str, Any]) -> bool:
+    return bool(intent["purge"] == done["purge"])
+
+
+def _put(values: list[Any], row: int, value: Any) -> list[Any]:
+    values[row] = value
+    return values
+
+
+def _row_of(a: Attacker, user: str) -> tuple[int, bytes, bytes]:
+    """Return event_no, leaf and payload_commit of an answer that `user` got yesterday."""
+    seal = a.seals()[0]
+    session_id = session_ids(a.machine, a.gateway, user)[0].bytes
+    keys = read_keys(a.table(seal, "sessions"))[session_id]
+    key_m, key_t, key_p = (keys[name] or b"" for name in KEY_COLUMNS)
+    for entry, _ in read_entries(a.table(seal, "events"), None):
+        if entry.session_id == session_id and entry.kind == Kind.RESPONSE:
+            text = leaves.text_commit(key_t, entry.seq, entry.text)
+            payload = leaves.payload_commit(key_p, entry.seq, entry.payload)
+            return entry.event_no, leaves.event_leaf(entry, key_m, text, payload), payload
+    raise LookupError(user)
+
+
+def _purge_of(a: Attacker, basis: str) -> dict[str, Any]:
+    """Return the intent of the lawful purge by policy, or by decision."""
+    intents = (entry for entry in a.entries() if entry["type"] == "purge_intent")
+    return next(intent for intent in intents if intent["basis"] == basis)
+
+
+def _residue(a: Attacker) -> Path:
+    done = [entry for entry in a.entries() if entry["type"] == "purge_done"][-1]
+    path: str = done["residue"]["path"]
+    return a.archive / path
+
+
+def _other_hash(table: pa.Table) -> pa.Table:
+    return with_values("leaf_hash", lambda hashes: [bytes(32), *hashes[1:]])(table)
+
+
+def _other_list(
+    a: Attacker, told: list[dict[str, Any]], change: Callable[[dict[str, Any]], None]
+) -> list[dict[str, Any]]:
+    """Change the list of the purge that was just made, and its digest."""
+    for entry in told:
+        if entry["type"] == "purge_intent":
+            path = a.machine.layout.purge(entry["purge"])
+            document = canonical.decode(path.read_bytes())
+            change(document)
+            write_file(path, canonical.encode(document))
+            entry["list"] = sha256(path.read_bytes()).hexdigest()
+    return told
 
 
 def _another_user(table: pa.Table) -> pa.Table:

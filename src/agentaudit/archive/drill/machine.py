@@ -108,17 +108,18 @@ def rewrite_parquet(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 
 def sealed_as_it_is(archive: Path, path: Path) -> Change:
-    """Return what gives the seal of the Parquet file `path` the digest that it has now."""
+    """Return what gives the last entry that names the Parquet file `path` the digest it has now."""
     relative = path.relative_to(archive).as_posix()
 
     def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         data = path.read_bytes()
-        for entry in entries:
+        for entry in reversed(entries):
             for file in entry.get("files", {}).values():
                 if file["path"] == relative:
                     file["sha256"] = sha256(data).hexdigest()
                     file["bytes"] = len(data)
                     file["rows"] = pq.read_metadata(path).num_rows
+                    return entries
         return entries
 
     return change

@@ -134,11 +134,17 @@ def drill(
 
 def play(stage: Stage, attack: Attack) -> Outcome:
     """Play one attack on a copy of the stage, and return what auditors were told."""
-    machines = {Base.YESTERDAY: stage.yesterday, Base.LIVE: stage.live, Base.TODAY: stage.today}
+    machines = {
+        Base.YESTERDAY: stage.yesterday,
+        Base.LIVE: stage.live,
+        Base.TODAY: stage.today,
+        Base.PURGED: stage.purged,
+    }
+    gateway = stage.other if attack.base is Base.PURGED else stage.gateway
     machine = machines[attack.base].copy_to(stage.folder / attack.name)
     try:
-        attack.play(Attacker(machine, stage, attack.power))
-        kept = machines[attack.kept or _last_seen(attack)].checkpoint(stage.gateway)
+        attack.play(Attacker(machine, stage, attack.power, gateway))
+        kept = machines[attack.kept or _last_seen(attack)].checkpoint(gateway)
         return Outcome(
             attack=attack,
             without=_ask(stage, machine, attack, None),
@@ -152,7 +158,7 @@ def play(stage: Stage, attack: Attack) -> Outcome:
 
 def _last_seen(attack: Attack) -> Base:
     """Return the last time at which the attacked log could be seen before it was attacked."""
-    return Base.LIVE if attack.base is Base.LIVE else Base.TODAY
+    return Base.TODAY if attack.base is Base.YESTERDAY else attack.base
 
 
 def _ask(stage: Stage, machine: Machine, attack: Attack, kept: str | None) -> Reply:

@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pyarrow.parquet as pq
+
 from agentaudit.archive import canonical
 from agentaudit.archive.drill.machine import Machine, epoch_name, write_file, write_log
 from agentaudit.archive.files import PRIVATE_MODE, replace
+from agentaudit.archive.ids import uuid7
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
 from agentaudit.archive.log import Log, read_log
 from agentaudit.archive.note import Signer
 from agentaudit.archive.recorder import Recorder, SessionRecorder
+from agentaudit.archive.retention import NOTICE_US, Standing, standing
 from agentaudit.archive.verify import verify
 from agentaudit.errors import ArchiveError
 from agentaudit.model import Command, Event, Kind, SessionFacts, Side
@@ -34,8 +38,33 @@ from agentaudit.model import Command, Event, Kind, SessionFacts, Side
 MAX_EVENTS = 200_000
 """Of a larger archive the drill takes the first runs: an attack on one is like on another."""
 
-POLICY = canonical.encode({"rules": []})
+KEPT, DUE = "drill-orders", "drill-due"
+"""Targets of the drill's own days: of the second one, sessions are due at once."""
+
+POLICY = canonical.encode(
+    {
+        "retention": {
+            "classes": {"due": {"keep_us": 0, "payload_keep_us": None, "notice_us": NOTICE_US}},
+            "targets": {DUE: "due"},
+        },
+        "rules": [],
+    }
+)
 """The rules that the drill's own days are recorded under."""
+
+APPROVED = "ana"
+"""Whose session was erased, as somebody else approved."""
+
+SELF_APPROVED = "bob"
+"""Whose sessions somebody wanted to be erased, and approved that themselves."""
+
+HELD, PURGED = "cleo", "dora"
+"""Whose sessions are due: one is under a legal hold, the other one was purged."""
+
+CONTROL = "the gateway"
+"""Stands for the sessions of nobody, in which a gateway keeps who decided what."""
+
+_TARGETS = {APPROVED: KEPT, SELF_APPROVED: KEPT, HELD: DUE, PURGED: DUE}
 
 _LIVE_S = 60.0
 _POLL_S = 0.02
@@ -69,6 +98,10 @@ class Stage:
     """Today, while the gateway records: a journal with ticks, and events that none covers."""
     today: Machine
     """Today, after the gateway has stopped."""
+    purged: Machine
+    """A day later: the second gateway has set a legal hold, and purged what is due and approved."""
+    decisions: dict[str, int]
+    """The number of the event that decides about a user's sessions."""
 
     def verifier_keys(self) -> list[str]:
         """Return what an auditor of this archive was given, of every gateway."""
@@ -95,6 +128,8 @@ def build(archive: Path, folder: Path) -> Stage:
     record(machine, [gateway, other])
     yesterday = machine.copy_to(folder / "yesterday")
     live = asyncio.run(_record_watched(machine, gateway, folder))
+    today = machine.copy_to(folder / "today")
+    decisions = asyncio.run(_purge(machine, other))
     stage = Stage(
         folder=folder,
         gateway=gateway,
@@ -107,9 +142,11 @@ def build(archive: Path, folder: Path) -> Stage:
         ),
         yesterday=yesterday,
         live=live,
-        today=machine,
+        today=today,
+        purged=machine,
+        decisions=decisions,
     )
-    for one in (yesterday, live, machine):
+    for one in (yesterday, live, today, machine):
         found = verify(one.archive, key=stage.verifier_keys(), deep=True, remember=False)
         require_sound(found, "the drill's copy")
     return stage
@@ -152,11 +189,9 @@ def _rekey(source: Layout, machine: Machine, gateway: str) -> Taken:
         elif entry["type"] == "key_epoch":
             epoch_keys.append(Signer.generate(epoch_name(machine.origin, gateway)))
             entry["key"] = str(epoch_keys[-1].verifier)
-        elif entry["type"] == "seal":
-            for file in entry["files"].values():
-                _copy(source, machine, source.root / file["path"])
         elif entry["type"] == "policy":
             _copy(source, machine, source.policy(entry["sha256"]))
+    _copy_sealed(source, machine, standing(entries))
     write_file(machine.layout.verifier_key(gateway), f"{log_key.verifier}\n".encode())
     machine.layout.head(UUID(int=0)).parent.mkdir(exist_ok=True)
     write_log(machine, gateway, entries, log_key, epoch_keys)
@@ -224,6 +259,19 @@ def _history(
             return
 
 
+def _copy_sealed(source: Layout, machine: Machine, stands: Standing) -> None:
+    """Copy the files of all segments, and what purges have left of them."""
+    for segment, remains in stands.segments.items():
+        for file in remains.files.values():
+            _copy(source, machine, source.root / file["path"])
+        for number, _ in remains.residues:
+            _copy(source, machine, source.residue(UUID(segment), number))
+        for number, _ in remains.salts:
+            _copy(source, machine, source.salts(UUID(segment), number))
+    for purge in stands.purges:
+        _copy(source, machine, source.purge(purge))
+
+
 def _copy(source: Layout, machine: Machine, path: Path) -> None:
     """Copy one file that the archive names; it was verified, so it lies inside."""
     target = machine.archive / path.relative_to(source.root)
@@ -268,7 +316,7 @@ async def _record_watched(machine: Machine, gateway: str, folder: Path) -> Machi
                 if _ticks(machine, gateway) < 3:
                     await asyncio.sleep(_POLL_S)
                     continue
-                _session(recorder, "eve", "drill-orders")
+                _session(recorder, "eve", KEPT)
                 await _synced(recorder)
                 live = machine.copy_to(folder / f"live-{attempt}")
                 # The sealer goes on while we copy: a tick in between is one too many.
@@ -279,6 +327,63 @@ async def _record_watched(machine: Machine, gateway: str, folder: Path) -> Machi
     finally:
         await recorder.stop()
     raise AssertionError("the copies above do not end")
+
+
+async def _purge(machine: Machine, gateway: str) -> dict[str, int]:
+    """Set a legal hold and purge by policy and by decision; return who decided about whom."""
+    recorder = await _started(machine, gateway)
+    try:
+        hold = {"actor": "drill", "action": "set", "authority": "a court", "reason": "a drill"}
+        event = recorder.record_control(Kind.LEGAL_HOLD, hold)
+        await recorder.order("legal_hold_set", selector=_selector(recorder, HELD), event=event)
+        event = recorder.record_control(Kind.PURGE, {"actor": "drill", "action": "retention_apply"})
+        await recorder.order("retention_apply", event=event)
+        decided_us = recorder.clock.now_us()
+        approved = _selector(recorder, APPROVED)
+        own = {"session": str(session_ids(machine, gateway, "")[0])}
+        decisions = {
+            APPROVED: _decide(recorder, approved, "approver", decided_us),
+            SELF_APPROVED: _decide(
+                recorder, _selector(recorder, SELF_APPROVED), "requester", decided_us
+            ),
+            CONTROL: _decide(recorder, own, "approver", decided_us),
+        }
+        await recorder.order(
+            "erase", selector=approved, decision=decisions[APPROVED], decided_at=decided_us
+        )
+    finally:
+        await recorder.stop()
+    return decisions
+
+
+def _decide(recorder: Recorder, selector: dict[str, str], approver: str, now_us: int) -> int:
+    return recorder.record_control(
+        Kind.DECISION,
+        {
+            "request_id": str(uuid7(now_us)),
+            "kind": "purge",
+            "requester": recorder.hmac("requester"),
+            "approvers": [recorder.hmac(approver)],
+            "reasons": ["a drill"],
+            "requested_at": now_us,
+            "decided_at": now_us,
+            "state": "approved",
+            "selector": selector,
+        },
+    )
+
+
+def session_ids(machine: Machine, gateway: str, user: str) -> list[UUID]:
+    """Return the sessions of `user` in the first segment of `gateway`'s log, by their order."""
+    seal = next(entry for entry in machine.entries(gateway) if entry["type"] == "seal")
+    path: str = seal["files"]["sessions"]["path"]
+    table = pq.read_table(machine.archive / path, columns=["session_id", "user"])
+    ids, users = (table.column(name).to_pylist() for name in ("session_id", "user"))
+    return [value for value, name in zip(ids, users, strict=True) if name == user]
+
+
+def _selector(recorder: Recorder, user: str) -> dict[str, str]:
+    return {"user": recorder.hmac(user)}
 
 
 async def _started(machine: Machine, gateway: str) -> Recorder:
@@ -292,7 +397,7 @@ async def _started(machine: Machine, gateway: str) -> Recorder:
 
 
 async def _day(recorder: Recorder) -> None:
-    for user, target in (("ana", "drill-orders"), ("bob", "drill-billing")):
+    for user, target in _TARGETS.items():
         _session(recorder, user, target).close("client")
     await _synced(recorder)
 
