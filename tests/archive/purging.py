@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -52,7 +53,9 @@ def hmac_of(site: Site, name: str) -> str:
     return People(site.place).hmac(name)
 
 
-def write_down(site: Site, recorder: Recorder, ids: dict[str, UUID], at_us: int) -> None:
+def write_down(
+    site: Site, recorder: Recorder, ids: dict[str, UUID], at_us: int, **decision: Any
+) -> None:
     """Record what orders point to: who ordered, and an approval of any erasure."""
 
     def record(kind: Kind, /, **members: Any) -> None:
@@ -62,16 +65,16 @@ def write_down(site: Site, recorder: Recorder, ids: dict[str, UUID], at_us: int)
     record(Kind.LEGAL_HOLD, action="set")
     for name, session in ids.items():
         for selector in ({"session": str(session)}, {"user": hmac_of(site, name)}):
-            record(
-                Kind.DECISION,
-                kind="purge",
-                state="approved",
-                requester="aa" * 32,
-                approvers=["bb" * 32],
-                selector=selector,
-                requested_at=at_us,
-                decided_at=at_us,
-            )
+            told = {
+                "kind": "purge",
+                "state": "approved",
+                "requester": "aa" * 32,
+                "approvers": ["bb" * 32],
+                "selector": selector,
+                "requested_at": at_us,
+                "decided_at": at_us,
+            }
+            record(Kind.DECISION, **told | decision)
 
 
 def event_of(site: Site, kind: str, /, **members: Any) -> int:
@@ -85,7 +88,11 @@ def event_of(site: Site, kind: str, /, **members: Any) -> int:
 
 
 def recorded(
-    site: Site, policy: bytes = KEEP, segments: int = 1, **options: Any
+    site: Site,
+    policy: bytes = KEEP,
+    segments: int = 1,
+    decision: dict[str, Any] | None = None,
+    **options: Any,
 ) -> dict[str, UUID]:
     """Record sessions of 2023 of some people; bob's equal chunks come first."""
     ids: dict[str, UUID] = {}
@@ -99,9 +106,37 @@ def recorded(
                 ids[name] = talk(recorder, name, reply=BIG)
             ids[f"pay{number}"] = talk(recorder, f"pay{number}", "billing", BIGGER)
             ids[f"other{number}"] = talk(recorder, f"other{number}", "other", BIG)
-            write_down(site, recorder, ids, clock.now_us())
+            write_down(site, recorder, ids, clock.now_us(), **decision or {})
             await counted(recorder)
             await recorder.stop()
+
+    asyncio.run(run())
+    return ids
+
+
+def crowded(site: Site, events: int) -> dict[str, UUID]:
+    """Record one segment of so many events, and one session among them that is to go."""
+    ids: dict[str, UUID] = {}
+
+    async def run() -> None:
+        clock = SteppingClock()
+        recorder = await start(site, policy=retention(), clock=clock)
+        others = [recorder.open_session(facts(f"other{number}")) for number in range(20)]
+        victim = recorder.open_session(facts("victim"))
+        ids["victim"] = victim.session_id
+        rounds = events // (3 * len(others)) + 1
+        for number in range(rounds):
+            for other in others:
+                exchange(other, number, f"select 'secret of other', {number}", b"answer to other")
+            if number in (rounds // 3, rounds // 2):
+                exchange(victim, number, "select 'secret of victim'", b"answer to victim")
+            if number % 50 == 0:
+                await counted(recorder, synced=False)
+        for session in (victim, *others):
+            session.close("client")
+        write_down(site, recorder, ids, clock.now_us())
+        await counted(recorder)
+        await recorder.stop()
 
     asyncio.run(run())
     return ids
@@ -140,19 +175,18 @@ def every_value(site: Site) -> bytes:
                 with pq.ParquetFile(path) as file:
                     parts.append(str(file.metadata.to_dict()).encode())
                     for group in range(file.num_row_groups):
-                        table = file.read_row_group(group)
-                        parts += [
-                            str(chunk.dictionary.to_pylist()).encode()
-                            for column in table.columns
-                            for chunk in column.chunks
-                            if pa.types.is_dictionary(chunk.type)
-                        ]
-                        for row in table.to_pylist():
-                            parts += [
-                                value if isinstance(value, bytes) else str(value).encode()
-                                for value in row.values()
-                            ]
+                        for column in file.read_row_group(group).columns:
+                            parts += [b for chunk in column.chunks for b in held_by(chunk)]
     return b"\n".join(parts)
+
+
+def held_by(array: pa.Array) -> Iterator[bytes]:
+    """The buffers in which Arrow keeps an array's values, one behind the other."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if isinstance(array, pa.DictionaryArray):
+        yield from held_by(array.dictionary)
+    yield from (buffer.to_pybytes() for buffer in array.buffers() if buffer is not None)
 
 
 def require_proven(site: Site) -> None:

@@ -20,8 +20,10 @@ from tests.archive.purging import (
     BIG,
     BIGGER,
     apply,
+    crowded,
     entries_of,
     erase,
+    event_of,
     every_value,
     hmac_of,
     hold,
@@ -74,6 +76,34 @@ def test_what_is_due_is_gone_from_every_file_and_the_rest_proves_to_the_old_root
     assert (whole["what"], whole["sessions"], whole["segments"]) == ("sessions", 3, 1)
     assert (payloads["what"], payloads["sessions"]) == ("payloads", 1)
     assert {row["user"] for row in rows(site, "sessions")} == {"", "pay0", "other0"}
+
+
+@pytest.mark.timeout(300)
+def test_one_session_goes_out_of_a_segment_of_a_hundred_thousand_events(site: Site) -> None:
+    """The rest proves to the old root, what went is in no file, and the log says why."""
+    ids = crowded(site, events=100_000)
+    (seal,) = entries_of(site, "seal")
+    assert seal["n"] > 100_000
+    victim = str(ids["victim"])
+    keys = [row for row in rows(site, "sessions") if row["user"] == "victim"]
+    before = every_value(site)
+    secrets = [b"secret of victim", b"agent-of-victim", b"answer to victim", ids["victim"].bytes]
+    secrets += [keys[0][name] for name in ("key_m", "key_t", "key_p")]
+    assert all(secret in before for secret in secrets)
+
+    erase(site, {"session": victim})
+
+    after = every_value(site)
+    # Its id is on the list of what went, which is kept; nothing else of it is anywhere.
+    assert not any(secret in after for secret in secrets)
+    assert b"secret of other" in after
+    require_proven(site)
+    assert entries_of(site, "seal") == [seal]
+    (intent,), (done,) = entries_of(site, "purge_intent"), entries_of(site, "purge_done")
+    decision = event_of(site, "decision", selector={"session": victim})
+    assert (intent["basis"], intent["decision"]) == ("decision", decision)
+    assert [each["session_id"] for each in listed(site)] == [victim]
+    assert done["residue"]["rows"] == done["rows"] == 8
 
 
 def test_the_log_says_what_went_and_why(site: Site) -> None:

@@ -51,6 +51,12 @@ class Session:
         return self._store.ask(named(question), {"session": self.id, **parameters})
 
     @property
+    def is_purged(self) -> bool:
+        """Whether its payloads were purged under retention: results are gone, statements stay."""
+        ((is_purged,),) = self.ask("session_purged").fetchall()
+        return bool(is_purged)
+
+    @property
     def count(self) -> int:
         """How many commands it has executed so far."""
         ((commands, _),) = self.ask("session_command_count").fetchall()
@@ -154,7 +160,7 @@ class Session:
 
         A command that returned no rows has a table without columns. Whether rows are missing
         shows in the command's `rows_returned`; those that no file has, because of a
-        `payload_limit`, in `cuts` too.
+        `payload_limit` or a purge, in `cuts` too.
 
         Raises:
             QuestionError: the session has no such command, or `limit` is no number from 0.
@@ -189,9 +195,10 @@ class Session:
         return postgres.result_tables(self.traffic(), limit)
 
     def cuts(self, command_no: int | None = None) -> dict[int, Cut]:
-        """Return of which commands' responses only the beginning was kept, and how much of it.
+        """Return of which commands' responses not everything is there, and how much of it is.
 
-        `payload_limit` of the target decides how much; `Cut` has the length and SHA-256 of all.
+        Either the target's `payload_limit` kept the beginning, and then `Cut` has the SHA-256 of
+        all, or they were purged under retention.
         """
         if command_no is not None:
             command_no = asked.whole("command_no", command_no)
@@ -202,8 +209,10 @@ class Session:
         """Yield (side, bytes, flags, command_no) of every recorded piece, in order.
 
         Without a side the bytes are the row, as JSON, of a command that ended here and of whose
-        response only the beginning was kept.
+        response only the beginning was kept. Nothing passed, so to say, where it was purged.
         """
+        if self.is_purged:
+            return
         for first, last in self._windows():
             chunks = self._chunks(first, last)
             chunk = next(chunks, None)

@@ -29,12 +29,14 @@ _INDENT = "    "
 class Cut:
     """A response of which only the first `kept` of `whole` bytes are in the archive.
 
-    `sha256` is that of all of it, as hex; None while its command runs.
+    `sha256` is that of all of it, as hex, where a `payload_limit` cut it and its command is over.
+    What `is_purged` was recorded as far as `payload_limit` says, and went under retention.
     """
 
     kept: int
     whole: int
     sha256: str | None
+    is_purged: bool = False
 
     def words(self) -> str:
         """Return what a reader must know of it, in one line.
@@ -42,6 +44,9 @@ class Cut:
         >>> Cut(1024, 5000, "ab" * 32).words()[:66]
         'first 1,024 of 5,000 bytes kept, the rest was not; SHA-256 of all '
         """
+        if self.is_purged:
+            purged = f"purged under retention: {self.whole:,} bytes"
+            return f"{purged}; SHA-256 of all {self.sha256}" if self.sha256 else purged
         kept = f"first {self.kept:,} of {self.whole:,} bytes kept, the rest was not"
         return f"{kept}; SHA-256 of all {self.sha256}" if self.sha256 else f"{kept}; still running"
 

@@ -86,7 +86,7 @@ class PurgesCheck:
         self._standing = Standing()
         self._seals: dict[str, dict[str, Any]] = {}
         # What was taken so far, by the segment that a session closed in and its place there.
-        self._taken: dict[str, dict[tuple[str, int], str]] = {"sessions": {}, "payloads": {}}
+        self._taken: dict[str, set[tuple[str, int]]] = {"sessions": set(), "payloads": set()}
         self._lists: dict[str, PurgeList] = {}
         self._latest: tuple[int, str] | None = None
         # Events of the control session that entries point to: event_no, place, and what it must be.
@@ -196,7 +196,7 @@ class PurgesCheck:
                 self._found(
                     "purge",
                     place,
-                    f"gone, and the lists of purges make its {name} {value}",
+                    f"gone, and by the lists of purges its {name} is {value}",
                     str(seal[name]),
                 )
 
@@ -223,9 +223,7 @@ class PurgesCheck:
             self._seals[entry["segment"]] = entry
         if self._latest is not None and entry["at"] < self._latest[0] - _CLOCK_STEP_US:
             # Behind a purge that somebody dated ahead, to have its sessions due.
-            self._found(
-                "purge", self._latest[1], "its time is later than that of an entry behind it"
-            )
+            self._found("purge", self._latest[1], "dated later than an entry behind it")
             self._latest = None
         take(self._layout, self._standing, entry)
         if kind == "policy":
@@ -270,6 +268,7 @@ class PurgesCheck:
                 touched[segment] = touched.get(segment, 0) + 1
             self._check_claims(session, what, told)
             self._check_right(session.session, entry, told)
+            self._taken[what].add((session.sealed_in, session.index))
             if decision is not None:
                 where = (place, str(session.session.session_id), session.session)
                 self._decisions.setdefault(decision, []).append(where)
@@ -281,8 +280,6 @@ class PurgesCheck:
             if what == "sessions" and rows == 0:
                 told("purge", f"segment {segment}: no rows")
         told.end()
-        for session in listed.sessions:
-            self._taken[what][session.sealed_in, session.index] = entry["purge"]
 
     def _check_claims(self, listed: Listed, what: str, told: _Told) -> None:
         """Hold what a list claims of a session against the seal of the segment it closed in."""

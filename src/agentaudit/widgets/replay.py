@@ -204,12 +204,12 @@ class Replay(anywidget.AnyWidget):
         shown["ended_at"] = _microseconds(row["ended_at"])
         shown["resources"] = row["resources"] or []
         shown["risk"] = row["risk"] or []
-        shown["returns_rows"] = bool(row["columns"])
         statement = self._session.statement(int(command_no))
         shown["text"] = statement[:_STATEMENT_CHARACTERS]
         shown["text_more"] = max(0, len(statement) - _STATEMENT_CHARACTERS)
         cut = self._session.cuts(int(command_no)).get(int(command_no))
         shown["cut"] = None if cut is None else cut.words()
+        shown["returns_rows"] = bool(row["columns"]) and not (cut is not None and cut.is_purged)
         return shown, []
 
     def _statement(self, command_no: int) -> Answer:
