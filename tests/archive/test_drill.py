@@ -168,7 +168,7 @@ def caught_by(report: Report) -> dict[str, list[str]]:
 
 DECISIVE = {
     *("file", "tile", "head", "key", "epoch", "stray", "journal", "tick", "rows", "columns"),
-    *("tables", "policy", "rollback", "fork", "purge", "hold", "decision"),
+    *("tables", "policy", "rollback", "fork", "purge", "hold", "decision", "witness"),
 }
 
 

@@ -44,7 +44,7 @@ from agentaudit.archive.ids import uuid7
 from agentaudit.archive.journal import Entry
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import TILE_WIDTH, entries_path, segment_path, tile_path
-from agentaudit.archive.note import Signer
+from agentaudit.archive.note import CosigningKey, Signer
 from agentaudit.archive.purge import Purger, Steps
 from agentaudit.archive.retention import DAY_US, Keep, Policy, Standing
 from agentaudit.archive.segment import read_entries
@@ -63,6 +63,7 @@ class Knows(enum.StrEnum):
     """What an auditor has from outside the archive, beside a checkpoint."""
 
     KEYS = "both verifier keys"
+    WITNESS = "both verifier keys, and a policy that asks for a witness"
     LOG_KEY = "the log's verifier key alone"
     ONE_GATEWAY = "the keys of one gateway of two"
     NOTHING = "nothing"
@@ -600,6 +601,81 @@ def _(a: Attacker) -> None:
     a.sign(a.drop_segment)
 
 
+# --- witnesses ------------------------------------------------------------------------------------
+
+
+@attack(
+    "drop-cosigned",
+    "removes what a witness has cosigned",
+    knows=Knows.WITNESS,
+    without=Answer.UNSURE,
+    anchored=Answer.UNSURE,
+    why="a cosignature that is not there looks as one that never was; without it the answer is "
+    "never yes",
+)
+def _(a: Attacker) -> None:
+    _cosign(a, a.stage.today)
+    a.machine.layout.cosigned(a.gateway).unlink()
+
+
+@attack("flip-cosigned", "flips a bit in what a witness has cosigned", knows=Knows.WITNESS)
+def _(a: Attacker) -> None:
+    _cosign(a, a.stage.today)
+    a.flip(a.machine.layout.cosigned(a.gateway), at=-10)
+
+
+@attack(
+    "drop-today-witnessed",
+    "drops today's segment, of which a witness has cosigned the checkpoint",
+    Power.TODAY,
+    knows=Knows.WITNESS,
+)
+def _(a: Attacker) -> None:
+    _cosign(a, a.stage.today)
+    a.sign(a.drop_segment)
+
+
+@attack(
+    "drop-today-own-witness",
+    "drops today's segment, and cosigns what is left with a witness's key of its own",
+    Power.TODAY,
+    knows=Knows.WITNESS,
+    without=Answer.UNSURE,
+    why="a witness that the policy does not name is as none; without one the answer is never yes",
+)
+def _(a: Attacker) -> None:
+    _cosign(a, a.stage.today)
+    a.sign(a.drop_segment)
+    own = CosigningKey.generate(a.stage.witness.cosigner.name)
+    write_file(a.machine.layout.cosigned(a.gateway), a.machine.cosigned(a.gateway, own))
+
+
+@attack(
+    "drop-today-behind-witness",
+    "drops today's segment, and puts back what the witness has cosigned yesterday",
+    Power.TODAY,
+    knows=Knows.WITNESS,
+    without=Answer.MISSED,
+    why="a witness vouches for what it has seen; of what came after, each result says since when "
+    "it is exposed",
+)
+def _(a: Attacker) -> None:
+    _cosign(a, a.stage.yesterday)
+    a.sign(a.drop_segment)
+
+
+@attack(
+    "roll-back-witnessed",
+    "puts the archive of yesterday and its cosignature into the place of today's",
+    knows=Knows.WITNESS,
+    without=Answer.MISSED,
+    why="the cosignature is right, and says of when it is; only who knows of a later one can tell",
+)
+def _(a: Attacker) -> None:
+    a.put_back(a.stage.yesterday)
+    _cosign(a, a.stage.yesterday)
+
+
 # --- purges ---------------------------------------------------------------------------------------
 
 
@@ -912,6 +988,13 @@ def _last_changed(entries: list[dict[str, Any]], kind: str, **members: Any) -> l
     """Change members of the last entry of a kind."""
     [entry for entry in entries if entry["type"] == kind][-1].update(members)
     return entries
+
+
+def _cosign(a: Attacker, seen: Machine) -> None:
+    """Let there be what the witness cosigned of the log as it was on `seen`."""
+    for gateway in seen.layout.gateways():
+        note = seen.cosigned(gateway, a.stage.witness)
+        write_file(a.machine.layout.cosigned(gateway), note)
 
 
 _NEVER_US = 253_402_300_799_000_000

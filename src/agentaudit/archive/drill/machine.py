@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 from agentaudit.archive.keys import EPOCH_NAME, Place, epoch_statement
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import LogWriter, read_log
-from agentaudit.archive.note import Checkpoint, Signer, open_note, sign_note
+from agentaudit.archive.note import Checkpoint, CosigningKey, Signer, open_note, sign_note
 from agentaudit.errors import ArchiveError
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
@@ -67,6 +68,12 @@ class Machine:
     def checkpoint(self, gateway: str) -> str:
         """Return the log's checkpoint, a signed note."""
         return self.layout.checkpoint(gateway).read_text()
+
+    def cosigned(self, gateway: str, witness: CosigningKey) -> bytes:
+        """Return the log's checkpoint with the cosignature of `witness`, of now."""
+        note = self.checkpoint(gateway)
+        text = note.partition("\n\n")[0] + "\n"
+        return (note + witness.cosign(text, int(time.time()))).encode()
 
     def entries(self, gateway: str) -> list[dict[str, Any]]:
         """Return the entries of a log, oldest first."""

@@ -164,14 +164,18 @@ def _last_seen(attack: Attack) -> Base:
 def _ask(stage: Stage, machine: Machine, attack: Attack, kept: str | None) -> Reply:
     keys: list[str] = {
         Knows.KEYS: stage.verifier_keys(),
+        Knows.WITNESS: stage.verifier_keys(),
         Knows.LOG_KEY: [key for key in stage.verifier_keys() if "/epoch+" not in key],
         Knows.ONE_GATEWAY: stage.today.verifier_keys(stage.other),
         Knows.NOTHING: [],
     }[attack.knows]
+    policy = stage.trust_policy() if attack.knows is Knows.WITNESS else None
     expected = attack.without if kept is None else attack.anchored
     for deep in (False, True):
         try:
-            found = verify(machine.archive, key=keys, since=kept, deep=deep, remember=False)
+            found = verify(
+                machine.archive, key=keys, since=kept, policy=policy, deep=deep, remember=False
+            )
         except ArchiveError as error:
             return Reply(
                 answer=Answer.UNSURE, expected=expected, deep=deep, checks=(), words=(str(error),)

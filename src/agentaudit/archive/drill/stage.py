@@ -28,9 +28,10 @@ from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
 from agentaudit.archive.log import Log, read_log
-from agentaudit.archive.note import Signer
+from agentaudit.archive.note import CosigningKey, Signer
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.archive.retention import NOTICE_US, Standing, standing
+from agentaudit.archive.tlog_policy import format_policy
 from agentaudit.archive.verify import verify
 from agentaudit.errors import ArchiveError
 from agentaudit.model import Command, Event, Kind, SessionFacts, Side
@@ -102,6 +103,13 @@ class Stage:
     """A day later: the second gateway has set a legal hold, and purged what is due and approved."""
     decisions: dict[str, int]
     """The number of the event that decides about a user's sessions."""
+    witness: CosigningKey
+    """The key of a witness that saw the log grow, at each of these times."""
+
+    def trust_policy(self) -> bytes:
+        """Return the policy of an auditor who asks for the witness's cosignature."""
+        logs = [self.today.log_key(name).verifier for name in self.today.layout.gateways()]
+        return format_policy(logs, [(self.witness.cosigner, "https://witness.invalid")])
 
     def verifier_keys(self) -> list[str]:
         """Return what an auditor of this archive was given, of every gateway."""
@@ -145,6 +153,7 @@ def build(archive: Path, folder: Path) -> Stage:
         today=today,
         purged=machine,
         decisions=decisions,
+        witness=CosigningKey.generate("witness.drill.invalid"),
     )
     for one in (yesterday, live, today, machine):
         found = verify(one.archive, key=stage.verifier_keys(), deep=True, remember=False)
