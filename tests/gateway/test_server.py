@@ -7,14 +7,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from agentaudit.archive.keys import create_key
+from agentaudit.archive.note import CosigningKey
 from agentaudit.errors import RecordingError, SettingsError
 from agentaudit.gateway.postgres import Door
 from agentaudit.gateway.server import Gateway, _without_content
 from agentaudit.gateway.wire import Wire
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.settings import Settings
+from agentaudit.settings import Witness as WitnessSettings
 from tests.gateway.hosted import hosted
 from tests.gateway.raw import error_fields, startup
 from tests.gateway.recorded import read
@@ -48,6 +51,36 @@ async def test_an_address_in_use_ends_the_start_and_names_it(tmp_path: Path) -> 
 
         with pytest.raises(SettingsError, match=f"listen.postgres {address}: address already"):
             await Gateway(settings(tmp_path, address)).__aenter__()
+
+
+async def test_a_witness_that_is_away_is_a_line_of_the_log_and_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    key = str(CosigningKey.generate("witness.example/w1").cosigner)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+    made = settings(tmp_path, "127.0.0.1:0")
+    made = made.model_copy(update={"witness": (WitnessSettings(url=url, key=key),)})
+
+    with capture_logs() as lines:
+        async with Gateway(made):
+            pass
+
+    (line,) = [line for line in lines if "witness" in line["event"]]
+    assert line == {
+        "event": "witness does not answer as it should",
+        "log_level": "warning",
+        "url": url,
+        "reason": "Connection refused",
+    }
+
+
+async def test_a_witness_without_a_key_of_its_kind_ends_the_start(tmp_path: Path) -> None:
+    made = settings(tmp_path, "127.0.0.1:0")
+    witness = WitnessSettings(url="https://w.example.com", key="no key")
+
+    with pytest.raises(SettingsError, match=r"witness https://w\.example\.com: witness key"):
+        await Gateway(made.model_copy(update={"witness": (witness,)})).__aenter__()
 
 
 async def test_a_missing_log_key_ends_the_start(tmp_path: Path) -> None:
