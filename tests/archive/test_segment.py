@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import duckdb
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentaudit.archive import segment
-from agentaudit.archive.batch import NO_STATUS, Batch, Entry, Values
+from agentaudit.archive.batch import BATCH_BYTES, NO_STATUS, Batch, Entry, Values
 from agentaudit.archive.columns import EventColumns
 from agentaudit.archive.journal import OpenSession
 from agentaudit.archive.rows import cut_text
@@ -24,7 +26,10 @@ from agentaudit.archive.segment import (
     INLINE_TEXT_BYTES,
     SCHEMAS,
     TableWriter,
+    open_file,
+    read_batches,
     read_entries,
+    read_rows,
     table_of,
 )
 from agentaudit.archive.tracker import Hashes, Tracked
@@ -305,3 +310,59 @@ def test_what_a_row_does_not_say_is_null_or_empty(name: str, row: dict[str, Any]
 def test_no_parameters_differ_from_parameters_that_were_not_kept() -> None:
     rows = [{"params": []}, {}]
     assert table_of("commands", rows).column("params").to_pylist() == [[], None]
+
+
+def test_other_engines_read_what_is_sealed(tmp_path: Path) -> None:
+    entries = [
+        event(
+            n,
+            None if n % 5 == 0 else f"text {n} é".encode(),
+            None if n % 7 == 0 else bytes([n % 251]) * (n % 40),
+            status=n if n % 3 else NO_STATUS,
+            observed_us=1_700_000_000_000_000 + (n * 7919) % 3001,
+            mono_ns=2**62 - n,
+        )
+        for n in range(5000)
+    ]
+    events, _ = write(tmp_path, entries, group=2000)
+    names = ["event_no", "mono_ns", "seq", "status", "text", "text_len", "payload", "stored_len"]
+    expected = pq.read_table(events, columns=names).to_pylist()
+    assert [row["mono_ns"] for row in expected] == [entry.mono_ns for entry in entries]
+    assert polars.read_parquet(events, columns=names).to_dicts() == expected
+    columns = ", ".join(names)
+    found = duckdb.sql(f"SELECT {columns} FROM '{events}' ORDER BY event_no").fetchall()
+    assert [dict(zip(names, row, strict=True)) for row in found] == expected
+    times = duckdb.sql(f"SELECT epoch_us(observed_at) FROM '{events}' ORDER BY event_no").fetchall()
+    assert [us for (us,) in times] == [entry.observed_us for entry in entries]
+
+
+def test_a_footer_holds_no_text_and_no_payload(tmp_path: Path) -> None:
+    events, _ = write(tmp_path, [event(0, b"the-text-itself", b"the-payload-itself")])
+    metadata = pq.ParquetFile(events).metadata.row_group(0)
+    kept = {metadata.column(n).path_in_schema: metadata.column(n) for n in range(23)}
+    assert kept["text"].statistics is None
+    assert kept["payload"].statistics is None
+    assert kept["event_no"].statistics.min == 0
+
+
+def test_few_rows_are_read_at_a_time_where_they_are_large(tmp_path: Path) -> None:
+    made = [event(n, None, big(b"%d " % n, 3 << 20)) for n in range(20)]
+    events, blobs = write(tmp_path, made, group=20)
+    assert blobs is not None
+    with open_file(blobs) as file:
+        sizes = [batch.nbytes for batch in read_rows(file)]
+    assert len(sizes) > 3
+    assert max(sizes) <= 2 * BATCH_BYTES
+    batches = list(read_batches(events, blobs))
+    assert [entry for batch in batches for entry in batch.entries()] == made
+    held = [sum(map(len, batch.payloads.elsewhere.values())) for batch in batches]
+    assert max(held) <= BATCH_BYTES
+
+
+def test_a_dictionary_that_stands_for_much_is_read_a_little_at_a_time(tmp_path: Path) -> None:
+    rows = 5000
+    path = tmp_path / "bomb.parquet"
+    table = pa.table({"text": pa.array(["x" * 60_000] * rows)})
+    pq.write_table(table, path, compression="zstd")
+    with open_file(path) as file:
+        assert max(batch.num_rows for batch in read_rows(file)) <= 1024

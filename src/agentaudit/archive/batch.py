@@ -27,7 +27,7 @@ import pyarrow as pa
 from agentaudit import _native
 from agentaudit.model import Flag, Kind, Side
 
-BATCH_ROWS = 8192
+BATCH_ROWS = 16_384
 BATCH_BYTES = 16 << 20
 NO_STATUS = -(2**31)
 

@@ -43,7 +43,8 @@ VERSION = 1
 _NULL = 0xFFFFFFFF
 _MAX_FRAME_BYTES = 64 << 20
 _MAX_CONTEXT_BYTES = 1 << 30
-_READ_BYTES = 4 << 20
+_READ_BYTES = 8 << 20
+_MAX_READ_BYTES = _MAX_FRAME_BYTES + _READ_BYTES
 
 # magic, version, segment id, first event_no, marker, length of the context, CRC of all of it
 _HEADER = struct.Struct(">4sH16sQ16sI")
@@ -183,11 +184,11 @@ class JournalReader:
         Where not `whole`, what only recovery asks of a frame is left out of `extras`.
         """
         with self.path.open("rb") as file:
-            at = self.offset
-            file.seek(at)
-            buffer = b""
-            while data := file.read(_READ_BYTES):
-                buffer += data
+            at, size = self.offset, _READ_BYTES
+            while True:
+                # What the last read ended in the middle of is read again: cheaper than joining.
+                file.seek(at)
+                buffer = file.read(size)
                 start, verdict = 0, 1
                 while verdict == 1:
                     rows, stop, verdict, fixed, texts, payloads, ends, extras = _native.scan(
@@ -208,15 +209,15 @@ class JournalReader:
                                 if whole or not buffer.startswith(_SYNCED, o)
                             },
                         )
-                        yield (
-                            batch,
-                            [at + e for e in memoryview(ends).cast("q")[0 if whole else -1 :]],
-                        )
+                        told = memoryview(ends).cast("q")[0 if whole else -1 :]
+                        yield batch, [at + end for end in told]
                     if verdict > 1:
                         raise self._tampered(buffer, stop, at + stop, verdict)
                     start = stop
-                buffer = buffer[start:]
+                if len(buffer) < size or (start == 0 and size == _MAX_READ_BYTES):
+                    return
                 at += start
+                size = _READ_BYTES if start else min(2 * size, _MAX_READ_BYTES)
 
     def _extra(self, buffer: bytes, start: int, length: int, at: int) -> dict[str, Any]:
         try:

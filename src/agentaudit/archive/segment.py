@@ -41,6 +41,9 @@ ROW_GROUP_BYTES = 64 << 20
 # Large pages, because texts and payloads are compressed a page at a time: 4 % smaller than 1 MiB.
 _PAGE_BYTES = 4 << 20
 _BLOB_ROWS = 16
+_UNTRUSTED_ROWS = 1024
+_WRITTEN_ROWS = 1024
+_STREAM_BYTES = 1 << 20
 # A dictionary of what hardly ever comes twice makes a column larger and costs time; what mostly
 # rises is stored as differences.
 _DELTA = "DELTA_BINARY_PACKED"
@@ -297,7 +300,11 @@ class TableWriter:
                 compression_level=3,
                 data_page_size=_PAGE_BYTES,
                 use_dictionary=[name for name in names if name not in plain],
+                # How many rows there are between two looks at a page's size.
+                write_batch_size=_BLOB_ROWS if "data" in names else _WRITTEN_ROWS,
                 column_encoding={name: _DELTA for name in names if name in _RISING},
+                # A footer with the least and the greatest text would hold content of its own.
+                write_statistics=[name for name in names if name not in _UNIQUE],
                 write_page_index=True,
                 write_page_checksum=True,
             )
@@ -354,31 +361,37 @@ def read_batches(events: Path, blobs: Path | None) -> Iterator[Batch]:
         ValueError, LookupError: a value that no column of this format holds.
     """
     with contextlib.ExitStack() as files:
-        file = files.enter_context(pq.ParquetFile(events))
-        blob_file = None if blobs is None else files.enter_context(pq.ParquetFile(blobs))
+        file = files.enter_context(open_file(events))
+        blob_file = None if blobs is None else files.enter_context(open_file(blobs))
         rest = _BlobReader(blob_file)
         missing = set(SCHEMAS["events"].names) - set(file.schema_arrow.names)
         if missing:
             raise TamperedError(f"events has no column {min(missing)}")
-        for stored in file.iter_batches(batch_size=_read_rows(file)):
+        for stored in read_rows(file):
             for part in _portions(stored):
                 yield _batch_of(part, rest)
 
 
-def _read_rows(file: pq.ParquetFile) -> int:
-    """Return how many rows to read at a time.
+def open_file(path: Path) -> pq.ParquetFile:
+    """Return the file, to be read a page at a time rather than a whole column of a row group."""
+    return pq.ParquetFile(path, buffer_size=_STREAM_BYTES)
 
-    A page of a dictionary can stand for any number of large values; only our own files, whose
-    texts and payloads have none, say beforehand how much there is of them.
+
+def read_rows(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file, as many at a time as take some `BATCH_BYTES` of memory.
+
+    That is what the file says of itself. A page of a dictionary can stand for any number of large
+    values, so where texts, payloads or chunks have one, which ours have not, few rows come.
     """
     metadata = file.metadata
-    for name in ("text", "payload"):
-        at = file.schema_arrow.get_field_index(name)
-        for group in range(metadata.num_row_groups):
-            column = metadata.row_group(group).column(at)
-            if column.has_dictionary_page:
-                return 1024
-    return BATCH_ROWS
+    large = [file.schema_arrow.get_field_index(name) for name in ("text", "payload", "data")]
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group)
+        each = rows.total_byte_size // max(1, rows.num_rows) + 1
+        size = max(1, min(BATCH_ROWS, BATCH_BYTES // each))
+        if any(at >= 0 and rows.column(at).has_dictionary_page for at in large):
+            size = min(size, _UNTRUSTED_ROWS)
+        yield from file.iter_batches(size, row_groups=[group])
 
 
 def _portions(stored: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -516,7 +529,7 @@ class _BlobReader:
     def _read(self) -> Iterator[tuple[int, int, bytes | None, int | None]]:
         if self._file is None:
             return
-        for batch in self._file.iter_batches(batch_size=_BLOB_ROWS):
+        for batch in read_rows(self._file):
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def complete(self, event_no: int, head: bytes, size: int, *, sign: int) -> bytes:
@@ -561,7 +574,7 @@ class _BlobReader:
         for group in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(group).num_rows
             if 0 <= at < rows:
-                batches = self._file.iter_batches(_BLOB_ROWS, [group], columns=["data"])
+                batches = self._file.iter_batches(_BLOB_ROWS, row_groups=[group], columns=["data"])
                 for batch in batches:
                     if at < batch.num_rows:
                         value: bytes | None = batch.column(0)[at].as_py()

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical
-from agentaudit.archive.batch import BATCH_ROWS, Batch
+from agentaudit.archive.batch import Batch
 from agentaudit.archive.columns import EventColumns
 from agentaudit.archive.gaps import (
     KEPT_KINDS,
@@ -29,7 +29,7 @@ from agentaudit.archive.gaps import (
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.merkle import Frontier, GappedFrontier
 from agentaudit.archive.retention import Remains
-from agentaudit.archive.segment import read_batches, table_of
+from agentaudit.archive.segment import open_file, read_batches, read_rows, table_of
 from agentaudit.archive.tracker import Hashes, Tracked, Tracker
 from agentaudit.archive.verification import Found
 from agentaudit.archive.verify_purges import Purged
@@ -261,8 +261,8 @@ class _Rows:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=BATCH_ROWS)
+    with open_file(path) as file:
+        yield from read_rows(file)
 
 
 def _held(keys: Mapping[str, bytes | None]) -> Mapping[str, bytes]:
