@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -348,6 +349,26 @@ def test_a_shorter_policy_purges_nothing_before_its_notice_is_over(site: Site) -
     recorded(site, retention(orders={"keep": 4000}))
     recorded(site, retention(orders={"keep": 30, "notice": 0}))
     assert apply(site)["purges"] == []
+
+
+def test_a_policy_that_changes_while_retention_is_applied_stops_it(site: Site) -> None:
+    """What was due by the one may not be by the other; nothing was begun, so nothing is open."""
+    recorded(site)
+    answers: list[dict[str, Any]] = []
+    with sealer(site, said=answers.append) as opened:
+        opened.recover()
+        opened.order({"order": 1, "do": "retention_apply", "event": event_of(site, "purge")})
+        for _ in range(4):
+            opened.work(0.0)
+        other = retention(orders={"keep": 3})
+        digest = sha256(other).hexdigest()
+        site.layout.policy(digest).write_bytes(other)
+        opened.set_policy(digest)
+        opened.stop()
+    assert "policy has changed" in next(a["error"] for a in answers if a.get("order") == 1)
+    assert entries_of(site, "purge_intent") == []
+    assert list(site.archive.rglob("purges/*")) == []
+    require_proven(site)
 
 
 @pytest.mark.parametrize(

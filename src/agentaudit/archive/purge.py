@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pyarrow.parquet as pq
@@ -114,10 +114,11 @@ class Sessions:
         first_us = self._seals[segment]["first_at"]
         return self._layout.root / segment_path(table, self._gateway, first_us, UUID(segment))
 
-    def closed(self, wanted: Callable[[str, int], object]) -> Iterator[Sealed]:
+    def closed(self, wanted: Callable[[str, int], object]) -> Iterator[Sealed | None]:
         """Yield the closed sessions for whose target and time of closing `wanted` is true.
 
-        Those of nobody are left out: no purge may take them.
+        Those of nobody are left out: no purge may take them. A None follows on each segment, for
+        who has other things to do meanwhile.
         """
         spread: dict[bytes, list[str]] = {}
         for segment in self.segments():
@@ -127,6 +128,7 @@ class Sessions:
                     continue
                 if wanted(session.target, session.closed_us):
                     yield replace(session, user=self._hmac(found.name))
+            yield None
 
     def _rows(self, segment: str, spread: dict[bytes, list[str]]) -> Iterator[_Found]:
         """Yield the sessions that closed in `segment`; keep in `spread` where others have rows."""
@@ -258,29 +260,46 @@ def plan(layout: Layout, gateway: str, now_us: int, people: People | None = None
         if entry["type"] == "seal":
             seals[entry["segment"]] = entry
     sessions = Sessions(layout, gateway, seals, standing, people)
-    return told(sessions, standing, make_plan(sessions, standing, now_us, people))
+    made = _finished(make_plan(sessions, standing, now_us, people))
+    return _finished(told(sessions, standing, made))
 
 
-def make_plan(sessions: Sessions, standing: Standing, now_us: int, people: People | None) -> Plan:
-    """Return what is due at `now_us`, and what of it stays."""
+def _finished(steps: Generator[None, None, _Made]) -> _Made:
+    """Return what `steps` return, for who has nothing else to do meanwhile."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            made: _Made = end.value
+            return made
+
+
+def make_plan(
+    sessions: Sessions, standing: Standing, now_us: int, people: People | None
+) -> Generator[None, None, Plan]:
+    """Return what is due at `now_us`, and what of it stays; yields once a segment."""
     if people is None and any(hold.names_a_user for hold in standing.holds.values()):
         raise RecordingError(
             "a legal hold names a user, and the gateway's people key is not there",
             hint="nothing can be purged without it: put keys/<gateway>.people back",
         )
     made = Plan()
-    due = sessions.closed(lambda target, closed_us: standing.due(target, closed_us, now_us))
-    for session in due:
-        what = standing.due(session.target, session.closed_us, now_us)
-        assert what is not None
-        made.add(session, what, standing, now_us)
+    for session in sessions.closed(lambda target, at_us: standing.due(target, at_us, now_us)):
+        if session is None:
+            yield
+        elif what := standing.due(session.target, session.closed_us, now_us):
+            made.add(session, what, standing, now_us)
     return made
 
 
-def told(sessions: Sessions, standing: Standing, made: Plan) -> dict[str, Any]:
-    """Return a plan as JSON."""
+def told(
+    sessions: Sessions, standing: Standing, made: Plan
+) -> Generator[None, None, dict[str, Any]]:
+    """Return a plan as JSON; yields once a segment."""
     parts = {"sessions": made.sessions, "payloads": made.payloads}
-    segments = {what: _by_segment(sessions, what, part) for what, part in parts.items()}
+    segments: dict[str, list[dict[str, Any]]] = {}
+    for what, part in parts.items():
+        segments[what] = yield from _by_segment(sessions, what, part)
     names = ("rows", "bytes")
     return {
         **segments,
@@ -309,7 +328,9 @@ def _left(made: Plan) -> dict[str, Any]:
     }
 
 
-def _by_segment(sessions: Sessions, what: str, part: Sequence[Sealed]) -> list[dict[str, Any]]:
+def _by_segment(
+    sessions: Sessions, what: str, part: Sequence[Sealed]
+) -> Generator[None, None, list[dict[str, Any]]]:
     """Return what goes of each segment: rows, about how many bytes, and whether all of it."""
     found = []
     for segment, ours in _cuts(sessions, what, part).items():
@@ -327,6 +348,7 @@ def _by_segment(sessions: Sessions, what: str, part: Sequence[Sealed]) -> list[d
                 "sessions": len(ours),
             }
         )
+        yield
     return found
 
 
@@ -468,6 +490,7 @@ def list_document(
 # --- purging
 
 Steps = Generator[None, None, Any]
+_Made = TypeVar("_Made")
 
 
 class Purger:
@@ -492,12 +515,12 @@ class Purger:
         self._append = append
         self._people = people
 
-    def plan(self, now_us: int) -> dict[str, Any]:
+    def plan(self, now_us: int) -> Steps:
         """Return what `apply` would do now; nothing is touched."""
         people = self._people()
         sessions = self._sessions(people)
-        made = make_plan(sessions, self._standing, now_us, people)
-        return told(sessions, self._standing, made)
+        made = yield from make_plan(sessions, self._standing, now_us, people)
+        return (yield from told(sessions, self._standing, made))
 
     def apply(self, now_us: int, event: int) -> Steps:
         """Purge what is due by policy; return what went, what was held and what waits.
@@ -511,7 +534,7 @@ class Purger:
         yield from self._resume()
         people = self._people()
         sessions = self._sessions(people)
-        made = make_plan(sessions, self._standing, now_us, people)
+        made = yield from make_plan(sessions, self._standing, now_us, people)
         basis = {"basis": "policy", "policy": self._standing.policy, "decision": None}
         purges: list[dict[str, Any]] = []
         for what, part in (("sessions", made.sessions), ("payloads", made.payloads)):
@@ -543,6 +566,9 @@ class Purger:
         made = Plan()
         later = 0
         for session in sessions.closed(lambda target, closed_us: True):
+            if session is None:
+                yield
+                continue
             if not selects(selector, session):
                 continue
             if holds := self._standing.holding(session):
@@ -558,7 +584,7 @@ class Purger:
         ]
         left = {"open": still_open, "later": later}
         if dry_run:
-            return told(sessions, self._standing, made) | left
+            return (yield from told(sessions, self._standing, made)) | left
         if not made.sessions:
             raise RecordingError(*_why_nothing(made, still_open, later))
         basis = {"basis": "decision", "policy": self._standing.policy, "decision": decision}
@@ -619,13 +645,18 @@ class Purger:
 
     def _purge(self, what: str, batch: Sequence[Sealed], basis: Mapping[str, Any]) -> Steps:
         sessions = self._sessions(self._people())
-        segments = _by_segment(sessions, what, batch)
+        segments = yield from _by_segment(sessions, what, batch)
         self._require_room(sessions, segments)
         for each in segments:
             sessions.require_as_sealed(each["segment"])
             yield
         proven = sessions.proven(batch)
         yield
+        if basis["policy"] != self._standing.policy:
+            raise RecordingError(
+                "retention: the policy has changed meanwhile",
+                hint="apply it again: what is due is another question now",
+            )
         purge = str(uuid7(self._standing.now_us))
         document = list_document(purge, what, proven, segments)
         path = self._layout.purge(purge)

@@ -501,7 +501,7 @@ class Sealer:
         now_us = time.time_ns() // 1000
         yield
         if do == "retention_plan":
-            return purger.plan(now_us)
+            return (yield from purger.plan(now_us))
         if do == "retention_apply":
             return (yield from purger.apply(now_us, message["event"]))
         if do == "erase":
