@@ -27,6 +27,7 @@ from agentaudit.archive import journal
 from agentaudit.archive.files import make_folder, replace, sync_folder
 from agentaudit.archive.keys import People, Place, create_key
 from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout
+from agentaudit.archive.outside import Outside
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.sealer_process import SealerProcess
 from agentaudit.archive.verify import verify
@@ -81,7 +82,7 @@ async def _seal(folder: Path, events: int, segment_events: int, seed: int) -> di
             await news.wait()
 
     sealer = SealerProcess(said, ended)
-    await sealer.start(place, "scripted")
+    await sealer.start(place, "scripted", Outside())
     (pid,) = children(os.getpid())
     cpu_before, wall, journal_bytes = cpu_seconds(pid), 0.0, 0
     spool = folder / "journal"
