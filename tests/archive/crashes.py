@@ -35,6 +35,7 @@ from agentaudit.archive import sealer as sealer_module
 from agentaudit.archive.keys import Place
 from agentaudit.archive.log import LogWriter
 from agentaudit.archive.recorder import Recorder
+from agentaudit.archive.outside import Outside
 from agentaudit.archive.sealer import Sealer
 from agentaudit.errors import AgentauditError, RecordingError
 
@@ -595,7 +596,7 @@ class InlineSealer:
         self._error: AgentauditError | None = None
         self.sealer: Sealer | None = None
 
-    async def start(self, place: Place, clock: str) -> dict[str, Any]:
+    async def start(self, place: Place, clock: str, outside: Outside) -> dict[str, Any]:
         self._place = place
         take = sealer_module._take_lock
 
@@ -605,7 +606,7 @@ class InlineSealer:
 
         sealer_module._take_lock = taken
         try:
-            self.sealer = Sealer(place, clock, self._said)
+            self.sealer = Sealer(place, clock, self._said, outside=outside)
             return {"next_event_no": self.sealer.recover()}
         except (AgentauditError, OSError) as error:
             self.kill()
