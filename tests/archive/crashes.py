@@ -34,8 +34,8 @@ from agentaudit.archive import recorder as recorder_module
 from agentaudit.archive import sealer as sealer_module
 from agentaudit.archive.keys import Place
 from agentaudit.archive.log import LogWriter
-from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.outside import Outside
+from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.sealer import Sealer
 from agentaudit.errors import AgentauditError, RecordingError
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from agentaudit.archive.retention import standing
 from tests.archive.crashes import Disk, State, Tape, in_one_process
-from tests.archive.recording import Site, new_site, order, recover, rows
+from tests.archive.purging import hold
+from tests.archive.recording import Site, new_site, recover, rows
 from tests.archive.test_crash_points import SHARDS, pulled, pulls
 from tests.archive.test_purge import CRASHES, apply, contents, entries_of, require_proven, split
 
@@ -28,8 +29,7 @@ class Purged:
             self.site = new_site(Path(folder) / "site")
             ids = split(self.site, policy)
             self.held = ids["ana"]
-            held = order(self.site, "legal_hold_set", selector={"session": str(self.held)}, event=0)
-            assert "result" in held, held
+            hold(self.site, session=str(self.held))
             self.kept = self.events_of(self.site)
             self.tape = Tape(self.site.folder)
             with in_one_process(self.tape), self.tape.recording():
