@@ -162,6 +162,9 @@ class Traffic:
             if is_last:
                 self._close_all()
             file.write(b"".join(self._frames))
+            # A gateway has synced what it hands over: that is no work of the sealer's.
+            file.flush()
+            os.fsync(file.fileno())
             self.totals.events = self.next_event_no
         return header.segment
 

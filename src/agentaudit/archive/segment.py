@@ -290,21 +290,21 @@ class TableWriter:
             return
         if self._writer is None:
             make_folder(self._path.parent)
-            # A nested column's leaf has a path of its own, which these lists do not name.
-            names = [field.name for field in self._schema]
+            names = self._schema.names
             plain = _RISING | _UNIQUE
+            paths = [path for field in self._schema for path in _leaf_paths(field)]
             self._writer = pq.ParquetWriter(
                 self.temporary,
                 self._schema,
                 compression="zstd",
                 compression_level=3,
                 data_page_size=_PAGE_BYTES,
-                use_dictionary=[name for name in names if name not in plain],
+                use_dictionary=[path for path in paths if path not in plain],
                 # How many rows there are between two looks at a page's size.
                 write_batch_size=_BLOB_ROWS if "data" in names else _WRITTEN_ROWS,
                 column_encoding={name: _DELTA for name in names if name in _RISING},
                 # A footer with the least and the greatest text would hold content of its own.
-                write_statistics=[name for name in names if name not in _UNIQUE],
+                write_statistics=[path for path in paths if path not in _UNIQUE],
                 write_page_index=True,
                 write_page_checksum=True,
             )
@@ -370,6 +370,21 @@ def read_batches(events: Path, blobs: Path | None) -> Iterator[Batch]:
         for stored in read_rows(file):
             for part in _portions(stored):
                 yield _batch_of(part, rest)
+
+
+def _leaf_paths(field: pa.Field) -> Iterator[str]:
+    """Yield the names that Parquet has for what a column holds."""
+    type_ = field.type
+    if pa.types.is_map(type_):
+        yield from (f"{field.name}.key_value.{name}" for name in ("key", "value"))
+    elif pa.types.is_list(type_):
+        # Parquet's name for an item is its own, whatever Arrow calls it.
+        item = type_.value_field.with_name("element")
+        yield from (f"{field.name}.list.{path}" for path in _leaf_paths(item))
+    elif pa.types.is_struct(type_):
+        yield from (f"{field.name}.{path}" for part in type_ for path in _leaf_paths(part))
+    else:
+        yield field.name
 
 
 def open_file(path: Path) -> pq.ParquetFile:
