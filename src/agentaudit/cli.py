@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -439,18 +440,18 @@ def verify(arguments: argparse.Namespace) -> int:
     from agentaudit.archive.verify import verify as examine
     from agentaudit.client import record_access
 
-    _limit_memory()
     is_recorded = record_access(arguments.archive, "verify", "archive", "agentaudit verify")
-    answer = examine(
-        arguments.archive,
-        key=[_key(given) for given in arguments.key] or None,
-        since=None if arguments.since is None else _read_text(arguments.since),
-        policy=None if arguments.policy is None else _read_bytes(arguments.policy),
-        tsa=None if arguments.tsa is None else _read_bytes(arguments.tsa),
-        deep=arguments.deep,
-        session=arguments.session,
-        progress=_progress if sys.stderr.isatty() else None,
-    )
+    with _bounded_memory():
+        answer = examine(
+            arguments.archive,
+            key=[_key(given) for given in arguments.key] or None,
+            since=None if arguments.since is None else _read_text(arguments.since),
+            policy=None if arguments.policy is None else _read_bytes(arguments.policy),
+            tsa=None if arguments.tsa is None else _read_bytes(arguments.tsa),
+            deep=arguments.deep,
+            session=arguments.session,
+            progress=_progress if sys.stderr.isatty() else None,
+        )
     if arguments.archive.joinpath("FORMAT").exists():
         _say_access(is_recorded)
     if arguments.json:
@@ -523,9 +524,9 @@ def drill(arguments: argparse.Namespace) -> int:
     from agentaudit.archive.drill import drill as play
     from agentaudit.client import record_access
 
-    _limit_memory()
     is_recorded = record_access(arguments.archive, "verify", "archive", "agentaudit drill")
-    report = play(arguments.archive, progress=_progress if sys.stderr.isatty() else None)
+    with _bounded_memory():
+        report = play(arguments.archive, progress=_progress if sys.stderr.isatty() else None)
     _say_access(is_recorded)
     for outcome in report.outcomes:
         if arguments.json:
@@ -1090,11 +1091,17 @@ _MEMORY_BYTES = 3 << 30
 """Five times what verification takes: a Parquet file of a few bytes may decode to terabytes."""
 
 
-def _limit_memory() -> None:
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
     """Let what a hostile archive asks for beyond reason fail, rather than take the machine."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard == resource.RLIM_INFINITY or hard > _MEMORY_BYTES:
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or soft > _MEMORY_BYTES:
         resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, hard))
+    try:
+        yield
+    finally:
+        # Whoever called `main` in a process of their own has other work to do in it.
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _key(given: str) -> str:

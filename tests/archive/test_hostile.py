@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import pytest
 from agentaudit import load
 from agentaudit.archive.note import Checkpoint, sign_note
 from agentaudit.archive.verify import verify
+from agentaudit.cli import main
 from agentaudit.errors import AgentauditError, ArchiveError
 from tests.archive.recording import GATEWAY, Site, record, resign, sealed_files
 
@@ -71,6 +73,16 @@ def test_a_parquet_bomb_is_a_finding_in_bounded_memory(site: Site) -> None:
     assert answer["ok"] is False
     assert "segment" in answer["findings"][0]["place"]
     assert peak < MEMORY_BYTES
+
+
+def test_the_limit_on_memory_ends_with_the_verb(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(site)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    assert main(["verify", "--key", site.vkey, str(site.archive)]) == 0
+    assert "fast check" in capsys.readouterr().out
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def change_seal(**members: Any) -> Callable[[Site], None]:
