@@ -1095,13 +1095,23 @@ _MEMORY_BYTES = 3 << 30
 def _bounded_memory() -> Iterator[None]:
     """Let what a hostile archive asks for beyond reason fail, rather than take the machine."""
     before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if soft == resource.RLIM_INFINITY or soft > _MEMORY_BYTES:
-        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, hard))
+    limit = _data_bytes() + _MEMORY_BYTES
+    if soft == resource.RLIM_INFINITY or soft > limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     try:
         yield
     finally:
         # Whoever called `main` in a process of their own has other work to do in it.
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_bytes() -> int:
+    """Return what the process holds already of that which `RLIMIT_DATA` limits (proc(5), statm)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
+    except FileNotFoundError:
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _key(given: str) -> str:

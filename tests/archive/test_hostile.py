@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import resource
 import subprocess
@@ -83,6 +84,15 @@ def test_the_limit_on_memory_ends_with_the_verb(
     assert main(["verify", "--key", site.vkey, str(site.archive)]) == 0
     assert "fast check" in capsys.readouterr().out
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_the_limit_on_memory_is_on_top_of_what_the_caller_holds(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(site)
+    with mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE):
+        assert main(["verify", "--deep", "--key", site.vkey, str(site.archive)]) == 0
+    assert "deep check" in capsys.readouterr().out
 
 
 def change_seal(**members: Any) -> Callable[[Site], None]:
