@@ -22,11 +22,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -163,12 +165,37 @@ DurabilityText = Annotated[Durability, BeforeValidator(_durability)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 
-def _located(value: Path | None, info: ValidationInfo) -> Path | None:
+def _located(value: Path, info: ValidationInfo) -> Path:
     """Resolve a path of the file against the file's own folder."""
-    if value is None:
-        return None
     root: Path = (info.context or {}).get("root", Path())
     return root / value
+
+
+LocatedPath = Annotated[Path, AfterValidator(_located)]
+
+
+def refuse_unsafe_url(url: str, *, needs_https: bool = True) -> str:
+    """Return `url` if keys may be fetched from it: https, or plain http on loopback.
+
+    Without `needs_https`, plain http will do anywhere.
+
+    Raises:
+        ValueError: it says what is wrong with the address.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError("expected an https address")
+    if needs_https and parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("plain http is for loopback only; use https")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("expected an address without user, query or fragment")
+    if parts.port == 0:
+        raise ValueError("expected a port up to 65535")
+    return url
+
+
+SafeUrl = Annotated[str, AfterValidator(refuse_unsafe_url)]
 
 
 class _Table(BaseModel):
@@ -186,20 +213,15 @@ class Gateway(_Table):
 
     name: Name
     origin: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-    archive: Path = Path("archive")
-    keys: Path = Path("keys")
+    archive: LocatedPath = Path("archive")
+    keys: LocatedPath = Path("keys")
     durability: DurabilityText = Durability.STRICT
     segment_events: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     segment_bytes: Size = 256 << 20
     segment_age: Duration = timedelta(hours=24)
     drain_timeout: Duration = timedelta(seconds=30)
-    tls_cert_file: Path | None = None
-    tls_key_file: Path | None = None
-
-    @field_validator("archive", "keys", "tls_cert_file", "tls_key_file", mode="after")
-    @classmethod
-    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return _located(value, info)
+    tls_cert_file: LocatedPath | None = None
+    tls_key_file: LocatedPath | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Gateway:
@@ -237,30 +259,19 @@ class Roles(_Table):
 class Issuer(_Table):
     """`[[issuer]]`: an OIDC provider, and what its tokens must say."""
 
-    url: str
+    url: SafeUrl
     audience: Annotated[tuple[str, ...], Field(min_length=1)]
     groups_claim: str = "groups"
     user_claim: str = "sub"
     agent_claim: str = "azp"
     require: dict[str, str | int | bool | tuple[str, ...]] = Field(default_factory=dict)
-    ca_file: Path | None = None
+    ca_file: LocatedPath | None = None
     algorithms: Annotated[tuple[str, ...], Field(min_length=1)] = ("RS256", "ES256")
 
     @field_validator("ca_file", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return None if value == "" else value
-
-    @field_validator("ca_file", mode="after")
-    @classmethod
-    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return _located(value, info)
-
-    @field_validator("url")
-    @classmethod
-    def _is_url(cls, value: str) -> str:
-        refuse_unsafe_url(value)
-        return value
 
     @field_validator("algorithms")
     @classmethod
@@ -270,26 +281,6 @@ class Issuer(_Table):
                 allowed = ", ".join(sorted(ASYMMETRIC_ALGORITHMS))
                 raise ValueError(f'"{algorithm}" is not one of {allowed}')
         return value
-
-
-def refuse_unsafe_url(url: str, *, needs_https: bool = True) -> None:
-    """Return if keys may be fetched from `url`: https, or plain http on loopback.
-
-    Without `needs_https`, plain http will do anywhere.
-
-    Raises:
-        ValueError: it says what is wrong with the address.
-    """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError("expected an https address")
-    if needs_https and parts.scheme == "http" and not is_loopback(host):
-        raise ValueError("plain http is for loopback only; use https")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("expected an address without user, query or fragment")
-    if parts.port == 0:
-        raise ValueError("expected a port up to 65535")
 
 
 MIN_PAYLOAD_LIMIT: Final = 1024
@@ -333,13 +324,13 @@ class Target(_Table):
     address: AddressText
     database: Annotated[str, Field(min_length=1, max_length=63)]
     user: Annotated[str, Field(min_length=1, max_length=63)]
-    password_file: Path | None = None
+    password_file: LocatedPath | None = None
     password_env: str | None = None
     password_command: tuple[str, ...] = ()
     tls: Literal["disable", "require", "verify-full"] = "verify-full"
-    tls_ca_file: Path | None = None
-    tls_cert_file: Path | None = None
-    tls_key_file: Path | None = None
+    tls_ca_file: LocatedPath | None = None
+    tls_cert_file: LocatedPath | None = None
+    tls_key_file: LocatedPath | None = None
     require_auth: Annotated[tuple[AuthMethod, ...], Field(min_length=1)] = ("scram-sha-256",)
     groups: tuple[str, ...] = ()
     access: Literal["standing"] = "standing"
@@ -351,11 +342,6 @@ class Target(_Table):
     @classmethod
     def _is_size_or_off(cls, value: object) -> object:
         return None if value in ("", None) else _size(value)
-
-    @field_validator("password_file", "tls_ca_file", "tls_cert_file", "tls_key_file", mode="after")
-    @classmethod
-    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return _located(value, info)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Target:
@@ -444,40 +430,18 @@ def _decode_secret(raw: bytes, where: str) -> str:
 class Witness(_Table):
     """`[[witness]]`: somebody who says which checkpoint of the log was the largest they saw."""
 
-    url: str
+    url: SafeUrl
     key: Annotated[str, Field(min_length=1, max_length=4000)]
-    ca_file: Path | None = None
-
-    @field_validator("ca_file", mode="after")
-    @classmethod
-    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return _located(value, info)
-
-    @field_validator("url")
-    @classmethod
-    def _is_url(cls, value: str) -> str:
-        refuse_unsafe_url(value)
-        return value
+    ca_file: LocatedPath | None = None
 
 
 class Anchor(_Table):
     """`[[anchor]]`: an RFC 3161 authority that stamps the log's checkpoints with the time."""
 
-    url: str
+    # Plain http is usual here, and enough: a token is signed, and the request is a digest.
+    url: Annotated[str, AfterValidator(partial(refuse_unsafe_url, needs_https=False))]
     interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=1)
-    ca_file: Path | None = None
-
-    @field_validator("ca_file", mode="after")
-    @classmethod
-    def _locate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return _located(value, info)
-
-    @field_validator("url")
-    @classmethod
-    def _is_url(cls, value: str) -> str:
-        # Plain http is usual here, and enough: a token is signed, and the request is a digest.
-        refuse_unsafe_url(value, needs_https=False)
-        return value
+    ca_file: LocatedPath | None = None
 
 
 class Settings(_Table):

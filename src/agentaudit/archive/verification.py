@@ -118,4 +118,6 @@ def words(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "reading it takes more memory than is allowed"
     return f"malformed ({type(error).__name__})"

@@ -946,7 +946,7 @@ def _(a: Attacker) -> None:
     base=Base.PURGED,
 )
 def _(a: Attacker) -> None:
-    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), 0, _NEVER_US, {}))
+    _erase_by(a, 0)
 
 
 @attack(
@@ -956,8 +956,7 @@ def _(a: Attacker) -> None:
     base=Base.PURGED,
 )
 def _(a: Attacker) -> None:
-    decision = a.stage.decisions[SELF_APPROVED]
-    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), decision, _NEVER_US, {}))
+    _erase_by(a, a.stage.decisions[SELF_APPROVED])
 
 
 @attack(
@@ -967,8 +966,7 @@ def _(a: Attacker) -> None:
     base=Base.PURGED,
 )
 def _(a: Attacker) -> None:
-    decision = a.stage.decisions[APPROVED]
-    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), decision, _NEVER_US, {}))
+    _erase_by(a, a.stage.decisions[APPROVED])
 
 
 @attack(
@@ -1002,6 +1000,10 @@ _NEVER_US = 253_402_300_799_000_000
 
 def _by_policy(purger: Purger) -> Steps:
     return purger.apply(time.time_ns() // 1000, 0)
+
+
+def _erase_by(a: Attacker, decision: int) -> None:
+    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), decision, _NEVER_US, {}))
 
 
 def _nothing_is_kept(standing: Standing) -> None:
