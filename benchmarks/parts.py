@@ -50,18 +50,21 @@ def place_of(folder: Path) -> Place:
 # --- seal
 
 
-def seal(folder: str, events: int, segment_events: int, seed: int) -> dict[str, Any]:
+def seal(folder: str, **arguments: Any) -> dict[str, Any]:
     """Make an archive: journals one after the other, each sealed by the gateway's own sealer."""
-    return asyncio.run(_seal(Path(folder), events, segment_events, seed))
+    return asyncio.run(_seal(Path(folder), **arguments))
 
 
-async def _seal(folder: Path, events: int, segment_events: int, seed: int) -> dict[str, Any]:
+async def _seal(
+    folder: Path, events: int, segment_events: int, seed: int, wire_mean: int
+) -> dict[str, Any]:
     place = place_of(folder)
     layout = Layout(place.archive)
     vkey = create_key(place.keys, GATEWAY, ORIGIN)
     make_folder(layout.journals(GATEWAY))
     replace(layout.format_file, FORMAT_TEXT)
-    traffic = Traffic(events, gateway=GATEWAY, seed=seed, people=People(place).hmac)
+    people = People(place).hmac
+    traffic = Traffic(events, gateway=GATEWAY, seed=seed, wire_mean=wire_mean, people=people)
     told: dict[str, Any] = {}
     failures: list[AgentauditError] = []
     news = asyncio.Event()
@@ -111,6 +114,7 @@ async def _seal(folder: Path, events: int, segment_events: int, seed: int) -> di
         "commands": totals.commands,
         "requests": totals.requests,
         "rare": totals.rare,
+        "payload_mean": totals.payload_bytes / totals.events,
         "wire_mean": totals.wire_bytes / max(1, totals.wire_events),
         "journal_bytes": journal_bytes,
         "cpu_s": cpu,

@@ -5,7 +5,8 @@ the archive's own code, so what is sealed from them verifies. Only what repeats 
 statement's shape gives the template of its command's row, and payloads are cut out of one long
 text. The same seed gives the same bytes, but for the keyed hash of a user's name.
 
-Lengths of what passes on the wire follow `LENGTHS`; the rows of commands come on top of that.
+Lengths of what passes on the wire follow `LENGTHS`, scaled to the mean that is asked for; the rows
+of commands come on top of that.
 """
 
 from __future__ import annotations
@@ -36,7 +37,14 @@ LENGTHS = (
     (0.999, 7_000),
     (1.0, 40_000),
 )
-"""Quantiles of the bytes of a request or response, log-linear between them: 349 in the mean."""
+"""Quantiles of the bytes of a request or response, log-linear between them: `MEAN` in the mean."""
+
+MEAN = 349
+WIRE_MEAN = 229
+"""The mean of requests and responses with which, rows of commands counted too, all have `MEAN`.
+
+They come out at 250, for a statement is never shorter than what makes it one.
+"""
 
 EVENTS_A_SESSION = 200
 MEAN_GAP_US = 28_500
@@ -101,11 +109,12 @@ class _Open:
 
 @dataclass(slots=True)
 class Totals:
-    """What was made so far; `wire_*` are requests and responses alone."""
+    """What was made so far; `wire_*` are of requests and responses alone."""
 
     events: int = 0
     sessions: int = 0
     commands: int = 0
+    payload_bytes: int = 0
     wire_events: int = 0
     wire_bytes: int = 0
     requests: int = 0
@@ -116,7 +125,7 @@ class Traffic:
     """A gateway's traffic of `events` events, a journal at a time."""
 
     def __init__(
-        self, events: int, *, gateway: str, seed: int, people: Callable[[str], str]
+        self, events: int, *, gateway: str, seed: int, wire_mean: int, people: Callable[[str], str]
     ) -> None:
         """Make what repeats; `people` gives the keyed hash of a user's name."""
         self.totals = Totals()
@@ -130,7 +139,7 @@ class Traffic:
         self._shapes = _shapes(rng)
         self._sizes = [len(shape.text) for shape in self._shapes]
         self._drop = _shape("DROP", "schema", f"{RARE_TEXT} scratch_", ["scratch"], [])
-        self._request_lengths, self._response_lengths = _lengths()
+        self._request_lengths, self._response_lengths = _lengths(wire_mean)
         self._users = [f"{a}.{b}" for a in _NAMES for b in _SURNAMES]
         self._control = self._begin(control=True)
         slots = max(2, min(_OPEN_SESSIONS, events // (2 * EVENTS_A_SESSION)))
@@ -221,6 +230,8 @@ class Traffic:
         extra: bytes = b"",
     ) -> int:
         event_no = self.next_event_no
+        size = 0 if payload is None else len(payload)
+        self.totals.payload_bytes += size
         chance = self._rng.random()
         self.now_us += int(chance * 2 * MEAN_GAP_US)
         fixed = FIXED.pack(
@@ -235,7 +246,7 @@ class Traffic:
             flags,
             NO_STATUS,
             orig_len,
-            0 if payload is None else len(payload),
+            size,
         )
         self._frames.append(encode_frame(self._marker, fixed, text, payload, extra))
         self.next_event_no = event_no + 1
@@ -406,7 +417,7 @@ def wire_payloads(seed: int, count: int) -> list[bytes]:
     """Return what passed in this many requests and responses, by their lengths alone."""
     rng = Random(seed)
     corpus = _corpus(rng, 1 << 20)
-    lengths = [length for half in _lengths() for length in half]
+    lengths = [length for half in _lengths(MEAN) for length in half]
     payloads = []
     for length in rng.choices(lengths, k=count):
         start = rng.randrange(len(corpus) - length)
@@ -509,8 +520,8 @@ def _template(command: Command) -> bytes:
     return row.replace(_TEXT.encode(), b"%s")
 
 
-def _lengths() -> tuple[list[int], list[int]]:
-    """Return lengths to draw requests' and responses' from, which together follow `LENGTHS`.
+def _lengths(mean: int) -> tuple[list[int], list[int]]:
+    """Return lengths to draw requests' and responses' from: `LENGTHS`, scaled to their `mean`.
 
     The shorter of them are rather requests: a statement is shorter than what it returns.
     """
@@ -519,7 +530,7 @@ def _lengths() -> tuple[list[int], list[int]]:
     responses: list[int] = []
     share = 0.0
     for number in range(steps):
-        length = _quantile((number + 0.5) / steps)
+        length = max(LENGTHS[0][1], _quantile((number + 0.5) / steps) * mean / MEAN)
         share += 1 / (1 + length / 128)
         if share >= 1:
             share -= 1

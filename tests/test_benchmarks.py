@@ -18,7 +18,7 @@ from agentaudit.model import Kind
 from benchmarks import archive
 from benchmarks.report import disagreements, ratios, table
 from benchmarks.slices import Report, Slice, read_output
-from benchmarks.traffic import Traffic, wire_payloads
+from benchmarks.traffic import MEAN, WIRE_MEAN, Traffic, wire_payloads
 
 # Printed by pgbench 18.6: pgbench --select-only --no-vacuum --client=8 --jobs=2 --time=1
 PGBENCH_OUTPUT = """\
@@ -111,10 +111,20 @@ def test_a_quick_run_ends_with_proven_counts_and_a_table() -> None:
 # --- the archive of made-up traffic ---------------------------------------------------------------
 
 
+def made_up(events: int, *, seed: int = 1) -> Traffic:
+    return Traffic(
+        events,
+        gateway="gw1",
+        seed=seed,
+        wire_mean=WIRE_MEAN,
+        people=lambda user: f"hmac of {user}",
+    )
+
+
 def journals(folder: Path, *, seed: int = 1) -> list[bytes]:
     """Write a gateway's traffic as three journals; return their bytes."""
     folder.mkdir()
-    traffic = Traffic(3_000, gateway="gw1", seed=seed, people=lambda user: f"hmac of {user}")
+    traffic = made_up(3_000, seed=seed)
     paths = [folder / str(number) for number in range(3)]
     for path in paths:
         traffic.write_journal(path, 1_000)
@@ -147,10 +157,16 @@ def test_made_up_traffic_is_whole_sessions_interleaved_with_canonical_rows(tmp_p
     assert all(canonical.encode(canonical.decode(row)) == row for row in rows)
 
 
+def test_all_payloads_have_the_mean_that_is_promised(tmp_path: Path) -> None:
+    traffic = made_up(20_000)
+    traffic.write_journal(tmp_path / "journal", 20_000)
+    assert traffic.totals.payload_bytes / traffic.totals.events == pytest.approx(MEAN, rel=0.05)
+
+
 def test_what_passes_on_the_wire_has_the_lengths_that_are_promised() -> None:
     lengths = [len(payload) for payload in wire_payloads(1, 20_000)]
     hundredths = quantiles(lengths, n=100)
-    assert mean(lengths) == pytest.approx(349, rel=0.05)
+    assert mean(lengths) == pytest.approx(MEAN, rel=0.05)
     assert hundredths[49] == pytest.approx(151, rel=0.05)
     assert hundredths[89] == pytest.approx(844, rel=0.1)
     assert hundredths[98] == pytest.approx(2_600, rel=0.15)
