@@ -16,8 +16,9 @@ from agentaudit.gateway.postgres import Door
 from agentaudit.gateway.server import Gateway, _without_content
 from agentaudit.gateway.wire import Wire
 from agentaudit.protocols.postgres import Conversation
-from agentaudit.settings import Settings
+from agentaudit.settings import Settings, load
 from agentaudit.settings import Witness as WitnessSettings
+from tests.archive.recording import until
 from tests.gateway.hosted import hosted
 from tests.gateway.raw import error_fields, startup
 from tests.gateway.recorded import read
@@ -154,3 +155,30 @@ async def test_a_token_is_not_asked_for_in_clear_from_another_machine(tmp_path: 
     assert (error["C"], "TLS is needed" in error["M"]) == ("28000", True)
     assert transport.is_closed
     assert any("192.0.2.7" in text for text in read(tmp_path / "archive").refusals())
+
+
+async def test_a_reload_that_cannot_keep_its_rules_goes_on_with_the_old_issuers(
+    tmp_path: Path, signing_issuer: SigningIssuer
+) -> None:
+    create_key(tmp_path / "keys", "gw1", "audit.test")
+    file = tmp_path / "agentaudit.toml"
+    file.write_text(
+        '[gateway]\nname = "gw1"\norigin = "audit.test"\n[listen]\npostgres = "127.0.0.1:0"\n'
+        f'[[issuer]]\nurl = "{signing_issuer.issuer}"\naudience = ["agentaudit"]\n'
+    )
+    async with Gateway(load(file)) as gateway:
+        file.write_text(file.read_text() + 'user_claim = "email"\n')
+        policies = tmp_path / "archive" / "policies"
+        policies.rename(tmp_path / "away")
+        policies.write_text("no folder")
+
+        with capture_logs() as lines:
+            gateway.reload()
+            await until(lambda: bool(lines), "the reload fails")
+
+        assert lines[0]["event"] == "reload failed, the old settings stay"
+        # No key was fetched until now: this is where a verifier that was closed fails.
+        actor = await gateway.sessions.serving.verifier.actor(signing_issuer.token("ana"))
+        assert actor.user == "ana"
+        policies.unlink()
+        (tmp_path / "away").rename(policies)

@@ -219,14 +219,17 @@ class Gateway:
                 log.warning("a changed key needs a restart", key=table)
         if settings.limits.disk_stop != self._settings.limits.disk_stop:
             log.warning("a changed key needs a restart", key="limits.disk_stop")
-        if serving.verifier is not self._serving.verifier:
-            self._serving.verifier.close()
+        has_other_issuers = serving.verifier is not self._serving.verifier
         try:
+            # Sessions name what was in force when they began, so the archive must have it first.
             self.recorder.set_policy(settings.policy_document())
         except OSError as error:
-            # Sessions name what was in force when they began, so the archive must have it first.
+            if has_other_issuers:
+                serving.verifier.close()
             log.error("reload failed, the old settings stay", error=error.strerror or "")
             return
+        if has_other_issuers:
+            self._serving.verifier.close()
         self._settings = settings
         self._serving = self.sessions.serving = serving
         self._seen = _signatures(settings)
