@@ -48,6 +48,10 @@ test: $(VENV)/.dev  ## unit tests and one end-to-end run per protocol
 test-all:  ## everything: make test, lint, docs, long and browser tests, notebook, wheel, coverage
 	.ci/run
 
+# Tests make archives by the thousand, of many small files each: in memory, where that has room.
+MEMORY := $(shell test "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
+test long: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
+
 # All of test-all that `make test` leaves out, so that .ci/run repeats nothing.
 rest: lint docs long doctest notebook wheel coverage
 

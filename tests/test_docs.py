@@ -189,24 +189,24 @@ def test_the_settings_that_init_writes_load_as_they_are(tmp_path: Path) -> None:
     assert settings.load(tmp_path / "agentaudit.toml").gateway.name == "gw1"
 
 
-def commands() -> list[tuple[str, str]]:
-    """Return (page, line) for each documented command that reads nothing but the sample.
+def commands() -> dict[str, str]:
+    """Return each documented command that reads nothing but the sample, and a page that has it.
 
     `lab` opens a browser; tests/widgets drive it.
     """
-    return [
-        (name_of(page), line)
+    return {
+        line: name_of(page)
         for page in PAGES
         for language in ("sh", "console")
         for body in fences(page, language)
         for line in (line.removeprefix("$ ") for line in body.splitlines())
         if re.match(r"agentaudit (?!lab\b)[^|]*sample_data/archive", line)
-    ]
+    }
 
 
-@pytest.mark.parametrize(("page", "line"), commands())
+@pytest.mark.parametrize(("line", "page"), commands().items())
 def test_commands_that_the_documentation_shows_on_the_sample_work(
-    page: str, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    line: str, page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))

@@ -45,6 +45,15 @@ ROOT = 0
 _GATHERED_BYTES = 8192
 
 
+def parts(some: int) -> list[Any]:
+    """Return which crashes a test is to try: every `some`-th, and in a full run all, in eighths."""
+    eighths = [
+        pytest.param(slice(first, None, 8), marks=pytest.mark.full, id=f"{first + 1} of 8")
+        for first in range(8)
+    ]
+    return [pytest.param(slice(some // 2, None, some), id="some"), *eighths]
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One change: to the content of file `home`, or to the names in folder `home`.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import random
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -36,6 +35,7 @@ from tests.archive.crashes import (
     State,
     Tape,
     in_one_process,
+    parts,
     sealer_of,
 )
 from tests.archive.recording import (
@@ -54,7 +54,6 @@ from tests.archive.recording import (
     start,
 )
 
-SHARDS = 8
 FULL = pytest.mark.full
 
 
@@ -355,17 +354,15 @@ def test_the_tape_has_every_kind_of_entry_that_a_recording_leaves() -> None:
     assert sum(entry["type"] == "seal" for entry in recorded(short).log) == 2
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
-@pytest.mark.parametrize(
-    ("workload", "most"), [(short, 2), (unsynced, 4), pytest.param(short, 6, marks=FULL)]
-)
+@pytest.mark.parametrize("part", parts(8))
+@pytest.mark.parametrize(("workload", "most"), [(short, 6), (unsynced, 4)])
 def test_a_crash_between_any_two_operations_loses_nothing_and_is_never_refused(
-    workload: Workload, most: int, shard: int, memory: Path
+    workload: Workload, most: int, part: slice, memory: Path
 ) -> None:
     truth = recorded(workload)
     points = crash_points(truth, most)
     assert len(points) >= 200
-    for index, state, promise in points[shard::SHARDS]:
+    for index, state, promise in points[part]:
         try:
             require_survived(truth, memory, state, promise)
         except Exception as error:
@@ -495,7 +492,7 @@ def test_a_recovery_may_crash_itself(data: st.DataObject, memory: Path) -> None:
 
 @FULL
 @pytest.mark.timeout(1800)
-@settings(ANY, max_examples=2000)
+@settings(ANY, max_examples=400)
 @given(data=st.data())
 def test_any_subset_of_unsynced_blocks_and_names_may_be_lost_tried_for_long(
     data: st.DataObject, memory: Path
@@ -505,7 +502,7 @@ def test_any_subset_of_unsynced_blocks_and_names_may_be_lost_tried_for_long(
 
 @FULL
 @pytest.mark.timeout(1800)
-@settings(ANY, max_examples=1000)
+@settings(ANY, max_examples=200)
 @given(data=st.data())
 def test_a_recovery_may_crash_itself_tried_for_long(data: st.DataObject, memory: Path) -> None:
     require_any_second_crash_survived(data, memory)
@@ -553,8 +550,7 @@ def require_fault_survived(workload: Workload, fault: Fault, memory: Path) -> Tr
     return truth
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
-@pytest.mark.parametrize("stride", [SHARDS * 16, pytest.param(SHARDS, marks=FULL)])
+@pytest.mark.parametrize("part", parts(64))
 @pytest.mark.parametrize(
     "fault",
     [
@@ -567,11 +563,10 @@ def require_fault_survived(workload: Workload, fault: Fault, memory: Path) -> Tr
     ids=["EIO once", "EIO from then on", "ENOSPC", "EDQUOT", "short writes"],
 )
 def test_a_fault_at_any_operation_stops_traffic_and_once_it_is_mended_recording_goes_on(
-    fault: Fault, shard: int, stride: int, memory: Path
+    fault: Fault, part: slice, memory: Path
 ) -> None:
     asked = recorded(short).tape.asked
-    first = random.randrange(stride) if stride > SHARDS else shard
-    for at in range(first, asked, stride):
+    for at in range(asked)[part]:
         try:
             require_fault_survived(short, replace(fault, at=at), memory)
         except Exception as error:

@@ -44,6 +44,9 @@ ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample_data" / "archive"
 NAMED = {attack.name: attack for attack in ATTACKS}
 
+# What several of them ask about is made once: they run in one process.
+pytestmark = pytest.mark.xdist_group("drill")
+
 
 def state(folder: Path) -> dict[str, tuple[str, int, int]]:
     """What there is in `folder`: content, time of change, and how many names it has."""

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentaudit.archive.retention import standing
-from tests.archive.crashes import Disk, State, Tape, in_one_process
+from tests.archive.crashes import Disk, State, Tape, in_one_process, parts
 from tests.archive.purging import hold
 from tests.archive.recording import Site, new_site, recover, rows
-from tests.archive.test_crash_points import SHARDS, pulled, pulls
+from tests.archive.test_crash_points import pulled, pulls
 from tests.archive.test_purge import CRASHES, apply, contents, entries_of, require_proven, split
 
 FULL = pytest.mark.full
@@ -108,7 +108,7 @@ def test_a_purge_survives_any_power_cut_and_one_in_its_recovery(
 
 @FULL
 @pytest.mark.timeout(1800)
-@settings(ANY, max_examples=1000)
+@settings(ANY, max_examples=200)
 @given(data=st.data())
 def test_a_purge_survives_any_power_cut_and_one_in_its_recovery_tried_for_long(
     data: st.DataObject, memory: Path
@@ -116,11 +116,10 @@ def test_a_purge_survives_any_power_cut_and_one_in_its_recovery_tried_for_long(
     require_any_pull_survived(data, memory)
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
-@pytest.mark.parametrize("stride", [SHARDS * 8, pytest.param(SHARDS, marks=FULL)])
+@pytest.mark.parametrize("part", parts(32))
 @pytest.mark.parametrize("what", list(CRASHES))
 def test_a_purge_that_a_power_cut_stopped_is_finished_by_the_next_start(
-    what: str, stride: int, shard: int, memory: Path
+    what: str, part: slice, memory: Path
 ) -> None:
     purge = purged(what)
     disk = Disk(purge.tape.nodes)
@@ -130,7 +129,7 @@ def test_a_purge_that_a_power_cut_stopped_is_finished_by_the_next_start(
         for state in pulls(disk, 2):
             states.setdefault(state.digest(), (index, state))
     assert len(states) > 100
-    for index, state in list(states.values())[shard::stride]:
+    for index, state in list(states.values())[part]:
         try:
             purge.require_the_same_end(memory / "crashed", state)
         except Exception as error:
