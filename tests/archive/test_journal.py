@@ -78,7 +78,7 @@ def written(folder: Path, frames: bytes, first: int = 0) -> Path:
 def test_what_is_written_is_read_back(made: list[Entry], first: int) -> None:
     for number, entry in enumerate(made):
         entry.event_no = first + number
-    path = Path(os.environ["XDG_STATE_HOME"]).parent / "any.journal"
+    path = Path(os.environ["XDG_STATE_HOME"]).parent / f"{SEGMENT}.journal"
     path.write_bytes(Header(SEGMENT, first, MARKER).encode() + b"".join(map(frame, made)))
     reader = JournalReader(path)
     assert list(reader.read()) == made
@@ -103,7 +103,7 @@ def test_what_is_written_is_read_back(made: list[Entry], first: int) -> None:
     )
 )
 def test_the_sessions_open_at_the_start_are_read_back(session: OpenSession) -> None:
-    path = Path(os.environ["XDG_STATE_HOME"]).parent / "sessions.journal"
+    path = Path(os.environ["XDG_STATE_HOME"]).parent / f"{SEGMENT}.journal"
     header = Header(SEGMENT, 7, MARKER, (session,))
     path.write_bytes(header.encode())
     assert JournalReader(path).header == header
@@ -167,7 +167,7 @@ def test_frames_inside_a_payload_are_not_frames(tmp_path: Path) -> None:
 @given(st.binary(max_size=200))
 def test_a_torn_tail_that_looks_like_another_journal_is_still_a_torn_tail(noise: bytes) -> None:
     """What an agent can know of journals, a marker of its own, never passes for a frame."""
-    path = Path(os.environ["XDG_STATE_HOME"]).parent / "torn.journal"
+    path = Path(os.environ["XDG_STATE_HOME"]).parent / f"{SEGMENT}.journal"
     foreign = frame(event(1), marker=bytes(reversed(MARKER)))
     torn = frame(event(1, payload=noise + foreign + noise))[:-1]
     path.write_bytes(Header(SEGMENT, 0, MARKER).encode() + frame(event(0)) + torn)
@@ -315,6 +315,13 @@ def test_journals_are_ordered_by_their_events_whatever_their_ids_say(tmp_path: P
     layout.journal("gw1", ids[2]).write_bytes(b"AA1J")
     with pytest.raises(ArchiveError, match="header is damaged"):
         journal.in_order(layout, "gw1")
+
+
+def test_a_journal_under_another_name_than_its_segment_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, b"")
+    other = path.rename(path.with_name(f"{UUID(int=9)}.journal"))
+    with pytest.raises(TamperedError, match=f"its header says segment {SEGMENT}"):
+        JournalReader(other)
 
 
 def test_what_is_no_journal_or_a_newer_one_is_refused(tmp_path: Path) -> None:

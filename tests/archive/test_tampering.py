@@ -7,6 +7,7 @@ harmless to change.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 import re
@@ -16,12 +17,14 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pytest
 
 from agentaudit.archive import verify_log
 from agentaudit.archive.drill.machine import rewrite_parquet
+from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
@@ -273,6 +276,28 @@ def test_cutting_the_live_journal_back_behind_its_last_tick_is_found(
         result = check(site, deep=deep)
         assert result.ok is False
         assert [finding.check for finding in result.findings] == ["tick"]
+
+
+def test_a_live_journal_that_says_another_segment_is_found_whatever_is_in_it(
+    live: Site, tmp_path: Path
+) -> None:
+    """What is ticked is looked up by its segment: nothing would be held against it."""
+    site = live.copy_to(tmp_path / "copy")
+    (path,) = site.journals()
+    header = JournalReader(path).header
+    path.write_bytes(dataclasses.replace(header, segment=UUID(int=1)).encode())
+    for deep in (False, True):
+        result = check(site, deep=deep)
+        assert result.ok is False
+        assert f"{path.name}: its header says segment {UUID(int=1)}" in str(result.findings[0])
+
+
+def test_a_tick_of_a_segment_that_is_not_there_is_found(site: Site) -> None:
+    tick = {"type": "tick", "at": 1, "segment": str(UUID(int=1)), "n": 2, "root": "00" * 32}
+    resign(site, lambda entries: [*entries, tick])
+    result = check(site)
+    assert [finding.check for finding in result.findings] == ["tick"]
+    assert "ticked at 2 events" in result.findings[0].seen
 
 
 @pytest.mark.parametrize("size", [0, 1, 100])

@@ -23,7 +23,7 @@ from agentaudit import _native
 from agentaudit.archive import canonical
 from agentaudit.archive.batch import BATCH_ROWS, FIXED, NO_STATUS, Batch, Entry, Values
 from agentaudit.archive.files import PRIVATE_MODE, sync_folder, write_all
-from agentaudit.archive.layout import Layout
+from agentaudit.archive.layout import Layout, is_segment
 from agentaudit.errors import ArchiveError, TamperedError
 
 __all__ = (
@@ -147,12 +147,22 @@ class JournalReader:
 
     An incomplete or invalid end is not an error here: the writer may be in the middle of it.
     `damage` tells the two apart when nobody writes any more.
+
+    Raises:
+        ArchiveError: no journal, or its header is damaged.
+        TamperedError: the journal of another segment than its name says.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("rb") as file:
             self.header, self.offset = _read_header(file.read(_HEADER.size), file, path)
+        if is_segment(path.stem) and str(self.header.segment) != path.stem:
+            # What the log says of a segment is looked up by its name: it must be this one's.
+            raise TamperedError(
+                f"{path.name}: its header says segment {self.header.segment}",
+                hint="no recorder names a journal so; keep a copy of the archive",
+            )
         self._next_event_no = self.header.first_event_no
 
     def read(self) -> Iterator[Entry]:

@@ -67,6 +67,15 @@ def anchor_size(path: str) -> int | None:
     return None if match is None else int(match[1])
 
 
+def is_segment(name: str) -> bool:
+    """Whether `name` is a segment's id, in the form that paths have it.
+
+    >>> is_segment("018bcfe5-6800-7def-8123-456789abcdef"), is_segment("notes")
+    (True, False)
+    """
+    return _SEGMENT.match(name) is not None
+
+
 def segment_path(table: str, gateway: str, first_us: int, segment: UUID) -> str:
     """Return the path, below the archive, of a segment's Parquet file for `table`.
 
@@ -156,7 +165,7 @@ class Layout:
     def journal_segments(self, gateway: str) -> set[UUID]:
         """Return the segments with a journal; other files there are no journals."""
         names = (path.stem for path in self.journals(gateway).glob("*.journal"))
-        return {UUID(name) for name in names if _SEGMENT.match(name)}
+        return {UUID(name) for name in names if is_segment(name)}
 
 
 @dataclass(frozen=True, slots=True)

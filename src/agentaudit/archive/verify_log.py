@@ -433,6 +433,10 @@ class LogCheck:
                     f"{self._place} entry {number}",
                     f"segment {segment_text} was begun and has neither journal nor seal",
                 )
+        for segment_text, ticks in self._ticks.items():
+            if UUID(segment_text) not in live and segment_text not in self._opened:
+                seen = f"ticked at {max(ticks)} events, and nothing there is held against that"
+                self._found("tick", f"segment {segment_text}", seen)
 
     def _check_journal(self, reader: journal.JournalReader, tracker: Tracker, place: str) -> None:
         ticks = self._ticks.pop(str(reader.header.segment), {})

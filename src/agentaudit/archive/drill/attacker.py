@@ -31,7 +31,7 @@ from agentaudit.archive.drill.machine import (
 )
 from agentaudit.archive.drill.stage import Stage
 from agentaudit.archive.ids import uuid7
-from agentaudit.archive.journal import Entry, JournalReader, encode_frame
+from agentaudit.archive.journal import Entry, Header, JournalReader, encode_frame
 from agentaudit.archive.keys import People
 from agentaudit.archive.note import Signer
 from agentaudit.archive.purge import Purger, Sessions, Steps, list_document, take
@@ -117,7 +117,11 @@ class Attacker:
         write_file(one, second)
         write_file(other, first)
 
-    def rewrite_journal(self, change: Callable[[list[Entry]], list[Entry]]) -> None:
+    def rewrite_journal(
+        self,
+        change: Callable[[list[Entry]], list[Entry]],
+        header: Callable[[Header], Header] = lambda header: header,
+    ) -> None:
         """Write the journal anew with `change` of its events, every checksum right."""
         path = self.journal()
         reader = JournalReader(path)
@@ -132,7 +136,7 @@ class Attacker:
             )
             for entry in change(list(reader.read()))
         ]
-        write_file(path, b"".join([reader.header.encode(), *frames]))
+        write_file(path, b"".join([header(reader.header).encode(), *frames]))
 
     def remove_gateway(self, gateway: str) -> None:
         """Remove all that a gateway has ever recorded, and rules that were in force only there."""

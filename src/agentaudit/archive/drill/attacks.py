@@ -11,7 +11,7 @@ import enum
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -264,6 +264,18 @@ def _(a: Attacker) -> None:
 @attack("edit-journal", "rewrites an event of the journal, every checksum right", base=Base.LIVE)
 def _(a: Attacker) -> None:
     a.rewrite_journal(_first_statement_edited)
+
+
+@attack(
+    "disown-journal",
+    "rewrites an event of the journal, and names another segment in its header",
+    base=Base.LIVE,
+)
+def _(a: Attacker) -> None:
+    a.rewrite_journal(
+        _first_statement_edited,
+        lambda header: replace(header, segment=UUID(int=header.segment.int + 1)),
+    )
 
 
 @attack(
