@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ from uuid import UUID
 import pyarrow.parquet as pq
 import pytest
 
+from agentaudit.archive import canonical
 from agentaudit.archive.layout import TABLES
 from agentaudit.archive.purge import plan as make_plan
 from agentaudit.archive.retention import standing
+from agentaudit.archive.segment import TableWriter
 from agentaudit.errors import RecordingError
 from tests.archive.purging import (
     BIG,
@@ -37,6 +42,7 @@ from tests.archive.purging import (
 from tests.archive.recording import (
     GATEWAY,
     Site,
+    crashed,
     order,
     recover,
     retention,
@@ -368,6 +374,101 @@ def test_a_policy_that_changes_while_retention_is_applied_stops_it(site: Site) -
     assert "policy has changed" in next(a["error"] for a in answers if a.get("order") == 1)
     assert entries_of(site, "purge_intent") == []
     assert list(site.archive.rglob("purges/*")) == []
+    require_proven(site)
+
+
+def test_a_segment_may_be_sealed_while_an_order_goes_through_the_archive(
+    site: Site, tmp_path: Path
+) -> None:
+    ids = split(site)
+    ahead = site.copy_to(tmp_path / "ahead")
+    crashed(ahead, close=True)
+    answers: list[dict[str, Any]] = []
+    with sealer(site, said=answers.append) as opened:
+        opened.recover()
+        selector = {"session": str(ids["bob"])}
+        opened.order({"order": 1, "do": "erase", "selector": selector, "dry_run": True})
+        for _ in range(3):
+            opened.work(0.0)
+        before = len(entries_of(site, "seal"))
+        (journal,) = ahead.journals()
+        shutil.copy(journal, site.layout.journals(GATEWAY))
+        opened.turn()
+        opened._seal()
+        assert len(entries_of(site, "seal")) == before + 1
+        opened.stop()
+    (answer,) = (answer for answer in answers if answer.get("order") == 1)
+    assert answer["result"]["totals"]["sessions"]["sessions"] == 1
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, damaged])
+@pytest.mark.parametrize("table", ["sessions", "events", "commands"])
+def test_an_order_that_meets_a_bad_file_is_answered_with_its_name(
+    site: Site, table: str, harm: Callable[[Path], None]
+) -> None:
+    recorded(site)
+    (path,) = sealed_files(site, table)
+    harm(path)
+    answer = order(site, "retention_apply", event=0)
+    assert path.relative_to(site.archive).as_posix() in answer["error"]
+    assert entries_of(site, "purge_intent") == []
+
+
+def test_a_purge_on_a_full_disk_ends_nothing_and_goes_on_once_there_is_room(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded(site)
+    event = event_of(site, "purge")
+    files = contents(site)
+
+    def is_full(self: TableWriter, table: Any) -> None:
+        self.temporary.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary.write_bytes(b"the beginning")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    told: list[dict[str, Any]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(TableWriter, "write", is_full)
+        assert "No space left on device" in order(site, "retention_apply", event=event)["error"]
+        with sealer(site, said=told.append) as opened:
+            opened.recover()
+            opened.stop()
+    assert [(each["level"], each["notice"]) for each in told if "notice" in each] == [
+        ("error", "a purge cannot be finished")
+    ]
+    assert contents(site) == files
+    assert len(standing(site.log_entries()).unfinished()) == 1
+    assert order(site, "retention_apply", event=event)["result"]
+    assert b"secret of bob" not in every_value(site)
+    require_proven(site)
+
+
+def test_a_damaged_segment_does_not_stop_a_start_that_has_a_purge_to_finish(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split(site)
+    assert stopped_at(site, 8, monkeypatch)
+    (purge,) = standing(site.log_entries()).unfinished()
+    segment = next(
+        s
+        for s in canonical.decode(site.layout.purge(purge.purge).read_bytes())["segments"]
+        if not s["whole"] and s["segment"] not in purge.done
+    )["segment"]
+    path = next(site.archive.rglob(f"events/**/{segment}.parquet"))
+    good = path.read_bytes()
+    damaged(path)
+
+    recover(site)
+
+    assert segment in order(site, "retention_apply", event=0)["error"]
+    assert len(standing(site.log_entries()).unfinished()) == 1
+    path.write_bytes(good)
+    recover(site)
+    assert standing(site.log_entries()).unfinished() == []
     require_proven(site)
 
 

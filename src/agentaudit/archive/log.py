@@ -99,6 +99,8 @@ class LogWriter:
         self._memory = memory
         self._tiles = Tiles()
         self._found: Log | None = None
+        self.is_whole = True
+        """Whether all that was appended is there; if not, nobody may go on with it."""
         self.note = b""
         """The checkpoint as it was last signed by this writer."""
         if not (folder / "checkpoint").exists():
@@ -160,13 +162,15 @@ class LogWriter:
 
         Raises:
             ArchiveError: an entry is longer than the format allows.
-            OSError: the log cannot be written; this writer must not be used again.
+            OSError: the log cannot be written; `is_whole` is false from then on, and this writer
+                must not be used again.
         """
         added = [canonical.encode(entry) for entry in entries]
         for entry in added:
             if len(entry) > MAX_ENTRY_BYTES:
                 raise ArchiveError(f"log entry: {len(entry)} bytes, at most {MAX_ENTRY_BYTES}")
         folders: set[Path] = set()
+        self.is_whole = False
         changed = self._tiles.append(added)
         for path, data in changed.items():
             target = self.folder / path
@@ -180,6 +184,7 @@ class LogWriter:
         replace(self.folder / "checkpoint", note)
         replace(self._memory, note)
         self.note = note
+        self.is_whole = True
         self._remove_partials(changed)
 
     def _remove_partials(self, changed: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -42,7 +43,7 @@ from agentaudit.archive.retention import (
     parse_policy,
     selects,
 )
-from agentaudit.archive.rewrite import Cut, count_rows, remove_segment, rewrite
+from agentaudit.archive.rewrite import Cut, count_rows, naming, remove_segment, rewrite
 from agentaudit.errors import ArchiveError, RecordingError, TamperedError
 
 MAX_SESSIONS = 10_000
@@ -105,7 +106,8 @@ class Sessions:
 
     def segments(self) -> Iterator[str]:
         """Yield the segments that have not gone whole, in order of the log."""
-        for segment in self._seals:
+        # A copy: the sealer goes on sealing between the steps of whoever asks.
+        for segment in list(self._seals):
             if not self._standing.segments[segment].is_gone:
                 yield segment
 
@@ -113,6 +115,13 @@ class Sessions:
         """Return where a segment's file of `table` lies."""
         first_us = self._seals[segment]["first_at"]
         return self._layout.root / segment_path(table, self._gateway, first_us, UUID(segment))
+
+    @contextmanager
+    def _reading(self, segment: str, table: str) -> Iterator[Path]:
+        """Give where a segment's file of `table` lies, and name it in what goes wrong with it."""
+        path = self.path(segment, table)
+        with naming(path.relative_to(self._layout.root).as_posix()):
+            yield path
 
     def closed(self, wanted: Callable[[str, int], object]) -> Iterator[Sealed | None]:
         """Yield the closed sessions for whose target and time of closing `wanted` is true.
@@ -132,7 +141,8 @@ class Sessions:
 
     def _rows(self, segment: str, spread: dict[bytes, list[str]]) -> Iterator[_Found]:
         """Yield the sessions that closed in `segment`; keep in `spread` where others have rows."""
-        table = pq.read_table(self.path(segment, "sessions"), columns=list(_COLUMNS))
+        with self._reading(segment, "sessions") as path:
+            table = pq.read_table(path, columns=list(_COLUMNS))
         columns = [_plain(table, name) for name in _COLUMNS]
         for row in zip(*columns, strict=True):
             session_id, name, target, opened_us, closed_us, close_event_no, is_final, key_p = row
@@ -159,7 +169,13 @@ class Sessions:
 
     def count(self, segment: str) -> int:
         """Return how many sessions have rows in `segment`."""
-        return int(pq.read_metadata(self.path(segment, "sessions")).num_rows)
+        with self._reading(segment, "sessions") as path:
+            return int(pq.read_metadata(path).num_rows)
+
+    def count_rows(self, segment: str, cut: Cut) -> int:
+        """Return how many rows of a segment's `events` a cut takes, or strips of their payload."""
+        with self._reading(segment, "events") as path:
+            return count_rows(path, cut)
 
     def rows_left(self, segment: str) -> int:
         """Return how many rows of `segment` have not gone."""
@@ -176,8 +192,7 @@ class Sessions:
             TamperedError: one is not; what was changed must not be purged away.
         """
         for table, file in self._standing.segments[segment].files.items():
-            path = self.path(segment, table)
-            with path.open("rb") as opened:
+            with self._reading(segment, table) as path, path.open("rb") as opened:
                 if file_digest(opened, "sha256").hexdigest() != file["sha256"]:
                     raise TamperedError(
                         f"{path.relative_to(self._layout.root)}: not the file that was sealed",
@@ -337,7 +352,7 @@ def _by_segment(
         cut = Cut(what, frozenset(ours))
         whole = cut.takes_rows and len(ours) == sessions.count(segment)
         left = sessions.rows_left(segment)
-        rows = left if whole else count_rows(sessions.path(segment, "events"), cut)
+        rows = left if whole else sessions.count_rows(segment, cut)
         found.append(
             {
                 "segment": segment,
@@ -528,6 +543,8 @@ class Purger:
         `event` is the number of the control session's event that says who ordered it.
 
         Raises:
+            ArchiveError, OSError: a file cannot be read or written; what was begun goes on the
+                next time.
             RecordingError: the people key is not there: nobody can tell whom a hold holds.
             TamperedError: the archive is not what was sealed; from there on nothing is touched.
         """
@@ -628,6 +645,7 @@ class Purger:
         """Finish what an earlier run began, and remove lists that nothing came of.
 
         Raises:
+            ArchiveError, OSError: a file cannot be read or written.
             TamperedError: a segment or list is not what was sealed or logged.
         """
         yield from self._resume()

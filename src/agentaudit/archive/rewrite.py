@@ -16,9 +16,12 @@ Format: docs/formats/archive.md, "Purges"
 
 from __future__ import annotations
 
+import errno
+import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -51,7 +54,7 @@ from agentaudit.archive.segment import (
     TableWriter,
     read_batches,
 )
-from agentaudit.errors import TamperedError
+from agentaudit.errors import ArchiveError, TamperedError
 
 _BATCH_ROWS = 16_384
 # Decisions before events, whose rows say which of them go; sessions last, for its keys.
@@ -135,9 +138,34 @@ def rewrite(
     Raises:
         TamperedError: its rows do not hash to the root that was sealed, before or after; then the
             old files are still in place.
+        ArchiveError: a file of it cannot be read, or written again; a second run goes on.
     """
     work = _Rewrite(layout, gateway, seal, remains, cut)
-    return (yield from work.run())
+    try:
+        with naming(f"segment {seal['segment']}"):
+            return (yield from work.run())
+    except Exception:
+        work.discard()
+        raise
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Name `place` in what goes wrong with a file: Arrow's errors name neither file nor reason.
+
+    Raises:
+        ArchiveError: in place of an OSError, or of one of Arrow's.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        why = getattr(error, "strerror", None) or "damaged"
+        if isinstance(error, FileNotFoundError):
+            why = os.strerror(errno.ENOENT)
+        raise ArchiveError(
+            f"{place}: {why}",
+            hint="a purge that was begun goes on the next time; `agentaudit verify` says more",
+        ) from error
 
 
 class _Rewrite:
@@ -163,6 +191,7 @@ class _Rewrite:
         self._gaps = read_gaps(layout, segment, remains)
         self._made: dict[str, SealedFile] = {}
         self._writers: dict[str, TableWriter] = {}
+        self._begun: list[Path] = []
         self._gone: set[str] = set()
 
     def run(self) -> Steps:
@@ -251,7 +280,6 @@ class _Rewrite:
             yield
         tree.extend(gaps.between(tree.size, seal["n"]) or b"")
         if tree.size != seal["n"] or tree.root().hex() != seal["root"]:
-            self._discard()
             raise TamperedError(
                 f"segment {seal['segment']}: {tree.size} events hash to "
                 f"{tree.root().hex()[:8]}…, {seal['n']} and {seal['root'][:8]}… as sealed",
@@ -278,7 +306,7 @@ class _Rewrite:
     def _write(
         self, path: Path, name: str, indices: Iterable[int], values: Iterable[bytes]
     ) -> None:
-        writer = TableWriter(self._root, path.relative_to(self._root).as_posix(), name)
+        writer = self._begin(path.relative_to(self._root).as_posix(), name)
         writer.write(_table(name, list(zip(indices, values, strict=True))))
         writer.finish()
 
@@ -298,7 +326,12 @@ class _Rewrite:
         yield
 
     def _writer(self, table: str) -> TableWriter:
-        return TableWriter(self._root, self._paths[table], table)
+        return self._begin(self._paths[table], table)
+
+    def _begin(self, relative: str, name: str) -> TableWriter:
+        writer = TableWriter(self._root, relative, name)
+        self._begun.append(writer.temporary)
+        return writer
 
     def _finish(self, table: str, writer: TableWriter) -> None:
         """Take what was written as the table's file; a table without rows has none."""
@@ -454,10 +487,14 @@ class _Rewrite:
                 sync_folder(path.parent)
             elif table in self._made:
                 self._writers[table].publish()
+            elif (there := self._at(table)) is not None:
+                # A run before this one may have moved it and not synced that.
+                sync_folder(there.parent)
 
-    def _discard(self) -> None:
-        for writer in self._writers.values():
-            writer.temporary.unlink(missing_ok=True)
+    def discard(self) -> None:
+        """Remove what was begun and has no name yet: a full disk needs the room."""
+        for path in self._begun:
+            path.unlink(missing_ok=True)
 
     def _count(self) -> int:
         """Return how many rows this cut has taken, or stripped of their payload."""

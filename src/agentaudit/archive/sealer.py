@@ -173,8 +173,7 @@ class Sealer:
             self._log.signers = [self._signer, self._epoch_keys.find(self._epoch_key)]
             self._begin_epoch()
         self._remove_unsealed()
-        for _ in self._purger.finish():
-            pass
+        self._finish_purges()
         for segment in journals:
             if segment in self._seals:
                 self._remove_journal(segment)
@@ -188,6 +187,18 @@ class Sealer:
         )
         self._anchoring = Anchoring(log.folder, log.found(), outside.anchors, self._say)
         return self._next_event_no
+
+    def _finish_purges(self) -> None:
+        """Finish what an earlier run began; a file that is in its way is in the way of it alone."""
+        try:
+            for _ in self._purger.finish():
+                pass
+        except Exception as error:
+            if not self._log.is_whole:
+                raise
+            why = _refusal("a purge", error)
+            notice = {"notice": "a purge cannot be finished", "level": "error"}
+            self._say(notice | {"reason": why["error"], "hint": why["hint"]})
 
     def _begin_log(self) -> None:
         place = self._place
@@ -452,6 +463,9 @@ class Sealer:
         """Carry on with what was ordered, for about `budget_s`; say whether there is more to do.
 
         An order that cannot be carried out is answered with the reason and ends nothing else.
+
+        Raises:
+            OSError: the log or the journal cannot be written.
         """
         deadline_s = time.monotonic() + budget_s
         while self._order is not None or self._orders:
@@ -459,41 +473,40 @@ class Sealer:
                 message = self._orders.popleft()
                 self._order = _Order(message["order"], message, self._carry_out(message))
             order = self._order
-            try:
-                if not self._has_evidence(order):
-                    break
-                next(order.steps)
-            except StopIteration as done:
+            if self._has_evidence(order):
+                answer = self._step(order)
+            elif time.monotonic() > order.deadline_s:
+                what = f"event {order.event_no}: not recorded"
+                answer = {"error": what, "hint": "an order needs its event first"}
+            else:
+                break
+            if answer is not None:
                 self._order = None
-                self._say({"order": order.number, "result": done.value})
-            except AgentauditError as error:
-                self._order = None
-                self._say({"order": order.number, "error": str(error), "hint": error.hint})
-            except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-                self._order = None
-                what = f"order {order.message.get('do')}: {type(error).__name__}"
-                traceback.print_tb(error.__traceback__)
-                self._say({"order": order.number, "error": what, "hint": ""})
+                self._say({"order": order.number, **answer})
             if time.monotonic() >= deadline_s:
                 break
         return self._order is not None or bool(self._orders)
 
-    def _has_evidence(self, order: _Order) -> bool:
-        """Say whether the event that says who ordered it is signed: what it does comes after.
+    def _step(self, order: _Order) -> dict[str, Any] | None:
+        """Take an order's next step; return the answer to it once there is one."""
+        try:
+            next(order.steps)
+        except StopIteration as done:
+            return {"result": done.value}
+        except Exception as error:
+            if not self._log.is_whole:
+                raise  # nobody can sign any more: that is the end of more than this order
+            return _refusal(f"order {order.message.get('do')}", error)
+        return None
 
-        Raises:
-            RecordingError: it does not come.
-        """
+    def _has_evidence(self, order: _Order) -> bool:
+        """Say whether the event that says who ordered it is signed: what it does comes after."""
         event_no = order.event_no
         if event_no is None or self._next_event_no + self._ticked > event_no:
             return True
         if self._next_event_no + (self._open.tree.size if self._open else 0) > event_no:
             self._tick()
             return True
-        if time.monotonic() > order.deadline_s:
-            raise RecordingError(
-                f"event {event_no}: not recorded", hint="an order needs its event first"
-            )
         return False
 
     def _carry_out(self, message: dict[str, Any]) -> Steps:
@@ -704,6 +717,20 @@ def _take_lock(path: Path) -> int:
             time.sleep(0.05)
 
 
+def _refusal(what: str, error: Exception) -> dict[str, Any]:
+    """Return why `what` was not done; of an error of our own only its kind and place."""
+    if isinstance(error, AgentauditError):
+        return {"error": str(error), "hint": error.hint}
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return {"error": f"{what}: {where}{error.strerror}", "hint": "mend the disk, and try again"}
+    # Not the value: what is recorded may be in its text.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    traceback.print_tb(error.__traceback__)
+    at = f"{Path(place.filename).name}:{place.lineno}"
+    return {"error": f"{what}: {type(error).__name__} at {at}", "hint": "report it with the trace"}
+
+
 def _follow(
     place: Place, clock: str, outside: Outside, say: Callable[[dict[str, Any]], None]
 ) -> int:
@@ -743,7 +770,9 @@ def _first_line(fd: int) -> bytes:
 
 def disk_error(place: Place, error: OSError) -> tuple[str, str]:
     """Return what a sealer says, and hints at, whose disk has failed."""
-    return f"archive {place.archive}: sealer: {error.strerror}", "mend the disk, then restart"
+    # Arrow's own have no number and no words of the system's.
+    why = error.strerror or type(error).__name__
+    return f"archive {place.archive}: sealer: {why}", "mend the disk, then restart"
 
 
 def main() -> int:
