@@ -408,8 +408,9 @@ def _print_plan(gateway: str, plan: Mapping[str, Any], would_go: str) -> None:
 
 def _print_purges(gateway: str, done: Mapping[str, Any]) -> None:
     for purge in done["purges"]:
+        begun = "begun earlier, " if purge.get("resumed") else ""
         print(
-            f"{gateway}: purge {purge['purge']}: {purge['what']} of {purge['sessions']:,} "
+            f"{gateway}: purge {purge['purge']}: {begun}{purge['what']} of {purge['sessions']:,} "
             f"sessions, {purge['rows']:,} rows of {purge['segments']:,} segments"
         )
     if not done["purges"]:

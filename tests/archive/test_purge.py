@@ -18,9 +18,11 @@ import pytest
 
 from agentaudit.archive import canonical
 from agentaudit.archive.layout import TABLES
+from agentaudit.archive.purge import Purger
 from agentaudit.archive.purge import plan as make_plan
-from agentaudit.archive.retention import standing
+from agentaudit.archive.retention import Standing, standing
 from agentaudit.archive.segment import TableWriter
+from agentaudit.archive.verify import verify
 from agentaudit.errors import RecordingError
 from tests.archive.purging import (
     BIG,
@@ -470,6 +472,61 @@ def test_a_damaged_segment_does_not_stop_a_start_that_has_a_purge_to_finish(
     recover(site)
     assert standing(site.log_entries()).unfinished() == []
     require_proven(site)
+
+
+def test_a_hold_also_keeps_what_an_unfinished_purge_has_not_taken_yet(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = recorded(site, retention(orders={"keep": 30}), segments=2)
+    first, second = (entry["segment"] for entry in entries_of(site, "seal"))
+    (bad,) = (path for path in sealed_files(site, "events") if path.stem == second)
+    event, good = event_of(site, "purge"), bad.read_bytes()
+    name_list = Purger._name_list
+
+    def then_damaged(self: Purger, intent: dict[str, Any]) -> None:
+        name_list(self, intent)
+        damaged(bad)
+
+    with sealer(site) as opened, monkeypatch.context() as patched:
+        opened.recover()
+        patched.setattr(Purger, "_name_list", then_damaged)
+        opened.order({"order": 1, "do": "retention_apply", "event": event})
+        while opened.work():
+            pass
+    assert [done["segment"] for done in entries_of(site, "purge_done")] == [first]
+    bad.write_bytes(good)
+    with sealer(site) as opened:
+        # As a running gateway, which does not recover in between.
+        opened._read_log()
+        opened._log.signers = site.signers
+        selector = {"session": str(ids["bob1"])}
+        event = event_of(site, "legal_hold", action="set")
+        opened.order({"order": 2, "do": "legal_hold_set", "selector": selector, "event": event})
+        while opened.work():
+            pass
+    forged = site.copy_to(tmp_path / "forged")
+
+    result = apply(site)
+
+    assert [(each["resumed"], each["sessions"]) for each in result["purges"]] == [(True, 6)]
+    held = {each["session"] for each in result["held"]}
+    assert held == {str(ids[name]) for name in ("bob1", "ana1", "eve1")}, "all of that segment"
+    assert b"secret of bob1" in every_value(site)
+    assert len(standing(site.log_entries()).unfinished()) == 1
+    found = verify(site.archive, key=site.vkey, remember=False).findings
+    assert [finding.check for finding in found] == ["purge"]
+    (hold,) = standing(site.log_entries()).holds
+    release(site, hold)
+    recover(site)
+    assert standing(site.log_entries()).unfinished() == []
+    assert b"secret of bob1" not in every_value(site)
+    require_proven(site)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Standing, "holding", lambda self, session: [])
+        recover(forged)
+    found = verify(forged.archive, key=site.vkey, remember=False).findings
+    assert [finding.check for finding in found] == ["hold"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -179,6 +180,15 @@ def test_a_hold_matches_a_session_that_has_all_that_it_names(
     selector: dict[str, Any], is_held: bool
 ) -> None:
     assert selects(selector, CLOSED) is is_held
+
+
+@pytest.mark.parametrize("selector", [{"since": 150}, {"until": 150}, {"since": 200, "until": 100}])
+def test_a_session_in_which_the_clock_was_set_back_lasted_from_the_earlier_to_the_later_time(
+    selector: dict[str, Any],
+) -> None:
+    back = replace(CLOSED, opened_us=CLOSED.closed_us, closed_us=CLOSED.opened_us)
+    assert selects(selector, back) is selects(selector, CLOSED)
+    assert (back.begin_us, back.end_us) == (CLOSED.begin_us, CLOSED.end_us) == (100, 200)
 
 
 def test_a_hold_holds_until_it_is_released() -> None:

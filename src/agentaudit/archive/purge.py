@@ -18,7 +18,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,7 +124,7 @@ class Sessions:
             yield path
 
     def closed(self, wanted: Callable[[str, int], object]) -> Iterator[Sealed | None]:
-        """Yield the closed sessions for whose target and time of closing `wanted` is true.
+        """Yield the closed sessions for whose target and end `wanted` is true.
 
         Those of nobody are left out: no purge may take them. A None follows on each segment, for
         who has other things to do meanwhile.
@@ -135,7 +135,7 @@ class Sessions:
                 session = found.session
                 if not (session.target or found.name):
                     continue
-                if wanted(session.target, session.closed_us):
+                if wanted(session.target, session.end_us):
                     yield replace(session, user=self._hmac(found.name))
             yield None
 
@@ -275,11 +275,11 @@ def plan(layout: Layout, gateway: str, now_us: int, people: People | None = None
         if entry["type"] == "seal":
             seals[entry["segment"]] = entry
     sessions = Sessions(layout, gateway, seals, standing, people)
-    made = _finished(make_plan(sessions, standing, now_us, people))
-    return _finished(told(sessions, standing, made))
+    made = finished(make_plan(sessions, standing, now_us, people))
+    return finished(told(sessions, standing, made))
 
 
-def _finished(steps: Generator[None, None, _Made]) -> _Made:
+def finished(steps: Generator[None, None, _Made]) -> _Made:
     """Return what `steps` return, for who has nothing else to do meanwhile."""
     while True:
         try:
@@ -302,7 +302,7 @@ def make_plan(
     for session in sessions.closed(lambda target, at_us: standing.due(target, at_us, now_us)):
         if session is None:
             yield
-        elif what := standing.due(session.target, session.closed_us, now_us):
+        elif what := standing.due(session.target, session.end_us, now_us):
             made.add(session, what, standing, now_us)
     return made
 
@@ -508,6 +508,38 @@ Steps = Generator[None, None, Any]
 _Made = TypeVar("_Made")
 
 
+@dataclass(slots=True)
+class _Resumed:
+    """What became of purges that were begun earlier.
+
+    `held` are the holds, by session, that were set since then, and `kept` by segment: none of
+    these is touched while they stand, for whomever, as what is to go from it is decided already.
+    """
+
+    purges: list[dict[str, Any]] = field(default_factory=list)
+    held: dict[str, list[str]] = field(default_factory=dict)
+    kept: dict[str, set[str]] = field(default_factory=dict)
+
+    def spare(self, made: Plan) -> None:
+        """Let a plan take nothing from the segments that were kept."""
+        for part in (made.sessions, made.payloads):
+            for session in [s for s in part if not self.kept.keys().isdisjoint(s.segments)]:
+                part.remove(session)
+                holds = {hold for name in session.segments for hold in self.kept.get(name, ())}
+                made.held.append((session, sorted(holds)))
+
+    def left(self, made: Plan) -> dict[str, Any]:
+        """Return what stays, of a plan and of the purges that were begun earlier."""
+        left = _left(made)
+        named = {each["session"] for each in left["held"]}
+        left["held"] += [
+            {"session": session, "holds": holds}
+            for session, holds in self.held.items()
+            if session not in named
+        ]
+        return left
+
+
 class Purger:
     """Purges for the one writer of a log: each method is a generator of small steps.
 
@@ -548,16 +580,17 @@ class Purger:
             RecordingError: the people key is not there: nobody can tell whom a hold holds.
             TamperedError: the archive is not what was sealed; from there on nothing is touched.
         """
-        yield from self._resume()
+        resumed: _Resumed = yield from self._resume()
         people = self._people()
         sessions = self._sessions(people)
         made = yield from make_plan(sessions, self._standing, now_us, people)
+        resumed.spare(made)
         basis = {"basis": "policy", "policy": self._standing.policy, "decision": None}
-        purges: list[dict[str, Any]] = []
+        purges = resumed.purges
         for what, part in (("sessions", made.sessions), ("payloads", made.payloads)):
             for batch in batches(part, MAX_SESSIONS):
                 purges += [(yield from self._purge(what, batch, basis | {"event": event}))]
-        return _left(made) | {"purges": purges}
+        return resumed.left(made) | {"purges": purges}
 
     def erase(
         self,
@@ -577,12 +610,11 @@ class Purger:
         Raises:
             RecordingError: nothing that it names can go; the message says why.
         """
-        if not dry_run:
-            yield from self._resume()
+        resumed = _Resumed() if dry_run else (yield from self._resume())
         sessions = self._sessions(self._people())
         made = Plan()
         later = 0
-        for session in sessions.closed(lambda target, closed_us: True):
+        for session in sessions.closed(lambda target, end_us: True):
             if session is None:
                 yield
                 continue
@@ -600,15 +632,16 @@ class Purger:
             if selector.get("session", session) == session and selector.get("user", user) == user
         ]
         left = {"open": still_open, "later": later}
+        resumed.spare(made)
         if dry_run:
             return (yield from told(sessions, self._standing, made)) | left
-        if not made.sessions:
+        if not (made.sessions or resumed.purges):
             raise RecordingError(*_why_nothing(made, still_open, later))
         basis = {"basis": "decision", "policy": self._standing.policy, "decision": decision}
-        purges: list[dict[str, Any]] = []
+        purges = resumed.purges
         for batch in batches(made.sessions, MAX_SESSIONS):
             purges += [(yield from self._purge("sessions", batch, basis))]
-        return _left(made) | left | {"purges": purges}
+        return resumed.left(made) | left | {"purges": purges}
 
     def hold(self, selector: Mapping[str, Any], event: int, now_us: int) -> dict[str, Any]:
         """Set a legal hold; `event` is the control session's event that says who and why.
@@ -641,22 +674,27 @@ class Purger:
         self._append({"type": "legal_hold_release", "hold": hold, "event": event})
         return {"hold": hold}
 
-    def finish(self) -> Iterator[None]:
+    def finish(self) -> Steps:
         """Finish what an earlier run began, and remove lists that nothing came of.
+
+        Returns the legal holds that kept some of it from being finished.
 
         Raises:
             ArchiveError, OSError: a file cannot be read or written.
             TamperedError: a segment or list is not what was sealed or logged.
         """
-        yield from self._resume()
+        resumed: _Resumed = yield from self._resume()
         for path in self._layout.purge("x").parent.glob("*.json.tmp"):
             if self._is_ours(path):
                 path.unlink()
+        return sorted({hold for holds in resumed.kept.values() for hold in holds})
 
-    def _resume(self) -> Iterator[None]:
+    def _resume(self) -> Steps:
+        resumed = _Resumed()
         for purge in self._standing.unfinished():
             self._name_list(purge.intent)
-            yield from self._take(purge)
+            resumed.purges += [(yield from self._take(purge, resumed)) | {"resumed": True}]
+        return resumed
 
     def _sessions(self, people: People | None) -> Sessions:
         return Sessions(self._layout, self._gateway, self._seals, self._standing, people)
@@ -692,7 +730,7 @@ class Purger:
         }
         self._append(intent)
         self._name_list(intent)
-        return (yield from self._take(self._standing.purges[purge]))
+        return (yield from self._take(self._standing.purges[purge], _Resumed()))
 
     def _require_room(self, sessions: Sessions, segments: Sequence[Mapping[str, Any]]) -> None:
         """Return if a second copy of the largest segment to rewrite fits on the disk."""
@@ -713,8 +751,11 @@ class Purger:
             temporary.replace(path)
             files.sync_folder(path.parent)
 
-    def _take(self, purge: Purge) -> Steps:
-        """Take what an intent says, segment by segment; what is done already is passed over."""
+    def _take(self, purge: Purge, resumed: _Resumed) -> Steps:
+        """Take what an intent says, segment by segment; what is done already is passed over.
+
+        So is, and `resumed` gets to know it, what has come under legal hold since the intent.
+        """
         intent = purge.intent
         try:
             listed = read_list(self._layout, intent)
@@ -724,8 +765,18 @@ class Purger:
                 hint="an intent names it: put it back, so that the purge can be finished",
             ) from error
         rows = sum(done["rows"] for done in purge.done.values())
+        held = [
+            (each, holds)
+            for each in listed.sessions
+            if (holds := self._standing.holding(each.session))
+        ]
         for segment, (count, whole) in listed.segments.items():
             if segment in purge.done:
+                continue
+            if of_this := [(each, holds) for each, holds in held if segment in each.segments]:
+                for each, holds in of_this:
+                    resumed.held[str(each.session.session_id)] = holds
+                    resumed.kept.setdefault(segment, set()).update(holds)
                 continue
             seal, remains = self._seals[segment], self._standing.segments[segment]
             if whole:

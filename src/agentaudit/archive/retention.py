@@ -98,6 +98,16 @@ class Closed:
     closed_us: int
 
     @property
+    def begin_us(self) -> int:
+        """The earlier of its two times: a clock that was set back may have closed it first."""
+        return min(self.opened_us, self.closed_us)
+
+    @property
+    def end_us(self) -> int:
+        """The later of its two times, from which its age counts."""
+        return max(self.opened_us, self.closed_us)
+
+    @property
     def is_of_nobody(self) -> bool:
         """Whether it has neither user nor target, as the gateway's own sessions.
 
@@ -147,9 +157,9 @@ def selects(selector: Mapping[str, Any], session: Closed) -> bool:
         elif name == "target":
             right = value == session.target
         elif name == "since":
-            right = session.closed_us >= value
+            right = session.end_us >= value
         elif name == "until":
-            right = session.opened_us <= value
+            right = session.begin_us <= value
         else:
             right = False
         if not right:
@@ -270,10 +280,10 @@ class Standing:
             payload_us=_longest(keep.payload_end_us for keep in said),
         )
 
-    def due(self, target: str, closed_us: int, now_us: int) -> str | None:
+    def due(self, target: str, end_us: int, now_us: int) -> str | None:
         """Return what of a session is due: `sessions` (all of it), `payloads`, or None."""
         keep = self.keep(target, now_us)
-        age_us = now_us - closed_us
+        age_us = now_us - end_us
         if keep.keep_us is not None and age_us >= keep.keep_us:
             return "sessions"
         if keep.payload_us is not None and age_us >= keep.payload_us:

@@ -54,7 +54,7 @@ from agentaudit.archive.log import LogWriter
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
 from agentaudit.archive.open_segment import OpenSegment
 from agentaudit.archive.outside import Outside
-from agentaudit.archive.purge import Purger, Steps, take
+from agentaudit.archive.purge import Purger, Steps, finished, take
 from agentaudit.archive.retention import Standing
 from agentaudit.archive.rows import incomplete_row, session_close_row
 from agentaudit.archive.segment import read_batches
@@ -190,14 +190,14 @@ class Sealer:
 
     def _finish_purges(self) -> None:
         """Finish what an earlier run began; a file that is in its way is in the way of it alone."""
+        notice = {"notice": "a purge cannot be finished", "level": "error"}
         try:
-            for _ in self._purger.finish():
-                pass
+            if holds := finished(self._purger.finish()):
+                self._say(notice | {"reason": f"under legal hold {', '.join(holds)}"})
         except Exception as error:
             if not self._log.is_whole:
                 raise
             why = _refusal("a purge", error)
-            notice = {"notice": "a purge cannot be finished", "level": "error"}
             self._say(notice | {"reason": why["error"], "hint": why["hint"]})
 
     def _begin_log(self) -> None:

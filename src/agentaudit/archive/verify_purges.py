@@ -88,6 +88,7 @@ class PurgesCheck:
         # What was taken so far, by the segment that a session closed in and its place there.
         self._taken: dict[str, set[tuple[str, int]]] = {"sessions": set(), "payloads": set()}
         self._lists: dict[str, PurgeList] = {}
+        self._known_holds: dict[str, set[str]] = {}
         self._latest: tuple[int, str] | None = None
         # Events of the control session that entries point to: event_no, place, and what it must be.
         self._evidence: list[tuple[int, str, str, str]] = []
@@ -262,6 +263,7 @@ class PurgesCheck:
         except MALFORMED:
             return  # found when it was read ahead
         self._lists[entry["purge"]] = listed
+        self._known_holds[entry["purge"]] = set(standing.holds)
         touched: dict[str, int] = {}
         for session in listed.sessions:
             for segment in session.segments:
@@ -315,7 +317,7 @@ class PurgesCheck:
             told("purge", f"{name}: the gateway's own, which never goes")
         if entry["basis"] != "policy":
             return
-        due = self._standing.due(session.target, session.closed_us, entry["at"])
+        due = self._standing.due(session.target, session.end_us, entry["at"])
         if due is None or (due, entry["what"]) == ("payloads", "sessions"):
             told("policy", f"{name}: purged before it was due")
 
@@ -335,6 +337,7 @@ class PurgesCheck:
             told("purge", f"segment {segment} is done twice")
         if remains.is_gone:
             told("purge", f"segment {segment} had gone whole before")
+        self._check_holds_since(entry["purge"], listed, segment, told)
         rows, whole = listed.segments[segment]
         if entry["rows"] != rows:
             told("purge", f"{entry['rows']} rows of segment {segment}", f"{rows} as listed")
@@ -352,6 +355,17 @@ class PurgesCheck:
         if salts is not None and takes_rows:
             told("purge", f"segment {segment}: salts where none belong")
 
+    def _check_holds_since(self, purge: str, listed: PurgeList, segment: str, told: _Told) -> None:
+        """Check that no hold was set since the intent that keeps what was taken of a segment."""
+        known = self._known_holds[purge]
+        for hold in self._standing.holds.values():
+            if hold.hold in known:
+                continue
+            for session in listed.sessions:
+                if segment in session.segments and hold.matches(session.session):
+                    name = session.session.session_id
+                    told("hold", f"session {name}: purged under legal hold {hold.hold}")
+
     # --- the end
 
     def end(self, *, deep: bool) -> None:
@@ -362,7 +376,7 @@ class PurgesCheck:
                 "purge",
                 f"{self._place} entry {purge.number}",
                 f"purge {purge.purge}: {done} of {segments} segments done",
-                "all: it is under way, or the gateway stopped in it and was not started since",
+                "all: it is under way, or a fault, a legal hold or a crash has stopped it",
             )
         sessions, payloads = len(self._taken["sessions"]), len(self._taken["payloads"])
         if sessions or payloads:
