@@ -7,6 +7,7 @@ or bytes cut from a journal.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 import shutil
@@ -18,11 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from agentaudit.archive import journal
-from agentaudit.archive.journal import JournalReader
+from agentaudit.archive.journal import JournalReader, OpenSession
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.verify import verify
@@ -565,6 +567,62 @@ def test_a_damaged_journal_header_is_refused(site: Site) -> None:
     changed[50] ^= 1
     path.write_bytes(changed)
     require_refused(site, path.stem)
+
+
+def another_user(session: OpenSession) -> list[OpenSession]:
+    return [dataclasses.replace(session, facts={**session.facts, "user": "mallory"})]
+
+
+HEADERS: dict[str, Callable[[OpenSession], list[OpenSession]]] = {
+    "another facts": another_user,
+    "another key_t": lambda session: [dataclasses.replace(session, key_t=bytes(32))],
+    "another opened_us": lambda session: [dataclasses.replace(session, opened_us=1)],
+    "another events": lambda session: [dataclasses.replace(session, events=99)],
+    "another bytes_in": lambda session: [dataclasses.replace(session, bytes_in=99)],
+    "not list session": lambda session: [],
+    "which is not open": lambda session: [
+        session,
+        dataclasses.replace(session, session_id=UUID(int=7)),
+    ],
+    "of session": lambda session: [session, *another_user(session)],
+}
+
+
+@pytest.fixture(scope="module")
+def long_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A crash while sessions were open that began in a sealed segment."""
+    site = new_site(tmp_path_factory.mktemp("long") / "site")
+
+    def until_sealed(_: Recorder) -> None:
+        deadline = time.monotonic() + 60
+        while len(site.journals()) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    crashed(site, segment_events=8, more=until_sealed)
+    assert types(site).count("seal") == 1
+    return site
+
+
+@pytest.mark.parametrize("why", HEADERS)
+def test_a_header_that_says_else_of_a_session_than_its_events_is_found_and_refused(
+    long_site: Site, tmp_path: Path, why: str
+) -> None:
+    """No signature covers a header: what it claims is in sealed events as well."""
+    site = long_site.copy_to(tmp_path / "site")
+    path = site.layout.journal(GATEWAY, journal.in_order(site.layout, GATEWAY)[-1])
+    reader = JournalReader(path)
+    frames = path.read_bytes()[reader.offset :]
+    control, ana, *others = sorted(
+        reader.header.sessions, key=lambda session: session.open_event_no
+    )
+    assert ana.facts["user"] == "ana"
+    sessions = (control, *HEADERS[why](ana), *others)
+    path.write_bytes(dataclasses.replace(reader.header, sessions=sessions).encode() + frames)
+    result = verify(site.archive, key=site.vkey, deep=True, remember=False)
+    assert result.ok is False
+    assert why in str(result.findings[0])
+    require_refused(site, why)
 
 
 def test_a_missing_journal_is_refused_once_its_segment_was_ticked(site: Site) -> None:

@@ -27,11 +27,11 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pyarrow as pa
@@ -47,6 +47,7 @@ from agentaudit.archive.files import (
     sync_folder,
     write_all,
 )
+from agentaudit.archive.gaps import read_keys
 from agentaudit.archive.journal import JournalReader, OpenSession
 from agentaudit.archive.keys import EpochKeys, People, Place, epoch_statement, load_key
 from agentaudit.archive.layout import TABLES, Layout, tile_end
@@ -582,29 +583,51 @@ class Sealer:
                 f"{self._next_event_no} expected",
                 hint="a segment before it is missing; keep a copy of the archive",
             )
+        self._resume(reader)
         self._tracker.begin_segment()
-        self._resume(reader.header.sessions)
         self._open = OpenSegment(reader, self._tracker, self._layout)
         self._open.ticks = dict(ticks)
         self._announced = segment in self._opened
         self._ticked = 0
 
-    def _resume(self, sessions: Sequence[OpenSession]) -> None:
-        """Take up the sessions that a sealer before this one has followed so far."""
+    def _resume(self, reader: JournalReader) -> None:
+        """Take up the sessions that a sealer before this one has followed so far.
+
+        What they are is in their sealed events; the header only says which to look for, and since
+        when, for nothing signs it.
+
+        Raises:
+            TamperedError: the header says something else than those events.
+        """
+        tracker, sessions = self._tracker, reader.header.sessions
+        opened_at = {s.session_id.bytes: s.open_event_no for s in sessions}
+        unknown = {one: at for one, at in opened_at.items() if one not in tracker.sessions}
+        if unknown:
+            self._replay(unknown.keys(), since=min(unknown.values()))
+        was_open = 0 if self._previous is None else self._seals[self._previous]["sessions_open"]
+        found = [*tracker.contradictions(sessions)]
+        if len(tracker.sessions) < was_open:
+            listed = f"{len(tracker.sessions)} of {was_open}"
+            found.append(f"its header does not list sessions that are open: {listed}")
+        if found:
+            raise TamperedError(
+                f"{reader.path.name}: {found[0]}",
+                hint="the journal or a sealed file was changed; keep a copy of the archive",
+            )
+
+    def _replay(self, sessions: Container[bytes], *, since: int) -> None:
+        """Follow `sessions` through the segments that are sealed, from event `since` on."""
         tracker, root = self._tracker, self._layout.root
-        unknown = [s for s in sessions if s.session_id.bytes not in tracker.sessions]
-        if not unknown:
-            return
-        for session in unknown:
-            tracker.resume(session)
-        since = min(session.open_event_no for session in unknown)
         for seal in self._seals.values():
             remains = self._standing.segments[seal["segment"]]
             # Nothing of a session that is open goes: what has gone whole has none of its rows.
-            if seal["first_event"] + seal["n"] > since and not remains.is_gone:
-                files = {name: root / file["path"] for name, file in remains.files.items()}
-                for batch in read_batches(files["events"], files.get("blobs")):
-                    tracker.replay(batch)
+            if seal["first_event"] + seal["n"] <= since or remains.is_gone:
+                continue
+            files = {name: root / file["path"] for name, file in remains.files.items()}
+            # Of a session that is open no key is destroyed.
+            keys = cast("dict[bytes, dict[str, bytes]]", read_keys(files["sessions"]))
+            for batch in read_batches(files["events"], files.get("blobs")):
+                tracker.replay(batch, sessions, keys)
 
     def _announcement(self) -> list[dict[str, Any]]:
         assert self._open is not None

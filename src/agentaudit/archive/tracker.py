@@ -7,8 +7,8 @@ costs is paid in `agentaudit._native`; here is what a session costs, and the rar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -53,6 +53,14 @@ class Tracked:
             raise TamperedError(f"session {state.session_id}: its keys are not of 32 bytes each")
         self.in_every_row = {name: self.fact(name) for name in SESSION_COLUMNS}
         self.in_every_row["session_id"] = state.session_id.bytes
+
+    def count(self, run: Run) -> None:
+        """Count the events of a run, but for what is masked in them."""
+        state = self.state
+        state.events += run.rows
+        state.commands += run.commands
+        state.bytes_in += run.bytes_in
+        state.bytes_out += run.bytes_out
 
     def fact(self, name: str) -> str:
         """Return a constant of the session, or the empty string."""
@@ -127,20 +135,54 @@ class Tracker:
         self.closed_sessions = Frontier()
 
     def resume(self, session: OpenSession) -> None:
-        """Take up a session of earlier segments; `replay` brings back what it had there."""
+        """Take up a session of earlier segments as a journal's header has it."""
         self.sessions[session.session_id.bytes] = Tracked(session)
 
-    def replay(self, batch: Batch) -> None:
-        """Take in events of an earlier segment, as far as they are of sessions that were resumed.
+    def replay(
+        self,
+        batch: Batch,
+        wanted: Container[bytes],
+        keys: Mapping[bytes, Mapping[str, bytes]],
+    ) -> None:
+        """Take in events of an earlier, sealed segment, as far as they are of `wanted` sessions.
 
         What is in flight afterwards includes what was in flight then.
         """
-        tracked = [self.sessions.get(run.session_id, _NOBODY) for run in batch.runs]
+        tracked = []
+        for run in batch.runs:
+            is_wanted = run.session_id in wanted
+            if is_wanted and run.opens:
+                self._open(batch, run, lambda _, run: keys[run.session_id])
+            tracked.append(self.sessions.get(run.session_id, _NOBODY) if is_wanted else _NOBODY)
         leaves, _ = _hash(batch, tracked)
         for run, one, part in zip(batch.runs, tracked, _parts(batch, leaves), strict=True):
-            if one is not _NOBODY and not run.closes:
+            if one is not _NOBODY:
+                one.count(run)
                 one.leaves_digest.update(part)
+        for row, spans in batch.spans().items():
+            tracked[batch.slot_of[row]].state.masked += len(spans)
         self.follow(batch)
+        for run, one in zip(batch.runs, tracked, strict=True):
+            if run.closes and one is not _NOBODY:
+                del self.sessions[run.session_id]
+
+    def contradictions(self, header: Sequence[OpenSession]) -> Iterator[str]:
+        """Yield in what a journal's header differs from the sessions that are open before it."""
+        for session in header:
+            known = self.sessions.get(session.session_id.bytes)
+            if known is None:
+                yield f"its header lists session {session.session_id}, which is not open"
+                continue
+            for name in (one.name for one in fields(OpenSession)):
+                if getattr(session, name) != getattr(known.state, name):
+                    yield (
+                        f"its header has another {name} of session {session.session_id} than the "
+                        "events before it"
+                    )
+        listed = {session.session_id.bytes for session in header}
+        for session_id, tracked in self.sessions.items():
+            if session_id not in listed:
+                yield f"its header does not list session {tracked.state.session_id}, which is open"
 
     def follow(self, batch: Batch) -> None:
         """Keep in mind which commands of the open sessions have begun and not ended.
@@ -193,11 +235,7 @@ class Tracker:
         hashes = Hashes(leaves, commits, tracked)
         closes = []
         for run, session, part in zip(batch.runs, tracked, _parts(batch, leaves), strict=True):
-            state = session.state
-            state.events += run.rows
-            state.commands += run.commands
-            state.bytes_in += run.bytes_in
-            state.bytes_out += run.bytes_out
+            session.count(run)
             self.ended += run.commands
             if run.closes:
                 session.leaves_digest.update(part[:-32])

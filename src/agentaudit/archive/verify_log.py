@@ -421,7 +421,8 @@ class LogCheck:
                         f"begins at event {reader.header.first_event_no}",
                         str(self._next_event_no),
                     )
-                self._check_journal(reader, tracker, place)
+                is_whole = self._scope.deep or segment != live[0]
+                self._check_journal(reader, tracker, place, is_whole=is_whole)
             except PermissionError as error:
                 self._result.unread.append(f"{place}: {error.strerror}")
             except (ArchiveError, TamperedError) as error:
@@ -438,14 +439,18 @@ class LogCheck:
                 seen = f"ticked at {max(ticks)} events, and nothing there is held against that"
                 self._found("tick", f"segment {segment_text}", seen)
 
-    def _check_journal(self, reader: journal.JournalReader, tracker: Tracker, place: str) -> None:
+    def _check_journal(
+        self, reader: journal.JournalReader, tracker: Tracker, place: str, *, is_whole: bool
+    ) -> None:
+        """Hold a journal against its ticks, and its header where the tracker knows all sessions."""
         ticks = self._ticks.pop(str(reader.header.segment), {})
-        for session in reader.header.sessions:
+        sessions = reader.header.sessions
+        if is_whole:
+            for what in tracker.contradictions(sessions):
+                self._found("journal", place, what)
+        for session in sessions:
             if session.session_id.bytes not in tracker.sessions:
                 tracker.resume(session)
-                if self._scope.deep and session.open_event_no < self._next_event_no:
-                    seen = f"session {session.session_id} is open, and what it had before is gone"
-                    self._found("purge", place, seen)
         tree = Frontier()
         # Only whole sessions have a digest to complete, and a fast check has not seen them all.
         complete = self._scope.deep

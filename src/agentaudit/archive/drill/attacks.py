@@ -41,7 +41,7 @@ from agentaudit.archive.drill.stage import (
 )
 from agentaudit.archive.gaps import KEY_COLUMNS, read_keys
 from agentaudit.archive.ids import uuid7
-from agentaudit.archive.journal import Entry
+from agentaudit.archive.journal import Entry, OpenSession
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import TILE_WIDTH, entries_path, segment_path, tile_path
 from agentaudit.archive.note import CosigningKey, Signer
@@ -275,6 +275,21 @@ def _(a: Attacker) -> None:
     a.rewrite_journal(
         _first_statement_edited,
         lambda header: replace(header, segment=UUID(int=header.segment.int + 1)),
+    )
+
+
+@attack(
+    "claim-session",
+    "lists another user's session in the journal's header, as one that was open before",
+    base=Base.LIVE,
+)
+def _(a: Attacker) -> None:
+    facts = {"gateway": a.gateway, "user": SELF_APPROVED, "target": KEPT, "protocol": "postgres"}
+    keys = (bytes(32), bytes(32), bytes(32))
+    session = OpenSession(uuid7(1), facts, *keys, opened_us=1, open_event_no=0)
+    a.rewrite_journal(
+        lambda entries: entries,
+        lambda header: replace(header, sessions=(*header.sessions, session)),
     )
 
 
