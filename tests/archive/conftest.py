@@ -1,4 +1,4 @@
-"""Archives are recorded in temporary folders, and what is remembered of them stays there too."""
+"""Archives are recorded in temporary folders, with keys of their own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ import pytest
 
 from tests.archive.faults import Disk
 from tests.archive.recording import Site, crashed, new_site
-
-
-@pytest.fixture(autouse=True)
-def _state_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test remember a log in the state folder of whoever runs it."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 
+@contextmanager
+def _state_in(path: Path) -> Iterator[Path]:
+    # Not the `monkeypatch` of a test, which the test may undo.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(path))
+        yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_wider_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with _state_in(tmp_path_factory.mktemp("state")):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The XDG state folder of the test and of every process that it starts."""
-    path = tmp_path_factory.mktemp("state")
-    monkeypatch.setenv("XDG_STATE_HOME", str(path))
-    return path
+    with _state_in(tmp_path_factory.mktemp("state")) as path:
+        yield path
