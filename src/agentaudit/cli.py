@@ -426,6 +426,8 @@ def _print_left(gateway: str, told: Mapping[str, Any]) -> None:
     if told["waiting"]:
         count = len(told["waiting"])
         print(f"{gateway}: waiting: {count:,} sessions, whose segments were rewritten within a day")
+    for session in told.get("unsealed", ()):
+        print(f"{gateway}: not sealed yet, which an erasure does first: session {session}")
     for session in told.get("open", ()):
         print(f"{gateway}: open still, and left: session {session}")
     if told.get("later"):

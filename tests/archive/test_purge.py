@@ -24,6 +24,7 @@ from agentaudit.archive.retention import Standing, standing
 from agentaudit.archive.segment import TableWriter
 from agentaudit.archive.verify import verify
 from agentaudit.errors import RecordingError
+from agentaudit.model import Kind
 from tests.archive.purging import (
     BIG,
     BIGGER,
@@ -40,10 +41,12 @@ from tests.archive.purging import (
     release,
     require_proven,
     split,
+    talk,
 )
 from tests.archive.recording import (
     GATEWAY,
     Site,
+    counted,
     crashed,
     order,
     recover,
@@ -51,6 +54,8 @@ from tests.archive.recording import (
     rows,
     sealed_files,
     sealer,
+    start,
+    until,
 )
 
 
@@ -202,6 +207,38 @@ def test_an_erasure_takes_what_it_names_and_nothing_else(site: Site) -> None:
     assert b"secret of eve" in after
     require_proven(site)
     assert [entry["basis"] for entry in entries_of(site, "purge_intent")] == ["decision"] * 2
+
+
+async def test_an_erasure_takes_what_closed_in_the_segment_under_way(site: Site) -> None:
+    recorder = await start(site, policy=retention())
+    try:
+        ana, bob = talk(recorder, "ana"), talk(recorder, "bob")
+        selector = {"user": hmac_of(site, "ana")}
+        await counted(recorder)
+        await until(lambda: bool(entries_of(site, "tick")), "a tick")
+        would = await recorder.order("erase", selector=selector, dry_run=True)
+        assert (would["unsealed"], would["totals"]["sessions"]["sessions"]) == ([str(ana)], 0)
+        assert entries_of(site, "seal") == []
+        now_us = recorder.clock.now_us()
+        decision = {
+            "kind": "purge",
+            "state": "approved",
+            "requester": "aa" * 32,
+            "approvers": ["bb" * 32],
+            "selector": selector,
+            "requested_at": now_us,
+            "decided_at": now_us,
+        }
+        event = recorder.record_control(Kind.DECISION, decision)
+        later = talk(recorder, "ana")
+        done = await recorder.order("erase", selector=selector, decision=event, decided_at=now_us)
+        assert ([purge["sessions"] for purge in done["purges"]], done["later"]) == ([1], 1)
+    finally:
+        await recorder.stop()
+    left = {row["session_id"] for row in rows(site, "sessions")}
+    assert {bob, later} <= left
+    assert ana not in left
+    require_proven(site)
 
 
 def test_an_erasure_that_takes_nothing_says_why(site: Site) -> None:

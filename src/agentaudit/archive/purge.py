@@ -508,6 +508,15 @@ Steps = Generator[None, None, Any]
 _Made = TypeVar("_Made")
 
 
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """A session that is open, or has closed in the segment under way; `user` is an HMAC."""
+
+    session: str
+    user: str
+    is_open: bool
+
+
 @dataclass(slots=True)
 class _Resumed:
     """What became of purges that were begun earlier.
@@ -597,15 +606,16 @@ class Purger:
         selector: Mapping[str, str],
         decision: int,
         decided_us: int,
-        open_sessions: Mapping[str, str],
+        unsealed: Sequence[Unsealed],
         *,
         dry_run: bool = False,
     ) -> Steps:
         """Purge the closed sessions that `selector` names, whatever a policy says.
 
         `decision` is the number of the control session's event with the approval, which was given
-        at `decided_us`; sessions that closed later are not what was approved. `open_sessions` are
-        those still open, user by session.
+        at `decided_us`; sessions that closed later are not what was approved. The segment with
+        the decision is sealed, so what of `unsealed` has closed has closed later; a dry run, which
+        seals nothing, returns it as what would go once it is sealed.
 
         Raises:
             RecordingError: nothing that it names can go; the message says why.
@@ -626,14 +636,20 @@ class Purger:
                 later += 1
             else:
                 made.sessions.append(session)
-        still_open = [
-            session
-            for session, user in open_sessions.items()
-            if selector.get("session", session) == session and selector.get("user", user) == user
+        named = [
+            each
+            for each in unsealed
+            if selector.get("session", each.session) == each.session
+            and selector.get("user", each.user) == each.user
         ]
+        still_open = [each.session for each in named if each.is_open]
+        closed = [each.session for each in named if not each.is_open]
+        if not dry_run:
+            later += len(closed)
         left = {"open": still_open, "later": later}
         resumed.spare(made)
         if dry_run:
+            left["unsealed"] = closed
             return (yield from told(sessions, self._standing, made)) | left
         if not (made.sessions or resumed.purges):
             raise RecordingError(*_why_nothing(made, still_open, later))

@@ -358,6 +358,13 @@ class Recorder:
             RecordingError: recording has failed, or the sealer has ended.
         """
         await self.recorded()
+        if do == "erase" and not members.get("dry_run"):
+            # What closed before the decision may be in the open segment, and only what is sealed
+            # can be erased.
+            self._flush()
+            if self._written_no > self._segment_first:
+                self._roll()
+            self._require_healthy()
         return await self._sealer.order(do, members)
 
     async def stop(self) -> None:

@@ -55,7 +55,7 @@ from agentaudit.archive.log import LogWriter
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
 from agentaudit.archive.open_segment import OpenSegment
 from agentaudit.archive.outside import Outside
-from agentaudit.archive.purge import Purger, Steps, finished, take
+from agentaudit.archive.purge import Purger, Steps, Unsealed, finished, take
 from agentaudit.archive.retention import Standing
 from agentaudit.archive.rows import incomplete_row, session_close_row
 from agentaudit.archive.segment import read_batches
@@ -73,6 +73,7 @@ WITNESS_WAIT_S = 5.0
 """How long the end of a gateway waits for its last checkpoint to be cosigned."""
 _LOCK_WAIT_S = 10.0
 _EVIDENCE_WAIT_S = 30.0
+_SEAL_WAIT_S = 600.0
 _STOP_WORK_S = 60.0
 _NICE = 10
 
@@ -84,7 +85,10 @@ class _Order:
         self.number = number
         self.message = message
         self.steps = steps
-        self.deadline_s = time.monotonic() + _EVIDENCE_WAIT_S
+        self.needs_seal = message.get("do") == "erase" and not message.get("dry_run")
+        """Whether the segment of its event must be sealed: of no other can anything be erased."""
+        wait_s = _SEAL_WAIT_S if self.needs_seal else _EVIDENCE_WAIT_S
+        self.deadline_s = time.monotonic() + wait_s
 
     @property
     def event_no(self) -> int | None:
@@ -503,7 +507,11 @@ class Sealer:
     def _has_evidence(self, order: _Order) -> bool:
         """Say whether the event that says who ordered it is signed: what it does comes after."""
         event_no = order.event_no
-        if event_no is None or self._next_event_no + self._ticked > event_no:
+        if event_no is None or self._next_event_no > event_no:
+            return True
+        if order.needs_seal:
+            return False
+        if self._next_event_no + self._ticked > event_no:
             return True
         if self._next_event_no + (self._open.tree.size if self._open else 0) > event_no:
             self._tick()
@@ -524,7 +532,7 @@ class Sealer:
                 message["selector"],
                 message.get("decision", -1),
                 now_us if is_dry else message["decided_at"],
-                self._open_sessions(),
+                self._unsealed_sessions(),
                 dry_run=is_dry,
             )
             return (yield from erasing)
@@ -534,12 +542,15 @@ class Sealer:
             return purger.release(message["hold"], message["event"])
         raise RecordingError(f"order {do!r}: not one that a sealer knows")
 
-    def _open_sessions(self) -> dict[str, str]:
-        """Return the sessions that are open now, with the HMACs of their users."""
-        return {
-            str(tracked.state.session_id): tracked.fact("user_hmac")
-            for tracked in self._tracker.sessions.values()
-        }
+    def _unsealed_sessions(self) -> list[Unsealed]:
+        """Return the sessions that are open, or have closed in the segment that is not sealed."""
+        tracker = self._tracker
+        seen = tracker.seen.values() if self._open is not None else ()
+        closed = [each for each in seen if each.close is not None]
+        return [
+            Unsealed(str(each.state.session_id), each.fact("user_hmac"), is_open=each.close is None)
+            for each in (*tracker.sessions.values(), *closed)
+        ]
 
     def stop(self) -> None:
         """Seal what there is and log that recording has stopped.

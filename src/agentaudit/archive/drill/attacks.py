@@ -1030,7 +1030,7 @@ def _by_policy(purger: Purger) -> Steps:
 
 
 def _erase_by(a: Attacker, decision: int) -> None:
-    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), decision, _NEVER_US, {}))
+    a.purge(lambda purger: purger.erase(a.user(SELF_APPROVED), decision, _NEVER_US, ()))
 
 
 def _nothing_is_kept(standing: Standing) -> None:
