@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ import uvloop
 
 from agentaudit.archive import canonical
 from agentaudit.archive import recorder as recorder_module
+from agentaudit.archive.files import make_folder, replace
 from agentaudit.archive.keys import create_key
-from agentaudit.archive.recorder import Recorder
+from agentaudit.archive.layout import FORMAT_TEXT, Layout
+from agentaudit.archive.recorder import Recorder, _prepare_archive
 from agentaudit.archive.segment import read_entries
 from agentaudit.archive.verify import verify
 from agentaudit.errors import RecordingError, TamperedError
@@ -490,6 +495,31 @@ async def test_rules_in_force_are_kept_and_logged_when_they_change(site: Site) -
     logged = [entry["sha256"] for entry in site.log_entries() if entry["type"] == "policy"]
     assert logged[-1] == digest
     assert [key for key, _ in groupby(logged)] == logged
+
+
+def test_gateways_may_make_an_archive_and_keep_the_same_rules_at_the_same_time(
+    tmp_path: Path,
+) -> None:
+    document = b'{"rules":[]}'
+    begin = threading.Barrier(2)
+
+    def make_archive(layout: Layout, gateway: str) -> None:
+        begin.wait()
+        _prepare_archive(layout, gateway)
+
+    def keep_rules(layout: Layout, gateway: str) -> None:
+        path = layout.policy(sha256(document).hexdigest())
+        make_folder(path.parent)
+        begin.wait()
+        replace(path, document, writer=gateway)
+
+    with ThreadPoolExecutor(2) as executor:
+        for number in range(200):
+            layout = Layout(tmp_path / str(number))
+            for do in (make_archive, keep_rules):
+                list(executor.map(do, (layout, layout), ("gw1", "gw2")))
+            assert layout.format_file.read_bytes() == FORMAT_TEXT
+            assert list(layout.root.rglob("*.tmp")) == []
 
 
 async def test_decisions_and_accesses_are_rows_of_their_own(site: Site) -> None:

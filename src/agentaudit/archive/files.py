@@ -60,20 +60,24 @@ def write_all(fd: int, data: bytes) -> None:
             written += os.write(fd, view[written:])
 
 
-def replace(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
-    """Put `data` at `path` whole or not at all, durably."""
-    write_new(path, data, mode=mode)
+def replace(path: Path, data: bytes, *, mode: int = FILE_MODE, writer: str = "") -> None:
+    """Put `data` at `path` whole or not at all, durably.
+
+    `writer` tells those apart that may do so at once.
+    """
+    write_new(path, data, mode=mode, writer=writer)
     sync_folder(path.parent)
 
 
-def write_new(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
+def write_new(path: Path, data: bytes, *, mode: int = FILE_MODE, writer: str = "") -> None:
     """As `replace`, but the name is durable only after the caller's `sync_folder`."""
-    write_temporary(path, data, mode=mode).replace(path)
+    write_temporary(path, data, mode=mode, writer=writer).replace(path)
 
 
-def write_temporary(path: Path, data: bytes, *, mode: int = FILE_MODE) -> Path:
+def write_temporary(path: Path, data: bytes, *, mode: int = FILE_MODE, writer: str = "") -> Path:
     """Write and sync what `path` is to hold; return under which name it waits."""
-    temporary = path.with_name(path.name + ".tmp")
+    # A writer's own name, and not a process's: what a crash leaves is overwritten the next time.
+    temporary = path.with_name(f"{path.name}.{writer}.tmp" if writer else f"{path.name}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         write_all(fd, data)

@@ -241,7 +241,7 @@ class Recorder:
         path = self._layout.policy(digest)
         make_folder(path.parent)
         # Even where it is there: whoever wrote it may not have lived to sync it.
-        replace(path, document)
+        replace(path, document, writer=self._place.gateway)
         self._sealer.send({"policy": digest})
         return digest
 
@@ -835,6 +835,9 @@ def _prepare_archive(layout: Layout, gateway: str) -> None:
     # It may be there because a gateway was killed right after it had made it.
     with contextlib.suppress(PermissionError):
         sync_folder(layout.root.parent)
+    # Listed before FORMAT is looked for: another gateway may be making this archive just now, and
+    # it makes that file first.
+    others = [path for path in layout.root.iterdir() if not _is_format_in_the_making(path.name)]
     if layout.format_file.exists():
         found = layout.format_file.read_bytes()
         if found != FORMAT_TEXT:
@@ -842,14 +845,18 @@ def _prepare_archive(layout: Layout, gateway: str) -> None:
                 f"archive {layout.root}: FORMAT says {found[:40]!r}, {FORMAT_TEXT!r} expected",
                 hint="give another folder, or use the release that made this archive",
             )
-    elif any(path.name != "FORMAT.tmp" for path in layout.root.iterdir()):
+    elif others:
         raise RecordingError(
             f"archive {layout.root}: not empty, and no archive (no FORMAT file)",
             hint="give an empty or new folder",
         )
     else:
-        replace(layout.format_file, FORMAT_TEXT)
+        replace(layout.format_file, FORMAT_TEXT, writer=gateway)
     make_folder(layout.journals(gateway))
+
+
+def _is_format_in_the_making(name: str) -> bool:
+    return name.startswith("FORMAT.") and name.endswith(".tmp")
 
 
 def _make_reserve(path: Path) -> None:
