@@ -27,6 +27,7 @@ from agentaudit.archive import journal
 from agentaudit.archive.journal import JournalReader, OpenSession
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.recorder import Recorder
+from agentaudit.archive.snapshot import open_archive
 from agentaudit.archive.verify import verify
 from agentaudit.errors import ArchiveError, RecordingError, TamperedError
 from agentaudit.model import Event, Kind, Side
@@ -97,6 +98,37 @@ def test_cut_sessions_are_closed_and_commands_in_flight_are_seen_as_incomplete(s
     assert all(row["flags"] & 2 for row in added), "made by the gateway, so flagged synthetic"
     assert "recovery" in types(site)
     assert not site.journals()
+
+
+def test_a_command_in_flight_has_the_length_of_what_was_answered_and_no_hash(
+    tmp_path: Path,
+) -> None:
+    def answer_in_part(recorder: Recorder) -> None:
+        session = recorder.open_session(BOB, payload_limit=1024)
+        asked = request(session, 0, "select 'long'")
+        for byte in (1, 2, 3):
+            session.record(
+                Event(
+                    kind=Kind.RESPONSE,
+                    side=Side.TARGET,
+                    command_no=0,
+                    payload=bytes([byte]) * 900,
+                    orig_len=900,
+                )
+            )
+        session.record(Event(kind=Kind.CONTENT, side=Side.CLIENT, command_no=0, orig_len=50))
+        sent.append((asked.bytes_in, asked.bytes_out))
+
+    sent: list[tuple[int, int]] = []
+    site = new_site(tmp_path / "site")
+    crashed(site, more=answer_in_part)
+    live = open_archive(site.archive).live["commands"].to_pylist()
+    recover(site)
+    require_sound(site)
+    for found in (live, rows(site, "commands")):
+        (row,) = (row for row in found if row["text"] == "select 'long'")
+        assert (row["status"], row["sha256"]) == ("incomplete", [])
+        assert [(row["bytes_in"], row["bytes_out"])] == sent
 
 
 def test_a_session_is_closed_at_the_time_of_the_last_event_that_was_recorded(site: Site) -> None:

@@ -78,8 +78,10 @@ def command_row(command: Command, *, ended_us: int, duration_us: int) -> bytes:
     return encode(row)
 
 
-def incomplete_row(request: Entry, last_event_no: int) -> dict[str, Any]:
-    """Return the row of a command whose end nobody has seen, as far as its request tells it."""
+def incomplete_row(
+    request: Entry, *, bytes_in: int, bytes_out: int, last_event_no: int
+) -> dict[str, Any]:
+    """Return the row of a command whose end nobody has seen, as far as its events tell it."""
     return {
         "command_no": request.command_no,
         "class": "unknown",
@@ -90,8 +92,8 @@ def incomplete_row(request: Entry, last_event_no: int) -> dict[str, Any]:
         "text": (request.text or b"")[:MAX_ROW_TEXT_BYTES].decode(errors="ignore"),
         "status": "incomplete",
         "started_at": request.observed_us,
-        "bytes_in": request.orig_len,
-        "bytes_out": 0,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
         "masked": 0,
         "first_event_no": request.event_no,
         "last_event_no": last_event_no,

@@ -57,7 +57,7 @@ from agentaudit.archive.open_segment import OpenSegment
 from agentaudit.archive.outside import Outside
 from agentaudit.archive.purge import Purger, Steps, Unsealed, finished, take
 from agentaudit.archive.retention import Standing
-from agentaudit.archive.rows import incomplete_row, session_close_row
+from agentaudit.archive.rows import session_close_row
 from agentaudit.archive.segment import read_batches
 from agentaudit.archive.tracker import Tracker
 from agentaudit.archive.witnessing import Witnessing
@@ -377,8 +377,8 @@ class Sealer:
         sessions = list(self._tracker.sessions.values())
         for tracked in sessions:
             state, seq, commands = tracked.state, tracked.state.events, tracked.state.commands
-            for command_no, request in sorted(tracked.in_flight.items()):
-                row = incomplete_row(request, next_event_no + len(frames) - 1)
+            for command_no, command in sorted(tracked.in_flight.items()):
+                row = command.row(next_event_no + len(frames) - 1)
                 append(state, seq, Kind.COMMAND_END, command_no, row)
                 seq += 1
                 commands += 1

@@ -22,7 +22,6 @@ from agentaudit.archive.log import Contradiction, Log, contradictions, read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import read_list
 from agentaudit.archive.retention import Standing
-from agentaudit.archive.rows import incomplete_row
 from agentaudit.archive.segment import SCHEMAS, table_of
 from agentaudit.archive.tracker import Tracker
 from agentaudit.errors import ArchiveError
@@ -191,8 +190,8 @@ def _live_tables(
             tracker.follow(batch)
             next_event_no += batch.rows
     for tracked in tracker.sessions.values():
-        for request in tracked.in_flight.values():
-            row = incomplete_row(request, request.event_no)
+        for command in tracked.in_flight.values():
+            row = command.row(command.request.event_no)
             commands.append(tracker.command_row(row, tracked))
     rows = columns.take()
     return {

@@ -18,9 +18,9 @@ from agentaudit.archive import canonical, leaves
 from agentaudit.archive.batch import FIXED, Batch, Entry, Run
 from agentaudit.archive.journal import OpenSession
 from agentaudit.archive.merkle import Frontier, leaf_hash
-from agentaudit.archive.rows import closed_session
+from agentaudit.archive.rows import closed_session, incomplete_row
 from agentaudit.errors import TamperedError
-from agentaudit.model import Kind
+from agentaudit.model import Flag, Kind
 
 SESSION_COLUMNS = ("gateway", "issuer", "user", "agent", "target", "protocol")
 """What a `commands` row has from its session rather than from its `command_end`."""
@@ -29,8 +29,29 @@ SESSION_COLUMNS = ("gateway", "issuer", "user", "agent", "target", "protocol")
 _REQUEST = int(Kind.REQUEST)
 _COMMAND_END = int(Kind.COMMAND_END)
 _DECISION = int(Kind.DECISION)
-_KIND_AT = 49  # its low byte: no kind needs the other
+_FROM_TARGET = int(Flag.FROM_TARGET)
 _COMMAND_NO_AT = 44
+_KIND_AT = 49  # its low byte: no kind needs the other
+_FLAGS_AT = 51  # so too
+_ORIG_LEN_AT = 56
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A command whose end has not been seen: its request, and its bytes so far either way."""
+
+    request: Entry
+    bytes_in: int
+    bytes_out: int = 0
+
+    def row(self, last_event_no: int) -> dict[str, Any]:
+        """Return its row in the `commands` table, without what the session gives it."""
+        return incomplete_row(
+            self.request,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            last_event_no=last_event_no,
+        )
 
 
 @dataclass(slots=True)
@@ -41,7 +62,7 @@ class Tracked:
     leaves_digest: Any = field(default_factory=sha256)
     close: dict[str, Any] | None = None
     close_event_no: int | None = None
-    in_flight: dict[int, Entry] = field(default_factory=dict)
+    in_flight: dict[int, InFlight] = field(default_factory=dict)
     last_ended: int = -1
     keys: bytes = b""
     in_every_row: dict[str, Any] = field(default_factory=dict)
@@ -190,20 +211,29 @@ class Tracker:
         Only recovery and a look at a live journal ask, so nobody does this while recording.
         """
         tracked = [self.sessions.get(run.session_id) for run in batch.runs]
-        kinds = batch.fixed
+        fixed = batch.fixed
         for row, slot in enumerate(batch.slot_of):
             session = tracked[slot]
-            kind = kinds[row * FIXED.size + _KIND_AT]
-            if session is None or kind not in (_REQUEST, _COMMAND_END):
+            if session is None:
                 continue
-            at = row * FIXED.size + _COMMAND_NO_AT
-            command_no = int.from_bytes(kinds[at : at + 4], signed=True)
+            at = row * FIXED.size
+            kind = fixed[at + _KIND_AT]
+            place = at + _COMMAND_NO_AT
+            command_no = int.from_bytes(fixed[place : place + 4], signed=True)
             if kind == _COMMAND_END:
                 session.in_flight.pop(command_no, None)
                 # What still comes for a command that has ended does not begin it again.
                 session.last_ended = max(session.last_ended, command_no)
-            elif command_no > session.last_ended and command_no not in session.in_flight:
-                session.in_flight[command_no] = batch.entry(row)
+            elif (command := session.in_flight.get(command_no)) is not None:
+                place = at + _ORIG_LEN_AT
+                orig_len = int.from_bytes(fixed[place : place + 8])
+                if fixed[at + _FLAGS_AT] & _FROM_TARGET:
+                    command.bytes_out += orig_len
+                else:
+                    command.bytes_in += orig_len
+            elif kind == _REQUEST and command_no > session.last_ended:
+                request = batch.entry(row)
+                session.in_flight[command_no] = InFlight(request, request.orig_len)
 
     def add_journaled(self, batch: Batch, *, complete: bool = True) -> Hashes:
         """Count events that were read from a journal, and return what they commit to.
