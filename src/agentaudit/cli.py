@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentaudit.errors import AgentauditError, QuestionError
+from agentaudit.errors import AgentauditError, ArchiveError, QuestionError
 
 if TYPE_CHECKING:
     from agentaudit.analysis.case import Case
@@ -437,6 +437,63 @@ def _print_left(gateway: str, told: Mapping[str, Any]) -> None:
 # --- asking an archive ----------------------------------------------------------------------------
 
 
+_MEMORY_BYTES = 3 << 30
+"""Five times what verification takes: a Parquet file of a few bytes may decode to terabytes."""
+
+
+@contextmanager
+def _hostile() -> Iterator[None]:
+    """Read an archive that may be made to hurt: in bounded memory, and with an error by name.
+
+    Raises:
+        ArchiveError: what is there is not what any gateway writes.
+    """
+    from agentaudit.archive.verification import MALFORMED, words
+
+    with _bounded_memory():
+        try:
+            yield
+        except (AgentauditError, BrokenPipeError):
+            raise
+        except Exception as error:
+            # DuckDB is asked last, and only where a verb has loaded it.
+            duckdb = sys.modules.get("duckdb")
+            if isinstance(error, (*MALFORMED, MemoryError)):
+                reason = words(error)
+            elif duckdb is not None and isinstance(error, duckdb.Error):
+                reason = f"malformed ({type(error).__name__})"
+            else:
+                raise
+            raise ArchiveError(
+                f"archive: it cannot be read: {reason}",
+                hint="`agentaudit verify` says which of its files are not what was sealed",
+            ) from error
+
+
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let what a hostile archive asks for beyond reason fail, rather than take the machine."""
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _data_bytes() + _MEMORY_BYTES
+    if soft == resource.RLIM_INFINITY or soft > limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        # Whoever called `main` in a process of their own has other work to do in it.
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_bytes() -> int:
+    """Return what the process holds already of that which `RLIMIT_DATA` limits (proc(5), statm)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
+    except FileNotFoundError:
+        return 0
+    return pages * resource.getpagesize()
+
+
+@_hostile()
 def verify(arguments: argparse.Namespace) -> int:
     """Check an archive, a session of it or a proof: what is wrong, where, what is exposed."""
     from agentaudit.analysis.printable import printable
@@ -444,17 +501,16 @@ def verify(arguments: argparse.Namespace) -> int:
     from agentaudit.client import record_access
 
     is_recorded = record_access(arguments.archive, "verify", "archive", "agentaudit verify")
-    with _bounded_memory():
-        answer = examine(
-            arguments.archive,
-            key=[_key(given) for given in arguments.key] or None,
-            since=None if arguments.since is None else _read_text(arguments.since),
-            policy=None if arguments.policy is None else _read_bytes(arguments.policy),
-            tsa=None if arguments.tsa is None else _read_bytes(arguments.tsa),
-            deep=arguments.deep,
-            session=arguments.session,
-            progress=_progress if sys.stderr.isatty() else None,
-        )
+    answer = examine(
+        arguments.archive,
+        key=[_key(given) for given in arguments.key] or None,
+        since=None if arguments.since is None else _read_text(arguments.since),
+        policy=None if arguments.policy is None else _read_bytes(arguments.policy),
+        tsa=None if arguments.tsa is None else _read_bytes(arguments.tsa),
+        deep=arguments.deep,
+        session=arguments.session,
+        progress=_progress if sys.stderr.isatty() else None,
+    )
     if arguments.archive.joinpath("FORMAT").exists():
         _say_access(is_recorded)
     if arguments.json:
@@ -521,6 +577,7 @@ def verify(arguments: argparse.Namespace) -> int:
     return _STATUS_OF_ANSWER[answer.ok]
 
 
+@_hostile()
 def drill(arguments: argparse.Namespace) -> int:
     """Attack a copy of an archive in every way on a list, and say which check caught what."""
     from agentaudit.analysis.printable import printable
@@ -528,8 +585,7 @@ def drill(arguments: argparse.Namespace) -> int:
     from agentaudit.client import record_access
 
     is_recorded = record_access(arguments.archive, "verify", "archive", "agentaudit drill")
-    with _bounded_memory():
-        report = play(arguments.archive, progress=_progress if sys.stderr.isatty() else None)
+    report = play(arguments.archive, progress=_progress if sys.stderr.isatty() else None)
     _say_access(is_recorded)
     for outcome in report.outcomes:
         if arguments.json:
@@ -574,6 +630,7 @@ _STATUS_OF_ANSWER = {True: YES, False: NO, None: CANNOT_TELL}
 _COUNTS = ("gateways", "segments", "sessions", "commands", "events", "live_events")
 
 
+@_hostile()
 def prove(arguments: argparse.Namespace) -> int:
     """Write proofs of a session, or of one event, that anybody can check offline."""
     from agentaudit.analysis.printable import printable
@@ -617,6 +674,7 @@ def prove(arguments: argparse.Namespace) -> int:
     return YES
 
 
+@_hostile()
 def sessions(arguments: argparse.Namespace) -> int:
     """List sessions, newest first."""
     case = _load(arguments)
@@ -646,6 +704,7 @@ def sessions(arguments: argparse.Namespace) -> int:
     return _status(case)
 
 
+@_hostile()
 def commands(arguments: argparse.Namespace) -> int:
     """List commands, newest first."""
     case = _load(arguments)
@@ -674,6 +733,7 @@ def commands(arguments: argparse.Namespace) -> int:
     return _status(case)
 
 
+@_hostile()
 def replay(arguments: argparse.Namespace) -> int:
     """Step through a session in the terminal."""
     case = _load(arguments)
@@ -746,7 +806,8 @@ def lab(arguments: argparse.Namespace) -> int:
     """Open JupyterLab on an archive, with a copy of the first investigation beside it."""
     from agentaudit.widgets.notebooks import place_notebook
 
-    case = _load(arguments)
+    with _hostile():
+        case = _load(arguments)
     notebook = place_notebook(case.path)
     print(f"notebook: {notebook}", file=sys.stderr)
     command = [sys.executable, "-m", "jupyterlab", str(notebook), *arguments.jupyter]
@@ -1088,33 +1149,6 @@ def _say_access(is_recorded: bool) -> None:
 def _filters(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     names = (*names, "since", "until", "cls", "status", "table")
     return {name: getattr(arguments, name) for name in names}
-
-
-_MEMORY_BYTES = 3 << 30
-"""Five times what verification takes: a Parquet file of a few bytes may decode to terabytes."""
-
-
-@contextmanager
-def _bounded_memory() -> Iterator[None]:
-    """Let what a hostile archive asks for beyond reason fail, rather than take the machine."""
-    before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = _data_bytes() + _MEMORY_BYTES
-    if soft == resource.RLIM_INFINITY or soft > limit:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    try:
-        yield
-    finally:
-        # Whoever called `main` in a process of their own has other work to do in it.
-        resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-def _data_bytes() -> int:
-    """Return what the process holds already of that which `RLIMIT_DATA` limits (proc(5), statm)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
-    except FileNotFoundError:
-        return 0
-    return pages * resource.getpagesize()
 
 
 def _key(given: str) -> str:

@@ -7,23 +7,40 @@ import json
 import mmap
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from agentaudit import load
+from agentaudit.archive.drill.attacker import with_values
+from agentaudit.archive.drill.machine import rewrite_parquet, sealed_as_it_is
+from agentaudit.archive.journal import Header, JournalReader
 from agentaudit.archive.note import Checkpoint, sign_note
+from agentaudit.archive.prove import prove
 from agentaudit.archive.verify import verify
 from agentaudit.cli import main
 from agentaudit.errors import AgentauditError, ArchiveError
-from tests.archive.recording import GATEWAY, Site, record, resign, sealed_files
+from tests.archive.recording import (
+    GATEWAY,
+    Site,
+    crashed,
+    new_site,
+    order,
+    record,
+    resign,
+    retention,
+    rows,
+    sealed_files,
+)
 
 MEMORY_BYTES = 3 << 30
 
@@ -200,6 +217,268 @@ def test_a_file_of_a_terabyte_is_a_finding_and_not_read(site: Site, relative: st
     assert status in (1, 2)
     assert not answer or answer["findings"]
     assert peak < MEMORY_BYTES
+
+
+def fifo(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 200 << 30)
+
+
+def folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+PLACES = [
+    "FORMAT",
+    "heads/*.note",
+    "events/*/*/*.parquet",
+    "sessions/*/*/*.parquet",
+    "policies/*.json",
+    "policies/" + "a" * 64 + ".json",
+    "residue/*/0.parquet",
+    "purges/*.json",
+    "log/gw1/checkpoint",
+    "log/gw1/cosigned",
+    "log/gw1/policy",
+    "log/gw1/keys/gw1.vkey",
+    "journal/gw1/01a20600-0000-7000-8000-000000000000.journal",
+]
+
+
+@pytest.fixture(scope="module")
+def purged(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    site = new_site(tmp_path_factory.mktemp("purged") / "site")
+    record(site, sessions=2, policy=retention(billing={"keep": 0}))
+    order(site, "retention_apply", event=1)
+    assert verify(site.archive, key=site.vkey, remember=False).ok is True
+    return site
+
+
+@pytest.mark.parametrize("make", [fifo, device, sparse, folder])
+@pytest.mark.parametrize("relative", PLACES)
+def test_what_never_ends_is_told_at_once(
+    purged: Site, tmp_path: Path, relative: str, make: Callable[[Path], None]
+) -> None:
+    site = purged.copy_to(tmp_path / "copy")
+    paths = list(site.archive.glob(relative))
+    if not paths and make is folder:
+        return  # a folder without a file in it is nothing
+    paths = paths or [site.archive / relative]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    (session,) = (row["session_id"] for row in rows(site, "sessions") if row["user"] == "ana")
+    make(paths[0])
+    for options in ({"deep": True}, {"session": session}):
+        with contextlib.suppress(ArchiveError):
+            result = verify(site.archive, key=site.vkey, **options)
+            assert (result.ok is False and result.findings) or "session" in options
+    with contextlib.suppress(AgentauditError):
+        prove(site.archive, session, out=tmp_path / "proof")
+    for verb in ("sessions", "commands"):
+        assert main([verb, "--archive", str(site.archive)]) in (0, 1, 2)
+
+
+def spoil(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        table = change(pq.ParquetFile(path).read())
+        path.unlink()
+        pq.write_table(table, path)
+
+    return write
+
+
+SPOILT: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "not Parquet": lambda path: path.write_bytes(b"PAR1" * 100),
+    "a folder": folder,
+    "gone": Path.unlink,
+    "no session_id": spoil(lambda table: table.drop_columns(["session_id"])),
+    "another type": spoil(lambda table: pa.table({"session_id": list(range(table.num_rows))})),
+    "nulls": spoil(lambda t: pa.table({"session_id": pa.nulls(t.num_rows, pa.binary(16))})),
+}
+
+
+@pytest.fixture(scope="module")
+def two_segments(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    site = new_site(tmp_path_factory.mktemp("two") / "site")
+    record(site)
+    record(site)
+    return site
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_list_of_sessions_hides_no_more_than_its_own(
+    two_segments: Site, tmp_path: Path, name: str, is_signed: bool
+) -> None:
+    site = two_segments.copy_to(tmp_path / "copy")
+    before, after = (row["session_id"] for row in rows(site, "sessions") if row["user"] == "ana")
+    path = sealed_files(site, "sessions")[1]
+    SPOILT[name](path)
+    if is_signed and path.is_file():
+        swap(site, path)
+    else:
+        assert verify(site.archive, key=site.vkey).ok is False
+    result = verify(site.archive, key=site.vkey, session=before)
+    assert result.ok is True
+    assert "cannot be read" in " ".join(result.notes)
+    assert prove(site.archive, before, out=tmp_path / "proof").is_whole
+    with pytest.raises(ArchiveError, match="sessions/"):
+        verify(site.archive, key=site.vkey, session=after)
+    with pytest.raises(ArchiveError, match="sessions/"):
+        prove(site.archive, after, out=tmp_path / "another")
+    assert main(["sessions", "--archive", str(site.archive)]) in (0, 1, 2)
+
+
+def with_context(path: Path, context: bytes) -> None:
+    """Give a journal another context, its checksum right."""
+    reader = JournalReader(path)
+    frames = path.read_bytes()[reader.offset :]
+    whole = Header(reader.header.segment, reader.header.first_event_no, reader.header.marker)
+    head = whole.encode()[: -4 - len(b'{"sessions":[]}')]
+    head = head[:-4] + len(context).to_bytes(4) + context
+    path.write_bytes(head + crc32(head).to_bytes(4) + frames)
+
+
+CONTEXTS = [
+    b"{",
+    b"[]",
+    b"5",
+    b"{}",
+    b'{"sessions":5}',
+    b'{"sessions":[5]}',
+    b'{"sessions":[{"session_id":5}]}',
+    b'{"sessions":[{"session_id":"x"}]}',
+]
+
+
+@pytest.mark.parametrize("spoil", [*CONTEXTS, b"", None])
+def test_a_journal_that_no_gateway_wrote_is_told_and_what_is_sealed_is_proven(
+    tmp_path: Path, spoil: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = new_site(tmp_path / "site")
+    record(site)
+    (session,) = (row["session_id"] for row in rows(site, "sessions") if row["user"] == "ana")
+    crashed(site)
+    (path,) = site.journals()
+    if spoil is None:
+        folder(path)
+    elif spoil:
+        with_context(path, spoil)
+    else:
+        path.write_bytes(b"")
+    for options in ({"deep": True}, {"session": session}):
+        result = verify(site.archive, key=site.vkey, **options)
+        assert result.ok is False
+        assert "journal" in str(result.findings[0])
+    assert prove(site.archive, session, out=tmp_path / "proof").is_whole
+    assert main(["sessions", "--archive", str(site.archive)]) == 2
+    assert capsys.readouterr().err.startswith("agentaudit: ")
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**53])
+@pytest.mark.parametrize(
+    ("kind", "member"),
+    [
+        ("session_open", "target_pid"),
+        ("session_close", "closed_at"),
+        ("command_end", "rows_returned"),
+        ("command_end", "txn_no"),
+        ("command_end", "started_at"),
+    ],
+)
+def test_a_number_that_no_column_holds_is_a_finding(
+    two_segments: Site, tmp_path: Path, kind: str, member: str, number: int
+) -> None:
+    site = two_segments.copy_to(tmp_path / "copy")
+    path = sealed_files(site, "events")[1]
+    table = pq.ParquetFile(path).read()
+    row = table.column("kind").to_pylist().index(kind)
+    session = table.column("session_id")[row].as_py()
+
+    def change(payloads: list[bytes]) -> list[bytes]:
+        payload = json.loads(payloads[row]) | {member: number}
+        payloads[row] = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+        return payloads
+
+    rewrite_parquet(path, with_values("payload", change))
+    resign(site, sealed_as_it_is(site.archive, path))
+    for options in ({"deep": True}, {"session": session}):
+        result = verify(site.archive, key=site.vkey, **options)
+        assert result.ok is False
+        assert result.findings
+
+
+def test_a_bomb_in_the_place_of_a_list_of_sessions_is_not_parsed(
+    two_segments: Site, tmp_path: Path
+) -> None:
+    site = two_segments.copy_to(tmp_path / "copy")
+    session = next(row["session_id"] for row in rows(site, "sessions") if row["user"] == "ana")
+    path = sealed_files(site, "sessions")[0]
+    table = pq.ParquetFile(path).read()
+    many = table.take(pa.array([0] * 1_000_000))
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        for _ in range(10):
+            writer.write_table(many)
+    for is_signed in (False, True):
+        if is_signed:
+            swap(site, path)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ArchiveError, match="rows" if is_signed else "not the file"):
+            prove(site.archive, session, out=tmp_path / "proof")
+        with pytest.raises(ArchiveError):
+            verify(site.archive, key=site.vkey, session=session)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+@pytest.mark.parametrize(
+    ("relative", "make"),
+    [
+        ("log/gw1", lambda path: (shutil.rmtree(path), path.write_text("x"))),
+        ("log/loop", lambda path: path.symlink_to("loop")),
+        ("log/other", Path.mkdir),
+        ("heads", lambda path: (shutil.rmtree(path), path.write_text("x"))),
+        ("events", lambda path: (shutil.rmtree(path), path.symlink_to("events"))),
+    ],
+)
+def test_an_archive_with_the_wrong_folders_is_answered_by_every_verb(
+    two_segments: Site, tmp_path: Path, relative: str, make: Callable[[Path], Any]
+) -> None:
+    site = two_segments.copy_to(tmp_path / "copy")
+    session = str(next(r["session_id"] for r in rows(site, "sessions") if r["user"] == "ana"))
+    make(site.archive / relative)
+    there, key = str(site.archive), site.vkey.split()[0]
+    assert main(["verify", there, "--key", key]) == 1
+    assert main(["verify", there, "--key", key, "--session", session]) in (0, 1, 2)
+    out = str(tmp_path / "proof")
+    assert main(["prove", session, "--archive", there, "--out", out]) in (0, 2)
+    assert main(["sessions", "--archive", there]) in (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Path.unlink, folder, lambda path: path.write_bytes(b"agentaudit archive 2\n")],
+)
+def test_one_session_of_an_archive_of_another_format_is_not_vouched_for(
+    two_segments: Site, tmp_path: Path, make: Callable[[Path], Any]
+) -> None:
+    site = two_segments.copy_to(tmp_path / "copy")
+    session = next(row["session_id"] for row in rows(site, "sessions") if row["user"] == "ana")
+    assert verify(site.archive, key=site.vkey, session=session).ok is True
+    make(site.layout.format_file)
+    result = verify(site.archive, key=site.vkey, session=session)
+    assert result.ok is False
+    assert [finding.check for finding in result.findings] == ["format"]
 
 
 def contents(root: Path) -> dict[str, tuple[int, bytes]]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from agentaudit.archive.drill.machine import rewrite_parquet
+from agentaudit.archive.drill.machine import rewrite_parquet, sealed_as_it_is
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.merkle import leaf_hash
 from agentaudit.archive.note import Checkpoint, Signer, open_note, sign_note
@@ -509,7 +509,11 @@ def test_a_changed_row_keeps_the_proof_in_and_leaves_no_folder(site: Site, tmp_p
         index = table.schema.get_field_index("orig_len")
         return table.set_column(index, "orig_len", pc.add(table.column("orig_len"), 1))
 
-    rewrite_parquet(sealed_files(site, "events")[0], change)
+    path = sealed_files(site, "events")[0]
+    rewrite_parquet(path, change)
+    with pytest.raises(TamperedError, match="not the file that was sealed"):
+        hand_out(site, tmp_path / "out")
+    resign(site, sealed_as_it_is(site.archive, path))
     with pytest.raises(TamperedError, match="hash to"):
         hand_out(site, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -549,6 +553,21 @@ def test_an_entry_cannot_name_a_file_elsewhere(site: Site) -> None:
     }
     with pytest.raises(TamperedError, match="has no residue"):
         sealed_segments(GATEWAY, [*entries, done])
+
+
+def name_residue(site: Site, path: Path) -> None:
+    """Let the log name the residue at `path` as it is now, under the real keys."""
+
+    def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        data = path.read_bytes()
+        entries[-1]["residue"] |= {
+            "sha256": sha256(data).hexdigest(),
+            "bytes": len(data),
+            "rows": pq.read_metadata(path).num_rows,
+        }
+        return entries
+
+    resign(site, change)
 
 
 def purge_bob(site: Site) -> None:
@@ -638,9 +657,13 @@ def test_a_residue_that_hides_or_doubles_a_leaf_is_found(site: Site, tmp_path: P
     good = pq.read_table(path)
     for index in ([0, 0, *range(2, good.num_rows)], [0, *range(good.num_rows - 1)]):
         pq.write_table(good.take(index), path)
+        with pytest.raises(TamperedError, match="not the file that was sealed"):
+            hand_out(site, tmp_path / "ana")
+        name_residue(site, path)
         with pytest.raises(TamperedError, match="twice"):
             hand_out(site, tmp_path / "ana")
     pq.write_table(good.slice(1), path)
+    name_residue(site, path)
     with pytest.raises(TamperedError, match="leaves, its seal says"):
         hand_out(site, tmp_path / "ana")
 

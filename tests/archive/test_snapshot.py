@@ -13,7 +13,7 @@ import polars
 import pyarrow.parquet as pq
 import pytest
 
-from agentaudit.archive import snapshot
+from agentaudit.archive import journal, snapshot
 from agentaudit.archive.log import Log
 from agentaudit.archive.segment import SCHEMAS
 from agentaudit.archive.snapshot import Snapshot, open_archive
@@ -221,14 +221,10 @@ def test_an_archive_without_a_gateway_is_empty(tmp_path: Path) -> None:
 def test_a_journal_that_only_the_gateway_may_read_is_named_and_the_rest_is_read(
     live: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path.open
+    def opened(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    def opened(path: Path, *args: Any, **kwargs: Any) -> Any:
-        if path.suffix == ".journal":
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(journal, "open_regular", opened)
     read = open_archive(live.archive)
     assert read.files["events"] == sealed_files(live, "events")
     assert read.live["events"].num_rows == 0

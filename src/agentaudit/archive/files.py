@@ -2,11 +2,17 @@
 
 A sync that fails is fatal to the caller (RecordingError above): the kernel may have dropped the
 dirty pages, so a second sync that succeeds would prove nothing.
+
+What is only read may be hostile: it is opened by `open_regular`, which waits for nobody.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from hashlib import file_digest
+from io import BufferedReader
 from pathlib import Path
 
 from agentaudit.errors import ArchiveError
@@ -37,14 +43,46 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file; not through a link, and not waiting for what a pipe may say.
+
+    Raises:
+        ArchiveError: it is no regular file.
+        OSError: it cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise ArchiveError(f"{path.name}: not a regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ArchiveError(f"{path.name}: not a regular file")
+    return os.fdopen(fd, "rb")
+
+
+def measure(path: Path, size: int) -> tuple[int, str]:
+    """Return the size of a file that should have `size` bytes, and its SHA-256 if it has.
+
+    One of another size is not read: it may have more bytes than anybody has time for.
+
+    Raises:
+        ArchiveError, OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        found = os.fstat(file.fileno()).st_size
+        return found, file_digest(file, "sha256").hexdigest() if found == size else ""
+
+
 def read_limited(path: Path, limit: int) -> bytes:
     """Return what is in `path`, of which a hostile archive may hold more than fits into memory.
 
     Raises:
-        ArchiveError: more than `limit` bytes.
+        ArchiveError: more than `limit` bytes, or no regular file.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ArchiveError(f"{path.name}: more than the {limit} bytes that it may have")

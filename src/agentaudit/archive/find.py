@@ -14,8 +14,8 @@ from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import read_limited
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import Log, read_log
-from agentaudit.archive.sealed import Sealed, sealed_segments, session_ids
-from agentaudit.archive.verification import MALFORMED
+from agentaudit.archive.sealed import Sealed, sealed_segments
+from agentaudit.archive.verification import MALFORMED, words
 from agentaudit.errors import ArchiveError, QuestionError
 
 SHORTEST_PREFIX = 8
@@ -27,6 +27,7 @@ _MAX_LIST_BYTES = 256 << 20
 class FoundSession:
     """A session, the log that it is in, and which segments have events of it.
 
+    Where `spoilt` names `sessions` files that are not what was sealed, there may be more.
     `is_live` says that a journal knows it, `live_events` how many events there no seal covers yet;
     both are None where the journal may not be read.
     """
@@ -37,6 +38,7 @@ class FoundSession:
     segments: list[Sealed]
     is_live: bool | None
     live_events: int | None
+    spoilt: list[str]
 
 
 def find_session(layout: Layout, session: UUID | str) -> FoundSession:
@@ -44,19 +46,26 @@ def find_session(layout: Layout, session: UUID | str) -> FoundSession:
 
     Raises:
         QuestionError: no session, or more than one, has an id that begins so.
-        ArchiveError: a log cannot be read, or is sealed faster than it can be read.
+        ArchiveError: a log cannot be read, is sealed faster than it can be read, or does not have
+            the session where what is spoilt might have it.
     """
     prefix = _prefix(session)
-    for _ in range(_LOOKS):
+    for look in range(_LOOKS):
         try:
-            return _look(layout, prefix)
+            return _look(layout, prefix, is_last=look > 0)
+        except _Moved:
+            continue
         except FileNotFoundError as error:
-            # A journal was sealed, or a segment purged, between two of our looks.
+            # A journal was sealed between two of our looks.
             gone = ArchiveError(
                 f"archive {layout.root}: {error.filename} is gone",
                 hint="`agentaudit verify` says more",
             )
     raise gone
+
+
+class _Moved(Exception):
+    """A file is not the one that the log tells of: a purge may be putting another in its place."""
 
 
 def _prefix(session: UUID | str) -> str:
@@ -70,24 +79,36 @@ def _prefix(session: UUID | str) -> str:
     return prefix
 
 
-def _look(layout: Layout, prefix: str) -> FoundSession:
+def _look(layout: Layout, prefix: str, *, is_last: bool) -> FoundSession:
     found: dict[tuple[str, bytes], tuple[Log, list[Sealed]]] = {}
     live: dict[tuple[str, bytes], int] = {}
     unread = set()
+    spoilt: list[str] = []
     digits = prefix.replace("-", "")
     for gateway in layout.gateways():
         log = read_log(layout.log(gateway), [])
         segments = sealed_segments(gateway, log.entries())
         for sealed in segments:
-            if "sessions" not in sealed.files:
-                continue  # all of it was purged
-            for session_id in session_ids(layout.root / sealed.files["sessions"]):
-                if session_id.hex().startswith(digits):
-                    found.setdefault((gateway, session_id), (log, []))[1].append(sealed)
+            try:
+                # All of them first: half a list would be as good as none.
+                ids = [i for i in sealed.session_ids(layout.root) if i.hex().startswith(digits)]
+            except MemoryError:
+                raise
+            except MALFORMED as error:
+                if not is_last:
+                    raise _Moved from error
+                spoilt.append(f"{sealed.files['sessions']}: {words(error)}")
+                continue
+            for session_id in ids:
+                found.setdefault((gateway, session_id), (log, []))[1].append(sealed)
         try:
             counts = _live_events(layout, gateway, {sealed.segment for sealed in segments})
-        except PermissionError:
+        except FileNotFoundError:
+            raise
+        except (OSError, ArchiveError) as error:
             unread.add(gateway)
+            if not isinstance(error, PermissionError):
+                spoilt.append(words(error))
             continue
         for session_id, count in counts.items():
             if session_id.hex().startswith(digits):
@@ -96,6 +117,11 @@ def _look(layout: Layout, prefix: str) -> FoundSession:
     if not found:
         for gateway in layout.gateways():
             _complain_if_purged(layout, gateway, prefix)
+        if spoilt:
+            raise ArchiveError(
+                f"session {prefix}: not in what can be read of this archive; {spoilt[0]}",
+                hint="`agentaudit verify` says more; keep a copy of the archive",
+            )
         raise QuestionError(
             f"session {prefix}: not in this archive",
             hint="case.sessions() or agentaudit sessions lists them",
@@ -113,6 +139,7 @@ def _look(layout: Layout, prefix: str) -> FoundSession:
         segments,
         (gateway, session_id) in live if is_readable else None,
         live.get((gateway, session_id), 0) if is_readable else None,
+        spoilt,
     )
 
 

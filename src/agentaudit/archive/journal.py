@@ -22,7 +22,7 @@ from zlib import crc32
 from agentaudit import _native
 from agentaudit.archive import canonical
 from agentaudit.archive.batch import BATCH_ROWS, FIXED, NO_STATUS, Batch, Entry, Values
-from agentaudit.archive.files import PRIVATE_MODE, sync_folder, write_all
+from agentaudit.archive.files import PRIVATE_MODE, open_regular, sync_folder, write_all
 from agentaudit.archive.layout import Layout, is_segment
 from agentaudit.errors import ArchiveError, TamperedError
 
@@ -93,7 +93,13 @@ class OpenSession:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> OpenSession:
-        """Return the session that `to_json` wrote."""
+        """Return the session that `to_json` wrote.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError, ArithmeticError: it wrote no such.
+        """
+        if not isinstance(value["facts"], dict):
+            raise TypeError("facts: not an object")
         names = ("opened_us", "open_event_no", "events", "commands")
         sizes = ("bytes_in", "bytes_out", "masked")
         return cls(
@@ -155,7 +161,7 @@ class JournalReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             self.header, self.offset = _read_header(file.read(_HEADER.size), file, path)
         if is_segment(path.stem) and str(self.header.segment) != path.stem:
             # What the log says of a segment is looked up by its name: it must be this one's.
@@ -193,7 +199,7 @@ class JournalReader:
 
         Where not `whole`, what only recovery asks of a frame is left out of `extras`.
         """
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             at, size = self.offset, _READ_BYTES
             while True:
                 # What the last read ended in the middle of is read again: cheaper than joining.
@@ -264,7 +270,7 @@ class JournalReader:
         Raises:
             TamperedError: what is missing was once durable, so this is no torn tail but corruption.
         """
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.offset)
             tail = file.read()
         if self._frame_end(tail, 0) is not None:
@@ -322,7 +328,7 @@ def in_order(layout: Layout, gateway: str) -> list[UUID]:
     for segment in layout.journal_segments(gateway):
         path = layout.journal(gateway, segment)
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 head = file.read(_HEADER.size)
         except FileNotFoundError:
             continue  # sealed since it was listed
@@ -344,13 +350,11 @@ def _read_header(head: bytes, file: Any, path: Path) -> tuple[Header, int]:
     checksum = file.read(4)
     if len(checksum) < 4 or crc32(head + context) != _U32.unpack(checksum)[0]:
         raise ArchiveError(f"{path.name}: its header is damaged")
-    sessions = canonical.decode(context)["sessions"]
-    header = Header(
-        UUID(bytes=segment),
-        first_event_no,
-        marker,
-        tuple(OpenSession.from_json(session) for session in sessions),
-    )
+    try:
+        sessions = tuple(map(OpenSession.from_json, canonical.decode(context)["sessions"]))
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        raise ArchiveError(f"{path.name}: the context in its header is malformed") from None
+    header = Header(UUID(bytes=segment), first_event_no, marker, sessions)
     return header, _HEADER.size + length + 4
 
 

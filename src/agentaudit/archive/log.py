@@ -263,11 +263,14 @@ def decode_entry(number: int, data: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", entry)
 
 
-def _read_checkpoint(folder: Path) -> bytes:
-    path = folder / "checkpoint"
+def read_checkpoint(folder: Path) -> bytes:
+    """Return the checkpoint of the log in `folder`, a signed note; nothing is verified.
+
+    Raises:
+        ArchiveError: it cannot be read.
+    """
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_CHECKPOINT_BYTES)
+        return read_limited(folder / "checkpoint", _MAX_CHECKPOINT_BYTES)
     except OSError as error:
         raise ArchiveError(f"log {folder.name}: checkpoint: {error.strerror}") from error
 
@@ -280,7 +283,7 @@ def read_log(folder: Path, verifiers: Sequence[Verifier]) -> Log:
             of `verifiers`.
         TamperedError: the entries do not hash to the checkpoint's root.
     """
-    note = _read_checkpoint(folder)
+    note = read_checkpoint(folder)
     opened = open_note(note, verifiers)
     checkpoint = Checkpoint.parse(opened.text)
     log = Log(folder, checkpoint, opened.signed_by, note)

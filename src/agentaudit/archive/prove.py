@@ -226,6 +226,7 @@ class _Writer:
 
     def _write_segment(self, sealed: Sealed, seq: int | None, disclosure: BufferedWriter) -> int:
         """Write what is asked for of one segment; return how many events that is."""
+        sealed.require(self._layout.root, sealed.told)
         leaves = SegmentLeaves(self._layout.root, sealed)
         proven: list[tuple[int, int]] = []
         for event in leaves.read(self._found.session_id.bytes):

@@ -10,7 +10,7 @@ Format: docs/formats/archive.md, "Leaf", "Tables" and "Retention"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentaudit.archive import leaves
+from agentaudit.archive.files import measure
 from agentaudit.archive.journal import NO_STATUS, Entry
 from agentaudit.archive.layout import TABLES, segment_path
 from agentaudit.archive.leaves import LEAF_TAG, spans_digest
@@ -59,20 +60,56 @@ class Sealed:
     """A segment: its seal, where in the log that stands, and what is left of it.
 
     `files` are paths by table, built again rather than believed. `residue` and `salts` are what
-    purges left in the place of rows and of keys, in the order of the purges.
+    purges left in the place of rows and of keys, in the order of the purges. `told` is what the log
+    says of each of these, by path.
     """
 
     gateway: str
     number: int
     seal: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
+    told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     residue: list[str] = field(default_factory=list)
     salts: list[str] = field(default_factory=list)
 
     @property
     def segment(self) -> UUID:
         return UUID(self.seal["segment"])
+
+    def require(self, root: Path, paths: Iterable[str]) -> None:
+        """Return if the files at `paths`, below `root`, are the ones that the log tells of.
+
+        Before this nothing of them is parsed: a few KB of Parquet may decode to gigabytes.
+
+        Raises:
+            TamperedError: one is not.
+            ArchiveError, OSError: one cannot be read.
+        """
+        for path in paths:
+            told = self.told[path]
+            if measure(root / path, told["bytes"]) != (told["bytes"], told["sha256"]):
+                raise TamperedError(
+                    f"{path}: not the file that was sealed",
+                    hint="`agentaudit verify` says more; keep a copy of the archive",
+                )
+            rows = pq.read_metadata(root / path).num_rows
+            if rows != told["rows"]:
+                raise TamperedError(f"{path}: {rows} rows, {told['rows']} as sealed")
+
+    def session_ids(self, root: Path) -> Iterator[bytes]:
+        """Yield the ids, 16 bytes each, of the sessions with events in it; none if it is gone.
+
+        Raises:
+            TamperedError: its `sessions` file is not the one that the log tells of.
+            ArchiveError, OSError, pyarrow.ArrowException: it cannot be read.
+        """
+        if "sessions" not in self.files:
+            return
+        self.require(root, [self.files["sessions"]])
+        for batch in _batches(root / self.files["sessions"], ["session_id"]):
+            if batch.column(0).null_count:
+                raise TamperedError(f"{self}: a session without an id")
+            yield from _values(batch.column(0), "session_id")
 
     def __str__(self) -> str:
         return f"segment {self.seal['segment']}"
@@ -99,13 +136,13 @@ def sealed_segments(gateway: str, entries: Iterable[dict[str, Any]]) -> list[Sea
 
 
 def _name_files(sealed: Sealed, files: dict[str, Any], number: int) -> None:
-    sealed.files, sealed.digests = {}, {}
+    sealed.files, sealed.told = {}, {}
     for table, file in files.items():
         path = segment_path(table, sealed.gateway, sealed.seal["first_at"], sealed.segment)
         if table not in TABLES or file["path"] != path:
             raise TamperedError(f"log entry {number}: {sealed} has no file {file['path']!r}")
         sealed.files[table] = path
-        sealed.digests[path] = file["sha256"]
+        sealed.told[path] = file
 
 
 def _residue_path(sealed: Sealed, file: dict[str, Any], name: str, number: int) -> str:
@@ -115,13 +152,8 @@ def _residue_path(sealed: Sealed, file: dict[str, Any], name: str, number: int) 
     is_right = folder == f"residue/{sealed.segment}" and last == f"{count}{suffix}"
     if not is_right or not count.isascii() or not count.isdigit():
         raise TamperedError(f"log entry {number}: {sealed} has no {name} {file['path']!r}")
-    sealed.digests[file["path"]] = file["sha256"]
+    sealed.told[file["path"]] = file
     return str(file["path"])
-
-
-def session_ids(path: Path) -> list[bytes]:
-    """Return the ids, 16 bytes each, in a segment's `sessions` file, a session each."""
-    return _ids(pq.read_table(path, columns=["session_id"]).column("session_id"))
 
 
 @dataclass(slots=True)
@@ -150,7 +182,7 @@ class SegmentLeaves:
     """
 
     def __init__(self, root: Path, sealed: Sealed) -> None:
-        """Look at what is left of the segment.
+        """Look at what is left of the segment, which the caller has held against the log.
 
         Raises:
             ArchiveError: it is larger than `MAX_SEGMENT_EVENTS`.
@@ -301,26 +333,28 @@ def _values(column: Any, name: str) -> list[Any]:
     return values
 
 
-def _ids(column: pa.ChunkedArray) -> list[bytes]:
-    return [value for chunk in column.chunks for value in _values(chunk, "session_id")]
-
-
 def _session_keys(path: Path) -> dict[bytes, tuple[bytes | None, bytes | None, bytes | None]]:
-    names = ("key_m", "key_t", "key_p")
-    table = pq.read_table(path, columns=["session_id", *names])
-    keys = zip(*(table.column(name).to_pylist() for name in names), strict=True)
-    return dict(zip(_ids(table.column("session_id")), keys, strict=True))
+    names = ["session_id", "key_m", "key_t", "key_p"]
+    keys: dict[bytes, tuple[bytes | None, bytes | None, bytes | None]] = {}
+    for batch in _batches(path, names):
+        columns = [_values(batch.column(name), name) for name in names]
+        for session_id, key_m, key_t, key_p in zip(*columns, strict=True):
+            keys[session_id] = (key_m, key_t, key_p)
+    return keys
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
 
 
 def _pairs(path: Path, value: str, width: int) -> Iterator[tuple[int, bytes]]:
     """Yield the rows of a residue or salts file: a leaf's index and what is kept of it."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=["leaf_index", value]):
-            pairs = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-            for index, data in pairs:
-                if len(data) != width:
-                    raise TamperedError(f"{path.name}: {len(data)} bytes, {width} expected")
-                yield index, data
+    for batch in _batches(path, ["leaf_index", value]):
+        for index, data in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if len(data) != width:
+                raise TamperedError(f"{path.name}: {len(data)} bytes, {width} expected")
+            yield index, data
 
 
 class _Blobs:

@@ -17,8 +17,15 @@ import pyarrow as pa
 
 from agentaudit.archive import journal, known
 from agentaudit.archive.columns import EventColumns
+from agentaudit.archive.files import read_limited
 from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout, segment_path
-from agentaudit.archive.log import Contradiction, Log, contradictions, read_log
+from agentaudit.archive.log import (
+    Contradiction,
+    Log,
+    contradictions,
+    read_checkpoint,
+    read_log,
+)
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import read_list
 from agentaudit.archive.retention import Standing
@@ -28,6 +35,8 @@ from agentaudit.errors import ArchiveError
 
 _LOOKS = 5
 """How often to look again when a segment is sealed while it is read."""
+_MAX_FORMAT_BYTES = 100
+_MAX_KEY_BYTES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +65,7 @@ def check_format(layout: Layout) -> None:
         ArchiveError: it is not one, or of another format.
     """
     try:
-        with layout.format_file.open("rb") as file:
-            found = file.read(100)
+        found = read_limited(layout.format_file, _MAX_FORMAT_BYTES)
     except OSError as error:
         raise ArchiveError(
             f"archive {layout.root}: FORMAT: {error.strerror}",
@@ -160,7 +168,7 @@ def _going(layout: Layout, standing: Standing) -> set[str]:
 
 def _seals(layout: Layout, gateway: str, log: Log) -> int:
     """Return how many segments are sealed by now; `log` is what was read before."""
-    if layout.checkpoint(gateway).read_bytes() != log.note:
+    if read_checkpoint(layout.log(gateway)) != log.note:
         log = read_log(layout.log(gateway), [])
     return sum(entry["type"] == "seal" for entry in log.entries())
 
@@ -223,7 +231,7 @@ def _of_gateway(blobs: pa.Table, gateway: str) -> pa.Table:
 def _against_memory(layout: Layout, gateway: str, log: Log, remember: bool) -> list[str]:
     """Return how a log contradicts what is remembered of it; remember it where it does not."""
     try:
-        key = layout.verifier_key(gateway).read_text()[:1000].strip()
+        key = read_limited(layout.verifier_key(gateway), _MAX_KEY_BYTES).decode().strip()
         signed_by = open_note(log.note, [Verifier.parse(key)]).signed_by
     except (OSError, UnicodeDecodeError, ArchiveError) as error:
         return [f"log/{gateway}: {error}"]

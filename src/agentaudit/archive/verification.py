@@ -6,14 +6,16 @@ What is promised, and against what: docs/limits.md
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from agentaudit.archive.files import measure
 from agentaudit.archive.note import Checkpoint
-from agentaudit.errors import AgentauditError
+from agentaudit.errors import AgentauditError, ArchiveError
 
 MALFORMED = (
     AgentauditError,
@@ -21,6 +23,7 @@ MALFORMED = (
     struct.error,
     OSError,
     ValueError,
+    ArithmeticError,
     LookupError,
     TypeError,
     AttributeError,
@@ -112,11 +115,30 @@ class Found(Protocol):
     def __call__(self, check: str, place: str, seen: str, expected: str = "") -> None: ...
 
 
+def is_as_sealed(path: Path, place: str, told: Mapping[str, Any], found: Found) -> bool:
+    """Say whether a file has the size and digest that the log tells of it; find it if not."""
+    try:
+        size, digest = measure(path, told["bytes"])
+    except OSError as error:
+        found("file", place, str(error.strerror), "a file")
+        return False
+    except ArchiveError as error:
+        found("file", place, str(error), "a file")
+        return False
+    if size != told["bytes"]:
+        found("file", place, f"{size} bytes", f"{told['bytes']} as sealed")
+    elif digest != told["sha256"]:
+        found("file", place, f"SHA-256 {digest[:8]}…", f"{told['sha256'][:8]}… as sealed")
+    else:
+        return True
+    return False
+
+
 def words(error: BaseException) -> str:
     """Return what a finding says of an error; a value's own text may be content."""
     if isinstance(error, AgentauditError):
         return str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):
         return "reading it takes more memory than is allowed"

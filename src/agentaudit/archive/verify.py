@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from hashlib import file_digest
+from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
 from agentaudit.archive import known
 from agentaudit.archive.anchors import Authorities
+from agentaudit.archive.files import read_limited
 from agentaudit.archive.find import find_session
 from agentaudit.archive.keys import EPOCH_NAME
 from agentaudit.archive.layout import GATEWAY_NAME, Layout, anchor_size, tile_end
 from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
+from agentaudit.archive.purge import MAX_POLICY_BYTES
 from agentaudit.archive.sealed import sealed_segments
 from agentaudit.archive.snapshot import check_format
 from agentaudit.archive.tlog_policy import parse_policy
@@ -137,10 +139,7 @@ class _Check:
 
     def run(self) -> Verification:
         result, layout = self.result, self._layout
-        try:
-            check_format(layout)
-        except ArchiveError as error:
-            self._found("format", "FORMAT", str(error))
+        self._check_format()
         gateways = layout.gateways()
         if not gateways:
             self._found("log", "log", "no gateway's log", "at least one")
@@ -161,6 +160,7 @@ class _Check:
     def run_session(self, session: UUID | str) -> Verification:
         """Check one session: its gateway's log, and each of its segments deeply."""
         result, layout, scope = self.result, self._layout, self.scope
+        self._check_format()
         found = find_session(layout, session)
         result.subject = f"session {found.session_id}"
         result.deep, result.gateways = True, 1
@@ -169,12 +169,19 @@ class _Check:
         check = SessionCheck(layout, found.gateway, found.session_id, self._found)
         try:
             log = LogCheck(scope, result, found.gateway).run()
-            segments = check.segments_with_it(sealed_segments(found.gateway, log.entries()))
-            for done, sealed in enumerate(segments):
+            sealed = sealed_segments(found.gateway, log.entries())
+            segments, unreadable = check.segments_with_it(sealed)
+            for done, segment in enumerate(segments):
                 scope.progress("segments of the session", done, len(segments))
-                check.check(sealed)
+                check.check(segment)
             if segments:
                 check.finish()
+            if check.is_closed and not result.findings:
+                # Its close commits to every event before it: nothing of it lies elsewhere.
+                result.notes += [f"{each}: its sessions cannot be read" for each in unreadable]
+            else:
+                for segment in unreadable:
+                    check.check(segment)
             result.segments = len(segments)
         except SettingsError:
             raise
@@ -188,6 +195,12 @@ class _Check:
         elif not check.is_closed:
             result.unread.append(f"{result.subject}: its end is not sealed yet")
         return self._answered()
+
+    def _check_format(self) -> None:
+        try:
+            check_format(self._layout)
+        except ArchiveError as error:
+            self._found("format", "FORMAT", str(error))
 
     def _answered(self) -> Verification:
         result = self.result
@@ -252,8 +265,11 @@ class _Check:
         if parts[0] == "journal" and len(parts) == 3:
             return parts[2] in ("lock", "reserve") or parts[2].endswith(".journal.incident")
         if parts[0] == "policies" and len(parts) == 2:
-            with self._layout.root.joinpath(relative).open("rb") as file:
-                return parts[1] == f"{file_digest(file, 'sha256').hexdigest()}.json"
+            try:
+                document = read_limited(self._layout.root / relative, MAX_POLICY_BYTES)
+            except (OSError, ArchiveError):
+                return False
+            return parts[1] == f"{sha256(document).hexdigest()}.json"
         if parts[0] == "log" and len(parts) > 2 and GATEWAY_NAME.match(parts[1]):
             checkpoint = self.result.checkpoints.get(parts[1])
             if parts[2] == "anchors" and anchor_size("/".join(parts[2:])) is not None:

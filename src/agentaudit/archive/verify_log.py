@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -33,6 +33,7 @@ from agentaudit.archive.verification import (
     Found,
     Progress,
     Verification,
+    is_as_sealed,
     words,
 )
 from agentaudit.archive.verify_anchors import AnchorsCheck, Trust
@@ -340,7 +341,8 @@ class LogCheck:
         if purged is not None and purged.remains.is_gone:
             return
         files = seal["files"] if purged is None else purged.remains.files
-        if self._check_files(segment, seal, files) and self._scope.deep:
+        is_right = self._check_files(segment, seal, files)
+        if is_right and self._scope.deep and (purged is None or purged.is_readable):
             try:
                 self._rows.check(seal, place, ticks, purged)
             except MALFORMED as error:
@@ -380,21 +382,7 @@ class LogCheck:
                 continue
             target = self._layout.root / path
             self._expect(target)
-            try:
-                with target.open("rb") as opened:
-                    digest = file_digest(opened, "sha256").hexdigest()
-                    size = opened.tell()
-            except OSError as error:
-                self._found("file", path, str(error.strerror), "a file")
-                right = False
-                continue
-            if digest != file["sha256"]:
-                self._found(
-                    "file", path, f"SHA-256 {digest[:8]}…", f"{file['sha256'][:8]}… as sealed"
-                )
-                right = False
-            elif size != file["bytes"]:
-                self._found("file", path, f"{size} bytes", f"{file['bytes']} as sealed")
+            right = is_as_sealed(target, path, file, self._found) and right
         return right
 
     def _check_live(self) -> None:

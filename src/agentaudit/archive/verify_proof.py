@@ -11,16 +11,16 @@ from __future__ import annotations
 import base64
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import UUID
 
 from agentaudit.archive import canonical, known
 from agentaudit.archive.entries import check_entry
+from agentaudit.archive.files import open_regular, read_limited
 from agentaudit.archive.journal import FIXED
 from agentaudit.archive.keys import EPOCH_NAME, epoch_statement
 from agentaudit.archive.layout import PROOF_TEXT, ProofLayout
@@ -144,7 +144,7 @@ class ProofCheck:
         """
         result = self.result
         try:
-            if _read(self._files.marker, 100) != PROOF_TEXT:
+            if read_limited(self._files.marker, 100) != PROOF_TEXT:
                 raise ArchiveError(
                     f"{self._files.marker}: not {PROOF_TEXT!r}",
                     hint="a newer release may have made it",
@@ -166,7 +166,7 @@ class ProofCheck:
         return result
 
     def _check(self) -> None:
-        claim = _Claim.parse(_read(self._files.claim, 10_000))
+        claim = _Claim.parse(read_limited(self._files.claim, 10_000))
         self.result.subject = str(claim)
         self.result.gateways = 1
         self._choose_signer(claim)
@@ -283,8 +283,8 @@ class ProofCheck:
 
     def _read_seal(self, claim: _Claim, segment: UUID) -> _Seal:
         place = self._files.seal_proof(segment).name
-        raw = _read(self._files.seal_leaf(segment), MAX_ENTRY_BYTES)
-        proof = Proof.parse(_read(self._files.seal_proof(segment), MAX_PROOF_BYTES))
+        raw = read_limited(self._files.seal_leaf(segment), MAX_ENTRY_BYTES)
+        proof = Proof.parse(read_limited(self._files.seal_proof(segment), MAX_PROOF_BYTES))
         if self._checkpoint is None:
             size = Checkpoint.parse(open_note(proof.note, []).text).size
             checkpoint = self._open(place, proof.note, size - 1)
@@ -316,8 +316,8 @@ class ProofCheck:
             if self.result.events % _PROGRESS_EVENTS == 0:
                 self._progress("events", self.result.events, claim.events)
             try:
-                preimage = _read(self._files.leaf(seq), _LEAF_BYTES)
-                proof = Proof.parse(_read(self._files.proof(seq), MAX_PROOF_BYTES))
+                preimage = read_limited(self._files.leaf(seq), _LEAF_BYTES)
+                proof = Proof.parse(read_limited(self._files.proof(seq), MAX_PROOF_BYTES))
             except OSError as error:
                 self._found("proof", place, words(error), f"{claim.events} events as claimed")
                 return
@@ -355,7 +355,7 @@ class ProofCheck:
 
     def _read_close(self, seq: int) -> bytes | None:
         try:
-            return _read(self._files.payload(seq), _MAX_CLOSE_BYTES)
+            return read_limited(self._files.payload(seq), _MAX_CLOSE_BYTES)
         except OSError:
             return None
 
@@ -520,29 +520,11 @@ def _finding(check: str, place: str, seen: str, expected: str = "") -> Finding:
     return Finding(check=check, place=place, seen=seen, expected=expected)
 
 
-def _open_file(path: Path) -> BinaryIO:
-    """Open a regular file; not through a link, and not waiting for what a pipe may say."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise ArchiveError(f"{path.name}: not a regular file")
-    return os.fdopen(fd, "rb")
-
-
-def _read(path: Path, limit: int) -> bytes:
-    with _open_file(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ArchiveError(f"{path.name}: more than {limit} bytes")
-    return data
-
-
 def _digest(path: Path, prefix: bytes) -> bytes:
     """Return SHA-256(prefix ‖ content) of a file whose length is limited and not held."""
     digest = sha256(prefix)
     length = 0
-    with _open_file(path) as file:
+    with open_regular(path) as file:
         while data := file.read(1 << 20):
             length += len(data)
             if length > _MAX_CONTENT_BYTES:
@@ -553,7 +535,7 @@ def _digest(path: Path, prefix: bytes) -> bytes:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file with one canonical JSON object a line."""
-    with _open_file(path) as file:
+    with open_regular(path) as file:
         while line := file.readline(_MAX_LINE_BYTES):
             value = canonical.decode(line)
             if not isinstance(value, dict) or canonical.encode(value) + b"\n" != line:

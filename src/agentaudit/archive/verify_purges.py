@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,6 +23,7 @@ from uuid import UUID
 import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical, journal
+from agentaudit.archive.files import measure
 from agentaudit.archive.layout import Layout, segment_path
 from agentaudit.archive.merkle import leaf_hash, tree_root, verifies_inclusion
 from agentaudit.archive.purge import Listed, PurgeList, read_list, take
@@ -35,6 +35,7 @@ from agentaudit.archive.retention import (
     selects,
 )
 from agentaudit.archive.verification import MALFORMED, Found, words
+from agentaudit.errors import ArchiveError
 from agentaudit.model import Kind
 
 _MAX_TOLD = 10
@@ -52,7 +53,8 @@ class Purged:
 
     `sessions` has the leaves, by index, of sessions that closed there and went; `opened` counts
     those that went and had opened there; `open` those that were open at its end; `payloads` are
-    the ids of sessions that have lost their payloads.
+    the ids of sessions that have lost their payloads. `is_readable` says that what purges left
+    beside its files is what the log names.
     """
 
     remains: Remains
@@ -60,6 +62,7 @@ class Purged:
     opened: int = 0
     open: int = 0
     payloads: set[bytes] = field(default_factory=set)
+    is_readable: bool = True
 
 
 class PurgesCheck:
@@ -108,12 +111,13 @@ class PurgesCheck:
     def begin(self) -> None:
         """Gather, segment by segment, what all purges have taken."""
         for segment, remains in self._ahead.segments.items():
-            self._purged[segment] = Purged(remains)
+            purged = self._purged[segment] = Purged(remains)
             if not remains.is_gone:
-                for number, file in remains.residues:
-                    self._check_file(self._layout.residue(UUID(segment), number), file)
-                for number, file in remains.salts:
-                    self._check_file(self._layout.salts(UUID(segment), number), file)
+                layout, name = self._layout, UUID(segment)
+                left = [(layout.residue(name, n), file) for n, file in remains.residues]
+                left += [(layout.salts(name, n), file) for n, file in remains.salts]
+                for path, file in left:
+                    purged.is_readable &= self._is_as_named(path, file)
         for purge in self._ahead.purges.values():
             self._expected.add(self._relative(self._layout.purge(purge.purge)))
             try:
@@ -136,20 +140,20 @@ class PurgesCheck:
         if first and first[0] in self._purged:
             self._purged[first[0]].opened += 1
 
-    def _check_file(self, path: Path, file: Mapping[str, Any]) -> None:
+    def _is_as_named(self, path: Path, file: Mapping[str, Any]) -> bool:
         relative = self._relative(path)
         self._expected.add(relative)
         if file["path"] != relative:
             self._found("purge", relative, f"the log names {file['path']!r} in its place")
         try:
-            with path.open("rb") as opened:
-                digest = file_digest(opened, "sha256").hexdigest()
-                size = opened.tell()
-        except OSError as error:
+            found = measure(path, file["bytes"])
+        except (OSError, ArchiveError) as error:
             self._found("purge", relative, words(error), "a file")
-            return
-        if (digest, size) != (file["sha256"], file["bytes"]):
+            return False
+        if found != (file["bytes"], file["sha256"]):
             self._found("purge", relative, "not the file that the log names")
+            return False
+        return True
 
     # --- a segment
 

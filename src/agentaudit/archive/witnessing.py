@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from agentaudit.archive.files import replace
+from agentaudit.archive.files import read_limited, replace
 from agentaudit.archive.layout import COSIGNED, TRUST_POLICY
 from agentaudit.archive.note import Checkpoint, Cosigner, Verifier, open_note, split_note
 from agentaudit.archive.outside import Errand, Patience, Say, WitnessPeer, post
@@ -32,6 +32,7 @@ PATIENCE_S = 30.0
 
 _SIZE = re.compile(rb"(0|[1-9][0-9]{0,18})\n\Z")
 _TRIES = 3
+_MAX_COSIGNED_BYTES = 100_000
 
 
 @dataclass(slots=True)
@@ -220,8 +221,7 @@ def cosigned_checkpoint(folder: Path) -> tuple[bytes, Checkpoint] | None:
         ArchiveError: it is there and no checkpoint.
     """
     try:
-        with (folder / COSIGNED).open("rb") as file:
-            note = file.read(100_000)
+        note = read_limited(folder / COSIGNED, _MAX_COSIGNED_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
