@@ -62,8 +62,8 @@ def write_down(
         recorder.control.record(Event(kind=kind, payload=canonical.encode(members)))
 
     record(Kind.PURGE, action="retention_apply")
-    record(Kind.LEGAL_HOLD, action="set")
     for name, session in ids.items():
+        record(Kind.LEGAL_HOLD, action="set", selector={"session": str(session)})
         for selector in ({"session": str(session)}, {"user": hmac_of(site, name)}):
             told = {
                 "kind": "purge",
@@ -251,14 +251,22 @@ def erase(site: Site, selector: dict[str, Any], **members: Any) -> dict[str, Any
 
 
 def hold(site: Site, **selector: Any) -> str:
-    event = event_of(site, "legal_hold")
-    answer = order(site, "legal_hold_set", selector=selector, event=event)
-    return str(answer["result"]["hold"])
+    return str(asyncio.run(_ordered(site, "set", {"selector": selector}))["hold"])
 
 
 def release(site: Site, held: str) -> dict[str, Any]:
-    event = event_of(site, "legal_hold")
-    return dict(order(site, "legal_hold_release", hold=held, event=event)["result"])
+    return asyncio.run(_ordered(site, "release", {"hold": held}))
+
+
+async def _ordered(site: Site, action: str, members: dict[str, Any]) -> dict[str, Any]:
+    """Record who orders something about a legal hold, and let it be done."""
+    recorder = await start(site)
+    try:
+        said = {"actor": "os:test", "action": action, "authority": "court", "reason": "case 8"}
+        event = recorder.record_control(Kind.LEGAL_HOLD, said | members)
+        return await recorder.order(f"legal_hold_{action}", event=event, **members)
+    finally:
+        await recorder.stop()
 
 
 def listed(site: Site) -> list[dict[str, Any]]:

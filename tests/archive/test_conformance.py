@@ -396,6 +396,24 @@ def test_holds_that_contradict_themselves_are_found(site: Site) -> None:
     require_found(site, "hold", "not in force")
 
 
+def test_a_hold_other_than_the_one_ordered_is_found(before: Site, tmp_path: Path) -> None:
+    site = before.copy_to(tmp_path / "site")
+    hold(site, target="orders")
+    resign(site, changed("legal_hold_set", selector={"target": "orders", "until": 1}))
+    require_found(site, "hold", "does not order this", deep=True)
+
+
+def test_a_hold_that_is_released_by_the_event_that_set_it_is_found(
+    before: Site, tmp_path: Path
+) -> None:
+    site = before.copy_to(tmp_path / "site")
+    held = hold(site, target="orders")
+    (set_,) = [entry for entry in site.log_entries() if entry["type"] == "legal_hold_set"]
+    release = {"type": "legal_hold_release", "at": set_["at"], "hold": held}
+    resign(site, lambda entries: [*entries, release | {"event": set_["event"]}])
+    require_found(site, "hold", "has ordered another entry", deep=True)
+
+
 @pytest.mark.parametrize("event", [0, 10**9])
 def test_a_hold_that_nobody_recorded_why_is_found(site: Site, event: int) -> None:
     set_ = {"type": "legal_hold_set", "at": 0, "hold": str(uuid7(0)), "event": event}

@@ -537,7 +537,7 @@ def test_a_hold_also_keeps_what_an_unfinished_purge_has_not_taken_yet(
         opened._read_log()
         opened._log.signers = site.signers
         selector = {"session": str(ids["bob1"])}
-        event = event_of(site, "legal_hold", action="set")
+        event = event_of(site, "legal_hold", selector=selector)
         opened.order({"order": 2, "do": "legal_hold_set", "selector": selector, "event": event})
         while opened.work():
             pass

@@ -93,8 +93,8 @@ class PurgesCheck:
         self._lists: dict[str, PurgeList] = {}
         self._known_holds: dict[str, set[str]] = {}
         self._latest: tuple[int, str] | None = None
-        # Events of the control session that entries point to: event_no, place, and what it must be.
-        self._evidence: list[tuple[int, str, str, str]] = []
+        # Events of the control session that legal holds point to: event_no, place, what it orders.
+        self._orders: list[tuple[int, str, dict[str, Any]]] = []
         self._decisions: dict[int, list[tuple[str, str, Closed]]] = {}
 
     # --- ahead
@@ -219,11 +219,13 @@ class PurgesCheck:
         elif kind == "legal_hold_set":
             if entry["hold"] in self._standing.holds:
                 self._found("hold", place, "a legal hold that is set already")
-            self._evidence.append((entry["event"], place, "legal_hold", ""))
+            ordered = {"action": "set", "selector": entry["selector"]}
+            self._orders.append((entry["event"], place, ordered))
         elif kind == "legal_hold_release":
             if entry["hold"] not in self._standing.holds:
                 self._found("hold", place, "releases a legal hold that is not in force")
-            self._evidence.append((entry["event"], place, "legal_hold", ""))
+            ordered = {"action": "release", "hold": entry["hold"]}
+            self._orders.append((entry["event"], place, ordered))
         elif kind == "seal":
             self._seals[entry["segment"]] = entry
         if self._latest is not None and entry["at"] < self._latest[0] - _CLOCK_STEP_US:
@@ -391,10 +393,17 @@ class PurgesCheck:
             self._check_evidence()
 
     def _check_evidence(self) -> None:
-        for event_no, place, kind, _ in self._evidence:
+        used: set[int] = set()
+        for event_no, place, ordered in self._orders:
             row = self._event(event_no)
-            if row is None or row[0] != kind:
-                self._found("hold", place, f"event {event_no} is no {kind} of the control session")
+            if row is None or row[0] != "legal_hold":
+                seen = f"event {event_no} is no legal_hold of the control session"
+                self._found("hold", place, seen)
+            elif event_no in used:
+                self._found("hold", place, f"event {event_no} has ordered another entry")
+            elif not _orders(row[1], ordered):
+                self._found("hold", place, f"event {event_no} does not order this")
+            used.add(event_no)
         for event_no, sessions in self._decisions.items():
             row = self._event(event_no)
             told = _Told(self._found, sessions[0][0])
@@ -457,6 +466,15 @@ class PurgesCheck:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._layout.root).as_posix()
+
+
+def _orders(payload: bytes | None, ordered: Mapping[str, Any]) -> bool:
+    """Say whether an event's row has all these members."""
+    try:
+        members = canonical.decode(payload or b"{}")
+        return all(members.get(name) == value for name, value in ordered.items())
+    except MALFORMED:
+        return False
 
 
 class _Told:

@@ -967,6 +967,38 @@ def _(a: Attacker) -> None:
 
 
 @attack(
+    "release-by-its-order",
+    "releases a legal hold by the event that ordered it to be set, and purges the session",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    def released(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        hold = next(entry for entry in entries if entry["type"] == "legal_hold_set")
+        release = {"at": time.time_ns() // 1000, "type": "legal_hold_release"}
+        return [*entries, release | {name: hold[name] for name in ("hold", "event")}]
+
+    a.sign(released)
+    a.purge(_by_policy)
+
+
+@attack(
+    "narrow-hold",
+    "signs a legal hold that is narrower than the one ordered, and purges the session",
+    Power.TODAY,
+    base=Base.PURGED,
+)
+def _(a: Attacker) -> None:
+    def narrowed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        hold = next(entry for entry in entries if entry["type"] == "legal_hold_set")
+        hold["selector"] = hold["selector"] | {"until": 1}
+        return entries
+
+    a.sign(narrowed)
+    a.purge(_by_policy)
+
+
+@attack(
     "erase-undecided",
     "erases a session, and names an event as decision that is none",
     Power.TODAY,

@@ -342,9 +342,10 @@ async def _purge(machine: Machine, gateway: str) -> dict[str, int]:
     """Set a legal hold and purge by policy and by decision; return who decided about whom."""
     recorder = await _started(machine, gateway)
     try:
+        held = _selector(recorder, HELD)
         hold = {"actor": "drill", "action": "set", "authority": "a court", "reason": "a drill"}
-        event = recorder.record_control(Kind.LEGAL_HOLD, hold)
-        await recorder.order("legal_hold_set", selector=_selector(recorder, HELD), event=event)
+        event = recorder.record_control(Kind.LEGAL_HOLD, hold | {"selector": held})
+        await recorder.order("legal_hold_set", selector=held, event=event)
         event = recorder.record_control(Kind.PURGE, {"actor": "drill", "action": "retention_apply"})
         await recorder.order("retention_apply", event=event)
         decided_us = recorder.clock.now_us()
