@@ -15,7 +15,13 @@ import pytest
 import agentaudit as aa
 from agentaudit import cli
 from agentaudit.archive.keys import People, Place
+from agentaudit.archive.recorder import Recorder
 from agentaudit.demo.gateways import Gateway
+from agentaudit.errors import QuestionError
+from agentaudit.gateway.orders import Asker, Orders
+from agentaudit.identity import Verifier
+from agentaudit.settings import Roles
+from tests.archive.recording import new_site, require_sound, rows, start
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
@@ -231,3 +237,33 @@ def test_an_order_that_cannot_be_carried_out_says_why(site: Site, tmp_path: Path
     site.gateway.config.write_text(settings.replace('"gw1"', '"gw2"'))
     assert "gw2 has recorded nothing here" in site.run("retention", "apply", status=2)[1]
     site.gateway.config.write_text(settings)
+
+
+# --- what an order may say, without a database
+
+
+async def refused(recorder: Recorder, selector: dict[str, Any], text: str = "case") -> str:
+    """Return why a hold on `selector` is refused."""
+    order = {"do": "legal_hold_set", "selector": selector, "authority": text, "reason": text}
+    with pytest.raises(QuestionError) as caught:
+        await Orders(recorder, _nobody).carry_out(Asker("root", True), order)
+    return str(caught.value)
+
+
+def _nobody() -> tuple[Roles, Verifier]:
+    raise AssertionError("no token is asked for")
+
+
+async def test_an_order_that_no_row_of_events_holds_is_refused_before_it_is_recorded(
+    tmp_path: Path,
+) -> None:
+    recorded = new_site(tmp_path / "site")
+    recorder = await start(recorded)
+    control = "\x01" * 600
+
+    said = await refused(recorder, {"target": control}, control)
+
+    assert said == "the order: 10,908 bytes as it is recorded, at most 8,192 expected"
+    await recorder.stop()
+    require_sound(recorded)
+    assert [row["kind"] for row in rows(recorded, "events")] == ["session_open", "session_close"]

@@ -24,6 +24,8 @@ from uuid import UUID
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
+from agentaudit.archive.rows import encode
+from agentaudit.archive.segment import INLINE_PAYLOAD_BYTES
 from agentaudit.archive.snapshot import check_format
 from agentaudit.errors import IdentityError, QuestionError
 from agentaudit.identity import MAX_TOKEN_BYTES, Verifier
@@ -32,7 +34,8 @@ from agentaudit.settings import Roles, Settings
 
 LOGIN_AGE_S: Final = 15 * 60.0
 MAX_TEXT_CHARACTERS: Final = 600
-"""Two such texts and the rest fit into the 8 KiB that an event holds inline, however escaped."""
+"""Two such texts and the rest fit into the 8 KiB that an event holds inline, however escaped; of an
+order that has three, `_record` sees to it."""
 
 ACCESSES: Final = ("open", "search", "export", "verify")
 
@@ -104,11 +107,13 @@ class Orders:
 
     async def _retention_apply(self, asker: Asker, request: Request) -> Result:
         recorder = self._recorder
-        recorder.record_access(asker.actor, "purge", "what is due", "retention apply")
-        event = recorder.record_control(
-            Kind.PURGE,
-            {"actor": asker.actor, "action": "retention_apply", "at": recorder.clock.now_us()},
-        )
+        members = {
+            "actor": asker.actor,
+            "action": "retention_apply",
+            "at": recorder.clock.now_us(),
+        }
+        access = ("purge", "what is due", "retention apply")
+        event = self._record(asker, access, Kind.PURGE, members)
         return {"event": event} | await recorder.order("retention_apply", event=event)
 
     async def _set_hold(self, asker: Asker, request: Request) -> Result:
@@ -127,20 +132,36 @@ class Orders:
         self, asker: Asker, action: str, request: Request, members: Mapping[str, Any]
     ) -> int:
         authority, reason = _text(request, "authority"), _text(request, "reason")
-        recorder = self._recorder
-        what = "legal_hold" if action == "set" else "release"
-        recorder.record_access(asker.actor, what, "legal hold", authority)
-        return recorder.record_control(
-            Kind.LEGAL_HOLD,
-            {
-                "actor": asker.actor,
-                "action": action,
-                "at": recorder.clock.now_us(),
-                "authority": authority,
-                "reason": reason,
-                **members,
-            },
-        )
+        told = {
+            "actor": asker.actor,
+            "action": action,
+            "at": self._recorder.clock.now_us(),
+            "authority": authority,
+            "reason": reason,
+            **members,
+        }
+        access = ("legal_hold" if action == "set" else "release", "legal hold", authority)
+        return self._record(asker, access, Kind.LEGAL_HOLD, told)
+
+    def _record(
+        self, asker: Asker, access: tuple[str, str, str], kind: Kind, members: Mapping[str, Any]
+    ) -> int:
+        """Record who orders something, and the event that the order refers to; return its number.
+
+        `access` is action, object and detail.
+
+        Raises:
+            QuestionError: the event is longer than what a verification has of it in one row.
+        """
+        size = len(encode(dict(members)))
+        if size > INLINE_PAYLOAD_BYTES:
+            raise QuestionError(
+                f"the order: {size:,} bytes as it is recorded, at most {INLINE_PAYLOAD_BYTES:,} "
+                "expected",
+                hint="a control character counts as six: give shorter texts",
+            )
+        self._recorder.record_access(asker.actor, *access)
+        return self._recorder.record_control(kind, members)
 
     async def _erase(self, asker: Asker, request: Request) -> Result:
         recorder = self._recorder
@@ -155,7 +176,6 @@ class Orders:
         approver = await self._admin(request, "approver_token", "the approver's token")
         _refuse_one_and_the_same(requester, approver)
         decided_us = recorder.clock.now_us()
-        recorder.record_access(asker.actor, "purge", _in_words(selector), "erase")
         decision: dict[str, Any] = {
             "request_id": str(uuid7(requested_us)),
             "kind": "purge",
@@ -169,7 +189,8 @@ class Orders:
         }
         if "session" in selector:
             decision["session_id"] = selector["session"]
-        event = recorder.record_control(Kind.DECISION, decision)
+        access = ("purge", _in_words(selector), "erase")
+        event = self._record(asker, access, Kind.DECISION, decision)
         answer = await recorder.order(
             "erase", selector=selector, decision=event, decided_at=decided_us
         )
