@@ -256,6 +256,7 @@ def erase(arguments: argparse.Namespace) -> int:
             _print_json({"gateway": name, **made})
         else:
             _print_plan(name, made, "would be erased")
+            _others(made)
         return YES
     given = (arguments.reason, arguments.token_file, arguments.approver_token_file)
     if not all(given):
@@ -273,7 +274,8 @@ def erase(arguments: argparse.Namespace) -> int:
         _print_json({"gateway": name, **done})
     else:
         _print_purges(name, done)
-    return NO if done["held"] or done["open"] or done["later"] else YES
+    stays = done["held"] or done["open"] or done["later"]
+    return NO if _others(done) or stays else YES
 
 
 def legal_hold_set(arguments: argparse.Namespace) -> int:
@@ -298,7 +300,7 @@ def legal_hold_set(arguments: argparse.Namespace) -> int:
     else:
         print(done["hold"])
         print(f"{name} holds what matches until this hold is released", file=sys.stderr)
-    return YES
+    return NO if _others(done) else YES
 
 
 def legal_hold_release(arguments: argparse.Namespace) -> int:
@@ -316,7 +318,18 @@ def legal_hold_release(arguments: argparse.Namespace) -> int:
         _print_json({"gateway": name, **done})
     else:
         print(f"{name}: released {done['hold']}")
-    return YES
+    return NO if _others(done) else YES
+
+
+def _others(done: Mapping[str, Any]) -> bool:
+    """Say which other gateways of the archive an order is nothing to; whether there are any."""
+    for gateway in done.get("others", ()):
+        print(
+            f"{gateway}: not asked: this archive has its log too, and only an order by its own "
+            "settings counts there",
+            file=sys.stderr,
+        )
+    return bool(done.get("others"))
 
 
 def legal_hold_list(arguments: argparse.Namespace) -> int:

@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from agentaudit.archive import canonical
+from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import TABLES
 from agentaudit.archive.purge import Purger
 from agentaudit.archive.purge import plan as make_plan
+from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.retention import Standing, standing
 from agentaudit.archive.segment import TableWriter
 from agentaudit.archive.verify import verify
@@ -45,6 +47,7 @@ from tests.archive.purging import (
 )
 from tests.archive.recording import (
     GATEWAY,
+    ORIGIN,
     Site,
     counted,
     crashed,
@@ -293,9 +296,30 @@ def test_a_held_session_survives_every_way_to_purge(site: Site, by: str) -> None
     assert "error" in erase(site, {"user": hmac_of(site, "bob")})
     assert b"secret of bob" in every_value(site)
     require_proven(site)
-    assert release(site, held) == {"hold": held}
+    assert release(site, held) == {"hold": held, "others": []}
     erase(site, {"session": str(ids["bob"])})
     assert b"secret of bob" not in every_value(site)
+
+
+async def test_an_order_names_the_gateways_whose_logs_it_is_nothing_to(site: Site) -> None:
+    for name in ("gw2", "gw3"):
+        create_key(site.keys, name, ORIGIN)
+        other = await Recorder.start(
+            archive=site.archive, gateway=name, origin=ORIGIN, keys=site.keys
+        )
+        await other.stop()
+    recorder = await start(site)
+    try:
+        held = {"target": "orders"}
+        members = {"action": "set", "selector": held}
+        event = recorder.record_control(Kind.LEGAL_HOLD, members)
+        answer = await recorder.order("legal_hold_set", event=event, selector=held)
+        assert answer["others"] == ["gw2", "gw3"]
+        for selector, others in (({"user": "aa" * 32}, ["gw2", "gw3"]), ({"session": "x"}, [])):
+            would = await recorder.order("erase", selector=selector, dry_run=True)
+            assert would["others"] == others
+    finally:
+        await recorder.stop()
 
 
 def test_a_segment_that_is_all_due_goes_whole_but_not_while_one_of_it_is_held(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import json
 import time
@@ -14,7 +15,7 @@ import pytest
 
 import agentaudit as aa
 from agentaudit import cli
-from agentaudit.archive.keys import People, Place
+from agentaudit.archive.keys import People, Place, create_key
 from agentaudit.archive.recorder import Recorder
 from agentaudit.demo.gateways import Gateway
 from agentaudit.errors import QuestionError
@@ -167,6 +168,27 @@ def test_what_is_due_goes_what_is_held_stays_and_both_are_in_the_archive(site: S
     ]  # fmt: skip
     kinds = case.sql("SELECT kind FROM events WHERE kind IN ('purge', 'legal_hold')").fetchall()
     assert sorted(kind for (kind,) in kinds) == ["legal_hold"] * 2 + ["purge"] * 3
+
+
+def test_in_a_shared_archive_a_hold_names_the_gateways_in_whose_logs_it_does_not_count(
+    site: Site,
+) -> None:
+    keys = site.gateway.directory / "keys"
+    create_key(keys, "gw2", "audit.test")
+
+    async def record() -> None:
+        other = await Recorder.start(
+            archive=site.gateway.archive, gateway="gw2", origin="audit.test", keys=keys
+        )
+        await other.stop()
+
+    asyncio.run(record())
+    why = ("--authority", "court", "--reason", "case 9")
+    hold, err = site.run("legal-hold", "set", "--user", ANA, *why, status=1)
+    assert "gw2: not asked" in err
+    assert "gw2: not asked" in site.run("legal-hold", "release", hold.strip(), *why, status=1)[1]
+    dry = site.run("erase", "--user", ANA, "--dry-run")
+    assert "gw2: not asked" in dry[1]
 
 
 def test_an_erasure_needs_two_people_and_leaves_the_name_of_none(site: Site) -> None:

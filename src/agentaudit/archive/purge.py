@@ -646,13 +646,22 @@ class Purger:
         closed = [each.session for each in named if not each.is_open]
         if not dry_run:
             later += len(closed)
-        left = {"open": still_open, "later": later}
+        left: dict[str, Any] = {
+            "open": still_open,
+            "later": later,
+            # A session is in one log, a person may be in all.
+            "others": self._others() if "user" in selector else [],
+        }
         resumed.spare(made)
         if dry_run:
             left["unsealed"] = closed
             return (yield from told(sessions, self._standing, made)) | left
         if not (made.sessions or resumed.purges):
-            raise RecordingError(*_why_nothing(made, still_open, later))
+            others = ", ".join(left["others"])
+            raise RecordingError(
+                *_why_nothing(made, still_open, later),
+                hint=f"not asked, each with a log of its own: {others}" if others else "",
+            )
         basis = {"basis": "decision", "policy": self._standing.policy, "decision": decision}
         purges = resumed.purges
         for batch in batches(made.sessions, MAX_SESSIONS):
@@ -675,7 +684,7 @@ class Purger:
                 hint="session, user, target, since, until: at least one of them",
             ) from None
         self._append(entry)
-        return {"hold": hold}
+        return {"hold": hold, "others": self._others()}
 
     def release(self, hold: str, event: int) -> dict[str, Any]:
         """Release a legal hold.
@@ -688,7 +697,11 @@ class Purger:
                 f"legal hold {hold}: not in force", hint="`agentaudit legal-hold list` names them"
             )
         self._append({"type": "legal_hold_release", "hold": hold, "event": event})
-        return {"hold": hold}
+        return {"hold": hold, "others": self._others()}
+
+    def _others(self) -> list[str]:
+        """Return the gateways with a log of their own here, in which nothing was done."""
+        return [name for name in self._layout.gateways() if name != self._gateway]
 
     def finish(self) -> Steps:
         """Finish what an earlier run began, and remove lists that nothing came of.
