@@ -47,6 +47,7 @@ from tests.archive.recording import (
     recover,
     request,
     require_sound,
+    resign,
     rows,
     sealed_files,
     sealer,
@@ -599,6 +600,50 @@ def test_a_damaged_journal_header_is_refused(site: Site) -> None:
     changed[50] ^= 1
     path.write_bytes(changed)
     require_refused(site, path.stem)
+
+
+def planted(site: Site, source: Site) -> Path:
+    """Put the journal of `source` behind what `site` has sealed, under a segment of its own."""
+    reader = JournalReader(source.journals()[0])
+    (next_event,) = (e["next_event"] for e in site.log_entries() if e["type"] == "stop")
+    header = dataclasses.replace(reader.header, segment=UUID(int=7), first_event_no=next_event)
+    frames = []
+    for number, entry in enumerate(reader.read(), next_event):
+        entry.event_no = number
+        extra = {name: value for name, value in entry.extra.items() if name != "synced"}
+        data = journal.canonical.encode(extra) if extra else b""
+        frame = journal.encode_frame(header.marker, entry.fixed, entry.text, entry.payload, data)
+        frames.append(frame)
+    path = site.layout.journal(GATEWAY, header.segment)
+    path.write_bytes(header.encode() + b"".join(frames))
+    return path
+
+
+def test_a_journal_behind_a_gateway_that_stopped_is_found_and_refused(
+    site: Site, tmp_path: Path
+) -> None:
+    stopped = new_site(tmp_path / "stopped")
+    record(stopped)
+    path = planted(stopped, site)
+    for deep in (False, True):
+        result = verify(stopped.archive, key=stopped.vkey, deep=deep, remember=False)
+        assert result.ok is False
+        assert [finding.place for finding in result.findings] == [f"journal {path.stem}"]
+        assert "nothing was recording" in result.findings[0].seen
+    require_refused(stopped, "nothing was recording")
+    path.unlink()
+    recover(stopped)
+    require_sound(stopped)
+
+
+def test_a_journal_that_a_crash_left_before_its_first_tick_is_a_note(site: Site) -> None:
+    unnamed = ("open_segment", "tick")
+    resign(site, lambda entries: [e for e in entries if e["type"] not in unnamed])
+    result = verify(site.archive, key=site.vkey, deep=True, remember=False)
+    assert result.ok is True
+    assert "the log does not name it yet" in result.notes[0]
+    recover(site)
+    require_sound(site)
 
 
 def another_user(session: OpenSession) -> list[OpenSession]:

@@ -26,6 +26,7 @@ from agentaudit.archive import verify_log
 from agentaudit.archive.drill.machine import rewrite_parquet
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import create_key
+from agentaudit.archive.layout import segment_path
 from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
 from agentaudit.archive.verification import Verification
@@ -40,7 +41,6 @@ from tests.archive.recording import (
     exchange,
     new_site,
     record,
-    recover,
     resign,
     sealed_files,
     start,
@@ -219,44 +219,89 @@ def test_a_journal_that_only_the_gateway_may_read_leaves_the_answer_open(
     live: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither yes nor no: what is in it was not seen."""
-    real = Path.open
 
-    def opened(path: Path, *args: Any, **kwargs: Any) -> Any:
-        if path.suffix == ".journal":
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *args, **kwargs)
+    def opened(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(verify_log, "open_regular", opened)
     result = check(live, deep=True)
     assert result.ok is None
     assert result.findings == []
     assert "Permission denied" in result.unread[0]
 
 
-def test_an_archive_that_changes_during_a_check_is_checked_again(
-    live: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is found while a gateway seals is no finding; what is still there afterwards is."""
-    site = live.copy_to(tmp_path / "copy")
-    real = verify_log.read_log
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_archive_is_checked_as_it_was_when_the_check_began(site: Site, *, deep: bool) -> None:
+    """Whole segments begin and are sealed while it lasts, the live one among them."""
+    crashed(site)
+    before = check(site, deep=deep)
+    assert before.ok is True
+
+    def recording() -> None:
+        record(site, segment_events=8)
+
+    progress = once_a_look(recording)
+    result = verify(site.archive, key=site.vkey, deep=deep, remember=False, progress=progress)
+    assert result.ok is True, [str(finding) for finding in result.findings]
+    assert result.checkpoints == before.checkpoints
+    # What the live journal came to hold before it was sealed is read with it.
+    assert result.events == before.events
+    assert result.live_events > before.live_events
+    assert check(site, deep=deep).segments > before.segments + 1
+
+
+def test_what_every_look_finds_is_found_though_recording_goes_on(site: Site) -> None:
     looks = 0
 
-    def sealing(folder: Path, verifiers: Any) -> Any:
+    def recording() -> None:
         nonlocal looks
         looks += 1
-        log = real(folder, verifiers)
-        if looks == 1:
-            recover(site)
-        return log
+        record(site, commands=1)
+        if moves:
+            (site.archive / f"extra-{looks - 1}").unlink(missing_ok=True)
+            (site.archive / f"extra-{looks}").touch()
 
-    monkeypatch.setattr(verify_log, "read_log", sealing)
-    result = check(site, deep=True)
-    assert result.ok is True, [str(finding) for finding in result.findings]
-    assert looks > 1
-    assert result.segments == 1
-    looks = 0
+    def look() -> Verification:
+        return verify(site.archive, key=site.vkey, progress=once_a_look(recording))
+
+    (site.archive / "extra-0").touch()
+    moves = False
+    result = look()
+    assert result.ok is False
+    assert [finding.place for finding in result.findings] == ["extra-0"]
+    moves = True
+    (site.archive / "extra-0").unlink()
+    result = look()
+    assert (result.ok, result.findings) == (None, [])
+    assert "extra-" in result.unread[0]
+    assert "others in each of 3 passes" in result.unread[0]
+
+
+def test_what_changes_between_looks_is_found_where_nothing_records(site: Site) -> None:
     (site.archive / "extra").touch()
-    assert check(site).ok is False
+    checkpoint = site.layout.checkpoint(GATEWAY)
+
+    def unsigned() -> None:
+        (site.archive / "extra").unlink(missing_ok=True)
+        (site.archive / "other").touch()
+        checkpoint.write_bytes(checkpoint.read_bytes().replace(b"\n", b"0\n", 2))
+
+    result = verify(site.archive, key=site.vkey, progress=once_a_look(unsigned))
+    assert result.ok is False
+    assert [finding.place for finding in result.findings] == ["other"]
+
+
+def once_a_look(do: Callable[[], None]) -> Callable[[str, int, int], None]:
+    """Return what is called with progress, and does it at the first segment of each look."""
+    last = 0
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if done <= last or last == 0:
+            do()
+        last = done
+
+    return progress
 
 
 def test_an_entry_of_a_newer_release_leaves_the_answer_open(site: Site) -> None:
@@ -400,6 +445,33 @@ def test_a_file_that_nothing_accounts_for_is_named(
         return  # what a gateway that never recorded leaves
     assert result.ok is False
     assert names(result, relative)
+
+
+def test_files_named_after_the_live_segment_are_named_but_for_those_that_its_seal_makes(
+    live: Site, tmp_path: Path
+) -> None:
+    site = live.copy_to(tmp_path / "copy")
+    (path,) = site.journals()
+    first_us = next(JournalReader(path).read()).observed_us
+    segment = UUID(path.stem)
+    in_the_making = [
+        site.archive / segment_path("events", GATEWAY, first_us, segment),
+        site.layout.head(segment),
+    ]
+    strays = [
+        site.archive / segment_path("events", GATEWAY, first_us - 864 * 10**8, segment),
+        site.archive / segment_path("events", "gw2", first_us, segment),
+        site.archive / "heads" / f"{segment}.txt",
+        site.archive / f"{segment}.parquet",
+    ]
+    for file in (*in_the_making, *strays):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    result = check(site)
+    named = {path.relative_to(site.archive).as_posix() for path in strays}
+    assert {finding.place for finding in result.findings} == named
+    noted = [f"{path.relative_to(site.archive).as_posix()}: " for path in in_the_making]
+    assert all(any(note.startswith(one) for note in result.notes) for one in noted)
 
 
 def test_a_policy_whose_entry_a_crash_forestalled_is_passed_over(site: Site) -> None:

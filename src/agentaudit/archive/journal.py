@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import UUID
 from zlib import crc32
 
@@ -159,9 +160,11 @@ class JournalReader:
         TamperedError: the journal of another segment than its name says.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, held: BinaryIO | None = None) -> None:
+        """Read the header; `held` is the file where it is open and may be gone from `path`."""
         self.path = path
-        with open_regular(path) as file:
+        self._held = held
+        with self._file() as file:
             self.header, self.offset = _read_header(file.read(_HEADER.size), file, path)
         if is_segment(path.stem) and str(self.header.segment) != path.stem:
             # What the log says of a segment is looked up by its name: it must be this one's.
@@ -170,6 +173,15 @@ class JournalReader:
                 hint="no recorder names a journal so; keep a copy of the archive",
             )
         self._next_event_no = self.header.first_event_no
+
+    @contextmanager
+    def _file(self) -> Iterator[BinaryIO]:
+        if self._held is not None:
+            self._held.seek(0)
+            yield self._held
+            return
+        with open_regular(self.path) as file:
+            yield file
 
     def read(self) -> Iterator[Entry]:
         """Yield, one by one, the whole entries behind the last one read."""
@@ -199,7 +211,7 @@ class JournalReader:
 
         Where not `whole`, what only recovery asks of a frame is left out of `extras`.
         """
-        with open_regular(self.path) as file:
+        with self._file() as file:
             at, size = self.offset, _READ_BYTES
             while True:
                 # What the last read ended in the middle of is read again: cheaper than joining.
@@ -270,7 +282,7 @@ class JournalReader:
         Raises:
             TamperedError: what is missing was once durable, so this is no torn tail but corruption.
         """
-        with open_regular(self.path) as file:
+        with self._file() as file:
             file.seek(self.offset)
             tail = file.read()
         if self._frame_end(tail, 0) is not None:

@@ -142,6 +142,7 @@ class Sealer:
         self._next_event_no = 0
         self._seals: dict[UUID, dict[str, Any]] = {}
         self._opened: set[UUID] = set()
+        self._was_recording = False
         self._standing = Standing()
         # The purger names segments as entries do.
         self._sealed: dict[str, dict[str, Any]] = {}
@@ -243,7 +244,9 @@ class Sealer:
         ticks: dict[UUID, dict[int, bytes]] = {}
         for entry in self._log.found():
             take(self._layout, self._standing, entry)
-            if entry["type"] == "open_segment":
+            if entry["type"] in ("start", "stop", "retire"):
+                self._was_recording = entry["type"] == "start"
+            elif entry["type"] == "open_segment":
                 self._opened.add(UUID(entry["segment"]))
             elif entry["type"] == "tick":
                 segment = UUID(entry["segment"])
@@ -288,6 +291,14 @@ class Sealer:
                 f"log {self._place.gateway}: gone, and there is a journal",
                 hint="put the log back; a log never begins anew",
             )
+        for segment in () if self._was_recording else journals - set(self._seals):
+            reader = JournalReader(self._layout.journal(self._place.gateway, segment))
+            if next(reader.read(), None) is not None:
+                raise TamperedError(
+                    f"{reader.path.name}: it has events, and the log says that nothing was "
+                    "recording",
+                    hint="a gateway that stops leaves no journal: take this one out, and keep it",
+                )
 
     def _unsealed(self) -> Iterator[Path]:
         """Yield this gateway's Parquet files that no seal names."""

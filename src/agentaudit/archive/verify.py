@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
@@ -20,8 +21,16 @@ from agentaudit.archive.anchors import Authorities
 from agentaudit.archive.files import read_limited
 from agentaudit.archive.find import find_session
 from agentaudit.archive.keys import EPOCH_NAME
-from agentaudit.archive.layout import GATEWAY_NAME, Layout, anchor_size, tile_end
-from agentaudit.archive.log import read_log
+from agentaudit.archive.layout import (
+    GATEWAY_NAME,
+    TABLES,
+    Layout,
+    anchor_size,
+    is_segment,
+    segment_path,
+    tile_end,
+)
+from agentaudit.archive.log import Log, read_log
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import MAX_POLICY_BYTES
 from agentaudit.archive.sealed import sealed_segments
@@ -33,6 +42,9 @@ from agentaudit.archive.verify_log import LogCheck, Scope
 from agentaudit.archive.verify_proof import ProofCheck, is_proof
 from agentaudit.archive.verify_session import SessionCheck
 from agentaudit.errors import ArchiveError, QuestionError, SettingsError
+
+_PASSES = 3
+"""How often to look at an archive that changes while it is checked."""
 
 
 def verify(
@@ -95,17 +107,35 @@ def verify(
     layout = Layout(Path(path))
     if not layout.format_file.exists() and not layout.root.joinpath("log").is_dir():
         check_format(layout)
-    for _ in range(3):
+    moved: list[set[tuple[str, str]]] = []
+    while True:
         check = _Check(layout, keys, anchor, trust, deep, progress or (lambda *_: None))
         result = check.run() if session is None else check.run_session(session)
         # A gateway that records meanwhile moves things: only findings at rest count.
-        if not result.findings or check.is_unchanged():
+        is_settled = not result.findings or not check.has_moved()
+        if is_settled:
             break
-    if remember and not result.findings:
+        moved.append({(finding.check, finding.place) for finding in result.findings})
+        if len(moved) == _PASSES:
+            _settle(result, set.intersection(*moved))
+            break
+    if remember and is_settled and not result.findings:
         for gateway, checkpoint in result.checkpoints.items():
             is_trusted = gateway not in result.unknown_signers
             known.remember(known.Known(check.scope.signers[gateway], checkpoint, is_trusted))
     return result
+
+
+def _settle(result: Verification, standing: set[tuple[str, str]]) -> None:
+    """Leave of a last pass what every pass has found; where that is nothing, leave it open."""
+    findings = [each for each in result.findings if (each.check, each.place) in standing]
+    if not findings:
+        result.ok = None
+        result.unread.append(
+            f"what moved while it was read: {len(result.findings)} findings, others in each of "
+            f"{_PASSES} passes, as recording went on; the first is {result.findings[0]}"
+        )
+    result.findings = findings
 
 
 class _Check:
@@ -135,7 +165,6 @@ class _Check:
             found=self._found,
             expected={"FORMAT"},
         )
-        self._journals: dict[str, set[UUID]] = {}
 
     def run(self) -> Verification:
         result, layout = self.result, self._layout
@@ -145,7 +174,6 @@ class _Check:
             self._found("log", "log", "no gateway's log", "at least one")
         for gateway in gateways:
             result.gateways += 1
-            self._journals[gateway] = layout.journal_segments(gateway)
             try:
                 LogCheck(self.scope, result, gateway).run()
             except SettingsError:
@@ -164,7 +192,6 @@ class _Check:
         found = find_session(layout, session)
         result.subject = f"session {found.session_id}"
         result.deep, result.gateways = True, 1
-        self._journals[found.gateway] = layout.journal_segments(found.gateway)
         scope.files, scope.deep = False, False
         check = SessionCheck(layout, found.gateway, found.session_id, self._found)
         try:
@@ -211,18 +238,23 @@ class _Check:
             result.ok = None if unsure else True
         return result
 
-    def is_unchanged(self) -> bool:
-        """Whether nothing was recorded or sealed since this check began."""
-        for gateway, checkpoint in self.result.checkpoints.items():
-            try:
-                log = read_log(self._layout.log(gateway), [])
-            except ArchiveError:
-                return True
-            if log.checkpoint != checkpoint:
-                return False
-            if self._layout.journal_segments(gateway) != self._journals[gateway]:
-                return False
-        return True
+    def has_moved(self) -> bool:
+        """Whether a log that this check has read has grown since, signed as it was."""
+        return any(self._grown(gateway) for gateway in self.result.checkpoints)
+
+    def _grown(self, gateway: str) -> Log | None:
+        """Return the log of `gateway` as it is now if that goes on from what was read.
+
+        Only its signer can have made it so; who only has the disk cannot make findings pass.
+        """
+        checkpoint = self.result.checkpoints[gateway]
+        try:
+            signer = Verifier.parse(self.scope.signers[gateway])
+            log = read_log(self._layout.log(gateway), [signer])
+            is_grown = log.signed_by and log.checkpoint.size > checkpoint.size
+            return log if is_grown and log.root_at(checkpoint.size) == checkpoint.root else None
+        except MALFORMED:
+            return None
 
     def _find_missing_logs(self) -> None:
         """Name each log that a key or checkpoint was given for and that is not there."""
@@ -240,12 +272,13 @@ class _Check:
         """Name every file that nothing accounts for.
 
         Passed over, because their content is never read as evidence: files in the making
-        (`.tmp`), files of a segment that its journal still covers, tiles beyond the checkpoint,
-        a policy that came to be written before its entry did, time stamps that the log does not
-        name yet, and a journal folder's `lock`, `reserve`, `control` (a socket) and copies kept
-        after an incident.
+        (`.tmp`), what the seal of a live journal makes, tiles beyond the checkpoint, a policy
+        that came to be written before its entry did, time stamps that the log does not name yet,
+        journals that were begun since, and a journal folder's `lock`, `reserve`, `control` (a
+        socket) and copies kept after an incident. So is what the log has come to name meanwhile.
         """
         root = self._layout.root
+        strays = []
         for folder, folders, files in os.walk(root):
             for path in (Path(folder) / name for name in (*folders, *files)):
                 relative = path.relative_to(root).as_posix()
@@ -256,13 +289,41 @@ class _Check:
                 if path.is_symlink() or not path.is_file():
                     self._found("stray", relative, "not a regular file")
                 elif relative not in self.scope.expected and not self._is_harmless(relative):
-                    self._found("stray", relative, "a file that no log entry accounts for")
+                    strays.append(relative)
+        named = self._named_since() if strays else set()
+        for relative in strays:
+            if relative not in named:
+                self._found("stray", relative, "a file that no log entry accounts for")
+
+    def _named_since(self) -> set[str]:
+        """Return the files that the logs have come to name since they were read."""
+        named = set()
+        for gateway, checkpoint in self.result.checkpoints.items():
+            log = self._grown(gateway)
+            for entry in islice(log.entries(), checkpoint.size, None) if log else ():
+                if entry["type"] == "seal":
+                    segment, first_us = UUID(entry["segment"]), entry["first_at"]
+                    named.add(self._relative(self._layout.head(segment)))
+                    named |= {segment_path(name, gateway, first_us, segment) for name in TABLES}
+                elif entry["type"] == "purge_intent":
+                    named.add(self._relative(self._layout.purge(entry["purge"])))
+                elif entry["type"] == "purge_done":
+                    left = (entry[name] for name in ("residue", "salts"))
+                    named |= {file["path"] for file in left if file is not None}
+        return named
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._layout.root).as_posix()
 
     def _is_harmless(self, relative: str) -> bool:
         parts = relative.split("/")
         if parts[-1].endswith(".tmp"):
             return True
         if parts[0] == "journal" and len(parts) == 3:
+            name = Path(parts[2])
+            if name.suffix == ".journal" and is_segment(name.stem):
+                # One that was there when its gateway was checked has been read.
+                return parts[1] in self.result.checkpoints
             return parts[2] in ("lock", "reserve") or parts[2].endswith(".journal.incident")
         if parts[0] == "policies" and len(parts) == 2:
             try:
@@ -276,7 +337,12 @@ class _Check:
                 return True
             end = tile_end("/".join(parts[2:]))
             return checkpoint is not None and end is not None and end > checkpoint.size
-        return parts[-1].split(".")[0] in self.scope.live_segments
+        if relative in self.scope.sealing:
+            self.result.notes.append(f"{relative}: of a segment that is not sealed yet")
+            return True
+        unread = {str(segment) for segment in self.scope.unread_segments}
+        is_table = len(parts) == 4 and parts[0] in TABLES and parts[3].endswith(".parquet")
+        return (is_table or parts[0] == "heads") and parts[-1].rpartition(".")[0] in unread
 
 
 def _is_control(relative: str) -> bool:

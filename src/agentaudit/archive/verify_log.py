@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import UUID
 
 from agentaudit.archive import journal, known
 from agentaudit.archive.entries import MEMBERS
-from agentaudit.archive.files import read_limited
+from agentaudit.archive.files import open_regular, read_limited
 from agentaudit.archive.keys import EPOCH_NAME, epoch_statement
 from agentaudit.archive.layout import (
     TABLES,
@@ -48,7 +49,9 @@ _NEXT_EVENT = {"open_segment": "first_event", "stop": "next_event"}
 class Scope:
     """What a pass over an archive was asked, and what its logs account for.
 
-    Without `files` the logs alone are checked, and not the files that their seals name.
+    Without `files` the logs alone are checked, and not the files that their seals name. `sealing`
+    are the paths that a seal under way may have made, of journals that could be read;
+    `unread_segments` those of which they could not.
     """
 
     layout: Layout
@@ -61,7 +64,8 @@ class Scope:
     files: bool = True
     signers: dict[str, str] = field(default_factory=dict)
     expected: set[str] = field(default_factory=set)
-    live_segments: set[str] = field(default_factory=set)
+    sealing: set[str] = field(default_factory=set)
+    unread_segments: set[UUID] = field(default_factory=set)
 
 
 class LogCheck:
@@ -85,15 +89,25 @@ class LogCheck:
         self._tree = Frontier()
         self._policy: str | None = None
         self._sealed: set[str] = set()
+        self._records = False
+        self._journals: dict[UUID, BinaryIO | None] = {}
+        self._begun_meanwhile: set[UUID] = set()
         self._purges = PurgesCheck(scope.layout, gateway, scope.found, result.notes, scope.expected)
 
     def run(self) -> Log:
         """Check everything; return the log as it was read."""
+        with ExitStack() as held:
+            return self._run(held)
+
+    def _run(self, held: ExitStack) -> Log:
         # Before the log: a gateway that records meanwhile must not get ahead of what was read.
+        self._hold_journals(held)
         self._outside = AnchorsCheck(
             self._scope.trust, self._gateway, self._layout.log(self._gateway)
         )
         log = self._open_log()
+        # And what was begun just before it was read.
+        self._hold_journals(held, only_begun=True)
         self._check_tiles(log)
         self._check_outside(log)
         self._purges.begin()
@@ -251,6 +265,8 @@ class LogCheck:
                 f"{place}: recovery after a crash: {closed} sessions closed, {cut} bytes of a "
                 "torn write cut"
             )
+        elif kind in ("start", "stop", "retire"):
+            self._records = kind == "start"
         elif kind == "open_segment":
             self._opened[entry["segment"]] = number
         elif kind == "tick":
@@ -385,23 +401,42 @@ class LogCheck:
             right = is_as_sealed(target, path, file, self._found) and right
         return right
 
+    def _hold_journals(self, held: ExitStack, *, only_begun: bool = False) -> None:
+        """Open the journals that are there: one that is sealed meanwhile can be read all the same.
+
+        What `only_begun` adds counts where the log has begun it; else it came after the log.
+        """
+        layout = self._layout
+        for segment in layout.journal_segments(self._gateway) - self._journals.keys():
+            path = layout.journal(self._gateway, segment)
+            try:
+                self._journals[segment] = held.enter_context(open_regular(path))
+            except FileNotFoundError:
+                continue  # sealed since it was listed
+            except PermissionError as error:
+                self._journals[segment] = None
+                self._result.unread.append(f"journal {segment}: {error.strerror}")
+                self._scope.unread_segments.add(segment)
+            except (OSError, ArchiveError) as error:
+                self._journals[segment] = None
+                self._found("journal", f"journal {segment}", words(error))
+            if only_begun:
+                self._begun_meanwhile.add(segment)
+            self._expect(path)
+
     def _check_live(self) -> None:
         """Read the journals: whole frames, dense, and no shorter than the last tick."""
-        layout = self._layout
-        try:
-            segments = journal.in_order(layout, self._gateway)
-        except PermissionError as error:
-            self._result.unread.append(f"journal/{self._gateway}: {error.strerror}")
-            segments = sorted(layout.journal_segments(self._gateway))
-        live = [segment for segment in segments if str(segment) not in self._sealed]
-        for segment in layout.journal_segments(self._gateway):
-            self._expect(layout.journal(self._gateway, segment))
+        live = {
+            segment: file
+            for segment, file in self._journals.items()
+            if str(segment) not in self._sealed
+            and (segment not in self._begun_meanwhile or str(segment) in self._opened)
+        }
         tracker = self._tracker if self._scope.deep else Tracker(self._gateway)
-        for segment in live:
-            place = f"journal {segment}"
-            self._scope.live_segments.add(str(segment))
+        is_whole = self._scope.deep
+        for reader in self._readers(live):
+            place = f"journal {reader.header.segment}"
             try:
-                reader = journal.JournalReader(layout.journal(self._gateway, segment))
                 if reader.header.first_event_no != self._next_event_no:
                     self._found(
                         "chain",
@@ -409,12 +444,10 @@ class LogCheck:
                         f"begins at event {reader.header.first_event_no}",
                         str(self._next_event_no),
                     )
-                is_whole = self._scope.deep or segment != live[0]
                 self._check_journal(reader, tracker, place, is_whole=is_whole)
-            except PermissionError as error:
-                self._result.unread.append(f"{place}: {error.strerror}")
             except (ArchiveError, TamperedError) as error:
                 self._found("journal", place, str(error))
+            is_whole = True
         for segment_text, number in self._opened.items():
             if UUID(segment_text) not in live:
                 self._found(
@@ -426,6 +459,19 @@ class LogCheck:
             if UUID(segment_text) not in live and segment_text not in self._opened:
                 seen = f"ticked at {max(ticks)} events, and nothing there is held against that"
                 self._found("tick", f"segment {segment_text}", seen)
+
+    def _readers(self, live: Mapping[UUID, BinaryIO | None]) -> list[journal.JournalReader]:
+        """Return a reader of each journal that may be read, in the order of their events."""
+        readers = []
+        for segment, file in live.items():
+            if file is None:
+                continue
+            path = self._layout.journal(self._gateway, segment)
+            try:
+                readers.append(journal.JournalReader(path, file))
+            except (ArchiveError, TamperedError) as error:
+                self._found("journal", f"journal {segment}", str(error))
+        return sorted(readers, key=lambda reader: reader.header.first_event_no)
 
     def _check_journal(
         self, reader: journal.JournalReader, tracker: Tracker, place: str, *, is_whole: bool
@@ -443,6 +489,8 @@ class LogCheck:
         # Only whole sessions have a digest to complete, and a fast check has not seen them all.
         complete = self._scope.deep
         for batch in reader.batches():
+            if tree.size == 0:
+                self._take_as_sealing(reader.header.segment, batch.observed_us(0))
             hashes = tracker.add_journaled(batch, complete=complete)
             begin = tree.size
             for size in tree.stops(memoryview(hashes.leaves), tuple(ticks)):
@@ -452,10 +500,28 @@ class LogCheck:
                         "tick", f"{place} event {event_no}", "does not hash to the ticked root"
                     )
         reader.damage()
+        if str(reader.header.segment) not in self._opened:
+            self._check_unnamed(reader, place, events=tree.size)
         if ticks:
             self._found("tick", place, f"{tree.size} events", f"{max(ticks)} as ticked")
         self._next_event_no += tree.size
         self._result.live_events += tree.size
+
+    def _check_unnamed(self, reader: journal.JournalReader, place: str, *, events: int) -> None:
+        """Check that a gateway was recording that may have begun this journal after its last entry.
+
+        One without events may have been removed since it was listed, as having none.
+        """
+        if self._records and events:
+            self._result.notes.append(f"{place}: {events} events, and the log does not name it yet")
+        elif not self._records and (events or reader.path.exists()):
+            seen = "the log does not name it, and says that nothing was recording"
+            self._found("journal", place, seen)
+
+    def _take_as_sealing(self, segment: UUID, first_us: int) -> None:
+        """Account for what a seal under way, or cut off by a crash, may have made by now."""
+        paths = [segment_path(table, self._gateway, first_us, segment) for table in TABLES]
+        self._scope.sealing.update(paths, [self._relative(self._layout.head(segment))])
 
     def _expose(self, log: Log) -> None:
         anchors = [each for each in self._result.anchors if each.gateway == self._gateway]

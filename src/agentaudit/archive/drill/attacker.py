@@ -9,8 +9,8 @@ from __future__ import annotations
 import enum
 import shutil
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -125,18 +125,19 @@ class Attacker:
         """Write the journal anew with `change` of its events, every checksum right."""
         path = self.journal()
         reader = JournalReader(path)
-        marker = reader.header.marker
-        frames = [
-            encode_frame(
-                marker,
-                entry.fixed,
-                entry.text,
-                entry.payload,
-                canonical.encode(entry.extra) if entry.extra else b"",
-            )
-            for entry in change(list(reader.read()))
-        ]
-        write_file(path, b"".join([header(reader.header).encode(), *frames]))
+        write_file(path, _journal(header(reader.header), change(list(reader.read()))))
+
+    def plant_journal(self, source: Machine, *, first_event_no: int) -> None:
+        """Put the open segment of `source` here, as another one that begins at that event."""
+        layout = source.layout
+        (segment,) = layout.journal_segments(self.gateway)
+        reader = JournalReader(layout.journal(self.gateway, segment))
+        entries = list(reader.read())
+        for number, entry in enumerate(entries, first_event_no):
+            entry.event_no = number
+        other = uuid7(time.time_ns() // 1000)
+        header = replace(reader.header, segment=other, first_event_no=first_event_no)
+        write_file(self.machine.layout.journal(self.gateway, other), _journal(header, entries))
 
     def remove_gateway(self, gateway: str) -> None:
         """Remove all that a gateway has ever recorded, and rules that were in force only there."""
@@ -330,3 +331,17 @@ def with_values(
 def without_row(row: int) -> Callable[[pa.Table], pa.Table]:
     """Return what removes one row."""
     return lambda table: pa.concat_tables([table.slice(0, row), table.slice(row + 1)])
+
+
+def _journal(header: Header, entries: Sequence[Entry]) -> bytes:
+    frames = [
+        encode_frame(
+            header.marker,
+            entry.fixed,
+            entry.text,
+            entry.payload,
+            canonical.encode(entry.extra) if entry.extra else b"",
+        )
+        for entry in entries
+    ]
+    return b"".join([header.encode(), *frames])

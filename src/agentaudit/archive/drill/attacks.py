@@ -242,6 +242,23 @@ def _(a: Attacker) -> None:
     write_file(a.archive / path, a.table(seal, "events").read_bytes())
 
 
+@attack("plant-journal", "puts a journal of sessions that never were behind a gateway that stopped")
+def _(a: Attacker) -> None:
+    stop = [entry for entry in a.entries() if entry["type"] == "stop"][-1]
+    a.plant_journal(a.stage.live, first_event_no=stop["next_event"])
+
+
+@attack(
+    "plant-live-file",
+    "puts a file named after the open segment where no seal makes one, for readers that list "
+    "folders",
+    base=Base.LIVE,
+)
+def _(a: Attacker) -> None:
+    path = segment_path("events", a.gateway, 0, UUID(a.journal().stem))
+    write_file(a.archive / path, a.table(a.seals()[0], "events").read_bytes())
+
+
 @attack("link-file", "puts a link to a copy elsewhere in the place of a sealed file")
 def _(a: Attacker) -> None:
     path = a.table(a.seals()[0], "events")
