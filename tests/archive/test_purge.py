@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agentaudit.archive import canonical
+from agentaudit.archive import purge as purge_module
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import TABLES
 from agentaudit.archive.purge import Purger
@@ -412,6 +413,24 @@ def test_a_changed_segment_is_not_purged(site: Site) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
     assert "not the file that was sealed" in order(site, "retention_apply", event=0)["error"]
     assert entries_of(site, "purge_intent") == []
+
+
+def test_a_list_that_nobody_would_read_is_split_before_its_intent(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = recorded(site, retention(orders={"keep": 30}))
+    with monkeypatch.context() as patched:
+        patched.setattr(purge_module, "MAX_LIST_BYTES", 300)
+        assert (
+            "which a purge's list cannot name" in order(site, "retention_apply", event=0)["error"]
+        )
+        assert entries_of(site, "purge_intent") == []
+        patched.setattr(purge_module, "MAX_LIST_BYTES", 900)
+        assert [purge["sessions"] for purge in apply(site)["purges"]] == [1, 1, 1]
+    assert {each["session_id"] for each in listed(site)} == {
+        str(ids[name]) for name in ("bob", "ana", "eve")
+    }
+    require_proven(site)
 
 
 def test_a_shorter_policy_purges_nothing_before_its_notice_is_over(site: Site) -> None:

@@ -598,7 +598,7 @@ class Purger:
         purges = resumed.purges
         for what, part in (("sessions", made.sessions), ("payloads", made.payloads)):
             for batch in batches(part, MAX_SESSIONS):
-                purges += [(yield from self._purge(what, batch, basis | {"event": event}))]
+                purges += yield from self._purge(what, batch, basis | {"event": event})
         return resumed.left(made) | {"purges": purges}
 
     def erase(
@@ -665,7 +665,7 @@ class Purger:
         basis = {"basis": "decision", "policy": self._standing.policy, "decision": decision}
         purges = resumed.purges
         for batch in batches(made.sessions, MAX_SESSIONS):
-            purges += [(yield from self._purge("sessions", batch, basis))]
+            purges += yield from self._purge("sessions", batch, basis)
         return resumed.left(made) | left | {"purges": purges}
 
     def hold(self, selector: Mapping[str, Any], event: int, now_us: int) -> dict[str, Any]:
@@ -729,6 +729,7 @@ class Purger:
         return Sessions(self._layout, self._gateway, self._seals, self._standing, people)
 
     def _purge(self, what: str, batch: Sequence[Sealed], basis: Mapping[str, Any]) -> Steps:
+        """Purge a batch, in parts if its list would be too long; return what each came to."""
         sessions = self._sessions(self._people())
         segments = yield from _by_segment(sessions, what, batch)
         self._require_room(sessions, segments)
@@ -744,6 +745,16 @@ class Purger:
             )
         purge = str(uuid7(self._standing.now_us))
         document = list_document(purge, what, proven, segments)
+        if len(document) > MAX_LIST_BYTES:
+            # Nobody would read it, and an intent without a list is never finished.
+            if len(batch) == 1:
+                raise RecordingError(
+                    f"session {batch[0].session_id}: rows in {len(segments)} segments, which a "
+                    "purge's list cannot name"
+                )
+            middle = len(batch) // 2
+            first = yield from self._purge(what, batch[:middle], basis)
+            return first + (yield from self._purge(what, batch[middle:], basis))
         path = self._layout.purge(purge)
         files.make_folder(path.parent)
         files.write_temporary(path, document)
@@ -759,7 +770,7 @@ class Purger:
         }
         self._append(intent)
         self._name_list(intent)
-        return (yield from self._take(self._standing.purges[purge], _Resumed()))
+        return [(yield from self._take(self._standing.purges[purge], _Resumed()))]
 
     def _require_room(self, sessions: Sessions, segments: Sequence[Mapping[str, Any]]) -> None:
         """Return if a second copy of the largest segment to rewrite fits on the disk."""
