@@ -309,7 +309,7 @@ def legal_hold_release(arguments: argparse.Namespace) -> int:
         arguments,
         {
             "do": "legal_hold_release",
-            "hold": arguments.hold.lower(),
+            "hold": arguments.hold,
             "authority": arguments.authority,
             "reason": arguments.reason,
         },
@@ -896,8 +896,12 @@ def parser() -> argparse.ArgumentParser:
     _add_config_and_json(add(retention_apply, retention, "apply"))
     one = add(erase)
     one.add_argument("--session", metavar="ID", help="this session")
-    one.add_argument("--user", help="all closed sessions of this user")
-    one.add_argument("--reason", help="why, in words that are kept: without the person's name")
+    one.add_argument("--user", type=_words, help="all closed sessions of this user")
+    one.add_argument(
+        "--reason",
+        type=_words,
+        help="why, in words that are kept: without the person's name",
+    )
     one.add_argument(
         "--token-file", type=Path, metavar="FILE", help="the token of whoever asks for it"
     )
@@ -909,8 +913,8 @@ def parser() -> argparse.ArgumentParser:
     legal_hold = group("legal-hold", "what no purge may take")
     one = add(legal_hold_set, legal_hold, "set")
     one.add_argument("--session", metavar="ID", help="this session")
-    one.add_argument("--user", help="sessions of this user")
-    one.add_argument("--target", help="sessions on this target")
+    one.add_argument("--user", type=_words, help="sessions of this user")
+    one.add_argument("--target", type=_words, help="sessions on this target")
     one.add_argument("--since", type=_instant, metavar="TIME", help="that closed since then")
     one.add_argument("--until", type=_instant, metavar="TIME", help="that opened until then")
     _add_authority(one)
@@ -1041,9 +1045,12 @@ def _add_config_and_json(one: argparse.ArgumentParser) -> None:
 
 def _add_authority(one: argparse.ArgumentParser) -> None:
     one.add_argument(
-        "--authority", required=True, help="who has ordered it: a court, a case number"
+        "--authority",
+        type=_words,
+        required=True,
+        help="who has ordered it: a court, a case number",
     )
-    one.add_argument("--reason", required=True, help="why, in words that are kept")
+    one.add_argument("--reason", type=_words, required=True, help="why, in words that are kept")
 
 
 def _add_archive(one: argparse.ArgumentParser) -> None:
@@ -1090,6 +1097,15 @@ def _instant(text: str) -> datetime:
             f"{text!r}: a time as 2026-11-01T12:30, or a span as 2h or 30d, expected"
         ) from None
     return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _words(text: str) -> str:
+    """Return `text` if it is one: what is no UTF-8 comes as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{os.fsencode(text)!r}: UTF-8 expected") from None
+    return text
 
 
 def _speed(text: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import agentaudit
+from agentaudit.errors import QuestionError
 from agentaudit.widgets.still import still
 from tests.archive.purging import apply, recorded, split
 from tests.archive.recording import new_site, retention
@@ -61,3 +62,12 @@ def test_other_sessions_of_a_purged_segment_read_as_before(archive: Path) -> Non
     assert not session.is_purged
     assert session.cuts() == {}
     assert b"".join(session.stream("target")) == b"\xb7" * 9000 + b"\xb7" * 9000 + b"other0"
+
+
+def test_a_session_that_is_purged_while_it_is_in_hand_says_so(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    ids = split(site, retention(orders={"keep": 30}))
+    session = agentaudit.load(site.archive).session(ids["bob"])
+    apply(site)
+    with pytest.raises(QuestionError, match=f"session {ids['bob']}: no longer in the archive"):
+        next(session.told())

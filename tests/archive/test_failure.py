@@ -427,3 +427,12 @@ async def test_a_start_with_another_logs_key_does_not_touch_the_archive(site: Si
         )
 
     assert not site.archive.exists()
+
+
+async def test_an_order_that_cannot_be_given_is_owed_no_answer(site: Site) -> None:
+    recorder = await start(site)
+    with pytest.raises(TypeError, match="surrogate"):
+        await recorder.order("legal_hold_set", selector={"target": "\ud800"}, event=0)
+    # An answer that nobody waits for would be reported as an error when the sealer ends.
+    assert recorder._sealer._orders == {}
+    await recorder.stop()

@@ -264,6 +264,63 @@ def test_an_order_that_cannot_be_carried_out_says_why(site: Site, tmp_path: Path
 # --- what an order may say, without a database
 
 
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        ({"target": "\ud800"}, "target: no valid UTF-8, a text expected"),
+        ({"user": "ana\udcff"}, "user: no valid UTF-8, a text expected"),
+        (
+            {"since": -315_619_200_000_000},
+            "since: 1960-01-01T00:00:00Z, a time from 1970 to 9999 expected",
+        ),
+        ({"since": "1960-01-01"}, "since: microseconds since 1970 expected"),
+        (
+            {"since": 1_767_312_000_000_000, "until": 1_767_225_600_000_000},
+            "since 2026-01-02T00:00:00Z: after until 2026-01-01T00:00:00Z, so it is about nothing",
+        ),
+    ],
+)
+async def test_what_no_hold_can_be_about_is_refused_before_it_is_recorded(
+    tmp_path: Path, selector: dict[str, Any], said: str
+) -> None:
+    recorded = new_site(tmp_path / "site")
+    recorder = await start(recorded)
+    assert await refused(recorder, selector) == said
+    await recorder.stop()
+    require_sound(recorded)
+    assert [row["kind"] for row in rows(recorded, "events")] == ["session_open", "session_close"]
+
+
+async def test_an_id_may_be_in_capitals_and_an_access_may_quote_anything(tmp_path: Path) -> None:
+    recorded = new_site(tmp_path / "site")
+    recorder = await start(recorded)
+    orders, root = Orders(recorder, _nobody), Asker("root", True)
+    session = "01a2048e-a9f5-706c-b9f0-0d3c7f0bd1b7"
+    why = {"authority": "court", "reason": "case"}
+    order = {"do": "legal_hold_set", "selector": {"session": session.upper()}, **why}
+    answer = await orders.carry_out(root, order)
+    assert answer["selector"] == {"session": session}
+    released = answer["hold"].upper()
+    await orders.carry_out(root, {"do": "legal_hold_release", "hold": released, **why})
+    quoted = {"do": "access", "action": "search", "object": "\ud800"}
+    await orders.carry_out(root, quoted)
+    await recorder.stop()
+    require_sound(recorded)
+    assert [row["object"] for row in rows(recorded, "access")][-1] == "\ufffd"
+
+
+@pytest.mark.parametrize("option", ["--user", "--target", "--authority", "--reason"])
+def test_an_argument_that_is_no_text_is_refused_by_its_name(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"--target": "orders", "--authority": "court", "--reason": "case"}
+    given = [part for pair in (words | {option: "\udcff"}).items() for part in pair]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["legal-hold", "set", *given])
+    assert ended.value.code == 2
+    assert f"argument {option}: b'\\xff': UTF-8 expected" in capsys.readouterr().err
+
+
 async def refused(recorder: Recorder, selector: dict[str, Any], text: str = "case") -> str:
     """Return why a hold on `selector` is refused."""
     order = {"do": "legal_hold_set", "selector": selector, "authority": text, "reason": text}

@@ -40,10 +40,19 @@ class Session:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the session now: its row in `sessions`."""
+        """What is known of the session now: its row in `sessions`.
+
+        Raises:
+            QuestionError: the session was purged since this was got.
+        """
         self._refresh()
-        (row,) = self._store.rows(named("session_facts"), {"session": self.id})
-        return row
+        rows = self._store.rows(named("session_facts"), {"session": self.id})
+        if not rows:
+            raise QuestionError(
+                f"session {self.id}: no longer in the archive",
+                hint="it was purged meanwhile: the log says when, and on whose word",
+            )
+        return rows[0]
 
     def ask(self, question: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
         """Return the answer to one of the named questions of `queries/` about this session."""

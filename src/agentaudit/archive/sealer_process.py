@@ -110,8 +110,8 @@ class SealerProcess(asyncio.SubprocessProtocol):
         number = self._next_order
         self._next_order += 1
         answer = self._orders[number] = self._loop.create_future()
-        self.send({**members, "order": number, "do": do})
         try:
+            self.send({**members, "order": number, "do": do})
             result: dict[str, Any] = await answer
         finally:
             self._orders.pop(number, None)

@@ -18,13 +18,14 @@ import pwd
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
-from agentaudit.archive.rows import encode
+from agentaudit.archive.rows import encode, valid_text
 from agentaudit.archive.segment import INLINE_PAYLOAD_BYTES
 from agentaudit.archive.snapshot import check_format
 from agentaudit.errors import IdentityError, QuestionError
@@ -99,9 +100,9 @@ class Orders:
         action = _text(request, "action")
         if action not in ACCESSES:
             raise QuestionError(f"action: one of {', '.join(ACCESSES)} expected")
-        event = self._recorder.record_access(
-            asker.actor, action, _text(request, "object"), _text(request, "detail", required=False)
-        )
+        object_ = _text(request, "object", exact=False)
+        detail = _text(request, "detail", required=False, exact=False)
+        event = self._recorder.record_access(asker.actor, action, object_, detail)
         await self._recorder.recorded()
         return {"event": event}
 
@@ -230,13 +231,13 @@ class Orders:
             if name == "session":
                 selector[name] = _uuid(given, name)
             elif name in ("since", "until"):
-                value = given[name]
-                if type(value) is not int or not 0 <= value < _MAX_TIME_US:
-                    raise QuestionError(f"{name}: microseconds since 1970 expected")
-                selector[name] = value
+                selector[name] = _time(given, name)
             else:
                 text = _text(given, name)
                 selector[name] = self._recorder.hmac(text) if name == "user" else text
+        if selector.get("since", 0) > selector.get("until", _MAX_TIME_US):
+            since, until = _moment(selector["since"]), _moment(selector["until"])
+            raise QuestionError(f"since {since}: after until {until}, so it is about nothing")
         return selector
 
 
@@ -316,17 +317,38 @@ def _text(
     *,
     limit: int = MAX_TEXT_CHARACTERS,
     required: bool = True,
+    exact: bool = True,
 ) -> str:
+    """Return a member of a request; `exact` is one that must be recorded as it was given."""
     value = members.get(name, "")
     if not isinstance(value, str) or len(value) > limit:
         raise QuestionError(f"{name}: a text of at most {limit:,} characters expected")
     if required and not value.strip():
         raise QuestionError(f"{name}: not given")
+    if exact and valid_text(value) != value:
+        raise QuestionError(f"{name}: no valid UTF-8, a text expected")
     return value
+
+
+def _time(members: Mapping[str, Any], name: str) -> int:
+    value = members[name]
+    if type(value) is not int:
+        raise QuestionError(f"{name}: microseconds since 1970 expected")
+    if not 0 <= value < _MAX_TIME_US:
+        raise QuestionError(f"{name}: {_moment(value)}, a time from 1970 to 9999 expected")
+    return value
+
+
+def _moment(time_us: int) -> str:
+    try:
+        moment = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=time_us)
+    except OverflowError:
+        return f"{time_us} microseconds since 1970"
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _uuid(members: Mapping[str, Any], name: str) -> str:
     value = members.get(name)
-    if not isinstance(value, str) or not _UUID.fullmatch(value):
+    if not isinstance(value, str) or not _UUID.fullmatch(value.lower()):
         raise QuestionError(f"{name}: an id as 01a2048e-a9f5-706c-b9f0-0d3c7f0bd1b7 expected")
     return str(UUID(value))
