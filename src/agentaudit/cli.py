@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from agentaudit.errors import AgentauditError, ArchiveError, QuestionError
 
@@ -295,12 +296,42 @@ def legal_hold_set(arguments: argparse.Namespace) -> int:
             "reason": arguments.reason,
         },
     )
+    sessions = _matching(arguments, name)
     if arguments.json:
-        _print_json({"gateway": name, **done})
+        _print_json({"gateway": name, **done, "sessions": sessions})
     else:
         print(done["hold"])
-        print(f"{name} holds what matches until this hold is released", file=sys.stderr)
+        now = "" if sessions is None else f": {sessions:,} sessions now"
+        print(f"{name} holds what matches until this hold is released{now}", file=sys.stderr)
     return NO if _others(done) else YES
+
+
+def _matching(arguments: argparse.Namespace, gateway: str) -> int | None:
+    """Return how many of a gateway's sessions the options select now, open ones included.
+
+    None where that cannot be told.
+    """
+    from agentaudit import settings
+
+    try:
+        from agentaudit.analysis.case import Case
+
+        case = Case(settings.load(arguments.config).gateway.archive)
+        found = case.sessions(
+            user=arguments.user,
+            target=arguments.target,
+            since=arguments.since,
+            until=arguments.until,
+        )
+        rows = found.project('session_id, gateway, "user", target').fetchall()
+    except Exception:  # no DuckDB, a file that is damaged: the hold stands all the same
+        return None
+    if case.unread:
+        return None
+    wanted = None if arguments.session is None else UUID(arguments.session)
+    # Those of nobody are the gateway's own, which no purge takes anyway.
+    matching = [session for session, of, user, target in rows if of == gateway and (user or target)]
+    return len(matching) if wanted is None else matching.count(wanted)
 
 
 def legal_hold_release(arguments: argparse.Namespace) -> int:

@@ -170,6 +170,26 @@ def test_what_is_due_goes_what_is_held_stays_and_both_are_in_the_archive(site: S
     assert sorted(kind for (kind,) in kinds) == ["legal_hold"] * 2 + ["purge"] * 3
 
 
+def test_a_hold_says_how_many_sessions_it_is_about_now(site: Site) -> None:
+    site.say(ANA, "what ana asked")
+    site.seal()
+    site.say(BOB, "what bob asked")
+    ((ana,),) = aa.load(site.gateway.archive).sessions(user=ANA).project("session_id").fetchall()
+    why = ("--authority", "court", "--reason", "case 7")
+    selectors = [
+        (("--user", ANA), 1),
+        (("--user", "ana-lovelaec"), 0),
+        (("--target", "orders"), 2),
+        (("--since", "1h"), 2),
+        (("--until", "1h"), 0),
+        (("--session", str(ana).upper()), 1),
+    ]
+    for selector, sessions in selectors:
+        assert site.told("legal-hold", "set", *selector, *why)["sessions"] == sessions
+    _, err = site.run("legal-hold", "set", "--user", "ana-lovelaec", *why)
+    assert "until this hold is released: 0 sessions now" in err
+
+
 def test_in_a_shared_archive_a_hold_names_the_gateways_in_whose_logs_it_does_not_count(
     site: Site,
 ) -> None:
