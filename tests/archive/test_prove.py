@@ -405,6 +405,22 @@ def test_a_checkpoint_that_was_kept_elsewhere_is_held_against_the_proofs(
     assert "fork" in found(check(made, sealed, since=fork.decode()))
 
 
+def test_what_cannot_be_held_against_the_proofs_is_told(made: Path, sealed: Site) -> None:
+    origin, size_text, _ = sealed.layout.checkpoint(GATEWAY).read_text().split("\n")[:3]
+    for size in (int(size_text) - 1, int(size_text) + 1):
+        other = sign_note(Checkpoint(origin, size, bytes(32)).text(), sealed.signers).decode()
+        result = check(made, sealed, since=other)
+        assert result.ok is True
+        assert result.exposure[0].anchor == "none"
+        (note,) = result.notes
+        assert note.startswith("not compared: the given checkpoint has")
+    elsewhere = Checkpoint("elsewhere.example/gw9", 5, bytes(32)).text()
+    signer = Signer.generate("elsewhere.example/gw9")
+    result = check(made, sealed, since=sign_note(elsewhere, [signer]).decode())
+    assert result.ok is False
+    assert "no log of this origin" in str(result.findings[0])
+
+
 def test_what_this_machine_remembers_of_the_log_is_held_against_the_proofs(
     made: Path, sealed: Site
 ) -> None:

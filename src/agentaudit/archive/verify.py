@@ -103,7 +103,7 @@ def verify(
                 f"{path}: proves what it proves", hint="a session is chosen in an archive"
             )
         says = progress or (lambda *_: None)
-        return ProofCheck(Path(path), keys, anchor, trust.policy, says).run()
+        return ProofCheck(Path(path), keys, anchor, trust, says).run()
     layout = Layout(Path(path))
     if not layout.format_file.exists() and not layout.root.joinpath("log").is_dir():
         check_format(layout)

@@ -29,7 +29,6 @@ from agentaudit.archive.log import MAX_ENTRY_BYTES
 from agentaudit.archive.merkle import leaf_hash
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.proof import MAX_PROOF_BYTES, Proof
-from agentaudit.archive.tlog_policy import Policy
 from agentaudit.archive.verification import (
     MALFORMED,
     Anchor,
@@ -39,6 +38,7 @@ from agentaudit.archive.verification import (
     Verification,
     words,
 )
+from agentaudit.archive.verify_anchors import Trust
 from agentaudit.errors import ArchiveError, SettingsError
 from agentaudit.model import Kind
 
@@ -119,14 +119,15 @@ class ProofCheck:
         path: Path,
         keys: Sequence[Verifier],
         since: Checkpoint | None,
-        policy: Policy | None,
+        trust: Trust,
         progress: Progress,
     ) -> None:
         self.result = Verification(deep=True)
         self._files = ProofLayout(path)
-        self._keys = keys if policy is None else [*keys, *policy.logs]
+        self._policy = trust.policy
+        self._keys = keys if trust.policy is None else [*keys, *trust.policy.logs]
         self._since = since
-        self._policy = policy
+        self._has_authorities = trust.authorities is not None
         self._progress = progress
         self._seals: dict[UUID, _Seal] = {}
         self._epochs: list[tuple[int, Verifier]] = []
@@ -417,10 +418,19 @@ class ProofCheck:
                 )
         if self._since is not None and self._since.origin == claim.origin:
             anchors.append(("given checkpoint", self._since))
+        elif self._since is not None:
+            self._found("log", self._files.claim.name, "no log of this origin", self._since.origin)
+        if self._has_authorities:
+            self.result.notes.append("not compared: a folder of proofs has no time stamps")
         covered = "none"
         for name, anchor in anchors:
             if anchor.size != checkpoint.size:
-                continue  # a proof alone cannot tell how two sizes of a log fit together
+                # A proof alone cannot tell how two sizes of a log fit together.
+                self.result.notes.append(
+                    f"not compared: the {name} has {anchor.size} entries, that of the proof "
+                    f"{checkpoint.size}"
+                )
+                continue
             covered = name
             if anchor.root != checkpoint.root:
                 seen_root = f"root {checkpoint.root.hex()[:8]}…"
