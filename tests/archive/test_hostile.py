@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import mmap
 import os
@@ -20,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agentaudit import load
+from agentaudit import cli, load
+from agentaudit.archive import known, purge, verify_purges
 from agentaudit.archive.drill.attacker import with_values
 from agentaudit.archive.drill.machine import rewrite_parquet, sealed_as_it_is
 from agentaudit.archive.journal import Header, JournalReader
@@ -45,8 +47,8 @@ from tests.archive.recording import (
 MEMORY_BYTES = 3 << 30
 
 
-def swap(site: Site, path: Path) -> None:
-    """Let the log name `path` as it is now, under the real keys."""
+def swap(site: Site, path: Path, rows: int = 0) -> None:
+    """Let the log name `path` as it is now, under the real keys, and maybe its `rows`."""
 
     def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for entry in entries:
@@ -54,6 +56,7 @@ def swap(site: Site, path: Path) -> None:
                 if site.archive / file["path"] == path:
                     file["sha256"] = sha256(path.read_bytes()).hexdigest()
                     file["bytes"] = path.stat().st_size
+                    file["rows"] = rows or file["rows"]
         return entries
 
     resign(site, change)
@@ -74,7 +77,8 @@ def verified(site: Site) -> tuple[int, dict[str, Any], int]:
     return process.returncode, answer, usage.ru_maxrss * 1024
 
 
-def test_a_parquet_bomb_is_a_finding_in_bounded_memory(site: Site) -> None:
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_parquet_bomb_is_a_finding_in_bounded_memory(site: Site, is_named: bool) -> None:
     record(site)
     path = sealed_files(site, "events")[0]
     table = pq.ParquetFile(path).read()
@@ -85,12 +89,82 @@ def test_a_parquet_bomb_is_a_finding_in_bounded_memory(site: Site) -> None:
     # Without the Arrow schema it reads back as plain strings: 800 GB out of a few kilobytes.
     pq.write_table(ones.set_column(at, "text", bomb), path, compression="zstd", store_schema=False)
     assert path.stat().st_size < 1 << 20
-    swap(site, path)
+    swap(site, path, rows if is_named else 0)
     status, answer, peak = verified(site)
     assert status == 1
     assert answer["ok"] is False
     assert "segment" in answer["findings"][0]["place"]
     assert peak < MEMORY_BYTES
+
+
+def large(site: Site) -> None:
+    """Let a table have more in it than a small limit on memory allows, signed by the gateway."""
+    record(site, commands=10)
+    path = sealed_files(site, "commands")[0]
+    table = pq.ParquetFile(path).read()
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 10, pa.int32()), ["x" * (100 << 20)])
+    at = table.column_names.index("error_text")
+    changed = table.set_column(at, "error_text", text)
+    pq.write_table(changed, path, compression="zstd", store_schema=False)
+    swap(site, path)
+
+
+def test_what_does_not_fit_into_memory_is_no_finding_and_never_a_yes(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large(site)
+    pa.default_memory_pool().release_unused()
+    monkeypatch.setattr(cli, "_MEMORY_BYTES", 300 << 20)
+    command = ["verify", "--key", site.vkey.split()[0], str(site.archive)]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--deep"]) == 2
+    told = capsys.readouterr().out
+    assert "unread: segment" in told
+    assert "more memory than is allowed" in told
+    session = next(row["session_id"] for row in rows(site, "sessions") if row["user"] == "ana")
+    assert main([*command, "--session", str(session)]) == 2
+    (head,) = site.archive.glob("heads/*.note")
+    head.unlink()
+    assert main([*command, "--deep"]) == 1
+
+
+def test_a_log_that_does_not_fit_into_memory_is_no_finding(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(site, sessions=2, policy=retention(billing={"keep": 0}))
+    order(site, "retention_apply", event=1)
+
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(verify_purges, "read_list", fail)
+    result = verify(site.archive, key=site.vkey)
+    assert (result.ok, result.findings) == (None, [])
+    assert result.unread == ["log/gw1: reading it takes more memory than is allowed"]
+    assert known.recall(site.place.log_origin) is None
+
+
+def test_a_list_of_what_was_purged_is_held_no_longer_than_its_purge(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purge, "MAX_SESSIONS", 4)
+    record(site, sessions=40, commands=0, policy=retention(billing={"keep": 0}))
+    order(site, "retention_apply", event=1)
+    assert len([e for e in site.log_entries() if e["type"] == "purge_intent"]) == 5
+    held: list[int] = []
+    real = verify_purges.read_list
+
+    def counted(*arguments: Any) -> Any:
+        held.append(sum(isinstance(each, purge.Listed) for each in gc.get_objects()))
+        return real(*arguments)
+
+    monkeypatch.setattr(verify_purges, "read_list", counted)
+    result = verify(site.archive, key=site.vkey, deep=True)
+    assert result.ok is True
+    assert "20 sessions purged" in " ".join(result.notes)
+    assert len(held) == 10
+    assert max(held) <= 4
 
 
 def test_the_limit_on_memory_ends_with_the_verb(

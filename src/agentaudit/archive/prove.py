@@ -138,6 +138,8 @@ def prove(
         raise
     except FileExistsError:
         raise QuestionError(f"{folder}: is there already") from None
+    except MemoryError:
+        raise
     except MALFORMED as error:
         raise ArchiveError(
             f"session {found.session_id}: {words(error)}",

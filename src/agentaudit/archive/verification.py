@@ -27,9 +27,13 @@ MALFORMED = (
     LookupError,
     TypeError,
     AttributeError,
-    MemoryError,
 )
-"""What reading a hostile archive may raise: each becomes a finding."""
+"""What reading a hostile archive may raise: each becomes a finding.
+
+A MemoryError, which Arrow's own may be besides, is none: an honest archive may be larger than what
+the machine lets us have. Who catches these lets it through first, and whoever answers for the
+whole says that it could not tell.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

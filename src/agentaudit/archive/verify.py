@@ -172,17 +172,23 @@ class _Check:
         gateways = layout.gateways()
         if not gateways:
             self._found("log", "log", "no gateway's log", "at least one")
+        is_whole = True
         for gateway in gateways:
             result.gateways += 1
             try:
                 LogCheck(self.scope, result, gateway).run()
             except SettingsError:
                 raise
+            except MemoryError as error:
+                is_whole = False
+                self._give_up(gateway, f"log/{gateway}", error)
             except MALFORMED as error:
                 # Signed or not, the archive may hold anything: what cannot be read is a finding.
                 self._found("log", f"log/{gateway}", words(error))
-        self._find_strays()
-        self._find_missing_logs()
+        if is_whole:
+            # Else nobody knows what belongs here.
+            self._find_strays()
+            self._find_missing_logs()
         return self._answered()
 
     def run_session(self, session: UUID | str) -> Verification:
@@ -212,6 +218,9 @@ class _Check:
             result.segments = len(segments)
         except SettingsError:
             raise
+        except MemoryError as error:
+            self._give_up(found.gateway, result.subject, error)
+            return self._answered()
         except MALFORMED as error:
             self._found("log", f"log/{found.gateway}", words(error))
         result.sessions = 1
@@ -222,6 +231,11 @@ class _Check:
         elif not check.is_closed:
             result.unread.append(f"{result.subject}: its end is not sealed yet")
         return self._answered()
+
+    def _give_up(self, gateway: str, place: str, error: MemoryError) -> None:
+        """Say that a log could not be checked to its end; nothing of it is remembered."""
+        self.result.unread.append(f"{place}: {words(error)}")
+        self.result.checkpoints.pop(gateway, None)
 
     def _check_format(self) -> None:
         try:
@@ -253,7 +267,7 @@ class _Check:
             log = read_log(self._layout.log(gateway), [signer])
             is_grown = log.signed_by and log.checkpoint.size > checkpoint.size
             return log if is_grown and log.root_at(checkpoint.size) == checkpoint.root else None
-        except MALFORMED:
+        except (*MALFORMED, MemoryError):
             return None
 
     def _find_missing_logs(self) -> None:

@@ -73,6 +73,7 @@ class LogCheck:
 
     def __init__(self, scope: Scope, result: Verification, gateway: str) -> None:
         self._scope = scope
+        self._deep = scope.deep
         self._result = result
         self._found = scope.found
         self._layout = scope.layout
@@ -123,7 +124,7 @@ class LogCheck:
         for path in self._outside.files:
             self._expect(path)
         self._check_live()
-        self._purges.end(deep=self._scope.deep)
+        self._purges.end(deep=self._deep)
         self._expose(log)
         return log
 
@@ -351,16 +352,20 @@ class LogCheck:
             self._found("tick", place, f"sealed at {seal['n']} events", f"{max(ticks)} as ticked")
         if not self._scope.files:
             return
-        still_open = len(self._tracker.sessions) if self._scope.deep else None
+        still_open = len(self._tracker.sessions) if self._deep else None
         self._purges.seal(seal, place, still_open)
         purged = self._purges.of(seal["segment"])
         if purged is not None and purged.remains.is_gone:
             return
         files = seal["files"] if purged is None else purged.remains.files
         is_right = self._check_files(segment, seal, files)
-        if is_right and self._scope.deep and (purged is None or purged.is_readable):
+        if is_right and self._deep and (purged is None or purged.is_readable):
             try:
                 self._rows.check(seal, place, ticks, purged)
+            except MemoryError as error:
+                # What later rows are checked against is not known: the rest is checked fast.
+                self._deep = False
+                self._result.unread.append(f"{place} and the rows behind it: {words(error)}")
             except MALFORMED as error:
                 self._found("rows", place, words(error))
 
@@ -432,8 +437,8 @@ class LogCheck:
             if str(segment) not in self._sealed
             and (segment not in self._begun_meanwhile or str(segment) in self._opened)
         }
-        tracker = self._tracker if self._scope.deep else Tracker(self._gateway)
-        is_whole = self._scope.deep
+        tracker = self._tracker if self._deep else Tracker(self._gateway)
+        is_whole = self._deep
         for reader in self._readers(live):
             place = f"journal {reader.header.segment}"
             try:
@@ -487,7 +492,7 @@ class LogCheck:
                 tracker.resume(session)
         tree = Frontier()
         # Only whole sessions have a digest to complete, and a fast check has not seen them all.
-        complete = self._scope.deep
+        complete = self._deep
         for batch in reader.batches():
             if tree.size == 0:
                 self._take_as_sealing(reader.header.segment, batch.observed_us(0))

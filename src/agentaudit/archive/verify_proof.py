@@ -158,12 +158,15 @@ class ProofCheck:
             raise
         except _Enough:
             result.notes.append(f"{_MAX_FINDINGS} findings: the rest was not looked at")
+        except MemoryError as error:
+            result.unread.append(words(error))
         except MALFORMED as error:
             self.result.findings.append(_finding("proof", ".", words(error)))
         if result.findings:
             result.ok = False
         else:
-            result.ok = None if result.unknown_signers or result.without_quorum else True
+            unsure = result.unknown_signers or result.without_quorum or result.unread
+            result.ok = None if unsure else True
         return result
 
     def _check(self) -> None:

@@ -3,6 +3,8 @@
 The log is read twice. Once ahead, because a segment is checked where its seal stands and which of
 its files are left is said later; and once in order, because whether a purge was lawful is a
 question of what stood in the log just before it: which policy, since when, and which legal holds.
+What was taken is kept by 40 bytes a session and, once that is checked, by a bit: an archive may
+have purged more sessions than it still has.
 
 A purge's claims about a session are believed only with the proof that they were made when the
 session closed (`sessions_root`). That nobody but the sessions on the lists is missing shows when
@@ -14,8 +16,9 @@ What is promised: docs/limits.md. Format: docs/formats/archive.md, "Purges"
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,7 +26,7 @@ from uuid import UUID
 import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical, journal
-from agentaudit.archive.files import measure
+from agentaudit.archive.files import measure, open_regular
 from agentaudit.archive.layout import Layout, segment_path
 from agentaudit.archive.merkle import leaf_hash, tree_root, verifies_inclusion
 from agentaudit.archive.purge import Listed, PurgeList, read_list, take
@@ -46,6 +49,9 @@ _CLOCK_STEP_US = 3_600_000_000
 
 _MAX_ROW_BYTES = 8 * 1024
 
+_MAX_PLACE = 100_000_000
+"""No segment has more events, and so no more sessions that closed in it."""
+
 
 @dataclass(slots=True)
 class Purged:
@@ -63,6 +69,52 @@ class Purged:
     open: int = 0
     payloads: set[bytes] = field(default_factory=set)
     is_readable: bool = True
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What the lists say of one segment, until its seal comes: small, and without an order."""
+
+    indices: array[int] = field(default_factory=lambda: array("q"))
+    leaves: bytearray = field(default_factory=bytearray)
+    payloads: bytearray = field(default_factory=bytearray)
+
+    def fill(self, purged: Purged) -> None:
+        for at, index in enumerate(self.indices):
+            purged.sessions[index] = bytes(self.leaves[32 * at : 32 * at + 32])
+        starts = range(0, len(self.payloads), 16)
+        purged.payloads = {bytes(self.payloads[start : start + 16]) for start in starts}
+
+
+class _Taken:
+    """Which sessions were taken so far: a bit for the place of each in the segment it closed in."""
+
+    def __init__(self) -> None:
+        self._bits: dict[str, bytearray] = {}
+        self.count = 0
+
+    def __contains__(self, place: tuple[str, int]) -> bool:
+        bits, index = self._bits.get(place[0], b""), place[1]
+        return index >> 3 < len(bits) and bool(bits[index >> 3] >> (index & 7) & 1)
+
+    def add(self, segment: str, index: int) -> None:
+        if (segment, index) in self or index >= _MAX_PLACE:
+            return
+        bits = self._bits.setdefault(segment, bytearray())
+        bits.extend(bytes(max(0, (index >> 3) + 1 - len(bits))))
+        bits[index >> 3] |= 1 << (index & 7)
+        self.count += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    """What of a seal is asked for long after it."""
+
+    first_event: int
+    n: int
+    first_at: int
+    sessions_closed: int
+    sessions_root: bytes
 
 
 class PurgesCheck:
@@ -85,17 +137,20 @@ class PurgesCheck:
         self._ahead = Standing()
         self._seen_ahead: set[int] = set()
         self._purged: dict[str, Purged] = {}
+        self._gathered: dict[str, _Gathered] = {}
+        self._current: Purged | None = None
         self._open = 0
         self._standing = Standing()
-        self._seals: dict[str, dict[str, Any]] = {}
-        # What was taken so far, by the segment that a session closed in and its place there.
-        self._taken: dict[str, set[tuple[str, int]]] = {"sessions": set(), "payloads": set()}
+        self._seals: dict[str, _Seal] = {}
+        self._taken = {"sessions": _Taken(), "payloads": _Taken()}
+        # Lists without their proofs, until the last segment is done.
         self._lists: dict[str, PurgeList] = {}
         self._known_holds: dict[str, set[str]] = {}
         self._latest: tuple[int, str] | None = None
         # Events of the control session that legal holds point to: event_no, place, what it orders.
         self._orders: list[tuple[int, str, dict[str, Any]]] = []
-        self._decisions: dict[int, list[tuple[str, str, Closed]]] = {}
+        # Intents by the event that decided them; their lists are read again at the end.
+        self._decisions: dict[int, list[tuple[str, dict[str, Any]]]] = {}
 
     # --- ahead
 
@@ -122,23 +177,32 @@ class PurgesCheck:
             self._expected.add(self._relative(self._layout.purge(purge.purge)))
             try:
                 listed = read_list(self._layout, purge.intent)
+            except MemoryError:
+                raise
             except MALFORMED as error:
                 self._found("purge", self._relative(self._layout.purge(purge.purge)), words(error))
                 continue
             for session in listed.sessions:
                 self._gather(session, purge.intent["what"])
+            del listed
 
     def _gather(self, listed: Listed, what: str) -> None:
         if what == "payloads":
             for segment in listed.segments:
                 if segment in self._purged:
-                    self._purged[segment].payloads.add(listed.session.session_id.bytes)
+                    self._of(segment).payloads.extend(listed.session.session_id.bytes)
             return
         first, last = listed.segments[:1], listed.sealed_in
         if last in self._purged:
-            self._purged[last].sessions[listed.index] = leaf_hash(listed.session.leaf())
+            if listed.index >= _MAX_PLACE:
+                raise ArchiveError(f"session {listed.session.session_id}: no segment is as large")
+            self._of(last).indices.append(listed.index)
+            self._of(last).leaves.extend(leaf_hash(listed.session.leaf()))
         if first and first[0] in self._purged:
             self._purged[first[0]].opened += 1
+
+    def _of(self, segment: str) -> _Gathered:
+        return self._gathered.setdefault(segment, _Gathered())
 
     def _is_as_named(self, path: Path, file: Mapping[str, Any]) -> bool:
         relative = self._relative(path)
@@ -167,7 +231,11 @@ class PurgesCheck:
         `still_open` counts the sessions of segments before that were not purged and not closed
         yet; None where nobody has followed them.
         """
-        purged = self._purged.get(seal["segment"])
+        if self._current is not None:
+            self._current.sessions, self._current.payloads = {}, set()
+        purged = self._current = self._purged.get(seal["segment"])
+        if purged is not None and (gathered := self._gathered.pop(seal["segment"], None)):
+            gathered.fill(purged)
         gone = purged or Purged(Remains({}))
         # Also a segment in which they had no events was one at whose end they were open.
         self._open += gone.opened - len(gone.sessions)
@@ -227,7 +295,13 @@ class PurgesCheck:
             ordered = {"action": "release", "hold": entry["hold"]}
             self._orders.append((entry["event"], place, ordered))
         elif kind == "seal":
-            self._seals[entry["segment"]] = entry
+            self._seals[entry["segment"]] = _Seal(
+                entry["first_event"],
+                entry["n"],
+                entry["first_at"],
+                entry["sessions_closed"],
+                bytes.fromhex(entry["sessions_root"]),
+            )
         if self._latest is not None and entry["at"] < self._latest[0] - _CLOCK_STEP_US:
             # Behind a purge that somebody dated ahead, to have its sessions due.
             self._found("purge", self._latest[1], "dated later than an entry behind it")
@@ -266,20 +340,20 @@ class PurgesCheck:
             told("decision", "an erasure without a decision")
         try:
             listed = read_list(self._layout, entry)
+        except MemoryError:
+            raise
         except MALFORMED:
             return  # found when it was read ahead
-        self._lists[entry["purge"]] = listed
         self._known_holds[entry["purge"]] = set(standing.holds)
         touched: dict[str, int] = {}
         for session in listed.sessions:
             for segment in session.segments:
                 touched[segment] = touched.get(segment, 0) + 1
-            self._check_claims(session, what, told)
+            if self._check_claims(session, what, told):
+                self._taken[what].add(session.sealed_in, session.index)
             self._check_right(session.session, entry, told)
-            self._taken[what].add((session.sealed_in, session.index))
-            if decision is not None:
-                where = (place, str(session.session.session_id), session.session)
-                self._decisions.setdefault(decision, []).append(where)
+        if decision is not None:
+            self._decisions.setdefault(decision, []).append((place, entry))
         if touched.keys() != listed.segments.keys():
             told("purge", "its list names other segments than those of its sessions")
         for segment, (rows, whole) in listed.segments.items():
@@ -288,15 +362,21 @@ class PurgesCheck:
             if what == "sessions" and rows == 0:
                 told("purge", f"segment {segment}: no rows")
         told.end()
+        without_proofs = tuple(replace(session, proof=()) for session in listed.sessions)
+        self._lists[entry["purge"]] = PurgeList(without_proofs, listed.segments)
 
-    def _check_claims(self, listed: Listed, what: str, told: _Told) -> None:
-        """Hold what a list claims of a session against the seal of the segment it closed in."""
+    def _check_claims(self, listed: Listed, what: str, told: _Told) -> bool:
+        """Hold what a list claims of a session against the seal of the segment it closed in.
+
+        Returns:
+            Whether the place that it claims there is proven to be its own.
+        """
         session = listed.session
         name = f"session {session.session_id}"
         seal = self._seals.get(listed.sealed_in)
         if seal is None or listed.segments[-1:] != (listed.sealed_in,):
             told("purge", f"{name}: not sealed where its list says")
-            return
+            return False
         if len(set(listed.segments)) != len(listed.segments) or any(
             segment not in self._seals for segment in listed.segments
         ):
@@ -305,14 +385,15 @@ class PurgesCheck:
             listed.proof,
             leaf=leaf_hash(session.leaf()),
             index=listed.index,
-            size=seal["sessions_closed"],
-            root=bytes.fromhex(seal["sessions_root"]),
+            size=seal.sessions_closed,
+            root=seal.sessions_root,
         )
         if not is_proven:
             told("purge", f"{name}: its seal does not say of it what the list claims")
         place = (listed.sealed_in, listed.index)
         if place in self._taken["sessions"] or place in self._taken[what]:
             told("purge", f"{name}: purged before")
+        return is_proven
 
     def _check_right(self, session: Closed, entry: Mapping[str, Any], told: _Told) -> None:
         """Check that a session was due, and not held, when it was purged."""
@@ -360,6 +441,8 @@ class PurgesCheck:
             told("purge", f"segment {segment}: a residue of {residue['rows']} rows", str(rows))
         if salts is not None and takes_rows:
             told("purge", f"segment {segment}: salts where none belong")
+        if len(purge.done.keys() | {segment}) >= len(listed.segments):
+            del self._lists[entry["purge"]], self._known_holds[entry["purge"]]
 
     def _check_holds_since(self, purge: str, listed: PurgeList, segment: str, told: _Told) -> None:
         """Check that no hold was set since the intent that keeps what was taken of a segment."""
@@ -384,7 +467,7 @@ class PurgesCheck:
                 f"purge {purge.purge}: {done} of {segments} segments done",
                 "all: it is under way, or a fault, a legal hold or a crash has stopped it",
             )
-        sessions, payloads = len(self._taken["sessions"]), len(self._taken["payloads"])
+        sessions, payloads = self._taken["sessions"].count, self._taken["payloads"].count
         if sessions or payloads:
             self._notes.append(
                 f"{self._place}: {sessions} sessions purged, and the payloads of {payloads}"
@@ -404,44 +487,53 @@ class PurgesCheck:
             elif not _orders(row[1], ordered):
                 self._found("hold", place, f"event {event_no} does not order this")
             used.add(event_no)
-        for event_no, sessions in self._decisions.items():
+        for event_no, intents in self._decisions.items():
             row = self._event(event_no)
-            told = _Told(self._found, sessions[0][0])
+            told = _Told(self._found, intents[0][0])
             if row is None or row[0] != "decision":
                 told("decision", f"event {event_no} is no decision of the control session")
                 continue
             try:
                 decision = canonical.decode(row[1] or b"{}")
-                self._check_decision(decision, sessions, told)
+                self._check_decision(decision, told)
+                for _, intent in intents:
+                    listed = read_list(self._layout, intent)
+                    self._check_decided(decision, listed, told)
+            except MemoryError:
+                raise
             except MALFORMED as error:
                 told("decision", f"event {event_no}: {words(error)}")
             told.end()
 
     @staticmethod
-    def _check_decision(
-        decision: Mapping[str, Any], sessions: list[tuple[str, str, Closed]], told: _Told
-    ) -> None:
-        """Check that somebody else approved that just these sessions go."""
+    def _check_decision(decision: Mapping[str, Any], told: _Told) -> None:
+        """Check that somebody else approved an erasure."""
         requester, approvers = decision["requester"], decision["approvers"]
         if (decision["kind"], decision["state"]) != ("purge", "approved"):
             told("decision", "not an approval of a purge")
         if not requester or not approvers or requester in approvers:
             told("decision", "not approved by somebody else than who asked")
+
+    @staticmethod
+    def _check_decided(decision: Mapping[str, Any], listed: PurgeList, told: _Told) -> None:
+        """Check that just these sessions were approved to go."""
         selector, decided_us = decision["selector"], decision["decided_at"]
-        for _, name, session in sessions:
+        for session in (each.session for each in listed.sessions):
             if not selects(selector, session):
-                told("decision", f"session {name}: not what was approved")
+                told("decision", f"session {session.session_id}: not what was approved")
             elif session.closed_us > decided_us:
-                told("decision", f"session {name}: closed after the approval")
+                told("decision", f"session {session.session_id}: closed after the approval")
 
     def _event(self, event_no: int) -> tuple[str, bytes | None] | None:
         """Return kind and payload of an event of the control session, None where there is none."""
         try:
             for segment, seal in self._seals.items():
-                if seal["first_event"] <= event_no < seal["first_event"] + seal["n"]:
-                    path = segment_path("events", self._gateway, seal["first_at"], UUID(segment))
+                if seal.first_event <= event_no < seal.first_event + seal.n:
+                    path = segment_path("events", self._gateway, seal.first_at, UUID(segment))
                     return _sealed_event(self._layout.root / path, event_no)
             return self._live_event(event_no)
+        except MemoryError:
+            raise
         except MALFORMED:
             return None
 
@@ -497,7 +589,7 @@ class _Told:
 
 def _sealed_event(path: Path, event_no: int) -> tuple[str, bytes | None] | None:
     columns = ["event_no", "kind", "protocol", "payload", "stored_len"]
-    with pq.ParquetFile(path) as file:
+    with open_regular(path) as opened, pq.ParquetFile(opened) as file:
         for group in range(file.num_row_groups):
             statistics = file.metadata.row_group(group).column(0).statistics
             if statistics is not None and not statistics.min <= event_no <= statistics.max:
