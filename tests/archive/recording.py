@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical
 from agentaudit.archive import sealer as sealer_module
-from agentaudit.archive.drill.machine import fresh_log
+from agentaudit.archive.drill.machine import Machine, fresh_log
 from agentaudit.archive.journal import JournalReader
 from agentaudit.archive.keys import Place, create_key
 from agentaudit.archive.layout import Layout
-from agentaudit.archive.log import read_log
 from agentaudit.archive.note import Signer
 from agentaudit.archive.outside import Outside
 from agentaudit.archive.recorder import Recorder, SessionRecorder
@@ -77,38 +76,46 @@ class Site:
     vkey: str
 
     @property
+    def machine(self) -> Machine:
+        """The same as a drill sees it, with any number of gateways."""
+        return Machine(self.folder, ORIGIN)
+
+    @property
     def archive(self) -> Path:
-        return self.folder / "archive"
+        return self.machine.archive
 
     @property
     def keys(self) -> Path:
-        return self.folder / "keys"
+        return self.machine.keys
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.archive)
+        return self.machine.layout
 
     @property
     def place(self) -> Place:
-        return Place(archive=self.archive, gateway=GATEWAY, origin=ORIGIN, keys=self.keys)
+        return self.machine.place(GATEWAY)
 
     @property
     def signer(self) -> Signer:
-        return Signer.parse((self.keys / f"{GATEWAY}.key").read_text())
+        return self.machine.log_key(GATEWAY)
 
     @property
     def signers(self) -> list[Signer]:
         """The keys that sign now: the log's, and the current epoch's."""
-        return [self.signer, Signer.parse((self.keys / f"{GATEWAY}.epoch").read_text())]
+        return [self.signer, self.machine.epoch_key(GATEWAY)]
 
     def journals(self) -> list[Path]:
         return sorted(self.layout.journals(GATEWAY).glob("*.journal"))
 
     def log_entries(self) -> list[dict[str, Any]]:
-        return list(read_log(self.layout.log(GATEWAY), []).entries())
+        return self.machine.entries(GATEWAY)
 
     def copy_to(self, folder: Path) -> Site:
-        """Return a copy of this site in `folder`, which is not there yet."""
+        """Return a copy of this site in `folder`, which is not there yet.
+
+        Of its own, other than a machine's: tests change files in place.
+        """
         shutil.copytree(self.folder, folder, symlinks=True)
         return Site(folder, self.vkey)
 
