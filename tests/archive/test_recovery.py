@@ -699,6 +699,10 @@ def test_a_header_that_says_else_of_a_session_than_its_events_is_found_and_refus
     result = verify(site.archive, key=site.vkey, deep=True, remember=False)
     assert result.ok is False
     assert why in str(result.findings[0])
+    if why in ("another facts", "another key_t", "another opened_us", "which is not open"):
+        assert verify(site.archive, key=site.vkey, remember=False).ok is False
+        with pytest.raises(TamperedError, match="says else than was sealed"):
+            open_archive(site.archive)
     require_refused(site, why)
 
 

@@ -10,11 +10,11 @@ Format: docs/formats/archive.md, "Leaf", "Tables" and "Retention"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pyarrow as pa
@@ -22,10 +22,12 @@ import pyarrow.parquet as pq
 
 from agentaudit.archive import leaves
 from agentaudit.archive.files import measure
-from agentaudit.archive.journal import NO_STATUS, Entry
+from agentaudit.archive.journal import NO_STATUS, Entry, OpenSession
 from agentaudit.archive.layout import TABLES, segment_path
 from agentaudit.archive.leaves import LEAF_TAG, spans_digest
 from agentaudit.archive.merkle import HASH_BYTES
+from agentaudit.archive.segment import SCHEMAS, table_of
+from agentaudit.archive.tracker import Tracked
 from agentaudit.errors import ArchiveError, TamperedError
 from agentaudit.model import Kind
 
@@ -52,6 +54,9 @@ _COLUMNS = (
     "payload_commit",
     "mask_spans",
 )
+_GROWING = ("events", "commands", "bytes_in", "bytes_out", "masked")
+_OF_ITS_END = ("closed_at", "close_reason", "close_event_no", "is_final")
+_CONSTANT = [name for name in SCHEMAS["sessions"].names if name not in (*_GROWING, *_OF_ITS_END)]
 _OF_SESSION = ("gateway", "side", "masked", "protocol", "user", "agent", "target")
 
 
@@ -111,6 +116,14 @@ class Sealed:
                 raise TamperedError(f"{self}: a session without an id")
             yield from _values(batch.column(0), "session_id")
 
+    def constants(self, root: Path, sessions: Container[UUID]) -> Iterator[dict[str, Any]]:
+        """Yield what the rows of `sessions` have of these all their lives; raises as above."""
+        if "sessions" not in self.files:
+            return
+        self.require(root, [self.files["sessions"]])
+        for batch in _batches(root / self.files["sessions"], _CONSTANT):
+            yield from (row for row in batch.to_pylist() if row.get("session_id") in sessions)
+
     def __str__(self) -> str:
         return f"segment {self.seal['segment']}"
 
@@ -133,6 +146,44 @@ def sealed_segments(gateway: str, entries: Iterable[dict[str, Any]]) -> list[Sea
                 if entry[name] is not None:
                     paths.append(_residue_path(sealed, entry[name], name, number))
     return list(found.values())
+
+
+def require_as_sealed(
+    root: Path, segments: Sequence[Sealed], sessions: Iterable[OpenSession]
+) -> None:
+    """Hold what a journal's header says of sessions against the segments that they began in.
+
+    What grows with a session is not compared: that takes its events.
+
+    Raises:
+        TamperedError: their `sessions` files say something else of one, or nothing.
+        ArchiveError, OSError, pyarrow.ArrowException: one cannot be read.
+    """
+    opened: dict[int, list[OpenSession]] = {}
+    for session in sessions:
+        ends = (one.seal["first_event"] + one.seal["n"] for one in segments)
+        at = next((at for at, end in enumerate(ends) if session.open_event_no < end), -1)
+        opened.setdefault(at, []).append(session)
+    for at, claimed in opened.items():
+        ids = {session.session_id for session in claimed}
+        there = segments[at].constants(root, ids) if at >= 0 else ()
+        rows = {row["session_id"]: row for row in there}
+        for session in claimed:
+            row = rows.get(session.session_id)
+            if row is None or row != _constants(session):
+                raise TamperedError(
+                    f"session {session.session_id}: a journal's header says else than was sealed",
+                    hint="`agentaudit verify --deep` says more; keep a copy of the archive",
+                )
+
+
+def _constants(session: OpenSession) -> dict[str, Any] | None:
+    """Return what a row of `sessions` has of the session all its life, None where none can."""
+    try:
+        made = table_of("sessions", [Tracked(session).row()]).select(_CONSTANT).to_pylist()
+    except (pa.ArrowException, TypeError, ValueError, AttributeError):
+        return None
+    return cast("dict[str, Any]", made[0])
 
 
 def _name_files(sealed: Sealed, files: dict[str, Any], number: int) -> None:

@@ -29,9 +29,10 @@ from agentaudit.archive.log import (
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import read_list
 from agentaudit.archive.retention import Standing
+from agentaudit.archive.sealed import require_as_sealed, sealed_segments
 from agentaudit.archive.segment import SCHEMAS, table_of
 from agentaudit.archive.tracker import Tracker
-from agentaudit.errors import ArchiveError
+from agentaudit.errors import ArchiveError, TamperedError
 
 _LOOKS = 5
 """How often to look again when a segment is sealed while it is read."""
@@ -138,7 +139,7 @@ def _read(layout: Layout, remember: bool) -> Snapshot:
                         "says more",
                     )
         try:
-            tables = _live_tables(layout, gateway, sealed, next_event_no)
+            tables = _live_tables(layout, gateway, log, sealed, next_event_no)
         except PermissionError as error:
             unread.append(f"{error.filename}: {error.strerror}")
             continue
@@ -174,9 +175,10 @@ def _seals(layout: Layout, gateway: str, log: Log) -> int:
 
 
 def _live_tables(
-    layout: Layout, gateway: str, sealed: set[UUID], next_event_no: int
+    layout: Layout, gateway: str, log: Log, sealed: set[UUID], next_event_no: int
 ) -> dict[str, pa.Table]:
     """Return the rows of the journals that no seal names yet."""
+    is_first = True
     tracker = Tracker(gateway)
     columns = EventColumns(gateway)
     commands = []
@@ -190,9 +192,14 @@ def _live_tables(
                 f"{next_event_no} expected",
                 hint="a segment is missing; `agentaudit verify` says more",
             )
-        for session in reader.header.sessions:
-            if session.session_id.bytes not in tracker.sessions:
+        sessions = reader.header.sessions
+        if is_first and sessions:
+            require_as_sealed(layout.root, sealed_segments(gateway, log.entries()), sessions)
+            for session in sessions:
                 tracker.resume(session)
+        for what in tracker.contradictions(sessions):
+            raise TamperedError(f"{reader.path.name}: {what}", hint="keep a copy of the archive")
+        is_first = False
         for batch in reader.batches():
             columns.add(batch, tracker.add_journaled(batch, complete=False))
             tracker.follow(batch)

@@ -27,6 +27,7 @@ from agentaudit.archive.merkle import Frontier, leaf_hash
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import MAX_POLICY_BYTES
 from agentaudit.archive.retention import parse_policy
+from agentaudit.archive.sealed import require_as_sealed, sealed_segments
 from agentaudit.archive.tracker import Tracker
 from agentaudit.archive.verification import (
     MALFORMED,
@@ -123,7 +124,7 @@ class LogCheck:
         self._result.anchors += self._outside.held(self._found)
         for path in self._outside.files:
             self._expect(path)
-        self._check_live()
+        self._check_live(log)
         self._purges.end(deep=self._deep)
         self._expose(log)
         return log
@@ -429,7 +430,7 @@ class LogCheck:
                 self._begun_meanwhile.add(segment)
             self._expect(path)
 
-    def _check_live(self) -> None:
+    def _check_live(self, log: Log) -> None:
         """Read the journals: whole frames, dense, and no shorter than the last tick."""
         live = {
             segment: file
@@ -449,9 +450,14 @@ class LogCheck:
                         f"begins at event {reader.header.first_event_no}",
                         str(self._next_event_no),
                     )
+                if not is_whole and reader.header.sessions:
+                    segments = sealed_segments(self._gateway, log.entries())
+                    require_as_sealed(self._layout.root, segments, reader.header.sessions)
                 self._check_journal(reader, tracker, place, is_whole=is_whole)
-            except (ArchiveError, TamperedError) as error:
-                self._found("journal", place, str(error))
+            except MemoryError:
+                raise
+            except MALFORMED as error:
+                self._found("journal", place, words(error))
             is_whole = True
         for segment_text, number in self._opened.items():
             if UUID(segment_text) not in live:
