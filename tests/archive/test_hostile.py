@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from agentaudit import cli, load
-from agentaudit.archive import known, purge, verify_purges
+from agentaudit.archive import canonical, known, purge, verify_purges
 from agentaudit.archive.drill.attacker import with_values
 from agentaudit.archive.drill.machine import rewrite_parquet, sealed_as_it_is
 from agentaudit.archive.journal import Header, JournalReader
@@ -143,6 +144,17 @@ def test_a_log_that_does_not_fit_into_memory_is_no_finding(
     assert (result.ok, result.findings) == (None, [])
     assert result.unread == ["log/gw1: reading it takes more memory than is allowed"]
     assert known.recall(site.place.log_origin) is None
+
+
+def test_no_room_to_parse_json_says_nothing_about_the_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(data: bytes) -> Any:
+        raise orjson.JSONDecodeError("Not enough memory to allocate buffer for parsing", "", 0)
+
+    monkeypatch.setattr(orjson, "loads", full)
+    with pytest.raises(MemoryError):
+        canonical.decode(b"[]")
 
 
 def test_a_list_of_what_was_purged_is_held_no_longer_than_its_purge(
@@ -533,9 +545,12 @@ def test_an_archive_with_the_wrong_folders_is_answered_by_every_verb(
     make(site.archive / relative)
     there, key = str(site.archive), site.vkey.split()[0]
     assert main(["verify", there, "--key", key]) == 1
-    assert main(["verify", there, "--key", key, "--session", session]) in (0, 1, 2)
+    is_its_own = not relative.startswith("log/") or relative == "log/gw1"
+    status = main(["verify", there, "--key", key, "--session", session])
+    assert status in ((1, 2) if is_its_own else (0,))
     out = str(tmp_path / "proof")
-    assert main(["prove", session, "--archive", there, "--out", out]) in (0, 2)
+    status = main(["prove", session, "--archive", there, "--out", out])
+    assert status in ((0, 2) if is_its_own else (0,))
     assert main(["sessions", "--archive", there]) in (0, 1, 2)
 
 

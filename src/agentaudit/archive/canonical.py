@@ -39,5 +39,11 @@ def decode(data: bytes) -> Any:
 
     Raises:
         ValueError: not JSON.
+        MemoryError: there is no room to parse it.
     """
-    return orjson.loads(data)
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith("Not enough memory"):
+            raise MemoryError from None  # which says nothing about the data
+        raise

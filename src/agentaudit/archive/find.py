@@ -14,13 +14,13 @@ from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import read_limited
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import Log, read_log
+from agentaudit.archive.purge import MAX_LIST_BYTES
 from agentaudit.archive.sealed import Sealed, sealed_segments
 from agentaudit.archive.verification import MALFORMED, words
 from agentaudit.errors import ArchiveError, QuestionError
 
 SHORTEST_PREFIX = 8
 _LOOKS = 5
-_MAX_LIST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def find_session(layout: Layout, session: UUID | str) -> FoundSession:
 
     Raises:
         QuestionError: no session, or more than one, has an id that begins so.
-        ArchiveError: a log cannot be read, is sealed faster than it can be read, or does not have
+        ArchiveError: its log cannot be read, is sealed faster than it can be read, or does not have
             the session where what is spoilt might have it.
     """
     prefix = _prefix(session)
@@ -86,8 +86,12 @@ def _look(layout: Layout, prefix: str, *, is_last: bool) -> FoundSession:
     spoilt: list[str] = []
     digits = prefix.replace("-", "")
     for gateway in layout.gateways():
-        log = read_log(layout.log(gateway), [])
-        segments = sealed_segments(gateway, log.entries())
+        try:
+            log = read_log(layout.log(gateway), [])
+            segments = sealed_segments(gateway, log.entries())
+        except ArchiveError as error:
+            spoilt.append(str(error))  # other gateways' sessions are in other logs
+            continue
         for sealed in segments:
             try:
                 # All of them first: half a list would be as good as none.
@@ -97,7 +101,8 @@ def _look(layout: Layout, prefix: str, *, is_last: bool) -> FoundSession:
             except MALFORMED as error:
                 if not is_last:
                     raise _Moved from error
-                spoilt.append(f"{sealed.files['sessions']}: {words(error)}")
+                path, reason = sealed.files["sessions"], words(error)
+                spoilt.append(reason if path in reason else f"{path}: {reason}")
                 continue
             for session_id in ids:
                 found.setdefault((gateway, session_id), (log, []))[1].append(sealed)
@@ -153,7 +158,7 @@ def _complain_if_purged(layout: Layout, gateway: str, prefix: str) -> None:
         if entry["type"] != "purge_intent" or entry["what"] != "sessions":
             continue
         try:
-            listed = canonical.decode(read_limited(layout.purge(entry["purge"]), _MAX_LIST_BYTES))
+            listed = canonical.decode(read_limited(layout.purge(entry["purge"]), MAX_LIST_BYTES))
             ids = [session["session_id"] for session in listed["sessions"]]
         except MALFORMED:
             continue  # what is wrong with it is for `verify` to say
