@@ -143,7 +143,7 @@ class PurgesCheck:
         self._standing = Standing()
         self._seals: dict[str, _Seal] = {}
         self._taken = {"sessions": _Taken(), "payloads": _Taken()}
-        # Lists without their proofs, until the last segment is done.
+        # Lists without their proofs, and without their sessions once the last segment is done.
         self._lists: dict[str, PurgeList] = {}
         self._known_holds: dict[str, set[str]] = {}
         self._latest: tuple[int, str] | None = None
@@ -442,7 +442,8 @@ class PurgesCheck:
         if salts is not None and takes_rows:
             told("purge", f"segment {segment}: salts where none belong")
         if len(purge.done.keys() | {segment}) >= len(listed.segments):
-            del self._lists[entry["purge"]], self._known_holds[entry["purge"]]
+            # Its segments stay, for who signs another end of it.
+            self._lists[entry["purge"]] = PurgeList((), listed.segments)
 
     def _check_holds_since(self, purge: str, listed: PurgeList, segment: str, told: _Told) -> None:
         """Check that no hold was set since the intent that keeps what was taken of a segment."""
