@@ -9,7 +9,7 @@ import pytest
 import agentaudit
 from agentaudit.errors import QuestionError
 from agentaudit.widgets.still import still
-from tests.archive.purging import apply, recorded, split
+from tests.archive.purging import apply, apply_for_days, recorded, split
 from tests.archive.recording import new_site, retention
 
 
@@ -20,7 +20,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = retention(orders={"keep": 30}, billing={"keep": 4000, "payload_keep": 30})
     split(site, policy)
     recorded(site, policy)
-    apply(site)
+    apply_for_days(site)
     return site.archive
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentaudit.archive import canonical, leaves
+from agentaudit.archive import retention as retention_module
 from agentaudit.archive.batch import Entry
 from agentaudit.archive.gaps import read_gaps, read_keys
 from agentaudit.archive.keys import People
@@ -236,6 +239,21 @@ def apply(site: Site) -> dict[str, Any]:
     answer = order(site, "retention_apply", event=event_of(site, "purge"))
     assert "result" in answer, answer
     return dict(answer["result"])
+
+
+@contextmanager
+def the_next_day() -> Iterator[None]:
+    """Let segments have rested that retention rewrote today."""
+    with patch.object(retention_module, "is_fresh", return_value=False):
+        yield
+
+
+def apply_for_days(site: Site) -> dict[str, Any]:
+    """As `apply` today, and again on the next day for what has to wait until then."""
+    first = apply(site)
+    with the_next_day():
+        second = apply(site)
+    return second | {"purges": first["purges"] + second["purges"]}
 
 
 def erase(site: Site, selector: dict[str, Any], **members: Any) -> dict[str, Any]:

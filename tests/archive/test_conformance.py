@@ -28,6 +28,7 @@ from agentaudit.archive.verify import verify
 from tests.archive.purging import (
     KEEP,
     apply,
+    apply_for_days,
     entries_of,
     event_of,
     hmac_of,
@@ -62,7 +63,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def lawful(before: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The same after retention was applied."""
     site = before.copy_to(tmp_path_factory.mktemp("lawful") / "site")
-    apply(site)
+    apply_for_days(site)
     return site
 
 
@@ -243,7 +244,9 @@ def test_salts_of_a_purge_of_sessions_are_found(site: Site) -> None:
     require_found(site, "purge", "salts where none belong")
 
 
-def test_a_forged_residue_is_found(site: Site) -> None:
+def test_a_forged_residue_is_found(before: Site, tmp_path: Path) -> None:
+    site = before.copy_to(tmp_path / "copy")
+    apply(site)
     (path,) = site.archive.glob("residue/*/0.parquet")
     table = pq.read_table(path)
     hashes = table.column("leaf_hash").to_pylist()

@@ -235,6 +235,9 @@ def test_a_plan_takes_what_is_due_and_leaves_what_is_held_or_was_just_rewritten(
     assert [s.index for s in plan.payloads] == [2]
     assert [(s.index, holds) for s, holds in plan.held] == [(3, ["h"])]
     assert [s.index for s in plan.waiting] == [4]
+    plan.spread()
+    assert plan.payloads == [], "SEGMENT is rewritten for sessions today"
+    assert [s.index for s in plan.waiting] == [4, 2]
     later = Plan()
     later.add(sealed(4, SEGMENT, other), "sessions", found, now_us + 1)
     assert [s.index for s in later.sessions] == [4]

@@ -304,6 +304,7 @@ def make_plan(
             yield
         elif what := standing.due(session.target, session.end_us, now_us):
             made.add(session, what, standing, now_us)
+    made.spread()
     return made
 
 

@@ -348,6 +348,14 @@ class Plan:
         else:
             (self.sessions if what == "sessions" else self.payloads).append(session)
 
+    def spread(self) -> None:
+        """Let payloads wait where sessions go now: a segment is rewritten for one of them a day."""
+        touched = {name for session in self.sessions for name in session.segments}
+        payloads, self.payloads = self.payloads, []
+        for session in payloads:
+            is_free = touched.isdisjoint(session.segments)
+            (self.payloads if is_free else self.waiting).append(session)
+
 
 def is_fresh(remains: Remains, now_us: int) -> bool:
     """Say whether retention rewrote a segment within the last day: then it waits."""
