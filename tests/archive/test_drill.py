@@ -323,7 +323,7 @@ def test_nothing_is_left_behind_and_no_log_of_the_drill_is_remembered(
     monkeypatch.setattr("tempfile.tempdir", None)
     drill(sealed.archive, attacks=[NAMED["roll-back"]])
     assert list(scratch.iterdir()) == []
-    assert not Path(os.environ["XDG_STATE_HOME"]).exists()
+    assert list(Path(os.environ["XDG_STATE_HOME"]).rglob("*")) == []
 
 
 def test_the_copy_is_signed_by_no_key_of_the_archive(sealed: Site, stage: Stage) -> None:

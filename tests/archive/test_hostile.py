@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agentaudit import cli, load
+from agentaudit import load
 from agentaudit.archive import canonical, known, purge, verify_purges
 from agentaudit.archive.drill.attacker import with_values
 from agentaudit.archive.drill.machine import rewrite_parquet, sealed_as_it_is
@@ -110,24 +110,34 @@ def large(site: Site) -> None:
     swap(site, path)
 
 
-def test_what_does_not_fit_into_memory_is_no_finding_and_never_a_yes(
-    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+_LIMITED = """
+import sys
+from agentaudit import cli
+cli._MEMORY_BYTES = 300 << 20
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def limited(*arguments: str) -> tuple[int, str]:
+    """Run the command line with little memory, in a process that has none to spare yet."""
+    command = [sys.executable, "-c", _LIMITED, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def test_what_does_not_fit_into_memory_is_no_finding_and_never_a_yes(site: Site) -> None:
     large(site)
-    pa.default_memory_pool().release_unused()
-    monkeypatch.setattr(cli, "_MEMORY_BYTES", 300 << 20)
     command = ["verify", "--key", site.vkey.split()[0], str(site.archive)]
-    assert main(command) == 0
-    capsys.readouterr()
-    assert main([*command, "--deep"]) == 2
-    told = capsys.readouterr().out
+    assert limited(*command)[0] == 0
+    status, told = limited(*command, "--deep")
+    assert status == 2
     assert "unread: segment" in told
     assert "more memory than is allowed" in told
     session = next(row["session_id"] for row in rows(site, "sessions") if row["user"] == "ana")
-    assert main([*command, "--session", str(session)]) == 2
+    assert limited(*command, "--session", str(session))[0] == 2
     (head,) = site.archive.glob("heads/*.note")
     head.unlink()
-    assert main([*command, "--deep"]) == 1
+    assert limited(*command, "--deep")[0] == 1
 
 
 def test_a_log_that_does_not_fit_into_memory_is_no_finding(
