@@ -45,10 +45,15 @@ ROOT = 0
 _GATHERED_BYTES = 8192
 
 
-def parts(some: int) -> list[Any]:
-    """Return which crashes a test is to try: every `some`-th, and in a full run all, in eighths."""
+def parts(some: int, *, every: int = 1) -> list[Any]:
+    """Return which crashes a test is to try: every `some`-th; in a full run more, in eighths.
+
+    That is all of them, unless `every` makes it fewer.
+    """
     eighths = [
-        pytest.param(slice(first, None, 8), marks=pytest.mark.full, id=f"{first + 1} of 8")
+        pytest.param(
+            slice(first * every, None, 8 * every), marks=pytest.mark.full, id=f"part {first}"
+        )
         for first in range(8)
     ]
     return [pytest.param(slice(some // 2, None, some), id="some"), *eighths]

@@ -116,7 +116,7 @@ def test_a_purge_survives_any_power_cut_and_one_in_its_recovery_tried_for_long(
     require_any_pull_survived(data, memory)
 
 
-@pytest.mark.parametrize("part", parts(32))
+@pytest.mark.parametrize("part", parts(32, every=3))
 @pytest.mark.parametrize("what", list(CRASHES))
 def test_a_purge_that_a_power_cut_stopped_is_finished_by_the_next_start(
     what: str, part: slice, memory: Path
