@@ -655,7 +655,7 @@ def test_what_a_purge_left_is_proven_to_the_old_root(site: Site, tmp_path: Path)
 def test_what_a_real_purge_left_is_proven_and_what_went_is_named(tmp_path: Path) -> None:
     site = new_site(tmp_path / "site")
     ids = test_purge.recorded(site)
-    test_purge.apply(site)
+    test_purge.apply_for_days(site)
     for name, withholds in (("other0", False), ("pay0", True)):
         proven = prove(site.archive, ids[name], out=tmp_path / name)
         assert proven.is_whole
