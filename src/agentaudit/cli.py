@@ -316,15 +316,16 @@ def _matching(arguments: argparse.Namespace, gateway: str) -> int | None:
     try:
         from agentaudit.analysis.case import Case
 
-        case = Case(settings.load(arguments.config).gateway.archive)
-        found = case.sessions(
-            user=arguments.user,
-            target=arguments.target,
-            since=arguments.since,
-            until=arguments.until,
-        )
-        rows = found.project('session_id, gateway, "user", target').fetchall()
-    except Exception:  # no DuckDB, a file that is damaged: the hold stands all the same
+        with _hostile():
+            case = Case(settings.load(arguments.config).gateway.archive)
+            found = case.sessions(
+                user=arguments.user,
+                target=arguments.target,
+                since=arguments.since,
+                until=arguments.until,
+            )
+            rows = found.project('session_id, gateway, "user", target').fetchall()
+    except (ImportError, AgentauditError):  # no DuckDB, a damaged file: the hold stands anyway
         return None
     if case.unread:
         return None
@@ -353,7 +354,7 @@ def legal_hold_release(arguments: argparse.Namespace) -> int:
 
 
 def _others(done: Mapping[str, Any]) -> bool:
-    """Say which other gateways of the archive an order is nothing to; whether there are any."""
+    """Name the other gateways of the archive, which an order says nothing to; are there any?"""
     for gateway in done.get("others", ()):
         print(
             f"{gateway}: not asked: this archive has its log too, and only an order by its own "

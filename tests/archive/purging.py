@@ -56,6 +56,19 @@ def hmac_of(site: Site, name: str) -> str:
     return People(site.place).hmac(name)
 
 
+def approval(selector: dict[str, Any], at_us: int) -> dict[str, Any]:
+    """Return what a decision says by which somebody else approves an erasure."""
+    return {
+        "kind": "purge",
+        "state": "approved",
+        "requester": "aa" * 32,
+        "approvers": ["bb" * 32],
+        "selector": selector,
+        "requested_at": at_us,
+        "decided_at": at_us,
+    }
+
+
 def write_down(
     site: Site, recorder: Recorder, ids: dict[str, UUID], at_us: int, **decision: Any
 ) -> None:
@@ -68,16 +81,7 @@ def write_down(
     for name, session in ids.items():
         record(Kind.LEGAL_HOLD, action="set", selector={"session": str(session)})
         for selector in ({"session": str(session)}, {"user": hmac_of(site, name)}):
-            told = {
-                "kind": "purge",
-                "state": "approved",
-                "requester": "aa" * 32,
-                "approvers": ["bb" * 32],
-                "selector": selector,
-                "requested_at": at_us,
-                "decided_at": at_us,
-            }
-            record(Kind.DECISION, **told | decision)
+            record(Kind.DECISION, **approval(selector, at_us) | decision)
 
 
 def event_of(site: Site, kind: str, /, **members: Any) -> int:

@@ -33,6 +33,7 @@ from tests.archive.purging import (
     BIGGER,
     apply,
     apply_for_days,
+    approval,
     crowded,
     entries_of,
     erase,
@@ -226,16 +227,7 @@ async def test_an_erasure_takes_what_closed_in_the_segment_under_way(site: Site)
         assert (would["unsealed"], would["totals"]["sessions"]["sessions"]) == ([str(ana)], 0)
         assert entries_of(site, "seal") == []
         now_us = recorder.clock.now_us()
-        decision = {
-            "kind": "purge",
-            "state": "approved",
-            "requester": "aa" * 32,
-            "approvers": ["bb" * 32],
-            "selector": selector,
-            "requested_at": now_us,
-            "decided_at": now_us,
-        }
-        event = recorder.record_control(Kind.DECISION, decision)
+        event = recorder.record_control(Kind.DECISION, approval(selector, now_us))
         later = talk(recorder, "ana")
         done = await recorder.order("erase", selector=selector, decision=event, decided_at=now_us)
         assert ([purge["sessions"] for purge in done["purges"]], done["later"]) == ([1], 1)

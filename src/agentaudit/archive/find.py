@@ -52,7 +52,7 @@ def find_session(layout: Layout, session: UUID | str) -> FoundSession:
     prefix = _prefix(session)
     for look in range(_LOOKS):
         try:
-            return _look(layout, prefix, is_last=look > 0)
+            return _look(layout, prefix, may_move=look == 0)
         except _Moved:
             continue
         except FileNotFoundError as error:
@@ -79,7 +79,7 @@ def _prefix(session: UUID | str) -> str:
     return prefix
 
 
-def _look(layout: Layout, prefix: str, *, is_last: bool) -> FoundSession:
+def _look(layout: Layout, prefix: str, *, may_move: bool) -> FoundSession:
     found: dict[tuple[str, bytes], tuple[Log, list[Sealed]]] = {}
     live: dict[tuple[str, bytes], int] = {}
     unread = set()
@@ -99,7 +99,7 @@ def _look(layout: Layout, prefix: str, *, is_last: bool) -> FoundSession:
             except MemoryError:
                 raise
             except MALFORMED as error:
-                if not is_last:
+                if may_move:
                     raise _Moved from error
                 path, reason = sealed.files["sessions"], words(error)
                 spoilt.append(reason if path in reason else f"{path}: {reason}")

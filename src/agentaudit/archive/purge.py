@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -192,8 +192,8 @@ class Sessions:
             TamperedError: one is not; what was changed must not be purged away.
         """
         for table, file in self._standing.segments[segment].files.items():
-            with self._reading(segment, table) as path, path.open("rb") as opened:
-                if file_digest(opened, "sha256").hexdigest() != file["sha256"]:
+            with self._reading(segment, table) as path:
+                if files.measure(path, file["bytes"]) != (file["bytes"], file["sha256"]):
                     raise TamperedError(
                         f"{path.relative_to(self._layout.root)}: not the file that was sealed",
                         hint="nothing was purged; `agentaudit verify` says more",
@@ -533,10 +533,14 @@ class _Resumed:
     def spare(self, made: Plan) -> None:
         """Let a plan take nothing from the segments that were kept."""
         for part in (made.sessions, made.payloads):
-            for session in [s for s in part if not self.kept.keys().isdisjoint(s.segments)]:
-                part.remove(session)
+            free = []
+            for session in part:
                 holds = {hold for name in session.segments for hold in self.kept.get(name, ())}
-                made.held.append((session, sorted(holds)))
+                if holds:
+                    made.held.append((session, sorted(holds)))
+                else:
+                    free.append(session)
+            part[:] = free
 
     def left(self, made: Plan) -> dict[str, Any]:
         """Return what stays, of a plan and of the purges that were begun earlier."""

@@ -148,7 +148,7 @@ def sealed_segments(gateway: str, entries: Iterable[dict[str, Any]]) -> list[Sea
     return list(found.values())
 
 
-def require_as_sealed(
+def require_sessions_as_sealed(
     root: Path, segments: Sequence[Sealed], sessions: Iterable[OpenSession]
 ) -> None:
     """Hold what a journal's header says of sessions against the segments that they began in.

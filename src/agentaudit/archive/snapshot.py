@@ -29,7 +29,7 @@ from agentaudit.archive.log import (
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import read_list
 from agentaudit.archive.retention import Standing
-from agentaudit.archive.sealed import require_as_sealed, sealed_segments
+from agentaudit.archive.sealed import require_sessions_as_sealed, sealed_segments
 from agentaudit.archive.segment import SCHEMAS, table_of
 from agentaudit.archive.tracker import Tracker
 from agentaudit.errors import ArchiveError, TamperedError
@@ -194,7 +194,9 @@ def _live_tables(
             )
         sessions = reader.header.sessions
         if is_first and sessions:
-            require_as_sealed(layout.root, sealed_segments(gateway, log.entries()), sessions)
+            require_sessions_as_sealed(
+                layout.root, sealed_segments(gateway, log.entries()), sessions
+            )
             for session in sessions:
                 tracker.resume(session)
         for what in tracker.contradictions(sessions):

@@ -27,7 +27,7 @@ from agentaudit.archive.merkle import Frontier, leaf_hash
 from agentaudit.archive.note import Checkpoint, Verifier, open_note
 from agentaudit.archive.purge import MAX_POLICY_BYTES
 from agentaudit.archive.retention import parse_policy
-from agentaudit.archive.sealed import require_as_sealed, sealed_segments
+from agentaudit.archive.sealed import require_sessions_as_sealed, sealed_segments
 from agentaudit.archive.tracker import Tracker
 from agentaudit.archive.verification import (
     MALFORMED,
@@ -452,7 +452,7 @@ class LogCheck:
                     )
                 if not is_whole and reader.header.sessions:
                     segments = sealed_segments(self._gateway, log.entries())
-                    require_as_sealed(self._layout.root, segments, reader.header.sessions)
+                    require_sessions_as_sealed(self._layout.root, segments, reader.header.sessions)
                 self._check_journal(reader, tracker, place, is_whole=is_whole)
             except MemoryError:
                 raise
