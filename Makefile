@@ -18,7 +18,7 @@ LOCKS   := gateway lab demo dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive lock clean distclean
+.PHONY: help native demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,16 +31,16 @@ demo: $(VENV)/.demo  ## the main job on embedded parts, with a summary, in under
 lab: $(VENV)/.demo  ## open JupyterLab on the demo's archive, or on the sample where there is none
 	$(BIN)/agentaudit lab $(firstword $(wildcard demo-run/archive) sample_data/archive)
 
-bench: $(VENV)/.dev  ## pgbench direct, through pgbouncer and through the gateway, as ratios
+bench: $(VENV)/.native  ## pgbench direct, through pgbouncer and through the gateway, as ratios
 	tools/debian postgresql pgbouncer
 	$(BIN)/python -m benchmarks
 
-bench-archive: $(VENV)/.dev  ## seal, verify and ask an archive of EVENTS events (20000000)
+bench-archive: $(VENV)/.native  ## seal, verify and ask an archive of EVENTS events (20000000)
 	$(BIN)/python -m benchmarks.archive $(addprefix --events ,$(EVENTS)) $(addprefix --dir ,$(DIR))
 
 # --- test it -----------------------------------------------------------------------------------
 
-test: $(VENV)/.dev  ## unit tests and one end-to-end run per protocol
+test: $(VENV)/.native  ## unit tests and one end-to-end run per protocol
 	tools/debian postgresql
 	mkdir -p $(BUILD)/coverage
 	$(call pytest,test,$(coverage_options) -m "not ($(LONG))" tests)
@@ -55,16 +55,16 @@ test long: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 # All of test-all that `make test` leaves out, so that .ci/run repeats nothing.
 rest: lint docs long doctest notebook wheel coverage
 
-long: $(VENV)/.dev
+long: $(VENV)/.native
 	tools/debian postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation \
 		openssl golang-go golang-golang-x-mod-dev
 	$(call pytest,long,-m "$(LONG)" tests)
 
 doctest: WORKERS := 0
-doctest: $(VENV)/.dev
-	$(call pytest,doctest,--doctest-modules src/agentaudit)
+doctest: $(VENV)/.native
+	$(call pytest,doctest,-p tools.interpreted --doctest-modules src/agentaudit)
 
-notebook: $(VENV)/.dev  ## execute the notebooks on the sample archive
+notebook: $(VENV)/.native  ## execute the notebooks on the sample archive
 	$(call pytest,notebook,--nbmake --nbmake-timeout=120 notebooks)
 
 # Each run writes what became of its tests. Coverage is measured in the first alone, where MEASURED is
@@ -72,7 +72,7 @@ notebook: $(VENV)/.dev  ## execute the notebooks on the sample archive
 pytest = mkdir -p $(BUILD)/outcomes && $(PYTEST) -n $(WORKERS) --dist loadgroup \
 	--outcomes $(BUILD)/outcomes/$(1).json $(2)
 
-coverage_options = $(if $(MEASURED),--cov --cov-report=)
+coverage_options = $(if $(MEASURED),-p tools.interpreted --cov --cov-report=)
 test: export COVERAGE_FILE = $(if $(MEASURED),$(CURDIR)/$(BUILD)/coverage/test)
 
 coverage: $(VENV)/.dev
@@ -85,7 +85,7 @@ lint: $(VENV)/.dev  ## style, types, layers, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-docs: $(VENV)/.dev  ## build the documentation, warnings being errors, and run its examples
+docs: $(VENV)/.native  ## build the documentation, warnings being errors, and run its examples
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder doctest docs docs/_build/doctest
 
@@ -108,10 +108,17 @@ $(BIN)/python:
 		{ echo "agentaudit: Python 3.11 or newer is needed; set PYTHON=" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# A demo runs without a compiler, on slower loops in Python; tests are of the compiled ones too.
-NATIVE  := hatch_build.py src/agentaudit/_native/_fast.pyx
-$(VENV)/.dev wheel: export AGENTAUDIT_NATIVE = require
-$(VENV)/.dev: $(VENV)/.compiler
+# A demo runs without a compiler, as slower Python; tests are of what is compiled too.
+DECLARED := $(shell find src -name '*.pxd')
+NATIVE   := hatch_build.py tools/native.py $(shell find src -name '*.pyx') $(DECLARED) $(DECLARED:.pxd=.py)
+$(VENV)/.dev: export AGENTAUDIT_NATIVE = skip
+wheel: export AGENTAUDIT_NATIVE = require
+
+native: $(VENV)/.native  ## compile the data path in place, after a change to it
+
+$(VENV)/.native: $(NATIVE) $(VENV)/.dev | $(VENV)/.compiler
+	$(BIN)/python -m tools.native
+	@touch $@
 
 $(VENV)/.compiler: | $(BIN)/python
 	@command -v cc >/dev/null || tools/debian gcc libc6-dev
@@ -120,7 +127,8 @@ $(VENV)/.compiler: | $(BIN)/python
 	@touch $@
 
 # The stamp is younger than all that decides what is installed.
-$(addprefix $(VENV)/.,demo dev): $(VENV)/.%: requirements-%.lock requirements-build.lock pyproject.toml $(NATIVE) | $(BIN)/python
+$(VENV)/.demo: $(NATIVE)
+$(addprefix $(VENV)/.,demo dev): $(VENV)/.%: requirements-%.lock requirements-build.lock pyproject.toml hatch_build.py | $(BIN)/python
 	$(PIP) install $(LOCKED) -r requirements-build.lock
 	$(PIP) install $(LOCKED) -r requirements-$*.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
@@ -133,4 +141,4 @@ clean:  ## remove what make made, but for .venv and the demo's archive
 
 distclean: clean  ## remove .venv, what it compiled and the demo's archive too
 	rm -rf $(VENV) demo-run
-	rm -f src/agentaudit/_native/*.so
+	find src -name '*.so' -exec rm -f {} +

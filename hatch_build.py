@@ -1,25 +1,40 @@
-"""Compiles `agentaudit._native._fast` when a wheel is built, an editable one included.
+"""Compiles what must be fast when a wheel is built, an editable one included.
 
-Without a compiler the package is whole all the same: the loops then run in Python. The variable
-AGENTAUDIT_NATIVE decides what becomes of a compilation that fails: `require` makes it an error, as
-CI does, so that a slow build never passes for a fast one; `skip` tries none.
+Two kinds of modules: `agentaudit._native._fast`, which is Cython, and the modules of the data path,
+which are plain Python with a `.pxd` beside them that says what is a class of C and what a number
+(docs/decisions/0012-the-data-path-is-compiled.md). Nothing is written twice for it: where they are
+not compiled, the same files run in Python.
+
+Without a compiler the package is whole all the same. The variable AGENTAUDIT_NATIVE decides what
+becomes of a compilation that fails: `require` makes it an error, as CI does, so that a slow build
+never passes for a fast one; `skip` tries none.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-NAME = "agentaudit._native._fast"
-SOURCE = Path("src/agentaudit/_native/_fast.pyx")
+_CLASS_OF_C = re.compile(r"^cdef class (\w+)", re.MULTILINE)
+_DIRECTIVES = {
+    "language_level": 3,
+    # What is a C number is said in the .pxd; annotations are mypy's.
+    "annotation_typing": False,
+    "embedsignature": False,
+    "freethreading_compatible": False,
+}
 
 
 class NativeBuildHook(BuildHookInterface):
-    """Adds the compiled module to the wheel; an editable install gets it beside its source."""
+    """Adds the compiled modules to the wheel; an editable install has them beside their sources."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         wanted = os.environ.get("AGENTAUDIT_NATIVE", "")
@@ -28,20 +43,21 @@ class NativeBuildHook(BuildHookInterface):
         root = Path(self.root)
         self._folder = tempfile.TemporaryDirectory(prefix="agentaudit-native-")
         try:
-            module = compiled(root / SOURCE, Path(self._folder.name))
+            modules = list(compiled(root / "src", Path(self._folder.name)))
         except Exception as error:  # whatever a compiler that is half there may raise
             if wanted == "require":
                 raise
-            self.app.display_warning(f"agentaudit: {NAME} is not compiled: {error}")
-            self.app.display_warning("hint: with a C compiler sealing needs a fifth of the CPU")
+            self.app.display_warning(f"agentaudit: nothing is compiled: {error}")
+            self.app.display_warning("hint: with a C compiler a gateway needs a fifth of the CPU")
             return
-        if version == "editable":
-            target = root / SOURCE.with_name(module.name)
-            # Another inode: a process that has the old one mapped keeps it whole.
-            target.unlink(missing_ok=True)
-            target.write_bytes(module.read_bytes())
-        else:
-            build_data["force_include"][str(module)] = f"agentaudit/_native/{module.name}"
+        for name, made in modules:
+            if version == "editable":
+                target = root / "src" / name
+                # Another inode: a process that has the old one mapped keeps it whole.
+                target.unlink(missing_ok=True)
+                target.write_bytes(made.read_bytes())
+            else:
+                build_data["force_include"][str(made)] = name
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
@@ -50,8 +66,15 @@ class NativeBuildHook(BuildHookInterface):
             self._folder.cleanup()
 
 
-def compiled(source: Path, folder: Path) -> Path:
-    """Return the module made of `source`, which lies in `folder`, with all that was made for it.
+def sources(src: Path) -> list[Path]:
+    """Return what is to be compiled, relative to `src`: `.pyx`, and `.py` beside a `.pxd`."""
+    declared = [path.with_suffix(".py") for path in src.rglob("*.pxd")]
+    found = [path for path in declared if path.exists()] + list(src.rglob("*.pyx"))
+    return sorted(path.relative_to(src) for path in found)
+
+
+def compiled(src: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield each module made of `src` as its name below it and the file, which lies in `folder`.
 
     Raises:
         Exception: there is no compiler, or it refuses.
@@ -60,17 +83,66 @@ def compiled(source: Path, folder: Path) -> Path:
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
-    extension = Extension(
-        NAME,
-        # Named relative to the checkout, as it stands in the C file and in what debuggers show.
-        [os.path.relpath(source)],
-        # Columns are read as int64 and as bytes in turn.
-        extra_compile_args=["-O3", "-fno-strict-aliasing"],
-    )
-    extensions = cythonize([extension], build_dir=str(folder / "c"), quiet=True)
-    command = build_ext(Distribution({"ext_modules": extensions}))
-    command.build_lib = str(folder / "lib")
-    command.build_temp = str(folder / "o")
-    command.ensure_finalized()
-    command.run()
-    return Path(command.get_ext_fullpath(NAME))
+    copied = folder / "src"
+    for source in src.rglob("*.p[xy]*"):
+        if source.suffix in (".py", ".pyx", ".pxd"):
+            target = copied / source.relative_to(src)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    extensions = []
+    for path in sources(src):
+        if path.suffix == ".py":
+            _drop_slots(copied / path)
+        extensions.append(
+            Extension(
+                ".".join(path.with_suffix("").parts),
+                [str(path)],
+                # Columns are read as int64 and as bytes in turn.
+                extra_compile_args=["-O2", "-g0", "-w", "-fno-strict-aliasing"],
+            )
+        )
+    # Named relative to the sources, as it stands in the C file and in what debuggers show.
+    before = Path.cwd()
+    os.chdir(copied)
+    try:
+        command = build_ext(
+            Distribution(
+                {
+                    "ext_modules": cythonize(
+                        extensions,
+                        build_dir=str(folder / "c"),
+                        compiler_directives=_DIRECTIVES,
+                        quiet=True,
+                    )
+                }
+            )
+        )
+        command.build_lib = str(folder / "lib")
+        command.build_temp = str(folder / "o")
+        command.parallel = os.cpu_count()
+        command.ensure_finalized()
+        command.run()
+    finally:
+        os.chdir(before)
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    for path in sources(src):
+        name = f"{path.with_suffix('')}{suffix}"
+        yield name, folder / "lib" / name
+
+
+def _drop_slots(source: Path) -> None:
+    """Take `slots=True` from the dataclasses that are classes of C, for these have no `__dict__`.
+
+    Cython knows dataclasses but not that argument.
+    """
+    text = source.read_text(encoding="utf-8")
+    times = source.stat()
+    for name in _CLASS_OF_C.findall(source.with_suffix(".pxd").read_text(encoding="utf-8")):
+        pattern = rf"^@dataclass\((?:(.*), )?slots=True(?:, (.*))?\)\n(?=class {name}\b)"
+        text = re.sub(pattern, _without_slots, text, flags=re.MULTILINE)
+    source.write_text(text, encoding="utf-8")
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _without_slots(found: re.Match[str]) -> str:
+    return f"@dataclass({', '.join(filter(None, found.groups()))})\n"

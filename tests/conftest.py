@@ -1,5 +1,9 @@
 """Every fixture is a named tool in `tests/peers`; nothing starts before a test asks for it."""
 
+from pathlib import Path
+
+import pytest
+
 pytest_plugins = [
     "tests.peers.certificates",
     "tests.peers.gateway",
@@ -8,3 +12,15 @@ pytest_plugins = [
     "tests.peers.pump",
     "tests.peers.state",
 ]
+
+SOURCES = Path(__file__).parent.parent / "src"
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to test modules that were compiled from other sources than those that are there."""
+    for compiled in SOURCES.rglob("*.so"):
+        source = compiled.with_name(compiled.name.partition(".")[0])
+        made_ns = compiled.stat().st_mtime_ns
+        for path in map(source.with_suffix, (".py", ".pyx", ".pxd")):
+            if path.exists() and path.stat().st_mtime_ns > made_ns:
+                pytest.exit(f"{path.name} is newer than what was compiled of it: run make native")

@@ -140,6 +140,22 @@ async def counted(recorder: Recorder, *, synced: bool = True) -> None:
     await asyncio.wait_for(done, DEADLINE_S)
 
 
+class CheckedLoop:
+    """The event loop of a recorder, counting how often it is asked for the next check."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.checks = 0
+        self._loop = recorder._loop
+        recorder._loop = self  # type: ignore[assignment]
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Any:
+        self.checks += "_check" in getattr(callback, "__name__", "")
+        return self._loop.call_later(delay, callback, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Return as soon as `condition()` is true; fail where it never is."""
     deadline = time.monotonic() + DEADLINE_S

@@ -24,6 +24,7 @@ from tests.archive.faults import Disk
 from tests.archive.recording import (
     ANA,
     BOB,
+    CheckedLoop,
     Site,
     counted,
     exchange,
@@ -344,16 +345,8 @@ async def test_a_sealer_is_not_missed_while_nothing_is_recorded(
     await counted(recorder)
     await until(lambda: recorder._ticked_no == recorder._written_no, "a tick of all there is")
     monkeypatch.setattr(recorder_module, "SEALER_SILENCE_S", 0.0)
-    checks = 0
-    real = recorder._check
-
-    def checked() -> Any:
-        nonlocal checks
-        checks += 1
-        return real()
-
-    monkeypatch.setattr(recorder, "_check", checked)
-    await until(lambda: checks >= 10, "ten checks")
+    loop = CheckedLoop(recorder)
+    await until(lambda: loop.checks >= 10, "ten checks")
     assert recorder.healthy
     monkeypatch.undo()
     await recorder.stop()

@@ -42,6 +42,7 @@ from tests.archive.recording import (
     ANA,
     BOB,
     GATEWAY,
+    CheckedLoop,
     Site,
     SteppingClock,
     answer,
@@ -401,16 +402,8 @@ async def test_segments_end_with_age_where_anything_was_recorded(
     # Nothing was recorded since: an empty segment grows as old as it likes.
     await until(lambda: len(site.journals()) == 1, "the old journal's end")
     (empty,) = site.journals()
-    checks = 0
-
-    def checked(*args: Any) -> Any:
-        nonlocal checks
-        checks += 1
-        return real()
-
-    real = recorder._check
-    monkeypatch.setattr(recorder, "_check", checked)
-    await until(lambda: checks >= 20, "twenty checks")
+    loop = CheckedLoop(recorder)
+    await until(lambda: loop.checks >= 20, "twenty checks")
     assert site.journals() == [empty]
     recorder.open_session(ANA)
     await until(lambda: len(segments(site)) >= 2, "another segment by age")

@@ -15,6 +15,7 @@ from agentaudit.errors import RecordingError, SettingsError
 from agentaudit.gateway.postgres import Door
 from agentaudit.gateway.server import Gateway, _without_content
 from agentaudit.gateway.wire import Wire
+from agentaudit.model import Side, Step
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.settings import Settings, load
 from agentaudit.settings import Witness as WitnessSettings
@@ -98,17 +99,17 @@ def test_a_fault_of_ours_ends_one_session_and_no_other(
     signing_issuer: SigningIssuer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def faulty(self: Conversation, side: object, data: bytes) -> list[object]:
-        if b"trip" in data:
-            raise ZeroDivisionError
-        return receive(self, side, data)  # type: ignore[arg-type, return-value]
+    class Faulty(Conversation):
+        def receive(self, side: Side, data: bytes) -> list[Step]:
+            if b"trip" in data:
+                raise ZeroDivisionError
+            return super().receive(side, data)
 
+    monkeypatch.setattr("agentaudit.gateway.postgres.Conversation", Faulty)
     with hosted(tmp_path, postgres18.target(), issuer=signing_issuer) as gateway:
-        receive = Conversation.receive
         token = signing_issuer.token
         unlucky = psycopg.connect(gateway.dsn("orders", token("ana")), autocommit=True)
         with psycopg.connect(gateway.dsn("orders", token("ben")), autocommit=True) as other:
-            monkeypatch.setattr(Conversation, "receive", faulty)
             with pytest.raises(psycopg.OperationalError):
                 unlucky.execute("SELECT 'trip'")
             assert other.execute("SELECT 1").fetchone() == (1,)

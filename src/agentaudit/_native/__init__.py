@@ -22,10 +22,12 @@ __all__ = (
     "assign",
     "by_slot",
     "extend_tree",
+    "frame",
     "gather",
     "hash_rows",
     "json_columns",
     "lookup",
+    "object_bytes",
     "pack",
     "places_of",
     "scan",
@@ -78,10 +80,12 @@ if TYPE_CHECKING:
         assign,
         by_slot,
         extend_tree,
+        frame,
         gather,
         hash_rows,
         json_columns,
         lookup,
+        object_bytes,
         pack,
         places_of,
         scan,
@@ -91,10 +95,12 @@ else:
     assign = _loops.assign
     by_slot = _loops.by_slot
     extend_tree = _loops.extend_tree
+    frame = _loops.frame
     gather = _loops.gather
     hash_rows = _loops.hash_rows
     json_columns = _loops.json_columns
     lookup = _loops.lookup
+    object_bytes = _loops.object_bytes
     pack = _loops.pack
     places_of = _loops.places_of
     scan = _loops.scan

@@ -11,6 +11,9 @@ from agentaudit._native._twin import (
     extend_tree as extend_tree,
 )
 from agentaudit._native._twin import (
+    frame as frame,
+)
+from agentaudit._native._twin import (
     gather as gather,
 )
 from agentaudit._native._twin import (
@@ -21,6 +24,9 @@ from agentaudit._native._twin import (
 )
 from agentaudit._native._twin import (
     lookup as lookup,
+)
+from agentaudit._native._twin import (
+    object_bytes as object_bytes,
 )
 from agentaudit._native._twin import (
     pack as pack,

@@ -9,6 +9,7 @@ Parquet file may be anybody's.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -25,6 +26,7 @@ cdef enum:
     FIXED = 72
     HEAD = 24
     MAX_FRAME = 64 << 20
+    MAX_KEPT = 1 << 20
     NO_VALUE = -1
     ELSEWHERE = -2
     SESSION_OPEN = 1
@@ -130,6 +132,195 @@ cdef object _new(Py_ssize_t size):
 
 cdef inline uint8_t *_raw(object array):
     return <uint8_t *> PyByteArray_AS_STRING(array)
+
+
+# --- what a recorder writes
+
+
+def frame(
+    bytes marker, uint64_t event_no, int64_t observed_us, uint64_t mono_ns, bytes session_id,
+    uint32_t seq, int32_t command_no, int kind, int flags, int32_t status, uint64_t orig_len,
+    bytes text, bytes payload, bytes extra,
+):
+    """See `_twin.frame`."""
+    if len(marker) != 16 or len(session_id) != 16 or not 0 <= kind < 65536 or not 0 <= flags < 65536:
+        raise ValueError("frame")
+    cdef size_t text_len = 0 if text is None else PyBytes_GET_SIZE(text)
+    cdef size_t payload_len = 0 if payload is None else PyBytes_GET_SIZE(payload)
+    cdef size_t extra_len = PyBytes_GET_SIZE(extra)
+    cdef size_t length = FIXED + 12 + text_len + payload_len + extra_len
+    if length > MAX_FRAME:
+        raise ValueError("frame")
+    made = PyBytes_FromStringAndSize(NULL, HEAD + length)
+    cdef uint8_t *head = <uint8_t *> PyBytes_AS_STRING(made)
+    cdef uint8_t *p = head + HEAD
+    memcpy(head, PyBytes_AS_STRING(marker), 16)
+    _put32(head + 16, <uint32_t> length)
+    _put64(p, event_no)
+    _put64(p + 8, <uint64_t> observed_us)
+    _put64(p + 16, mono_ns)
+    memcpy(p + 24, PyBytes_AS_STRING(session_id), 16)
+    _put32(p + 40, seq)
+    _put32(p + 44, <uint32_t> command_no)
+    p[48] = kind >> 8
+    p[49] = kind & 0xFF
+    p[50] = flags >> 8
+    p[51] = flags & 0xFF
+    _put32(p + 52, <uint32_t> status)
+    _put64(p + 56, orig_len)
+    _put64(p + 64, payload_len)
+    p = _put_part(p + FIXED, text, text_len)
+    p = _put_part(p, payload, payload_len)
+    _put_part(p, extra, extra_len)
+    _put32(head + 20, _crc32(head + HEAD, length))
+    return made
+
+
+cdef inline uint8_t *_put_part(uint8_t *p, bytes part, size_t size) noexcept:
+    _put32(p, NULL_LENGTH if part is None else <uint32_t> size)
+    if size:
+        memcpy(p + 4, PyBytes_AS_STRING(part), size)
+    return p + 4 + size
+
+
+cdef class _Out:
+    """Bytes that grow; one is kept for all calls."""
+
+    cdef uint8_t *data
+    cdef size_t size
+    cdef size_t room
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef int make_room(self, size_t more) except -1:
+        cdef void *grown
+        if self.room - self.size < more:
+            grown = realloc(self.data, 2 * (self.size + more))
+            if grown == NULL:
+                raise MemoryError
+            self.data = <uint8_t *> grown
+            self.room = 2 * (self.size + more)
+        return 0
+
+    cdef inline void put(self, const char *data, size_t size) noexcept:
+        memcpy(self.data + self.size, data, size)
+        self.size += size
+
+    cdef int put_int(self, long long value) except -1:
+        cdef char[24] digits
+        cdef int at = 24
+        cdef unsigned long long left = <unsigned long long> (-value if value < 0 else value)
+        while True:
+            at -= 1
+            digits[at] = <char> (48 + left % 10)
+            left //= 10
+            if not left:
+                break
+        if value < 0:
+            at -= 1
+            digits[at] = 45
+        self.make_room(24)
+        self.put(&digits[at], 24 - at)
+        return 0
+
+    cdef int put_text(self, str text) except -1:
+        """Add a string; 0 if it is not valid Unicode."""
+        cdef Py_ssize_t size = 0, i
+        cdef const char *data
+        cdef uint8_t c
+        cdef uint8_t *to
+        try:
+            data = PyUnicode_AsUTF8AndSize(text, &size)
+        except UnicodeEncodeError:
+            return 0
+        self.make_room(6 * <size_t> size + 2)
+        to = self.data + self.size
+        to[0] = 34
+        to += 1
+        for i in range(size):
+            c = <uint8_t> data[i]
+            if c >= 32 and c != 34 and c != 92:
+                to[0] = c
+                to += 1
+                continue
+            to[0] = 92
+            if ESCAPE[c]:
+                to[1] = ESCAPE[c]
+                to += 2
+                continue
+            memcpy(to + 1, b"u00", 3)
+            to[4] = 48 + (c >> 4)
+            to[5] = HEX[c & 15]
+            to += 6
+        to[0] = 34
+        self.size = to + 1 - self.data
+        return 1
+
+
+cdef _Out _out = _Out()
+cdef uint8_t[128] ESCAPE
+cdef const char *HEX = b"0123456789abcdef"
+memset(ESCAPE, 0, 128)
+for _pair in (b'""', b"\\\\", b"\bb", b"\tt", b"\nn", b"\ff", b"\rr"):
+    ESCAPE[<int> _pair[0]] = _pair[1]
+
+
+def object_bytes(tuple names, tuple values):
+    """See `_twin.object_bytes`."""
+    cdef _Out out = _out
+    cdef Py_ssize_t i, count = len(names)
+    cdef long long number
+    cdef bytes name
+    cdef bint is_first = True
+    if len(values) != count:
+        raise ValueError("object_bytes")
+    out.size = 0
+    out.make_room(16)
+    out.put(b"{", 1)
+    for i in range(count):
+        value = values[i]
+        if value is None:
+            continue
+        name = names[i]
+        out.make_room(PyBytes_GET_SIZE(name) + 4)
+        if not is_first:
+            out.put(b",", 1)
+        is_first = False
+        out.put(b'"', 1)
+        out.put(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        out.put(b'":', 2)
+        if type(value) is str:
+            if not out.put_text(<str> value):
+                return None
+        elif type(value) is int:
+            if not -MAX_INT <= value <= MAX_INT:
+                return None
+            number = value
+            out.put_int(number)
+        elif type(value) is tuple:
+            out.make_room(2)
+            out.put(b"[", 1)
+            for number, item in enumerate(<tuple> value):
+                out.make_room(8)
+                if number:
+                    out.put(b",", 1)
+                if item is None:
+                    out.put(b"null", 4)
+                elif type(item) is not str or not out.put_text(<str> item):
+                    return None
+            out.make_room(2)
+            out.put(b"]", 1)
+        else:
+            return None
+    out.make_room(1)
+    out.put(b"}", 1)
+    made = PyBytes_FromStringAndSize(<char *> out.data, out.size)
+    if out.room > MAX_KEPT:
+        free(out.data)
+        out.data = NULL
+        out.room = 0
+    return made
 
 
 # --- the journal

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
+from agentaudit import _native
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import (
     PRIVATE_MODE,
@@ -74,6 +75,9 @@ RESERVE_BYTES = 64 << 20
 _CHECK_S = 1.0
 _MODE_SHIFT = 5
 # Plain integers: `|` with an enum member costs more than all else that is done to an event.
+_SESSION_OPEN, _SESSION_CLOSE = int(Kind.SESSION_OPEN), int(Kind.SESSION_CLOSE)
+_COMMAND_END = int(Kind.COMMAND_END)
+_NO_STATUS = journal.NO_STATUS
 _FROM_TARGET = int(Flag.FROM_TARGET)
 _MASKED = int(Flag.MASKED)
 _TRUNCATED = int(Flag.TRUNCATED)
@@ -96,7 +100,10 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock."""
 
-    kind = "system"
+    __slots__ = ("kind",)
+
+    def __init__(self) -> None:
+        self.kind = "system"
 
     def now_us(self) -> int:
         return time.time_ns() // 1000
@@ -145,6 +152,7 @@ class Recorder:
 
         self._buffer: list[bytes] = []
         self._flush_scheduled = False
+        self._in_turn = False
         self._written_no = 0
         self._synced_no = 0
         self._told_synced_no = 0
@@ -273,17 +281,13 @@ class Recorder:
         session = SessionRecorder(self, state, payload_limit)
         self._sessions[state.session_id] = session
         keys = {"key_m": state.key_m.hex(), "key_t": state.key_t.hex(), "key_p": state.key_p.hex()}
+        opened = encode(members)
         self._append(
-            state,
-            kind=Kind.SESSION_OPEN,
-            flags=0,
-            payload=encode(members),
-            extra=canonical.encode(keys),
-            observed_us=now_us,
+            state, _SESSION_OPEN, 0, -1, _NO_STATUS, 0, None, opened, canonical.encode(keys), now_us
         )
         return session
 
-    def release(self, callback: Callable[[], None], *, synced: bool) -> None:
+    def release(self, callback: Callable[[], None], synced: bool) -> None:
         """Call `callback` on the loop once all that is recorded so far counts.
 
         Callbacks of one kind come in the order asked. After a failure none comes any more.
@@ -402,37 +406,33 @@ class Recorder:
     def _append(
         self,
         state: journal.OpenSession,
-        *,
         kind: int,
         flags: int,
-        command_no: int = -1,
-        status: int = journal.NO_STATUS,
-        orig_len: int = 0,
-        text: bytes | None = None,
-        payload: bytes | None = None,
-        extra: bytes = b"",
-        observed_us: int | None = None,
+        command_no: int,
+        status: int,
+        orig_len: int,
+        text: bytes | None,
+        payload: bytes | None,
+        extra: bytes,
+        observed_us: int,
     ) -> int:
         event_no = self._next_event_no
         if not extra and self._synced_no > self._told_synced_no:
             # After a power cut this tells a write that was lost from one that was acknowledged.
             self._told_synced_no = self._synced_no
             extra = b'{"synced":%d}' % self._synced_no
-        frame = journal.encode_frame(
+        frame = _native.frame(
             self._marker,
-            journal.FIXED.pack(
-                event_no,
-                self.clock.now_us() if observed_us is None else observed_us,
-                self.clock.mono_ns(),
-                state.session_id.bytes,
-                state.events,
-                command_no,
-                kind,
-                flags | self._mode_bits,
-                status,
-                orig_len,
-                0 if payload is None else len(payload),
-            ),
+            event_no,
+            observed_us,
+            self.clock.mono_ns(),
+            state.session_id.bytes,
+            state.events,
+            command_no,
+            kind,
+            flags | self._mode_bits,
+            status,
+            orig_len,
             text,
             payload,
             extra,
@@ -444,10 +444,21 @@ class Recorder:
             self._schedule_flush()
         return event_no
 
+    def begin_turn(self) -> None:
+        """Put writing off to `end_turn`, which whoever reads many connections at once calls."""
+        self._in_turn = True
+
+    def end_turn(self) -> None:
+        """Write what was recorded in this turn, and release what waited for that."""
+        self._in_turn = False
+        if self._flush_scheduled:
+            self._flush()
+
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            if not self._in_turn:
+                self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Write what was recorded since the last turn, and release what waited for that."""
@@ -712,14 +723,15 @@ class SessionRecorder:
         text = event.text
         event_no = recorder._append(
             state,
-            kind=event.kind,
-            flags=flags,
-            command_no=event.command_no,
-            status=journal.NO_STATUS if event.status is None else event.status,
-            orig_len=orig_len,
-            text=None if text is None else _utf8(text),
-            payload=payload,
-            extra=extra,
+            event.kind,
+            flags,
+            event.command_no,
+            _NO_STATUS if event.status is None else event.status,
+            orig_len,
+            None if text is None else _utf8(text),
+            payload,
+            extra,
+            recorder.clock.now_us(),
         )
         if command is not None:
             command.last_event_no = event_no
@@ -793,12 +805,18 @@ class SessionRecorder:
             command.sha256 += (f"{RESPONSE_HASH}{response.digest.hexdigest()}",)
         self.state.commands += 1
         duration_us = (recorder.clock.mono_ns() - command.started_mono_ns) // 1000
+        ended_us = recorder.clock.now_us()
         return recorder._append(
             self.state,
-            kind=Kind.COMMAND_END,
-            flags=flags,
-            command_no=command.command_no,
-            payload=command_row(command, ended_us=recorder.clock.now_us(), duration_us=duration_us),
+            _COMMAND_END,
+            flags,
+            command.command_no,
+            _NO_STATUS,
+            0,
+            None,
+            command_row(command, ended_us, duration_us),
+            b"",
+            ended_us,
         )
 
     def close(self, reason: str) -> None:
@@ -826,7 +844,9 @@ class SessionRecorder:
             bytes_out=state.bytes_out,
             masked=state.masked,
         )
-        recorder._append(state, kind=Kind.SESSION_CLOSE, flags=0, payload=canonical.encode(row))
+        closed = canonical.encode(row)
+        now_us = recorder.clock.now_us()
+        recorder._append(state, _SESSION_CLOSE, 0, -1, _NO_STATUS, 0, None, closed, b"", now_us)
 
 
 def _prepare_archive(layout: Layout, gateway: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from agentaudit import _native
 from agentaudit.archive import canonical
 from agentaudit.archive.batch import Entry
 from agentaudit.archive.journal import OpenSession
@@ -28,54 +29,95 @@ _MAX_INT = 2**53 - 1
 _MAX_INT32 = 2**31 - 1
 _INT32_COLUMNS = frozenset({"target_pid", "gateway_port", "txn_no", "masked"})
 
-_LISTS = ("resources", "columns", "risk", "paths", "sha256")
-_OPTIONAL = (
-    "rows_returned",
-    "rows_affected",
-    "txn_no",
-    "txn_status",
-    "error_code",
-    "error_text",
-    "estimated_rows",
-    "target_ref",
-    "traceparent",
+# The members of a command's row, as RFC 8785 sorts them.
+_COMMAND = (
+    b"bytes_in",
+    b"bytes_out",
+    b"class",
+    b"columns",
+    b"command_no",
+    b"confidence",
+    b"decision",
+    b"duration_us",
+    b"ended_at",
+    b"error_code",
+    b"error_text",
+    b"estimated_rows",
+    b"fingerprint",
+    b"first_event_no",
+    b"last_event_no",
+    b"masked",
+    b"operation",
+    b"params",
+    b"parser",
+    b"paths",
+    b"request_id",
+    b"resources",
+    b"risk",
+    b"rows_affected",
+    b"rows_returned",
+    b"rule",
+    b"sha256",
+    b"started_at",
+    b"status",
+    b"target_ref",
+    b"text",
+    b"traceparent",
+    b"txn_no",
+    b"txn_status",
 )
 
 
-def command_row(command: Command, *, ended_us: int, duration_us: int) -> bytes:
+def command_row(command: Command, ended_us: int, duration_us: int) -> bytes:
     """Return the payload of a `command_end` event."""
-    row: dict[str, Any] = {
-        "command_no": command.command_no,
-        "started_at": command.started_at_us,
-        "ended_at": ended_us,
-        "duration_us": duration_us,
-        "class": command.cls,
-        "operation": command.operation,
-        "text": command.text,
-        "fingerprint": command.fingerprint,
-        "parser": command.parser,
-        "confidence": command.confidence,
-        "decision": command.decision,
-        "rule": command.rule,
-        "status": command.status,
-        "masked": command.masked,
-        "bytes_in": command.bytes_in,
-        "bytes_out": command.bytes_out,
-        "first_event_no": command.first_event_no,
-        "last_event_no": command.last_event_no,
-    }
-    # A statement without parameters differs from one whose parameters were not kept.
-    if command.params is not None:
-        row["params"] = command.params
-    for name in _LISTS:
-        if value := getattr(command, name):
-            row[name] = value
-    for name in _OPTIONAL:
-        if (value := getattr(command, name)) is not None:
-            row[name] = value
-    if command.request_id is not None:
-        row["request_id"] = str(command.request_id)
-    return encode(row)
+    values = (
+        command.bytes_in,
+        command.bytes_out,
+        command.cls,
+        command.columns or None,
+        command.command_no,
+        command.confidence,
+        command.decision,
+        duration_us,
+        ended_us,
+        command.error_code,
+        command.error_text,
+        command.estimated_rows,
+        command.fingerprint,
+        command.first_event_no,
+        command.last_event_no,
+        command.masked,
+        command.operation,
+        # A statement without parameters differs from one whose parameters were not kept.
+        command.params,
+        command.parser,
+        command.paths or None,
+        None if command.request_id is None else str(command.request_id),
+        command.resources or None,
+        command.risk or None,
+        command.rows_affected,
+        command.rows_returned,
+        command.rule,
+        command.sha256 or None,
+        command.started_at_us,
+        command.status,
+        command.target_ref,
+        command.text,
+        command.traceparent,
+        command.txn_no,
+        command.txn_status,
+    )
+    is_plain = command.txn_no is None or command.txn_no <= _MAX_INT32
+    row = _native.object_bytes(_COMMAND, values) if is_plain else None
+    if row is not None:
+        return row
+    return encode(
+        {
+            name.decode(): value
+            for name, value in zip(_COMMAND, values, strict=True)
+            if value is not None
+        }
+    )
 
 
 def incomplete_row(

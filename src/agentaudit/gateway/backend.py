@@ -21,6 +21,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from agentaudit.errors import TargetError, TargetProtocolError
+from agentaudit.gateway import connections
+from agentaudit.gateway.connections import Poller
 from agentaudit.gateway.serving import TargetAccess
 from agentaudit.gateway.wire import ConnectionEnded, Wire, reason
 from agentaudit.protocols import postgres_messages as messages
@@ -60,7 +62,7 @@ class Backend:
     rest: bytes = b""
 
 
-async def connect(access: TargetAccess) -> Wire:
+async def connect(poller: Poller, access: TargetAccess) -> Wire:
     """Return a connection to the target, in TLS where its settings want that.
 
     Raises:
@@ -68,9 +70,9 @@ async def connect(access: TargetAccess) -> Wire:
     """
     target = access.settings
     where = f'target "{target.name}"'
-    loop = asyncio.get_running_loop()
+    wire = Wire()
     try:
-        _, wire = await loop.create_connection(Wire, target.address.host, target.address.port)
+        await connections.connect(poller, target.address.host, target.address.port, wire)
     except OSError as error:
         raise LoginRefused(f"{where}: {reason(error)}", code="08001") from None
     if access.tls is None:
@@ -94,14 +96,14 @@ async def connect(access: TargetAccess) -> Wire:
     return wire
 
 
-async def log_in(access: TargetAccess, parameters: Mapping[str, str]) -> Backend:
+async def log_in(poller: Poller, access: TargetAccess, parameters: Mapping[str, str]) -> Backend:
     """Return a session at the target, with the client's own start-up `parameters` beside ours.
 
     Raises:
         LoginRefused: the server cannot be reached, or does not let us in.
         TargetProtocolError: it says what its protocol does not allow.
     """
-    wire = await connect(access)
+    wire = await connect(poller, access)
     try:
         return await _Login(access, wire).run(parameters)
     except ConnectionEnded:

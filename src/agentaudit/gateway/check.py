@@ -20,6 +20,7 @@ from agentaudit.archive.note import Cosigner
 from agentaudit.archive.outside import AnchorPeer, post, reason_of
 from agentaudit.errors import AgentauditError, ArchiveError, IssuerError, SettingsError
 from agentaudit.gateway import backend
+from agentaudit.gateway.connections import Poller
 from agentaudit.gateway.serving import prepare, target_access
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import fetch_keys
@@ -200,10 +201,11 @@ async def _targets(settings: Settings) -> list[Check]:
 
 async def _target(target: Target) -> Check:
     name = f"target {target.name}"
+    poller = Poller()
     try:
         access = await asyncio.get_running_loop().run_in_executor(None, target_access, target)
         async with asyncio.timeout(LOGIN_TIMEOUT_S):
-            server = await backend.log_in(access, {"application_name": "agentaudit check"})
+            server = await backend.log_in(poller, access, {"application_name": "agentaudit check"})
     except TimeoutError:
         return Check(name, False, f"{target.address}: no answer in time")
     except AgentauditError as error:
@@ -212,6 +214,7 @@ async def _target(target: Target) -> Check:
     encrypted = "with TLS" if server.wire.is_encrypted else "without TLS"
     server.wire.send(messages.terminate())
     server.wire.close()
+    poller.close()
     seen = f"PostgreSQL {version}, logged in as {target.user} {encrypted}"
     if not target.groups:
         return Check(name, False, f"{seen}, but nobody may connect", "set groups")

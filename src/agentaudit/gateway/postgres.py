@@ -216,7 +216,9 @@ class Door:
         connection.access = access
         try:
             async with asyncio.timeout(self._deadlines.target_s):
-                server = await backend.log_in(access, connection.parameters_for_target())
+                server = await backend.log_in(
+                    self._sessions.poller, access, connection.parameters_for_target()
+                )
         except LoginRefused as error:
             log.warning("target refused login", target=access.settings.name, sqlstate=error.seen)
             refused = self._refusal(connection, error.code, str(error), error.hint)
@@ -355,7 +357,7 @@ class Door:
         await self._sessions.recorded()
         try:
             async with asyncio.timeout(self._deadlines.target_s):
-                wire = await backend.connect(route.access)
+                wire = await backend.connect(self._sessions.poller, route.access)
                 try:
                     wire.send(messages.cancel_request(route.pid, route.secret))
                     while True:

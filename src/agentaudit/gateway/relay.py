@@ -17,11 +17,11 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Final, Protocol
 
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.errors import ClientProtocolError, RecordingError, TargetProtocolError
+from agentaudit.gateway.connections import Connection
 from agentaudit.model import (
     Command,
     Conversation,
@@ -62,14 +62,27 @@ class Judge(Protocol):
 
 
 class _Held:
-    """Frames that wait, in their direction's order, until what recorded them counts."""
+    """Frames that wait, in their direction's order, until what recorded them counts.
 
-    __slots__ = ("data", "is_ready", "is_whole")
+    The recorder then calls it.
+    """
 
-    def __init__(self, data: bytes, is_whole: bool) -> None:
+    __slots__ = ("data", "direction", "is_ready", "is_whole", "relay")
+
+    def __init__(self, relay: Relay, direction: _Direction, data: bytes, is_whole: bool) -> None:
+        self.relay = relay
+        self.direction = direction
         self.data = data
         self.is_ready = False
         self.is_whole = is_whole
+
+    def __call__(self) -> None:
+        self.is_ready = True
+        direction = self.direction
+        direction.release()
+        relay = self.relay
+        if not direction.held and (direction.source_ended or relay.is_closing):
+            relay.finish(direction)
 
 
 class _Direction:
@@ -87,7 +100,7 @@ class _Direction:
         "source_ended",
     )
 
-    def __init__(self, source: asyncio.Transport, sink: asyncio.Transport) -> None:
+    def __init__(self, source: Connection, sink: Connection) -> None:
         self.source = source
         self.sink = sink
         self.held: deque[_Held] = deque()
@@ -129,8 +142,8 @@ class _Direction:
                 self.source.pause_reading()
 
 
-class _Leg(asyncio.Protocol):
-    """What one of the two transports calls."""
+class _Leg:
+    """What one of the two connections calls."""
 
     __slots__ = ("_from_it", "_half_closes", "_relay", "_side", "_to_it")
 
@@ -179,8 +192,8 @@ class Relay:
         session: SessionRecorder,
         durability: Durability,
         session_bytes: int,
-        client: asyncio.Transport,
-        target: asyncio.Transport,
+        client: Connection,
+        target: Connection,
         ended: Callable[[Relay, str], None],
         gone: Callable[[Relay], None],
     ) -> None:
@@ -201,7 +214,7 @@ class Relay:
         self._reads: set[int] = set()
         self._last_client_frame = b""
         self._reason = ""
-        self._is_closing = False
+        self.is_closing = False
         self._has_ended = False
         self._is_gone = False
         self._drain_words: tuple[str, str] | None = None
@@ -228,7 +241,7 @@ class Relay:
     def receive(self, side: Side, data: bytes) -> None:
         """Record what `data` completes, and hold it until that counts."""
         direction = self._up if side is Side.CLIENT else self._down
-        if self._is_closing or self._has_ended or direction.sink_lost:
+        if self.is_closing or self._has_ended or direction.sink_lost:
             return
         conversation = self._conversation
         try:
@@ -286,7 +299,7 @@ class Relay:
                 down.append(step.frame)
                 last_down = step
         if up:
-            self._hold(self._up, up, up_synced)
+            self._hold(self._up, up, up_synced, True)
         if down:
             self._hold(self._down, down, down_synced, _is_whole(last_down))
 
@@ -312,17 +325,12 @@ class Relay:
         return all(event.command_no in reads for event in step.events)
 
     def _hold(
-        self, direction: _Direction, frames: list[bytes], synced: bool, is_whole: bool = True
+        self, direction: _Direction, frames: list[bytes], synced: bool, is_whole: bool
     ) -> None:
-        held = _Held(frames[0] if len(frames) == 1 else b"".join(frames), is_whole)
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        held = _Held(self, direction, data, is_whole)
         direction.hold(held)
-        self._recorder.release(partial(self._release, direction, held), synced=synced)
-
-    def _release(self, direction: _Direction, held: _Held) -> None:
-        held.is_ready = True
-        direction.release()
-        if not direction.held and (direction.source_ended or self._is_closing):
-            self._finish(direction)
+        self._recorder.release(held, synced)
 
     # --- the end
 
@@ -333,7 +341,7 @@ class Relay:
             self._reason = self._reason_of(side)
         direction.source_ended = True
         if not direction.held:
-            self._finish(direction)
+            self.finish(direction)
         if side is Side.CLIENT and self._has_ended and not self._client.is_closing():
             self._client.close()
 
@@ -342,7 +350,7 @@ class Relay:
         (self._down if side is Side.CLIENT else self._up).sink_lost = True
         self.source_ended(side)
         if self._up.sink_lost and self._down.sink_lost and not self._is_gone:
-            self._is_gone = self._is_closing = True
+            self._is_gone = self.is_closing = True
             if self._linger is not None:
                 self._linger.cancel()
             self._end_session()
@@ -353,13 +361,13 @@ class Relay:
             return "client"  # even if it waits for the target to hang up first
         return "target" if side is Side.TARGET else "client_gone"
 
-    def _finish(self, direction: _Direction) -> None:
+    def finish(self, direction: _Direction) -> None:
         """Pass the end of `direction` on, now that all that came before it has gone."""
         if direction.sink_lost or direction.sink.is_closing():
             return
         if direction is self._down:
             self._close_client()
-        elif self._is_closing or self._down.sink_lost or not direction.sink.can_write_eof():
+        elif self.is_closing or self._down.sink_lost or not direction.sink.can_write_eof():
             direction.sink.close()
             self._arm_linger()
         else:
@@ -384,9 +392,9 @@ class Relay:
 
         What was recorded before still goes; nothing is read any more.
         """
-        if self._is_closing:
+        if self.is_closing:
             return
-        self._is_closing = True
+        self.is_closing = True
         self._reason = reason
         down = self._down
         if not self._target.is_closing():
@@ -405,16 +413,16 @@ class Relay:
                         flags=Flag.SYNTHETIC,
                     )
                 )
-                self._hold(down, [words], self._all_synced)
+                self._hold(down, [words], self._all_synced, True)
             self.session.close(reason)
         except RecordingError as error:
             self._stop_unrecorded(error)
             return
         down.source_ended = True
         if not down.held:
-            self._finish(down)
+            self.finish(down)
         if not self._up.held:
-            self._finish(self._up)
+            self.finish(self._up)
         self._arm_linger()
 
     def drain(self, message: str, hint: str = "") -> None:
@@ -430,8 +438,8 @@ class Relay:
 
     def recording_failed(self, failure: RecordingError) -> None:
         """Stop at once: what waits is never released, because nothing more can be recorded."""
-        if not self._is_closing:
-            self._is_closing = True
+        if not self.is_closing:
+            self.is_closing = True
             self._reason = "recording_failed"
             self._stop_unrecorded(failure)
 

@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ import uvloop
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError, SettingsError
+from agentaudit.gateway.connections import Listener, listen
 from agentaudit.gateway.local import Local
 from agentaudit.gateway.orders import Orders
 from agentaudit.gateway.postgres import Deadlines, Door
@@ -64,7 +64,7 @@ class Gateway:
         self._settings = settings
         self._deadlines = deadlines
         self._serving: Serving
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._logins: asyncio.TaskGroup
         self._watch: asyncio.TimerHandle | None = None
         self._seen: Mapping[Path, tuple[int, int]] = {}
@@ -129,8 +129,8 @@ class Gateway:
         """
         if self._watch is not None:
             self._watch.cancel()
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         await self.sessions.drain(self._settings.gateway.drain_timeout.total_seconds())
         # Whoever still logs in gets its answer, or is cut by the deadline of its step.
         await self._logins.__aexit__(None, None, None)
@@ -138,32 +138,26 @@ class Gateway:
         await self._local.stop()
         self.sessions.serving.verifier.close()
         await self.recorder.stop()
+        self.sessions.poller.close()
 
     @property
     def address(self) -> Address:
         """Where the PostgreSQL listener is; its port is the real one."""
-        if self._server is None:
+        if self._listener is None:
             raise SettingsError("listen.postgres is not set")
-        host, port, *_ = self._server.sockets[0].getsockname()
-        return Address(host, port)
+        return Address(*self._listener.address)
 
     async def _listen(self, address: Address) -> None:
-        loop = asyncio.get_running_loop()
         door = Door(self.sessions, deadlines=self._deadlines)
 
         def made(wire: Wire) -> None:
             self._logins.create_task(self._serve(door, wire))
 
         try:
-            self._server = await loop.create_server(
-                lambda: Wire(made),
-                address.host,
-                address.port,
-                family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
-                backlog=BACKLOG,
-            )
+            sock = listen(address.host, address.port, BACKLOG)
         except OSError as error:
             raise SettingsError(f"listen.postgres {address}: {reason(error)}") from None
+        self._listener = Listener(self.sessions.poller, sock, lambda: Wire(made))
         log.info(
             "listening", protocol="postgres", address=self.address.host, port=self.address.port
         )

@@ -18,6 +18,7 @@ import structlog
 
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError
+from agentaudit.gateway.connections import Poller
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import Serving
 from agentaudit.gateway.wire import Wire
@@ -48,6 +49,7 @@ class Sessions:
     def __init__(self, serving: Serving, recorder: Recorder) -> None:
         self.serving = serving
         self.recorder = recorder
+        self.poller = Poller(recorder)
         self.durability = serving.settings.gateway.durability
         self.is_draining = False
         self._relays: dict[Relay, asyncio.TimerHandle] = {}

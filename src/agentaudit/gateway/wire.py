@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 from agentaudit.errors import AgentauditError
+from agentaudit.gateway.connections import Connection
 from agentaudit.settings import Address
 
 MAX_WAITING_BYTES: Final = 128 * 1024
@@ -24,7 +24,7 @@ class ConnectionEnded(AgentauditError):
     """The peer hung up, or never finished what it began; there is nobody to answer."""
 
 
-class Wire(asyncio.Protocol):
+class Wire:
     """One connection while it logs in.
 
     `sent` counts the bytes written, as the peer sees them inside TLS; `peer_host` is its address
@@ -37,19 +37,15 @@ class Wire(asyncio.Protocol):
         self.is_ended = False
         self.peer_host = ""
         self.peer = ""
-        self.transport: asyncio.Transport
+        self.transport: Connection
         self._made = made
         self._waiting = bytearray()
         self._arrival: asyncio.Future[None] | None = None
 
     # --- what the transport calls
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        connection: socket.socket = transport.get_extra_info("socket")
-        # A peer that vanished without a word must not keep its session for ever.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def connection_made(self, transport: Connection) -> None:
+        self.transport = transport
         host, port, *_ = transport.get_extra_info("peername") or ("", 0)
         self.peer_host = str(host)
         self.peer = str(Address(self.peer_host, port))
@@ -70,6 +66,12 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_ended = True
         self._wake()
+
+    def pause_writing(self) -> None:
+        """A login says less than what would have to wait."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
 
     def _wake(self) -> None:
         if self._arrival is not None and not self._arrival.done():
@@ -121,22 +123,9 @@ class Wire(asyncio.Protocol):
         Raises:
             ssl.SSLError, OSError: the handshake failed, and the connection is closed.
         """
-        loop = asyncio.get_running_loop()
-        plain = self.transport
-        if first_bytes:
-            # start_tls takes no bytes that were read before it. They are handed to the protocol
-            # that it installs, after its connection_made, which it schedules before it waits.
-            loop.call_soon(loop.call_soon, _feed, plain, first_bytes)
-        encrypted = await loop.start_tls(
-            plain,
-            self,
-            context,
-            server_side=server_hostname is None,
-            server_hostname=server_hostname,
+        await self.transport.start_tls(
+            context, server_hostname=server_hostname, first_bytes=first_bytes
         )
-        if encrypted is None:
-            raise ConnectionEnded("the connection ended in the TLS handshake")
-        self.transport = encrypted
         self.is_encrypted = True
 
     def close(self) -> None:
@@ -155,13 +144,3 @@ def reason(error: OSError) -> str:
     """
     number = error.errno or 0
     return (os.strerror(number) if number > 0 else error.strerror or "failed").lower()
-
-
-def _feed(transport: asyncio.Transport, data: bytes) -> None:
-    protocol = cast("asyncio.BufferedProtocol", transport.get_protocol())
-    while data:
-        buffer = memoryview(protocol.get_buffer(len(data)))
-        taken = min(len(buffer), len(data))
-        buffer[:taken] = data[:taken]
-        protocol.buffer_updated(taken)
-        data = data[taken:]

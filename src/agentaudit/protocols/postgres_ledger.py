@@ -10,12 +10,12 @@ Flow: postgresql.org/docs/current/protocol-flow.html
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from agentaudit.errors import TargetProtocolError
 from agentaudit.model import Command
-from agentaudit.protocols.postgres_messages import Column, Report, RowShape
+from agentaudit.protocols.postgres_messages import Column, Report
 from agentaudit.protocols.postgres_prepared import NO_SHAPE, Names, Portal, Prepared, cut_text
 
 # The type bytes of requests; what a client sends besides owes nothing.
@@ -30,7 +30,6 @@ _QUERY_CANCELED: Final = "57014"
 _SKIPPED: Final = "not run: a command before it failed"
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class Execution(Command):
     """A command with what only PostgreSQL's conversation knows of it.
 
@@ -39,11 +38,23 @@ class Execution(Command):
     with it.
     """
 
-    sql: str = ""
-    shape: RowShape = NO_SHAPE
-    portal: Portal | None = field(default=None, repr=False)
-    closing: bytes = field(default=b"", repr=False)
-    is_ended: bool = field(default=False, repr=False)
+    __slots__ = ("closing", "is_ended", "portal", "shape", "sql")
+
+    def __init__(self, command_no: int, sql: str, text: str, portal: Portal | None) -> None:
+        if portal is None:
+            super().__init__(command_no=command_no, text=text)
+        else:
+            super().__init__(
+                command_no=command_no, text=text, params=portal.params, sha256=portal.sha256
+            )
+        self.sql = sql
+        self.portal = portal
+        self.shape = NO_SHAPE
+        self.closing = b""
+        self.is_ended = False
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     @property
     def result_columns(self) -> tuple[Column, ...]:
@@ -197,18 +208,7 @@ class Ledger:
         """Return a new command."""
         number = self.next_command_no
         self.next_command_no = number + 1
-        if portal is None:
-            command = Execution(command_no=number, text=text, sql=sql)
-        else:
-            command = Execution(
-                command_no=number,
-                text=text,
-                sql=sql,
-                params=portal.params,
-                portal=portal,
-                sha256=portal.sha256,
-            )
-        return command
+        return Execution(number, sql, text, portal)
 
     def end(self, command: Execution, txn_status: str | None) -> None:
         """Let a command end with the next step, unless it has already."""

@@ -1,0 +1,88 @@
+cimport cython
+
+from agentaudit.archive.journal cimport OpenSession
+from agentaudit.model cimport Command, Event
+
+cdef class SystemClock:
+    cdef public str kind
+    cpdef now_us(self)
+    cpdef mono_ns(self)
+
+cdef class Recorder:
+    cdef public object failure
+    cdef public object clock
+    cdef public object _place
+    cdef public object _layout
+    cdef public object _people
+    cdef public int _mode_bits
+    cdef public long long _segment_events
+    cdef public long long _segment_bytes
+    cdef public double _segment_age_s
+    cdef public long long _disk_stop
+    cdef public object _on_failure
+    cdef public object _on_notice
+    cdef public object _loop
+    cdef public dict _sessions
+    cdef public long long _next_event_no
+    cdef public int _fd
+    cdef public bytes _marker
+    cdef public long long _segment_first
+    cdef public long long _journal_bytes
+    cdef public double _segment_born_s
+    cdef public list _buffer
+    cdef public bint _flush_scheduled
+    cdef public bint _in_turn
+    cdef public long long _written_no
+    cdef public long long _synced_no
+    cdef public long long _told_synced_no
+    cdef public object _write_waiters
+    cdef public object _sync_waiters
+    cdef public set _waiting
+    cdef public object _lazy_sync
+    cdef public object _syncer
+    cdef public object _sealer
+    cdef public object _watch
+    cdef public long long _ticked_no
+    cdef public double _ticked_s
+    cdef public bint _stopping
+    cdef public bint _ended
+    cdef public bint _ended_cleanly
+    cdef public SessionRecorder control
+
+    cpdef begin_turn(self)
+    cpdef end_turn(self)
+    cpdef release(self, callback, bint synced)
+    cdef long long _append(
+        self,
+        OpenSession state,
+        int kind,
+        int flags,
+        long long command_no,
+        int status,
+        long long orig_len,
+        bytes text,
+        bytes payload,
+        bytes extra,
+        long long observed_us,
+    ) except -1
+    cdef _schedule_flush(self)
+    cpdef _flush(self)
+
+cdef class _Response:
+    cdef public object digest
+    cdef public long long size
+
+cdef class SessionRecorder:
+    cdef public OpenSession state
+    cdef public bint closed
+    cdef public Recorder _recorder
+    cdef public object _payload_limit
+    cdef public dict _open
+    cdef public dict _responses
+
+    @cython.locals(recorder=Recorder, state=OpenSession, command=Command, flags=int)
+    cpdef record(self, Event event)
+    @cython.locals(recorder=Recorder)
+    cpdef begin(self, Command command)
+    @cython.locals(recorder=Recorder)
+    cpdef end(self, Command command)

@@ -1,0 +1,68 @@
+cimport cython
+
+from agentaudit.archive.recorder cimport Recorder, SessionRecorder
+from agentaudit.model cimport Command, Event, Step
+
+cdef class _Held:
+    cdef public Relay relay
+    cdef public _Direction direction
+    cdef public bytes data
+    cdef public bint is_ready
+    cdef public bint is_whole
+
+cdef class _Direction:
+    cdef public object held
+    cdef public Py_ssize_t held_bytes
+    cdef public bint is_sink_full
+    cdef public bint is_source_paused
+    cdef public bint is_whole
+    cdef public object sink
+    cdef public bint sink_lost
+    cdef public object source
+    cdef public bint source_ended
+
+    cdef hold(self, _Held held)
+    @cython.locals(frame=_Held)
+    cdef release(self)
+    cpdef throttle(self)
+
+cdef class _Leg:
+    cdef public Relay _relay
+    cdef public object _side
+    cdef public _Direction _from_it
+    cdef public _Direction _to_it
+    cdef public bint _half_closes
+
+cdef class Relay:
+    cdef public SessionRecorder session
+    cdef public bint is_closing
+    cdef public object _conversation
+    cdef public object _judge
+    cdef public Recorder _recorder
+    cdef public bint _all_synced
+    cdef public bint _reads_unsynced
+    cdef public long long _bytes_left
+    cdef public object _client
+    cdef public object _target
+    cdef public _Direction _up
+    cdef public _Direction _down
+    cdef public object _ended
+    cdef public object _gone
+    cdef public set _open
+    cdef public set _reads
+    cdef public bytes _last_client_frame
+    cdef public str _reason
+    cdef public bint _has_ended
+    cdef public bint _is_gone
+    cdef public tuple _drain_words
+    cdef public object _linger
+
+    @cython.locals(direction=_Direction)
+    cpdef receive(self, object side, bytes data)
+    @cython.locals(step=Step, last_down=Step, stand_in=Step, goes_up=cython.bint, up_synced=cython.bint, down_synced=cython.bint, command=Command)
+    cdef _take(self, list steps)
+    @cython.locals(command=Command)
+    cdef object _begin(self, Step step)
+    @cython.locals(held=_Held)
+    cdef _hold(self, _Direction direction, list frames, bint synced, bint is_whole)
+    cpdef finish(self, _Direction direction)

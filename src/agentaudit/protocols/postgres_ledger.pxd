@@ -1,0 +1,55 @@
+cimport cython
+
+from agentaudit.model cimport Command
+from agentaudit.protocols.postgres_messages cimport RowShape
+from agentaudit.protocols.postgres_prepared cimport Names, Portal, Prepared
+
+cdef class Execution(Command):
+    cdef public str sql
+    cdef public RowShape shape
+    cdef public Portal portal
+    cdef public bytes closing
+    cdef public bint is_ended
+
+cdef class Batch:
+    cdef public tuple commands
+    cdef public Py_ssize_t cycle
+    cdef public Py_ssize_t at
+
+    cpdef bint is_last(self)
+
+cdef class Refused:
+    cdef public tuple commands
+    cdef public bytes report
+    cdef public Prepared statement
+
+cdef class Act:
+    cdef public int kind
+    cdef public Execution command
+    cdef public object thing
+    cdef public bint ends_copy
+
+cdef class Ledger:
+    cdef public str codec
+    cdef public bint is_standard_strings
+    cdef public Names names
+    cdef public Py_ssize_t next_command_no
+    cdef public object owed
+    cdef public Execution last
+    cdef public Execution ending
+    cdef public list ends
+    cdef public bint is_skipping
+    cdef public str copy
+    cdef public bint is_copy_ended
+    cdef public Py_ssize_t swallowed_syncs
+    cdef public Py_ssize_t cycle
+    cdef public str status
+    cdef public Py_ssize_t txn_no
+    cdef public bint is_txn_used
+
+    cpdef Execution begin(self, str sql, str text, Portal portal=*)
+    cpdef end(self, Execution command, str txn_status)
+    cpdef use_transaction(self, Execution command)
+    cpdef end_transaction(self)
+    cpdef owe(self, Act act)
+    cpdef owe_ready(self)

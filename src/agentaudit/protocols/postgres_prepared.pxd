@@ -1,0 +1,39 @@
+from agentaudit.protocols.postgres_messages cimport RowShape
+
+cdef class Prepared:
+    cdef public bytes name
+    cdef public str sql
+    cdef public str text
+    cdef public tuple types
+    cdef public Py_ssize_t cycle
+    cdef public RowShape shape
+    cdef public Prepared older
+    cdef public Py_ssize_t size
+    cdef public bint is_agreed
+    cdef public bint is_void
+    cdef public bint is_closed
+
+cdef class Portal:
+    cdef public Prepared statement
+    cdef public tuple params
+    cdef public tuple result_formats
+    cdef public Py_ssize_t cycle
+    cdef public RowShape shape
+    cdef public tuple sha256
+    cdef public Portal older
+    cdef public bint is_agreed
+    cdef public bint is_void
+
+cdef class Names:
+    cdef public dict _statements
+    cdef public dict _portals
+    cdef public Py_ssize_t _bytes
+
+    cpdef Prepared statement(self, bytes name, str codec)
+    cpdef bint is_unsettled(self, bytes name, Py_ssize_t cycle)
+    cdef Prepared _known(self, bytes name)
+    cpdef bind(self, bytes name, Portal portal)
+    cpdef agree_portal(self, Portal portal)
+    cpdef Portal portal(self, bytes name)
+    cpdef bint is_unsettled_portal(self, bytes name, Py_ssize_t cycle)
+    cpdef end_transaction(self, Py_ssize_t cycle)

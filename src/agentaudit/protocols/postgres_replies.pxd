@@ -1,0 +1,37 @@
+cimport cython
+
+from agentaudit.model cimport Event, Step
+from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
+from agentaudit.protocols.postgres_messages cimport Report, RowShape
+from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
+
+cdef class _Long:
+    cdef public object hash
+    cdef public int kind
+    cdef public Py_ssize_t left
+    cdef public Execution owner
+    cdef public bytes start
+
+cdef class Replies:
+    cdef public Ledger _ledger
+    cdef public bytearray _held
+    cdef public Py_ssize_t _need
+    cdef public _Long _long
+    cdef public Py_ssize_t _rows
+    cdef public list _texts
+    cdef public tuple _starts
+
+    @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, length=cython.longlong, ledger=Ledger, owner=Execution, now=Execution, first=Act)
+    cpdef receive(self, bytes data, list steps)
+    @cython.locals(rows=Py_ssize_t, end=Py_ssize_t, limit=Py_ssize_t, last_header=Py_ssize_t, kind=int, length=cython.longlong, stop=Py_ssize_t)
+    cdef Py_ssize_t _skip_rows(self, bytes data, Py_ssize_t start, Py_ssize_t at) except -1
+    cdef _release(self, Execution owner, bytes frame, list steps, object flags=*)
+    cdef _take_piece(self, _Long long, bytes piece, list steps)
+    @cython.locals(ledger=Ledger)
+    cdef Act _expect_rows(self)
+    @cython.locals(act=Act)
+    cdef _bind_complete(self, bytes body)
+    @cython.locals(ledger=Ledger, command=Execution, batch=Batch)
+    cdef Execution _complete(self, Act act, str verb, object count)
+    cdef _count_rows(self, Execution command, str verb, object count)
+    cdef _end_copy(self, Execution command, object count)

@@ -1,0 +1,58 @@
+cimport cython
+
+from agentaudit.model cimport Event, Step
+from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
+from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
+
+cdef class _Long:
+    cdef public Execution command
+    cdef public object hash
+    cdef public int kind
+    cdef public Py_ssize_t left
+    cdef public Portal portal
+    cdef public object refused
+    cdef public bytes start
+
+cdef class Requests:
+    cdef public Ledger _ledger
+    cdef public object _split
+    cdef public bytearray _held
+    cdef public Py_ssize_t _need
+    cdef public _Long _long
+    cdef public list _parts
+    cdef public Py_ssize_t _parts_bytes
+    cdef public list _acts
+    cdef public tuple _starts
+    cdef public Execution _owner
+    cdef public str _text
+    cdef public bint _is_due
+    cdef public bint _is_copy
+    cdef public dict _skipped
+    cdef public dict _skipped_portals
+    cdef public bint is_waiting
+
+    @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, length=cython.longlong)
+    cpdef receive(self, bytes data, list steps)
+    @cython.locals(owner=Execution, step=Step)
+    cdef _release(self, bytes frame, list steps, bint keep_acts=*)
+    cdef _hold_or_release(self, bytes frame, list steps)
+    cdef _take(self, int kind, bytes body)
+    cdef _owe(self, int kind, object thing=*)
+    @cython.locals(ledger=Ledger, last=Execution, command=Execution)
+    cdef _close_group(self, int kind)
+    @cython.locals(ledger=Ledger)
+    cdef _parse(self, bytes body)
+    @cython.locals(ledger=Ledger)
+    cdef Prepared _statement(self, bytes name)
+    @cython.locals(ledger=Ledger)
+    cdef Portal _portal(self, bytes name)
+    cdef _bind_name(self, bytes name, Portal portal)
+    cdef _describe_or_close(self, int kind, bytes body)
+    @cython.locals(ledger=Ledger, statement=Prepared, portal=Portal)
+    cdef _bind(self, bytes body)
+    @cython.locals(ledger=Ledger, portal=Portal, statement=Prepared, command=Execution, act=Act)
+    cdef _execute(self, bytes body)
+    @cython.locals(ledger=Ledger)
+    cdef _query(self, bytes body)
+    @cython.locals(ledger=Ledger, last=Execution, act=Act)
+    cdef _copy(self, int kind)
