@@ -27,6 +27,7 @@ cdef class Command:
     cdef public str error_code
     cdef public str error_text
     cdef public tuple columns
+    cdef public tuple origins
     cdef public object rows_returned
     cdef public object rows_affected
     cdef public object estimated_rows

@@ -119,6 +119,7 @@ class Command:
     error_code: str | None = None
     error_text: str | None = None
     columns: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     rows_returned: int | None = None
     rows_affected: int | None = None
     estimated_rows: int | None = None

@@ -23,6 +23,9 @@ from agentaudit.protocols.postgres import Conversation
 from agentaudit.risk.sql import classify, split
 
 OPENED_US = 1_793_700_000_000_000  # 2026-11-03 10:00:00 UTC
+Column = tuple[str, int] | tuple[str, int, int, int]
+"""Name and type; and, of a table's own column, table and number."""
+
 INT4, INT8, TEXT, BOOL, NUMERIC, TIMESTAMPTZ, JSONB = 23, 20, 25, 16, 1700, 1184, 3802
 
 
@@ -67,7 +70,7 @@ class Script:
         sql: str,
         *,
         rows: Sequence[Sequence[str | bytes | None]] | None = None,
-        columns: Sequence[tuple[str, int]] = (),
+        columns: Sequence[Column] = (),
         tag: str = "",
         error: tuple[str, str] | None = None,
         took_us: int = 1_500,
@@ -85,7 +88,7 @@ class Script:
         params: Sequence[str | None],
         *,
         rows: Sequence[Sequence[str | bytes | None]] | None = None,
-        columns: Sequence[tuple[str, int]] = (),
+        columns: Sequence[Column] = (),
         tag: str = "",
         error: tuple[str, str] | None = None,
         took_us: int = 1_500,
@@ -123,15 +126,15 @@ class Script:
     def _result(
         self,
         rows: Sequence[Sequence[str | bytes | None]] | None,
-        columns: Sequence[tuple[str, int]],
+        columns: Sequence[Column],
         tag: str,
         error: tuple[str, str] | None,
     ) -> bytes:
         parts = []
         if columns:
             described = b"".join(
-                name.encode() + b"\0" + struct.pack("!ihihih", 0, 0, oid, -1, -1, 0)
-                for name, oid in columns
+                name.encode() + b"\0" + struct.pack("!ihihih", *(origin or (0, 0)), oid, -1, -1, 0)
+                for name, oid, *origin in columns
             )
             parts.append(_message(b"T", struct.pack("!h", len(columns)) + described))
         for row in rows or ():

@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 import agentaudit as aa
+from agentaudit.archive.drill.machine import rewrite_parquet
 from agentaudit.archive.segment import SCHEMAS
 from agentaudit.errors import ArchiveError, QuestionError
 from tests.analysis.recording import (
@@ -334,6 +335,32 @@ async def test_a_case_sees_what_is_recorded_after_it_was_opened(tmp_path: Path) 
     await recorder.stop()
     # Sealing moves every row from the journal to Parquet; no answer may change with it.
     assert case.sql("FROM commands ORDER BY first_event_no").fetchall() == before
+
+
+async def test_commands_of_before_there_were_origins_are_read_beside_new_ones(
+    tmp_path: Path,
+) -> None:
+    table = Script().query("SELECT x FROM t", columns=[("x", TEXT, 16401, 2)], rows=[["1"]])
+    first = record(tmp_path, table)
+    (path,) = (first.path / "commands").rglob("*.parquet")
+    rewrite_parquet(path, lambda rows: rows.drop_columns(["origins"]))
+    query = "SELECT origins, columns FROM commands ORDER BY started_at"
+
+    assert aa.load(first.path).sql(query).fetchall() == [(None, ["x"])]
+
+    expression = Script().query("SELECT 1", columns=[("x", TEXT)], rows=[["1"]])
+    record(tmp_path, expression, table, later_us=3_600_000_000)
+    case = aa.load(first.path)
+    expected = [(None, ["x"]), (None, ["x"]), (["16401.2"], ["x"])]
+    assert case.sql(query).fetchall() == expected
+    clock = ScriptedClock()
+    clock.us += 7_200_000_000
+    recorder = await start_recorder(tmp_path, clock)
+    play(recorder, clock, table)
+    await written(recorder)
+    assert case.sql(query).fetchall() == [*expected, (["16401.2"], ["x"])]
+    assert case.commands().columns == list(SCHEMAS["commands"].names)
+    await recorder.stop()
 
 
 def test_a_session_that_spans_segments_is_one_row(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from agentaudit.archive import canonical
 from agentaudit.archive import purge as purge_module
+from agentaudit.archive.drill.machine import rewrite_parquet, sealed_as_it_is
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import TABLES
 from agentaudit.archive.purge import Purger
@@ -57,6 +58,7 @@ from tests.archive.recording import (
     crashed,
     order,
     recover,
+    resign,
     retention,
     rows,
     sealed_files,
@@ -97,6 +99,22 @@ def test_what_is_due_is_gone_from_every_file_and_the_rest_proves_to_the_old_root
     assert (whole["what"], whole["sessions"], whole["segments"]) == ("sessions", 3, 1)
     assert (payloads["what"], payloads["sessions"]) == ("payloads", 1)
     assert {row["user"] for row in rows(site, "sessions")} == {"", "pay0", "other0"}
+
+
+def test_what_stays_of_commands_that_were_sealed_before_there_were_origins_is_whole(
+    site: Site,
+) -> None:
+    recorded(site)
+    (path,) = sealed_files(site, "commands")
+    rewrite_parquet(path, lambda table: table.drop_columns(["origins"]))
+    resign(site, sealed_as_it_is(site.archive, path))
+
+    apply_for_days(site)
+
+    require_proven(site)
+    left = rows(site, "commands")
+    assert {row["user"] for row in left} == {"pay0", "other0"}
+    assert {row["origins"] for row in left} == {None}
 
 
 @pytest.mark.timeout(300)

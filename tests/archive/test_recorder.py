@@ -136,6 +136,7 @@ async def test_every_column_of_a_command_is_sealed_as_it_was_given(site: Site) -
         "error_code": "23505",
         "error_text": "duplicate key",
         "columns": ("a", "b"),
+        "origins": ("16401.2", ""),
         "rows_returned": 2,
         "rows_affected": 3,
         "estimated_rows": 4,

@@ -29,12 +29,14 @@ from tests.archive.recording import (
     GATEWAY,
     Site,
     SteppingClock,
+    answer,
     counted,
     crashed,
     exchange,
     new_site,
     record,
     recover,
+    request,
     resign,
     rows,
     sealed_files,
@@ -190,6 +192,39 @@ def test_rows_and_columns_that_no_event_makes_are_found_though_sealed_with_the_r
     assert result.ok is False
     place = str(result.findings[0])
     assert path.stem in place
+
+
+def without_origins(table: pa.Table) -> pa.Table:
+    """Return rows of `commands` as they were sealed before the column existed."""
+    return table.drop_columns(["origins"])
+
+
+def test_commands_that_were_sealed_before_there_were_origins_are_whole(site: Site) -> None:
+    with forged(site, sealed_files(site, "commands")[0], without_origins):
+        assert check(site).ok is True
+        (row,) = {row["session_id"] for row in rows(site, "commands")}
+        assert check(site, session=row).ok is True
+
+
+def test_origins_that_events_tell_of_cannot_be_left_out(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+
+    async def run() -> UUID:
+        recorder = await start(site)
+        session = recorder.open_session(ANA)
+        command = request(session, 0)
+        command.columns, command.origins = ("ssn", "now"), ("16401.2", "")
+        answer(session, command)
+        session.close("client")
+        await recorder.stop()
+        return session.session_id
+
+    session_id = asyncio.run(run())
+    assert check(site).ok is True
+    with forged(site, sealed_files(site, "commands")[0], without_origins):
+        for asked in (None, session_id):
+            (finding,) = check(site, session=asked).findings
+            assert "commands.origins is not what its events say" in str(finding)
 
 
 @pytest.mark.parametrize("table", ["events", "blobs", "commands", "sessions"])

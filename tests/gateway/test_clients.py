@@ -404,6 +404,61 @@ def test_a_client_of_a_newer_protocol_is_told_which_one_is_spoken(
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+@pytest.fixture(params=["postgres15", "postgres18"])
+def server(request: pytest.FixtureRequest) -> PostgresPeer:
+    """The oldest and the newest server that there are tests with, one after the other."""
+    peer = request.getfixturevalue(request.param)
+    assert isinstance(peer, PostgresPeer)
+    return peer
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_result_column_is_recorded_with_the_table_and_attribute_that_the_server_names(
+    server: PostgresPeer, gateway: GatewayFactory, issuer: IdentityProvider, binary: bool
+) -> None:
+    """Held against the catalogue: of a table, a view, a system's column, and of none."""
+    gw = gateway(server.target())
+    query = "SELECT p.email, p.ssn AS x, lower(p.ssn), v.ssn, p.ctid, p.id FROM people p, masked v"
+    numbers = """
+        SELECT attrelid || '.' || attnum FROM pg_attribute
+        WHERE (attrelid::regclass::text, attname) = (%s, %s)
+    """
+    named = [("people", "email"), ("people", "ssn"), None, ("masked", "ssn")]
+    named += [("people", "ctid"), ("people", "id")]
+    with psycopg.connect(
+        gw.dsn("orders", issuer.token("ana", ["data-agents"])), autocommit=True
+    ) as connection:
+        connection.execute("CREATE TABLE people (id int, gone int, ssn text, email text)")
+        connection.execute("ALTER TABLE people DROP gone")
+        connection.execute("CREATE VIEW masked AS SELECT ssn FROM people")
+        simple = psycopg.ClientCursor(connection)
+        simple.execute(query)
+        connection.execute(query, binary=binary)
+        connection.execute("INSERT INTO people (id) VALUES (1) RETURNING id, id + 1")
+        connection.execute("SELECT 1, now()")
+        with connection.cursor().copy("COPY people TO STDOUT") as copy:
+            list(copy)
+        expected = []
+        for name in named:
+            found = name and connection.execute(numbers, name).fetchone()
+            expected.append(found[0] if found else "")
+        connection.execute("DROP TABLE people CASCADE")
+
+    gw.wait_until_idle()
+    gw.terminate()
+    recorded = read(gw.archive)
+    rows = recorded.commands_of(recorded.session(user="ana"))
+    assert [row["origins"] for row in rows if row["text"] == query] == [expected, expected]
+    (inserted,) = [row for row in rows if row["operation"] == "INSERT"]
+    assert inserted["origins"] == [expected[-1], ""]
+    assert inserted["columns"] == ["id", "?column?"]
+    others = [row for row in rows if row["operation"] in ("CREATE TABLE", "COPY")]
+    others += [row for row in rows if row["text"] == "SELECT 1, now()"]
+    assert {row["origins"] for row in others} == {None}
+    assert len(others) == 3
+    assert verify(gw.archive, key=gw.verifier_key, deep=True, remember=False).ok is True
+
+
 def test_a_command_row_says_what_ran_and_what_came_of_it(
     postgres15: PostgresPeer, gateway: GatewayFactory, issuer: IdentityProvider
 ) -> None:

@@ -335,6 +335,20 @@ def test_a_row_description_reads_back(columns: list[tuple[str, int, int]]) -> No
     ]
 
 
+def test_a_row_description_says_where_columns_come_from_in_the_servers_own_numbers() -> None:
+    columns = [("a", 16401, 2), ("now", 0, 0), ("ctid", 4294967295, -1), ("whole", 16401, 0)]
+    described = struct.pack("!h", len(columns)) + b"".join(
+        name.encode() + b"\0" + struct.pack("!IhIhih", table, number, 25, -1, -1, 0)
+        for name, table, number in columns
+    )
+
+    shape = messages.decode_row_description(described)
+
+    assert shape.origins == ("16401.2", "", "4294967295.-1", "16401.0")
+    nowhere = body(wire.message("T", struct.pack("!h", 1) + b"x\0" + bytes(18)))
+    assert messages.decode_row_description(nowhere).origins == ()
+
+
 def test_a_wide_row_description_reads_like_any_other() -> None:
     columns = [(f"column_{n}", 25) for n in range(1600)]
 

@@ -59,7 +59,10 @@ class Store:
                     cursor.register(f"rows_{table}", _plain(rows))
                     registered.append(f"rows_{table}")
                     cursor.execute(f"CREATE OR REPLACE TABLE live_{table} AS FROM rows_{table}")
-                    cursor.execute(_union(table, files.get(table, ()), rows.num_rows > 0))
+                    types = cursor.execute(f"DESCRIBE live_{table}").fetchall()
+                    columns = {name: type_ for name, type_, *_ in types}
+                    is_live = rows.num_rows > 0
+                    cursor.execute(_union(table, files.get(table, ()), columns, is_live))
                 for view in VIEWS:
                     cursor.execute(f"CREATE OR REPLACE VIEW {view} AS {named(f'views/{view}')}")
                 cursor.execute("COMMIT")
@@ -110,15 +113,24 @@ def named(question: str) -> str:
     return (resources.files(__package__) / "queries" / f"{question}.sql").read_text("utf-8")
 
 
-def _union(table: str, files: Sequence[Path], is_live: bool) -> str:
+def _union(table: str, files: Sequence[Path], columns: Mapping[str, str], is_live: bool) -> str:
     # Rows of a segment's file are told apart by file and row number: blobs refer to each other by
     # them. The path holds gw= and date=, which must not become columns.
     live = f"SELECT *, NULL AS filename, NULL AS file_row_number FROM live_{table}"  # noqa: S608
     if not files:
         return f"CREATE OR REPLACE VIEW every_{table} AS {live}"
     names = ", ".join(_literal(str(path)) for path in files)
+    schema = ""
+    if table == "commands":
+        # Old files lack a column. To look for that (`union_by_name`) opens every file each time.
+        told = ", ".join(
+            f"{_literal(name)}: {{name: {_literal(name)}, type: {_literal(type_)}, "
+            "default_value: NULL}"
+            for name, type_ in columns.items()
+        )
+        schema = f"schema = MAP {{{told}}}, "
     sealed = (
-        f"SELECT * FROM read_parquet([{names}], "  # noqa: S608
+        f"SELECT * FROM read_parquet([{names}], {schema}"  # noqa: S608
         f"filename = true, file_row_number = true, hive_partitioning = false)"
     )
     # A union costs a search through all texts a quarter more, so there is none without need. (Live

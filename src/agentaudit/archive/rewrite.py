@@ -53,6 +53,7 @@ from agentaudit.archive.segment import (
     SealedFile,
     TableWriter,
     read_batches,
+    with_later_columns,
 )
 from agentaudit.errors import ArchiveError, TamperedError
 
@@ -458,7 +459,8 @@ class _Rewrite:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
-                rows.add(table.filter(pc.invert(self._cut.of(table))))
+                stays = table.filter(pc.invert(self._cut.of(table)))
+                rows.add(with_later_columns("commands", stays))
                 yield
         self._finish("commands", rows.finish())
 

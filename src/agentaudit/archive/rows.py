@@ -48,6 +48,7 @@ _COMMAND = (
     b"last_event_no",
     b"masked",
     b"operation",
+    b"origins",
     b"params",
     b"parser",
     b"paths",
@@ -88,6 +89,7 @@ def command_row(command: Command, ended_us: int, duration_us: int) -> bytes:
         command.last_event_no,
         command.masked,
         command.operation,
+        command.origins or None,
         # A statement without parameters differs from one whose parameters were not kept.
         command.params,
         command.parser,

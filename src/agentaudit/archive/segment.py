@@ -128,6 +128,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("fingerprint", pa.string()),
             ("resources", _STRINGS),
             ("columns", _STRINGS),
+            ("origins", _STRINGS),
             ("params", _STRINGS),
             ("status", pa.string()),
             ("error_code", pa.string()),
@@ -224,7 +225,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     "salts": pa.schema([("leaf_index", pa.int64()), ("salt", pa.binary(16))]),
 }
 
-# Lists are empty rather than null, but for the parameters, where the two differ in meaning.
+# What files that were sealed before it existed do not have.
+_LATER: dict[str, tuple[str, ...]] = {"commands": ("origins",)}
+
+# Lists are empty rather than null, but for the parameters, where the two differ in meaning, and for
+# what older files lack.
 EMPTY_LISTS = frozenset(
     {"resources", "columns", "risk", "paths", "sha256", "groups", "actor_chain", "approvers"}
     | {"reasons"}
@@ -249,6 +254,16 @@ def table_of(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
             values = [sorted(value.items()) for value in values]
         arrays.append(_array(values, column.type))
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def with_later_columns(name: str, rows: pa.Table) -> pa.Table:
+    """Return `rows` of table `name` with nulls in the columns that its file is too old to have."""
+    for column in _LATER.get(name, ()):
+        if column not in rows.column_names:
+            place = min(SCHEMAS[name].get_field_index(column), rows.num_columns)
+            field = SCHEMAS[name].field(column)
+            rows = rows.add_column(place, field, pa.nulls(rows.num_rows, field.type))
+    return rows
 
 
 def _array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:

@@ -29,7 +29,13 @@ from agentaudit.archive.gaps import (
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.merkle import Frontier, GappedFrontier
 from agentaudit.archive.retention import Remains
-from agentaudit.archive.segment import open_file, read_batches, read_rows, table_of
+from agentaudit.archive.segment import (
+    open_file,
+    read_batches,
+    read_rows,
+    table_of,
+    with_later_columns,
+)
 from agentaudit.archive.tracker import Hashes, Tracked, Tracker
 from agentaudit.archive.verification import Found
 from agentaudit.archive.verify_purges import Purged
@@ -174,6 +180,8 @@ class RowsCheck:
             found = batch.stored if table == "events" else stored[table].take(expected.num_rows)
             if found is None:
                 continue
+            if table != "events":
+                found = with_later_columns(table, found)
             if found.schema.names != expected.column_names:
                 self._found("columns", place, f"{table} has other columns than the format")
                 continue

@@ -22,7 +22,7 @@ from agentaudit.archive import canonical
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.merkle import WholeTree
 from agentaudit.archive.sealed import Sealed, SegmentLeaves, SessionEvent
-from agentaudit.archive.segment import open_file, read_rows, table_of
+from agentaudit.archive.segment import open_file, read_rows, table_of, with_later_columns
 from agentaudit.archive.verification import MALFORMED, Found, is_as_sealed, words
 from agentaudit.model import Kind, Side
 
@@ -178,7 +178,7 @@ class SessionCheck:
             if rows:
                 self._found("tables", str(sealed), f"no {table} file", f"{len(rows)} rows")
             return
-        expected = table_of(table, rows)
+        expected, stored = table_of(table, rows), with_later_columns(table, stored)
         if table == "sessions":
             # Their keys are what the leaves were made with, where they are still there.
             keys = ["key_m", "key_t", "key_p"]

@@ -77,11 +77,12 @@ class Execution(Command):
         return tuple(replace(c, format=f) for c, f in zip(columns, formats, strict=True))
 
     def name_columns(self) -> None:
-        """Set `columns` from what was described."""
+        """Set `columns` and `origins` from what was described."""
         portal = self.portal
         if portal is not None:
             self.shape = portal.shape if portal.shape is not NO_SHAPE else portal.statement.shape
             self.columns = self.shape.names
+            self.origins = self.shape.origins
 
     def deny(self, code: str, message: str) -> None:
         """Note that it was refused; without a rule, by the protocol itself."""

@@ -8,3 +8,4 @@ cdef class Report:
 cdef class RowShape:
     cdef public tuple columns
     cdef public tuple names
+    cdef public tuple origins

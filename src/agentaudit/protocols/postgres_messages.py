@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -469,10 +469,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
-    """The columns of a result, and their names ready for a command."""
+    """The columns of a result, and their names and origins ready for a command.
+
+    An origin is `table.number` in the server's own numbers, empty where it gives none; there are
+    no origins where no column has one.
+    """
 
     columns: tuple[Column, ...] = ()
-    names: tuple[str, ...] = field(default=())
+    names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 def decode_row_description(body: bytes, codec: str = "utf-8") -> RowShape:
@@ -501,7 +506,9 @@ def _row_shape(body: bytes, codec: str) -> RowShape:
         raise TargetProtocolError("RowDescription: cut off") from None
     if count < 0 or at != len(body):
         raise TargetProtocolError(f"RowDescription: {count} columns do not fill {len(body)} bytes")
-    return RowShape(tuple(columns), tuple(column.name for column in columns))
+    origins = tuple(f"{c.table}.{c.number}" if c.table else "" for c in columns)
+    names = tuple(column.name for column in columns)
+    return RowShape(tuple(columns), names, origins if any(origins) else ())
 
 
 def decode_parameter_description(body: bytes) -> tuple[int, ...]:

@@ -307,6 +307,7 @@ class Replies:
             if act.command is not None:
                 act.command.shape = shape
                 act.command.columns = shape.names
+                act.command.origins = shape.origins
             return None
         if isinstance(act.thing, Prepared | Portal):
             act.thing.shape = shape
