@@ -1,3 +1,6 @@
+cimport cython
+
+@cython.freelist(64)
 cdef class Event:
     cdef public object kind
     cdef public object side
@@ -45,6 +48,7 @@ cdef class Command:
     cdef public long long first_event_no
     cdef public long long last_event_no
 
+@cython.freelist(64)
 cdef class Step:
     cdef public object side
     cdef public object frame

@@ -124,6 +124,70 @@ def test_a_checksum_is_that_of_zlib(data: bytes) -> None:
 frames = st.lists(st.tuples(fields, values, values, st.sampled_from([b"", b"{}", b'{"a":1}'])))
 
 
+@given(
+    st.tuples(numbers(64, signed=False), numbers(64), numbers(64, signed=False)),
+    st.tuples(
+        numbers(32, signed=False), numbers(32), st.integers(-1, 2**16), st.integers(-1, 2**16)
+    ),
+    numbers(32),
+    numbers(64, signed=False),
+    st.none() | st.binary(max_size=40),
+    st.none() | st.binary(max_size=300),
+    st.binary(max_size=20),
+)
+def test_a_frame_is_made_alike_and_scans(
+    first: tuple[int, int, int],
+    second: tuple[int, int, int, int],
+    status: int,
+    orig_len: int,
+    text: bytes | None,
+    payload: bytes | None,
+    extra: bytes,
+) -> None:
+    made = agree("frame", MARKER, *first, IDS[1], *second, status, orig_len, text, payload, extra)
+    if made is ValueError:
+        assert not all(0 <= number < 2**16 for number in second[2:])
+        return
+    rows, stop, verdict, *_ = agree("scan", made, 0, MARKER, first[0], 2)
+    assert (rows, stop, verdict) == (1, len(made), 0)
+
+
+VALUES = (
+    st.none()
+    | st.text()
+    | st.integers(-(2**54), 2**54)
+    | st.lists(st.none() | st.text()).map(tuple)
+)
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), VALUES))
+@example({"a": "\ud800"})
+@example({"a": ('\x00\x1f\x7f"\\\n\r\t\b\f/é\u2028😀', None, "")})
+@example({"a": "x" * 2_000_000, "b": 1})
+def test_an_object_is_encoded_as_the_whole_encoder_does_or_not_at_all(
+    members: dict[str, Any],
+) -> None:
+    names = sorted(members)
+    values = tuple(members[name] for name in names)
+    made = fast.object_bytes(tuple(name.encode() for name in names), values)
+    try:
+        whole = canonical.encode({name: v for name, v in members.items() if v is not None})
+    except TypeError:
+        whole = None
+    assert made == whole
+    assert _twin.object_bytes((), ()) is None
+
+
+@given(
+    st.text("abcXY_019 ,.=<>()*+;$/%-'\"\n:é", max_size=30)
+    | st.from_regex(r"SELECT \w+ FROM t WHERE [a-z0-9_.$ ]+ = \d{1,12}[;. a-z]?", fullmatch=True)
+)
+@example("SELECT 1 FROM t1 WHERE a = 12 -- 5")
+@example("SELECT 1.5, 1e5, $1, 123456789, 1234567890, a1, 1a, 1-1, .5, 5.")
+def test_numbers_are_taken_out_of_a_text_alike(text: str) -> None:
+    agree("without_numbers", text)
+
+
 @settings(deadline=None)
 @given(made=frames, most=st.integers(1, 9), changes=st.data())
 def test_a_journal_is_scanned_alike_whatever_was_done_to_its_bytes(

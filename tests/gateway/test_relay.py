@@ -13,7 +13,7 @@ import pytest
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.gateway import relay as relay_module
-from agentaudit.gateway.postgres import _Judge
+from agentaudit.gateway.postgres_judge import Judge
 from agentaudit.gateway.relay import HIGH_WATER_BYTES, Relay
 from agentaudit.model import Command, Durability, Refusal, SessionFacts
 from agentaudit.protocols import postgres_messages as wire
@@ -84,7 +84,7 @@ class Leg:
         self.close()
 
 
-class Stern(_Judge):
+class Stern(Judge):
     """A judge that denies whatever drops something."""
 
     def judge(self, command: Command) -> Refusal | None:

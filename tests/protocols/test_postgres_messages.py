@@ -292,7 +292,7 @@ def test_the_severity_that_counts_is_the_untranslated_one() -> None:
 def test_a_parse_reads_back(name: str, sql: str, types: list[int]) -> None:
     parse = messages.decode_parse(body(wire.parse(name, sql, *types)))
 
-    assert parse == (name.encode(), sql.encode(), tuple(types))
+    assert (parse.name, parse.sql, parse.types) == (name.encode(), sql.encode(), tuple(types))
 
 
 @given(names, names, st.lists(st.none() | st.binary(max_size=20), max_size=6), formats, formats)

@@ -33,6 +33,7 @@ __all__ = (
     "scan",
     "unpack",
     "why_slow",
+    "without_numbers",
 )
 
 
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
         places_of,
         scan,
         unpack,
+        without_numbers,
     )
 else:
     assign = _loops.assign
@@ -105,3 +107,4 @@ else:
     places_of = _loops.places_of
     scan = _loops.scan
     unpack = _loops.unpack
+    without_numbers = _loops.without_numbers

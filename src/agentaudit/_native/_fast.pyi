@@ -40,5 +40,8 @@ from agentaudit._native._twin import (
 from agentaudit._native._twin import (
     unpack as unpack,
 )
+from agentaudit._native._twin import (
+    without_numbers as without_numbers,
+)
 
 def use_sha256(init: int, update: int, final: int) -> None: ...

@@ -9,7 +9,7 @@ Parquet file may be anybody's.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -1210,3 +1210,58 @@ cdef inline int _compare(const uint8_t *name, Py_ssize_t size, bytes other) noex
     if order:
         return order
     return -1 if size < other_size else 1 if size > other_size else 0
+
+
+# --- texts
+
+
+cdef uint8_t[128] TEXT
+memset(TEXT, 0, 128)
+# 1 what may stand there, 2 a part of a word, 4 a digit.
+for _letter in list(b" \t\r\n.,=<>()*+;$/%-"):
+    TEXT[<int> _letter] = 1
+for _letter in list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"):
+    TEXT[<int> _letter] = 1 | 2
+for _letter in list(b"0123456789"):
+    TEXT[<int> _letter] = 1 | 2 | 4
+
+
+def without_numbers(str text):
+    """See `_twin.without_numbers`."""
+    cdef Py_ssize_t size = 0, i, start
+    cdef const char *data = PyUnicode_AsUTF8AndSize(text, &size) if text.isascii() else NULL
+    cdef uint8_t c, before = 32
+    cdef bint has_numbers = False
+    if data == NULL:
+        return text
+    for i in range(size):
+        c = <uint8_t> data[i]
+        if not TEXT[c] or (c == 45 and before == 45) or (c == 42 and before == 47):
+            return text
+        has_numbers = has_numbers or TEXT[c] & 4
+        before = c
+    if not has_numbers:
+        return text
+    cdef _Out out = _out
+    out.size = 0
+    out.make_room(<size_t> size)
+    i = 0
+    before = 32
+    while i < size:
+        c = <uint8_t> data[i]
+        if not TEXT[c] & 4 or TEXT[before] & 2 or before == 46 or before == 36:
+            out.data[out.size] = c
+            out.size += 1
+            before = c
+            i += 1
+            continue
+        start = i
+        while i < size and TEXT[<uint8_t> data[i]] & 4:
+            i += 1
+        if i - start <= 9 and (i == size or not (TEXT[<uint8_t> data[i]] & 2 or data[i] == 46)):
+            out.data[out.size] = 49
+            out.size += 1
+        else:
+            out.put(data + start, i - start)
+        before = 48
+    return PyUnicode_DecodeASCII(<char *> out.data, out.size, NULL)

@@ -8,6 +8,7 @@ offset and length in `data`; length -1 is null, -2 says that `elsewhere[row]` ha
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ __all__ = (
     "places_of",
     "scan",
     "unpack",
+    "without_numbers",
 )
 
 _FIXED = struct.Struct(">QqQ16sIiHHiQQ")
@@ -464,3 +466,19 @@ def json_columns(
     whole parser to say what it is. This one always says so.
     """
     return None
+
+
+# Only what cannot hide a quote, a comment or a string; up to nine digits are always an integer.
+_ONLY_NUMBERS = re.compile(r"[A-Za-z0-9_ \t\r\n.,=<>()*+;$/%-]*", re.ASCII)
+_NUMBER = re.compile(r"(?<![\w.$])\d{1,9}(?![\w.])", re.ASCII)
+
+
+def without_numbers(text: str) -> str:
+    """Return an SQL text with 1 for every plain number, so that few texts stand for many.
+
+    One that has a quote, a comment or anything else that could hold a number that is none comes
+    back as it is.
+    """
+    if not _ONLY_NUMBERS.fullmatch(text) or "--" in text or "/*" in text:
+        return text
+    return _NUMBER.sub("1", text)

@@ -10,6 +10,7 @@ cdef class SystemClock:
 
 cdef class Recorder:
     cdef public object failure
+    cdef public bint is_recording
     cdef public object clock
     cdef public object _place
     cdef public object _layout
@@ -55,6 +56,7 @@ cdef class Recorder:
     cdef long long _append(
         self,
         OpenSession state,
+        bytes session_id,
         int kind,
         int flags,
         long long command_no,
@@ -67,6 +69,7 @@ cdef class Recorder:
     ) except -1
     cdef _schedule_flush(self)
     cpdef _flush(self)
+    cpdef _sync_soon(self)
 
 cdef class _Response:
     cdef public object digest
@@ -74,6 +77,7 @@ cdef class _Response:
 
 cdef class SessionRecorder:
     cdef public OpenSession state
+    cdef public bytes _id
     cdef public bint closed
     cdef public Recorder _recorder
     cdef public object _payload_limit

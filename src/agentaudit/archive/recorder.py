@@ -75,6 +75,7 @@ RESERVE_BYTES = 64 << 20
 _CHECK_S = 1.0
 _MODE_SHIFT = 5
 # Plain integers: `|` with an enum member costs more than all else that is done to an event.
+_CLIENT, _TARGET = Side.CLIENT, Side.TARGET
 _SESSION_OPEN, _SESSION_CLOSE = int(Kind.SESSION_OPEN), int(Kind.SESSION_CLOSE)
 _COMMAND_END = int(Kind.COMMAND_END)
 _NO_STATUS = journal.NO_STATUS
@@ -129,6 +130,7 @@ class Recorder:
         clock: Clock,
     ) -> None:
         self.failure: RecordingError | None = None
+        self.is_recording = True
         self.clock = clock
         self._place = place
         self._layout = Layout(place.archive)
@@ -237,7 +239,7 @@ class Recorder:
     @property
     def healthy(self) -> bool:
         """Whether recording is possible."""
-        return self.failure is None and not self._ended
+        return self.is_recording
 
     def set_policy(self, document: bytes) -> str:
         """Keep the rules now in force, canonical JSON without secrets; return its SHA-256 as hex.
@@ -283,7 +285,17 @@ class Recorder:
         keys = {"key_m": state.key_m.hex(), "key_t": state.key_t.hex(), "key_p": state.key_p.hex()}
         opened = encode(members)
         self._append(
-            state, _SESSION_OPEN, 0, -1, _NO_STATUS, 0, None, opened, canonical.encode(keys), now_us
+            state,
+            session._id,
+            _SESSION_OPEN,
+            0,
+            -1,
+            _NO_STATUS,
+            0,
+            None,
+            opened,
+            canonical.encode(keys),
+            now_us,
         )
         return session
 
@@ -295,7 +307,8 @@ class Recorder:
         Raises:
             RecordingError: recording has failed.
         """
-        self._require_healthy()
+        if not self.is_recording:
+            self._require_healthy()
         if synced:
             self._sync_waiters.append((self._next_event_no, callback))
         else:
@@ -387,6 +400,7 @@ class Recorder:
                     session.close("shutdown")
                 self._flush()
             self._ended = True
+            self.is_recording = False
             self._cancel_lazy_sync()
             await self._loop.run_in_executor(None, self._syncer.stop)
             if self.failure is None and self._synced_no < self._written_no:
@@ -406,6 +420,7 @@ class Recorder:
     def _append(
         self,
         state: journal.OpenSession,
+        session_id: bytes,
         kind: int,
         flags: int,
         command_no: int,
@@ -426,7 +441,7 @@ class Recorder:
             event_no,
             observed_us,
             self.clock.mono_ns(),
-            state.session_id.bytes,
+            session_id,
             state.events,
             command_no,
             kind,
@@ -466,7 +481,7 @@ class Recorder:
         if self.failure is not None:
             return
         if self._buffer:
-            data = b"".join(self._buffer)
+            data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
             try:
                 write_all(self._fd, data)
             except OSError as error:
@@ -642,6 +657,7 @@ class Recorder:
     def _fail_with(self, failure: RecordingError) -> None:
         if self.failure is None:
             self.failure = failure
+            self.is_recording = False
             self._buffer.clear()
             self._write_waiters.clear()
             self._sync_waiters.clear()
@@ -674,6 +690,7 @@ class SessionRecorder:
         self.state = state
         self.closed = False
         self._recorder = recorder
+        self._id = state.session_id.bytes
         self._payload_limit = payload_limit
         self._open: dict[int, Command] = {}
         self._responses: dict[int, _Response] = {}
@@ -692,7 +709,7 @@ class SessionRecorder:
             RecordingError: recording has failed.
         """
         recorder = self._recorder
-        if self.closed or not recorder.healthy:
+        if self.closed or not recorder.is_recording:
             self._require_open()
         payload = event.payload
         if payload is not None and len(payload) > MAX_EVENT_BYTES:
@@ -700,14 +717,14 @@ class SessionRecorder:
         state = self.state
         flags = int(event.flags)
         orig_len = event.orig_len
-        if event.side is Side.TARGET:
+        if event.side is _TARGET:
             flags |= _FROM_TARGET
             state.bytes_out += orig_len
-        elif event.side is Side.CLIENT:
+        elif event.side is _CLIENT:
             state.bytes_in += orig_len
         command = self._open.get(event.command_no)
         if command is not None:
-            if event.side is Side.TARGET:
+            if event.side is _TARGET:
                 command.bytes_out += orig_len
                 if self._payload_limit is not None and payload is not None:
                     payload, flags = self._prefix(event.command_no, payload, flags)
@@ -723,6 +740,7 @@ class SessionRecorder:
         text = event.text
         event_no = recorder._append(
             state,
+            self._id,
             event.kind,
             flags,
             event.command_no,
@@ -782,8 +800,9 @@ class SessionRecorder:
         Raises:
             RecordingError: recording has failed.
         """
-        self._require_open()
         recorder = self._recorder
+        if self.closed or not recorder.is_recording:
+            self._require_open()
         command.started_at_us = recorder.clock.now_us()
         command.started_mono_ns = recorder.clock.mono_ns()
         command.first_event_no = recorder._next_event_no
@@ -795,11 +814,12 @@ class SessionRecorder:
         Raises:
             RecordingError: recording has failed.
         """
-        self._require_open()
         recorder = self._recorder
+        if self.closed or not recorder.is_recording:
+            self._require_open()
         self._open.pop(command.command_no, None)
         flags = 0
-        response = self._responses.pop(command.command_no, None)
+        response = self._responses.pop(command.command_no, None) if self._responses else None
         if response is not None and response.size > (self._payload_limit or 0):
             flags = _TRUNCATED
             command.sha256 += (f"{RESPONSE_HASH}{response.digest.hexdigest()}",)
@@ -808,6 +828,7 @@ class SessionRecorder:
         ended_us = recorder.clock.now_us()
         return recorder._append(
             self.state,
+            self._id,
             _COMMAND_END,
             flags,
             command.command_no,
@@ -846,7 +867,9 @@ class SessionRecorder:
         )
         closed = canonical.encode(row)
         now_us = recorder.clock.now_us()
-        recorder._append(state, _SESSION_CLOSE, 0, -1, _NO_STATUS, 0, None, closed, b"", now_us)
+        recorder._append(
+            state, self._id, _SESSION_CLOSE, 0, -1, _NO_STATUS, 0, None, closed, b"", now_us
+        )
 
 
 def _prepare_archive(layout: Layout, gateway: str) -> None:

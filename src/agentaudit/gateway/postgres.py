@@ -21,7 +21,6 @@ from typing import Final
 
 import structlog
 
-from agentaudit import policy
 from agentaudit.archive.recorder import SessionRecorder
 from agentaudit.errors import (
     ClientProtocolError,
@@ -32,25 +31,18 @@ from agentaudit.errors import (
 )
 from agentaudit.gateway import backend
 from agentaudit.gateway.backend import Backend, LoginRefused
+from agentaudit.gateway.postgres_judge import SQLSTATE, Judge
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
 from agentaudit.gateway.sessions import Sessions, TooManyConnections
 from agentaudit.gateway.wire import ConnectionEnded, Wire
-from agentaudit.model import Actor, Command, Event, Flag, Kind, Refusal, SessionFacts, Side
+from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts, Side
 from agentaudit.protocols import postgres_messages as messages
-from agentaudit.protocols.postgres import Conversation, Execution
+from agentaudit.protocols.postgres import Conversation
 from agentaudit.protocols.postgres_messages import CancelRequest, StartupMessage
 from agentaudit.risk import sql
 from agentaudit.settings import is_loopback
 
-_SQLSTATE: Final = {
-    "protocol_error": "08P01",
-    "session_bytes": "53400",
-    "max_session": "57P01",
-    "shutdown": "57P01",
-    "disk_full": "53100",
-    "recording_failed": "58030",
-}
 _INVALID_PASSWORD: Final = "28P01"  # noqa: S105  an SQLSTATE
 _NOT_ALLOWED: Final = "28000"
 _MAX_LABEL: Final = 256
@@ -113,7 +105,7 @@ class Door:
             self._tell(connection, refused)
         except RecordingError as error:
             reason, message, hint = recording_words(error)
-            self._tell(connection, _Refused(_SQLSTATE[reason], message, hint=hint))
+            self._tell(connection, _Refused(SQLSTATE[reason], message, hint=hint))
         except ClientProtocolError as error:
             self._count(connection, "not the protocol")
             # Whoever began no start-up packet may be no client of ours: words would confuse it.
@@ -303,7 +295,7 @@ class Door:
         conversation = Conversation(split=sql.split, parameters=server.parameters)
         relay = Relay(
             conversation=conversation,
-            judge=_Judge(conversation, session),
+            judge=Judge(conversation, session),
             recorder=sessions.recorder,
             session=session,
             durability=sessions.durability,
@@ -506,49 +498,3 @@ class _Connection:
         if self._token and (self._token in value or (len(value) > 32 and value in self._token)):
             return "(the token)"
         return _JWT.sub("(a token)", value)[:_MAX_LABEL]
-
-
-class _Judge:
-    """What the relay asks about one session's PostgreSQL."""
-
-    def __init__(self, conversation: Conversation, session: SessionRecorder) -> None:
-        self._conversation = conversation
-        self._session = session
-
-    def judge(self, command: Command) -> Refusal | None:
-        text = command.sql if isinstance(command, Execution) else command.text
-        statement = sql.classify(text)
-        command.operation = statement.operation
-        command.cls = statement.cls
-        command.resources = statement.resources
-        command.fingerprint = statement.fingerprint
-        command.confidence = statement.confidence
-        command.parser = statement.parser
-        decision = policy.decide(command)
-        command.decision = decision.action
-        command.rule = decision.rule
-        if decision.action == "allow":
-            return None
-        return Refusal(
-            code="42501",
-            message=f'agentaudit: denied by rule "{decision.rule}"',
-            detail=f"session {self._session.session_id}, command {command.command_no}",
-            hint="ask the gateway's operator what this rule allows",
-        )
-
-    def is_goodbye(self, frame: bytes) -> bool:
-        return frame == _TERMINATE
-
-    def is_in_transaction(self) -> bool:
-        return self._conversation.in_transaction
-
-    def farewell(self, reason: str, message: str, hint: str) -> bytes:
-        return messages.error_response(
-            code=_SQLSTATE[reason],
-            message=f"agentaudit: {message}",
-            detail=f"session {self._session.session_id}",
-            hint=hint,
-        )
-
-
-_TERMINATE: Final = messages.terminate()

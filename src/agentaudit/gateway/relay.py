@@ -37,6 +37,8 @@ from agentaudit.model import (
 HIGH_WATER_BYTES: Final = 256 * 1024
 LOW_WATER_BYTES: Final = 64 * 1024
 
+_CLIENT: Final = Side.CLIENT
+
 LINGER_S: Final = 5.0
 """What a side has to take the last bytes of a session in, and to close, before it is cut."""
 
@@ -240,7 +242,7 @@ class Relay:
 
     def receive(self, side: Side, data: bytes) -> None:
         """Record what `data` completes, and hold it until that counts."""
-        direction = self._up if side is Side.CLIENT else self._down
+        direction = self._up if side is _CLIENT else self._down
         if self.is_closing or self._has_ended or direction.sink_lost:
             return
         conversation = self._conversation
@@ -272,7 +274,7 @@ class Relay:
         session = self.session
         last_down: Step | None = None
         for step in steps:
-            goes_up = step.side is Side.CLIENT
+            goes_up = step.side is _CLIENT
             refusal = self._begin(step) if step.starts else None
             for event in step.events:
                 session.record(event)
@@ -317,7 +319,7 @@ class Relay:
             if command.cls == "read":
                 self._reads.add(command.command_no)
         # A command that is known by its answer alone has happened: there is nothing to refuse.
-        return refusal if step.side is Side.CLIENT else None
+        return refusal if step.side is _CLIENT else None
 
     def _is_of_reads(self, step: Step) -> bool:
         """Return whether all that `step` recorded belongs to plain reads that are under way."""

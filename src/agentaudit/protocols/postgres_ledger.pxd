@@ -23,6 +23,7 @@ cdef class Refused:
     cdef public bytes report
     cdef public Prepared statement
 
+@cython.freelist(64)
 cdef class Act:
     cdef public int kind
     cdef public Execution command

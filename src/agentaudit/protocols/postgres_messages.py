@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
 
@@ -42,6 +42,28 @@ _INT64: Final = struct.Struct("!q")
 _FLOAT4: Final = struct.Struct("!f")
 _FLOAT8: Final = struct.Struct("!d")
 _COLUMN: Final = struct.Struct("!IhIhih")
+
+
+# Numbers. Written out, because every message is made of them, and compiled.
+
+
+def uint16_at(data: bytes, at: int) -> int:
+    """Return the unsigned number of two bytes at `at`.
+
+    Raises:
+        IndexError: `data` ends before.
+    """
+    return data[at] << 8 | data[at + 1]
+
+
+def int32_at(data: bytes, at: int) -> int:
+    """Return the signed number of four bytes at `at`.
+
+    Raises:
+        IndexError: `data` ends before.
+    """
+    value = data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
+    return value if value < 0x8000_0000 else value - 0x1_0000_0000
 
 
 # Start-up packets: the only ones without a type byte.
@@ -522,7 +544,8 @@ def decode_parameter_description(body: bytes) -> tuple[int, ...]:
     return struct.unpack_from(f"!{count}I", body, 2)
 
 
-class Parse(NamedTuple):
+@dataclass(slots=True)
+class Parse:
     """A statement to prepare; `types` may be shorter than its parameters, 0 is unspecified."""
 
     name: bytes
@@ -541,14 +564,15 @@ def decode_parse(body: bytes) -> Parse:
     at = sql_end + 3
     if name_end < 0 or sql_end < 0 or at > len(body):
         raise ClientProtocolError("Parse: cut off")
-    count = int.from_bytes(body[sql_end + 1 : at], "big")
+    count = uint16_at(body, sql_end + 1)
     if at + 4 * count != len(body):
         raise ClientProtocolError(f"Parse: {count} types do not fill the message")
     types = struct.unpack_from(f"!{count}I", body, at) if count else ()
     return Parse(body[:name_end], body[name_end + 1 : sql_end], types)
 
 
-class Bind(NamedTuple):
+@dataclass(slots=True)
+class Bind:
     """A portal to be made of a statement: values are bytes as sent, None for NULL."""
 
     portal: bytes
@@ -565,21 +589,34 @@ def decode_bind(body: bytes) -> Bind:
         ClientProtocolError: the parts do not fill the message.
     """
     try:
-        portal, statement, at = decode_bind_names(body)
-        formats, at = _decode_formats(body, at)
-        (count,) = _UINT16.unpack_from(body, at)
+        portal_end = body.find(b"\0")
+        statement_end = body.find(b"\0", portal_end + 1)
+        if portal_end < 0 or statement_end < 0:
+            raise ClientProtocolError("Bind: expected two names")
+        at = statement_end + 1
+        formats = _decode_formats(body, at)
+        at += 2 + 2 * len(formats)
+        count = uint16_at(body, at)
         at += 2
-        values, length, at = _decode_values(body, at, count)
-        if length is not None:
-            raise ClientProtocolError(f"Bind: a value of length {length} leaves the message")
-        result_formats, at = _decode_formats(body, at)
-    except struct.error:
+        values: list[bytes | None] = []
+        at = _decode_values(body, at, count, values)
+        if at < 0:
+            raise ClientProtocolError(f"Bind: value {len(values)} leaves the message")
+        result_formats = _decode_formats(body, at)
+        at += 2 + 2 * len(result_formats)
+    except IndexError:
         raise ClientProtocolError("Bind: cut off") from None
     if at != len(body):
         raise ClientProtocolError(f"Bind: {len(body) - at} bytes too many")
     if len(formats) > 1 and len(formats) != count:
         raise ClientProtocolError(f"Bind: {len(formats)} formats for {count} values")
-    return Bind(portal, statement, formats, tuple(values), result_formats)
+    return Bind(
+        body[:portal_end],
+        body[portal_end + 1 : statement_end],
+        formats,
+        tuple(values),
+        result_formats,
+    )
 
 
 def decode_bind_names(body: bytes) -> tuple[bytes, bytes, int]:
@@ -591,11 +628,18 @@ def decode_bind_names(body: bytes) -> tuple[bytes, bytes, int]:
     return body[:portal_end], body[portal_end + 1 : statement_end], statement_end + 1
 
 
-def _decode_formats(body: bytes, at: int) -> tuple[tuple[int, ...], int]:
-    (count,) = _UINT16.unpack_from(body, at)
+def _decode_formats(body: bytes, at: int) -> tuple[int, ...]:
+    """Return the format codes that are counted at `at`.
+
+    Raises:
+        IndexError: they are cut off.
+    """
+    count = uint16_at(body, at)
     if count == 0:
-        return (), at + 2
-    return struct.unpack_from(f"!{count}h", body, at + 2), at + 2 + 2 * count
+        return ()
+    if at + 2 + 2 * count > len(body):
+        raise IndexError
+    return struct.unpack_from(f"!{count}h", body, at + 2)
 
 
 def decode_name(kind: str, body: bytes) -> tuple[int, bytes]:
@@ -618,7 +662,7 @@ def decode_execute(body: bytes) -> tuple[bytes, int]:
     end = body.find(b"\0")
     if end < 0 or end + 5 != len(body):
         raise ClientProtocolError("Execute: expected a name and a number of rows")
-    return body[:end], _INT32.unpack_from(body, end + 1)[0]
+    return body[:end], int32_at(body, end + 1)
 
 
 def decode_query(body: bytes) -> bytes:
@@ -639,36 +683,37 @@ def decode_data_row(body: bytes) -> list[bytes | None]:
     Raises:
         TargetProtocolError: the values do not fill the message.
     """
+    values: list[bytes | None] = []
     try:
-        count = int.from_bytes(body[:2], "big")
-        values, length, at = _decode_values(body, 2, count)
-        if length is not None:
-            raise TargetProtocolError(f"DataRow: a value of length {length} leaves the row")
-    except struct.error:
+        count = uint16_at(body, 0)
+        at = _decode_values(body, 2, count, values)
+    except IndexError:
         raise TargetProtocolError("DataRow: cut off") from None
-    if at != len(body) or at < 2:
+    if at < 0:
+        raise TargetProtocolError(f"DataRow: value {len(values)} leaves the row")
+    if at != len(body):
         raise TargetProtocolError(f"DataRow: {count} values do not fill {len(body)} bytes")
     return values
 
 
-def _decode_values(body: bytes, at: int, count: int) -> tuple[list[bytes | None], int | None, int]:
-    """Return values, each behind its length; the first length that is impossible; where they end.
+def _decode_values(body: bytes, at: int, count: int, values: list[bytes | None]) -> int:
+    """Append `count` values, each behind its length; return where they end, -1 if one cannot.
 
     Raises:
-        struct.error: a length is cut off.
+        IndexError: a length is cut off.
     """
-    values: list[bytes | None] = []
+    end = len(body)
     for _ in range(count):
-        (length,) = _INT32.unpack_from(body, at)
+        length = int32_at(body, at)
         at += 4
         if length == -1:
             values.append(None)
             continue
-        if not 0 <= length <= len(body) - at:
-            return values, length, at
+        if not 0 <= length <= end - at:
+            return -1
         values.append(body[at : at + length])
         at += length
-    return values, None, at
+    return at
 
 
 # Parameters, as a person reads them.

@@ -1,3 +1,5 @@
+cimport cython
+
 from agentaudit.protocols.postgres_messages cimport RowShape
 
 cdef class Prepared:
@@ -12,7 +14,9 @@ cdef class Prepared:
     cdef public bint is_agreed
     cdef public bint is_void
     cdef public bint is_closed
+    cdef public object judged
 
+@cython.freelist(64)
 cdef class Portal:
     cdef public Prepared statement
     cdef public tuple params

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentaudit.protocols.postgres_messages import RowShape
 
@@ -41,7 +41,7 @@ class Prepared:
     """A statement under a name; `text` is its first 64 KiB, `types` and `shape` as far as known.
 
     `older` is what the name stood for before, until the server has agreed to this one; `cycle`
-    counts the Syncs before its Parse.
+    counts the Syncs before its Parse. `judged` is for who judges its text, once.
     """
 
     name: bytes
@@ -55,6 +55,7 @@ class Prepared:
     is_agreed: bool = False
     is_void: bool = False
     is_closed: bool = False
+    judged: Any = None
 
 
 @dataclass(slots=True, eq=False)

@@ -2,7 +2,7 @@ cimport cython
 
 from agentaudit.model cimport Event, Step
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
-from agentaudit.protocols.postgres_messages cimport Report, RowShape
+from agentaudit.protocols.postgres_messages cimport Report, RowShape, int32_at
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 
 cdef class _Long:

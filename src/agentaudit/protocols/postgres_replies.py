@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from struct import Struct
+from functools import lru_cache
 from typing import Final
 
 from agentaudit.errors import TargetProtocolError
@@ -30,6 +30,7 @@ from agentaudit.protocols.postgres_ledger import (
     Ledger,
     Refused,
 )
+from agentaudit.protocols.postgres_messages import int32_at
 from agentaudit.protocols.postgres_prepared import Portal, Prepared
 
 _DATA_ROW, _ERROR = b"DE"
@@ -43,7 +44,6 @@ _CHANGES: Final = frozenset(
 
 _ROW_VERBS: Final = ("SELECT", "FETCH", "SHOW", "EXPLAIN")
 
-_header: Final = Struct("!Bi").unpack_from
 _RESPONSE, _TARGET = Kind.RESPONSE, Side.TARGET
 # Made once: `|` of two flags costs more than reading a row.
 _RECEIVED: Final = Flag.FROM_TARGET
@@ -104,7 +104,8 @@ class Replies:
             need = 5
             if end - at < need:
                 break
-            kind, length = _header(data, at)
+            kind = data[at]
+            length = int32_at(data, at + 1)
             need = length + 1
             stop = at + need
             # Whose this message is; a run has one owner.
@@ -161,7 +162,8 @@ class Replies:
         limit = min(end, start + MAX_EVENT_BYTES)
         last_header = end - 5
         while at <= last_header:
-            kind, length = _header(data, at)
+            kind = data[at]
+            length = int32_at(data, at + 1)
             stop = at + 1 + length
             if kind != _DATA_ROW or stop > limit or length < 4:
                 break
@@ -320,13 +322,8 @@ class Replies:
         return None
 
     def _command_complete(self, body: bytes) -> bytes | None:
-        tag = body[:-1].decode("ascii", "replace")
-        verb, _, rest = tag.partition(" ")
-        count = rest.rpartition(" ")[2]
-        act = self._expect_rows()
-        command = self._complete(
-            act, verb, int(count) if count.isdigit() and len(count) < 19 else None
-        )
+        tag, verb, count = _tag(body) if len(body) <= 64 else _tag.__wrapped__(body)
+        command = self._complete(self._expect_rows(), verb, count)
         if verb == "COMMIT":
             self._ledger.end_transaction()
         elif tag in ("DEALLOCATE ALL", "DISCARD ALL"):
@@ -519,6 +516,15 @@ class Replies:
             assert isinstance(cycle, int)
             ledger.names.end_transaction(cycle)
         return None
+
+
+@lru_cache(maxsize=512)
+def _tag(body: bytes) -> tuple[str, str, int | None]:
+    """Return the tag of a CommandComplete, its first word, and the number at its end."""
+    tag = body[:-1].decode("ascii", "replace")
+    verb, _, rest = tag.partition(" ")
+    count = rest.rpartition(" ")[2]
+    return tag, verb, int(count) if count.isdigit() and len(count) < 19 else None
 
 
 _SHORTEST_ANSWER: Final[Mapping[int, bytes]] = {

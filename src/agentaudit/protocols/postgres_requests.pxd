@@ -2,6 +2,7 @@ cimport cython
 
 from agentaudit.model cimport Event, Step
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
+from agentaudit.protocols.postgres_messages cimport Bind, Parse, int32_at
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 
 cdef class _Long:
@@ -40,7 +41,7 @@ cdef class Requests:
     cdef _owe(self, int kind, object thing=*)
     @cython.locals(ledger=Ledger, last=Execution, command=Execution)
     cdef _close_group(self, int kind)
-    @cython.locals(ledger=Ledger)
+    @cython.locals(ledger=Ledger, parse=Parse)
     cdef _parse(self, bytes body)
     @cython.locals(ledger=Ledger)
     cdef Prepared _statement(self, bytes name)
@@ -48,8 +49,9 @@ cdef class Requests:
     cdef Portal _portal(self, bytes name)
     cdef _bind_name(self, bytes name, Portal portal)
     cdef _describe_or_close(self, int kind, bytes body)
-    @cython.locals(ledger=Ledger, statement=Prepared, portal=Portal)
+    @cython.locals(ledger=Ledger, statement=Prepared, portal=Portal, bind=Bind)
     cdef _bind(self, bytes body)
+    cdef tuple _params(self, Bind bind, tuple types, bint is_short)
     @cython.locals(ledger=Ledger, portal=Portal, statement=Prepared, command=Execution, act=Act)
     cdef _execute(self, bytes body)
     @cython.locals(ledger=Ledger)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from struct import Struct
 from typing import Final
 
 from agentaudit.errors import ClientProtocolError
@@ -30,6 +29,7 @@ from agentaudit.protocols.postgres_ledger import (
     Ledger,
     Refused,
 )
+from agentaudit.protocols.postgres_messages import int32_at
 from agentaudit.protocols.postgres_prepared import (
     MAX_TEXT_BYTES,
     Portal,
@@ -91,7 +91,6 @@ _STAND_IN: Final = messages.parse("agentaudit", "agentaudit: a refused statement
 _SYNC_FRAME: Final = messages.sync()
 _FLUSH_FRAME: Final = messages.flush()
 
-_header: Final = Struct("!Bi").unpack_from
 _REQUEST, _CLIENT = Kind.REQUEST, Side.CLIENT
 
 
@@ -177,7 +176,8 @@ class Requests:
             need = 5
             if end - at < need:
                 break
-            kind, length = _header(data, at)
+            kind = data[at]
+            length = int32_at(data, at + 1)
             limits = _LENGTHS.get(kind)
             if limits is None or not limits[0] <= length <= limits[1]:
                 self._release(data[start:at], steps)

@@ -23,6 +23,8 @@ from typing import Any, Final
 import pglast
 from pglast import parser as libpg_query
 
+from agentaudit import _native
+
 MAX_PARSED_BYTES: Final = 1024 * 1024
 """A longer text is not parsed, and unknown."""
 
@@ -65,14 +67,7 @@ def classify(text: str) -> Statement:
     if len(text) > _CACHED_CHARACTERS:
         return _classify(text)
     # Plain numbers change no class: one that counts through a table is parsed once.
-    if _ONLY_NUMBERS.fullmatch(text) and "--" not in text and "/*" not in text:
-        text = _NUMBER.sub("1", text)
-    return _classify_cached(text)
-
-
-# Only what cannot hide a quote, a comment or a string; up to nine digits are always an integer.
-_ONLY_NUMBERS: Final = re.compile(r"[A-Za-z0-9_ \t\r\n.,=<>()*+;$/%-]*", re.ASCII)
-_NUMBER: Final = re.compile(r"(?<![\w.$])\d{1,9}(?![\w.])", re.ASCII)
+    return _classify_cached(_native.without_numbers(text))
 
 
 def split(text: str) -> tuple[str, ...]:

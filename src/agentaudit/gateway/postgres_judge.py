@@ -1,0 +1,79 @@
+"""What an open session's relay asks about PostgreSQL: what a command does, and how to say no."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentaudit import policy
+from agentaudit.archive.recorder import SessionRecorder
+from agentaudit.model import Command, Refusal
+from agentaudit.protocols import postgres_messages as messages
+from agentaudit.protocols.postgres import Conversation
+from agentaudit.protocols.postgres_ledger import Execution
+from agentaudit.risk import sql
+
+SQLSTATE: Final = {
+    "protocol_error": "08P01",
+    "session_bytes": "53400",
+    "max_session": "57P01",
+    "shutdown": "57P01",
+    "disk_full": "53100",
+    "recording_failed": "58030",
+}
+"""What a client is told, by the reason for which a session ends."""
+
+
+class Judge:
+    """What the relay asks about one session's PostgreSQL."""
+
+    def __init__(self, conversation: Conversation, session: SessionRecorder) -> None:
+        self._conversation = conversation
+        self._session = session
+
+    def judge(self, command: Command) -> Refusal | None:
+        statement = self._classify(command)
+        command.operation = statement.operation
+        command.cls = statement.cls
+        command.resources = statement.resources
+        command.fingerprint = statement.fingerprint
+        command.confidence = statement.confidence
+        command.parser = statement.parser
+        decision = policy.decide(command)
+        command.decision = decision.action
+        command.rule = decision.rule
+        if decision.action == "allow":
+            return None
+        return Refusal(
+            code="42501",
+            message=f'agentaudit: denied by rule "{decision.rule}"',
+            detail=f"session {self._session.session_id}, command {command.command_no}",
+            hint="ask the gateway's operator what this rule allows",
+        )
+
+    def _classify(self, command: Command) -> sql.Statement:
+        if not isinstance(command, Execution):
+            return sql.classify(command.text)
+        if command.portal is None:
+            return sql.classify(command.sql)
+        prepared = command.portal.statement
+        statement: sql.Statement | None = prepared.judged
+        if statement is None:
+            statement = prepared.judged = sql.classify(prepared.sql)
+        return statement
+
+    def is_goodbye(self, frame: bytes) -> bool:
+        return frame == _TERMINATE
+
+    def is_in_transaction(self) -> bool:
+        return self._conversation.in_transaction
+
+    def farewell(self, reason: str, message: str, hint: str) -> bytes:
+        return messages.error_response(
+            code=SQLSTATE[reason],
+            message=f"agentaudit: {message}",
+            detail=f"session {self._session.session_id}",
+            hint=hint,
+        )
+
+
+_TERMINATE: Final = messages.terminate()
