@@ -1,14 +1,17 @@
-"""What the kernel says of a process and of a disk."""
+"""What the kernel says of processes, of the machine and of a disk."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_SYNCED_BYTES = 4096
 
 
 def cpu_seconds(pid: int) -> float:
@@ -39,6 +42,17 @@ def peak_bytes(pid: int | str = "self") -> int:
     raise ValueError(f"/proc/{pid}/status has no VmHWM")
 
 
+def shared_out_bytes(pid: int) -> int:
+    """Return the memory of a process, where each page counts by how many processes share it.
+
+    Source: proc(5), /proc/pid/smaps_rollup, Pss.
+    """
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"/proc/{pid}/smaps_rollup has no Pss")
+
+
 def children(pid: int) -> list[int]:
     """Return the child processes of a process: of a gateway, its sealer."""
     found: list[int] = []
@@ -48,14 +62,60 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def sync_ms(directory: Path) -> float:
-    """Return how long a 4 KiB append with fdatasync takes here, the floor of `strict`."""
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of one target: those that bytes pass through, and those that seal beside."""
+
+    relaying: tuple[int, ...] = ()
+    sealing: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, pid: int) -> Processes:
+        """Return the processes that `pid` began, however many it takes, itself among them."""
+        relaying, sealing, below = [], [], [pid]
+        while below:
+            one = below.pop()
+            is_sealer = b"agentaudit.archive.sealer" in Path(f"/proc/{one}/cmdline").read_bytes()
+            (sealing if is_sealer else relaying).append(one)
+            below += children(one)
+        return cls(tuple(relaying), tuple(sealing))
+
+
+def cpu_of(pids: Iterable[int]) -> float:
+    """Return the CPU seconds of several processes together."""
+    return sum(map(cpu_seconds, pids))
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """Return how many cores were busy in the next `seconds`, whoever kept them so.
+
+    Source: proc(5), /proc/stat; what waits for a disk is not busy.
+    """
+    before, began = _busy_seconds(), time.monotonic()
+    time.sleep(seconds)
+    return (_busy_seconds() - before) / (time.monotonic() - began)
+
+
+def _busy_seconds() -> float:
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(
+        int, Path("/proc/stat").read_text().split(maxsplit=11)[1:11]
+    )
+    return (user + nice + system + irq + softirq + steal) / _TICKS_A_SECOND
+
+
+def sync_ms(directory: Path, times: int = 200) -> float:
+    """Return how long a 4 KiB append with fdatasync takes here, the median: the floor of `strict`.
+
+    The file is the same in every call, and is cut back before each, so that it never grows large.
+    """
     taken: list[float] = []
-    descriptor = os.open(directory / "sync", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    descriptor = os.open(
+        directory / "sync", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o600
+    )
     try:
-        for _ in range(200):
+        for _ in range(times):
             began = time.perf_counter()
-            os.write(descriptor, bytes(4096))
+            os.write(descriptor, bytes(_SYNCED_BYTES))
             os.fdatasync(descriptor)
             taken.append(time.perf_counter() - began)
     finally:

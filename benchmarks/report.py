@@ -1,78 +1,184 @@
-"""What a run found: medians of per-round ratios, or why there are none."""
+"""What a run found: the rows of the table, each with its target and what was measured."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from benchmarks.slices import Slice
 
-BASELINE = "direct"
+PGBOUNCER = "pgbouncer"
+RELAXED_OF_PGBOUNCER = 0.75
+TLS_OF_PGBOUNCER = 0.70
+STRICT_OF_PGBOUNCER = 0.55
+CPU_OF_PGBOUNCER = 2.0
+P99_OF_PGBOUNCER = 1.6
+STRICT_SYNCS = 2
+STRICT_MORE_MS = 0.2
 
 
-def ratios(slices: Sequence[Slice]) -> dict[tuple[str, str], list[float]]:
-    """Return, for each cell and target, its rate over the baseline's in each round.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure: `values` has one a round, and their median is what was measured.
 
-    Slices of one cell stand in the order of their rounds.
+    `target` is compared with it as its text says; None is a row that only informs.
     """
-    rates = _rates(slices)
-    return {
-        (cell, target): [one / base for one, base in zip(found, rates[cell, BASELINE], strict=True)]
-        for (cell, target), found in rates.items()
-    }
+
+    work: str
+    values: Sequence[float]
+    target: float
+    at_least: bool
+    unit: str = ""
+    digits: int = 2
+    beside: str = ""
+    said: str = ""
+
+    @property
+    def measured(self) -> float:
+        return median(self.values)
+
+    @property
+    def is_met(self) -> bool:
+        if self.at_least:
+            return self.measured >= self.target
+        return self.measured <= self.target
+
+    def cells(self) -> Iterator[str]:
+        """Yield the columns of this row as text."""
+        sign = "≥" if self.at_least else "≤"
+        digits, unit = self.digits, self.unit
+        yield self.work
+        yield self.said or f"{sign} {self.target:,.{digits}f}{unit}"
+        text = f"{self.measured:,.{digits}f}{unit}"
+        yield text if self.is_met else f"**{text}** missed"
+        yield f"{min(self.values):,.{digits}f}–{max(self.values):,.{digits}f}"
+        yield self.beside
 
 
-def table(slices: Sequence[Slice], targets: Sequence[str]) -> Iterator[str]:
-    """Yield a Markdown table: a row a cell, ratios to direct, CPU time an execution."""
-    found, rates = ratios(slices), _rates(slices)
-    between = [name for name in targets if name != BASELINE]
-    heads = ["cell", "direct, 1/s", *between, *[f"{name}, CPU µs" for name in between]]
-    yield "| " + " | ".join(heads) + " |"
-    yield "|---" * len(heads) + "|"
-    for cell in dict.fromkeys(one.cell for one in slices):
-        columns = [cell, f"{median(rates[cell, BASELINE]):,.0f}"]
-        columns += [f"{median(found[cell, name]):.2f}" for name in between]
-        columns += [_cpu(slices, cell, name) for name in between]
-        yield "| " + " | ".join(columns) + " |"
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a Markdown table, and how many of its targets were met."""
+    yield "| work | target | measured (median) | rounds | beside |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        yield "| " + " | ".join(row.cells()) + " |"
+    missed = sum(not row.is_met for row in rows)
+    yield ""
+    yield f"{len(rows) - missed} of {len(rows)} targets are met, {missed} missed."
 
 
-def as_json(slices: Sequence[Slice], targets: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the same figures, with the ratio of every round, for keeping."""
-    found = ratios(slices)
-    return [
-        {
-            "cell": cell,
-            "target": target,
-            "ratio": round(median(values), 4),
-            "rounds": [round(value, 4) for value in values],
-        }
-        for (cell, target), values in found.items()
-        if target in targets and target != BASELINE
-    ]
+def pgbench_rows(slices: Sequence[Slice]) -> Iterator[Row]:
+    """Yield the rows that `pgbench -S` gives, from slices in the order of their rounds."""
+    found = Rounds(slices)
+    for name, of, target, at_least in (
+        ("relaxed", PGBOUNCER, RELAXED_OF_PGBOUNCER, "relaxed"),
+        ("relaxed TLS", f"{PGBOUNCER} TLS", TLS_OF_PGBOUNCER, "relaxed, TLS"),
+        ("strict", PGBOUNCER, STRICT_OF_PGBOUNCER, "strict"),
+    ):
+        for cell in found.cells(name, of):
+            yield Row(
+                f"pgbench -S {cell}, {at_least}: of {of}",
+                found.ratios(cell, name, of),
+                target,
+                at_least=True,
+                beside=found.beside(cell, name, of),
+            )
+    for cell in found.cells("strict", "direct"):
+        if cell.endswith(" 1"):
+            yield _strict_row(found, cell)
+    for cell in found.cells("relaxed", PGBOUNCER):
+        ours, theirs = found.cpu_us(cell, "relaxed"), found.cpu_us(cell, PGBOUNCER)
+        sealing = found.sealing_us(cell, "relaxed")
+        if cell != "prepared 8":
+            continue
+        yield Row(
+            f"CPU a query, {cell}: of {PGBOUNCER}",
+            [ours / theirs] if theirs else [float("inf")],
+            CPU_OF_PGBOUNCER,
+            at_least=False,
+            beside=f"gateway {ours:.1f} µs, {PGBOUNCER} {theirs:.1f}; the sealer "
+            f"{sealing:.1f} more, {ours + sealing:.1f} together",
+        )
+        p99s = [found.median(cell, name, "p99_us") for name in ("relaxed", PGBOUNCER)]
+        yield Row(
+            f"p99, {cell}: of {PGBOUNCER}",
+            found.ratios(cell, "relaxed", PGBOUNCER, "p99_us"),
+            P99_OF_PGBOUNCER,
+            at_least=False,
+            beside=f"gateway {p99s[0]:,.0f} µs, {PGBOUNCER} {p99s[1]:,.0f}",
+        )
+
+
+def _strict_row(found: Rounds, cell: str) -> Row:
+    """Return the row of the latency that `strict` adds, in excess of the syncs it may take."""
+    direct, strict = found.of[cell, "direct"], found.of[cell, "strict"]
+    added, excess, syncs = [], [], []
+    for one, other in zip(direct, strict, strict=True):
+        assert one.p50_us is not None
+        assert other.p50_us is not None
+        assert other.sync_ms is not None
+        added.append((other.p50_us - one.p50_us) / 1000)
+        syncs.append(other.sync_ms)
+        excess.append(added[-1] - STRICT_SYNCS * syncs[-1])
+    return Row(
+        f"pgbench -S {cell}, strict: added latency over {STRICT_SYNCS} syncs",
+        excess,
+        STRICT_MORE_MS,
+        at_least=False,
+        unit=" ms",
+        beside=f"adds {median(added):.2f} ms, a sync takes {median(syncs):.2f}",
+    )
+
+
+class Rounds:
+    """Slices by cell and target, so that those of one round are neighbours in time."""
+
+    def __init__(self, slices: Sequence[Slice]) -> None:
+        self.of: dict[tuple[str, str], list[Slice]] = {}
+        for one in slices:
+            self.of.setdefault((one.cell, one.target), []).append(one)
+
+    def cells(self, *targets: str) -> list[str]:
+        """Return the cells in which all of `targets` took part, in order."""
+        names = dict.fromkeys(cell for cell, _ in self.of)
+        return [name for name in names if all((name, one) in self.of for one in targets)]
+
+    def ratios(self, cell: str, target: str, of: str, what: str = "rate") -> list[float]:
+        """Return, for each round, a figure of `target` over that of its neighbour `of`."""
+        pairs = zip(self.of[cell, target], self.of[cell, of], strict=True)
+        return [float(getattr(one, what) / getattr(other, what)) for one, other in pairs]
+
+    def median(self, cell: str, target: str, what: str = "rate") -> float:
+        """Return the median over all rounds."""
+        return float(median(getattr(one, what) for one in self.of[cell, target]))
+
+    def cpu_us(self, cell: str, target: str) -> float:
+        """Return the CPU time an execution; ticks are coarse, so all rounds are added up first."""
+        return self._us(cell, target, "cpu_s")
+
+    def sealing_us(self, cell: str, target: str) -> float:
+        """Return the sealer's CPU time an execution."""
+        return self._us(cell, target, "sealing_s")
+
+    def _us(self, cell: str, target: str, what: str) -> float:
+        chosen = self.of[cell, target]
+        spent = sum(getattr(one, what) for one in chosen)
+        return float(spent / sum(one.executions for one in chosen) * 1e6)
+
+    def beside(self, cell: str, target: str, of: str) -> str:
+        """Return rate and CPU time of both, in short."""
+        return (
+            f"{self.median(cell, target):,.0f} of {self.median(cell, of):,.0f}/s; "
+            f"CPU {self.cpu_us(cell, target):.1f} of {self.cpu_us(cell, of):.1f} µs, "
+            f"sealer {self.sealing_us(cell, target):.1f}"
+        )
 
 
 def disagreements(slices: Sequence[Slice], recorded: Mapping[str, int]) -> list[str]:
-    """Return where pgbench's count is not the archives'; `recorded` counts by application."""
+    """Return where a client's count is not the archive's; `recorded` counts by application."""
     return [
-        f"{one.target}, {one.cell}: pgbench executed {one.executions} statements, "
+        f"{one.target}, {one.cell}: {one.executions} statements were executed, "
         f"{recorded.get(one.application, 0)} are recorded"
         for one in slices
         if one.executions != recorded.get(one.application, 0)
     ]
-
-
-def _rates(slices: Sequence[Slice]) -> dict[tuple[str, str], list[float]]:
-    rates: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for one in slices:
-        rates[one.cell, one.target].append(one.rate)
-    return rates
-
-
-def _cpu(slices: Sequence[Slice], cell: str, target: str) -> str:
-    # Ticks are coarse: all rounds together, each weighed by what it executed.
-    chosen = [one for one in slices if (one.cell, one.target) == (cell, target)]
-    executions = sum(one.executions for one in chosen)
-    spent = sum((one.cpu_us or 0.0) * one.executions for one in chosen)
-    return f"{spent / executions:,.1f}"

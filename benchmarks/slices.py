@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
-import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
-from agentaudit.demo.database import embedded_postgres
-from benchmarks.measure import cpu_seconds
-from benchmarks.targets import Target
+from benchmarks.measure import Processes, cpu_of
+from benchmarks.sealing import wait_until_sealed_up
+from benchmarks.targets import Target, pgbench
 
 PROTOCOLS = ("simple", "extended", "prepared")
 STATEMENT = "SELECT abalance FROM pgbench_accounts WHERE aid = "
 """How every execution of `pgbench -S` begins (src/bin/pgbench/pgbench.c, built-in script)."""
 
-BULK_ROWS = 100_000
-BULK_SELECT = f"SELECT * FROM pgbench_accounts WHERE aid <= {BULK_ROWS}"
-BULK_COPY = f"COPY ({BULK_SELECT}) TO STDOUT"
+SAMPLED = 0.25
+"""The share of transactions whose latency is kept: enough for a p99, and cheap for the client."""
 
 _PROCESSED = re.compile(r"^number of transactions actually processed: (\d+)", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: (\d+)", re.MULTILINE)
@@ -27,11 +30,13 @@ _LATENCY = re.compile(r"^latency average = ([\d.]+) ms", re.MULTILINE)
 _CONNECTING = re.compile(r"^initial connection time = ([\d.]+) ms", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """What one slice did; `cpu_us` is the time of the process in between, an execution.
+    """What one slice did; `rate` is executions a second, or bytes a second where rows are many.
 
-    `connecting_s` is how long its clients took to connect, which its rate leaves out.
+    `cpu_s` is the CPU time of the process in between, `sealing_s` that of the sealer until it was
+    idle again, `waited_s` how long that took after the slice. `sync_ms` is what a synced append
+    took just before. `load` is the machine's, of a minute.
     """
 
     cell: str
@@ -39,9 +44,20 @@ class Slice:
     application: str
     executions: int
     rate: float
-    latency_ms: float
-    cpu_us: float | None
+    p50_us: float | None = None
+    p99_us: float | None = None
+    cpu_s: float = 0.0
+    sealing_s: float = 0.0
+    waited_s: float = 0.0
     connecting_s: float = 0.0
+    sync_ms: float | None = None
+    load: float = 0.0
+    rows: int | None = None
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU time of the process in between, µs an execution."""
+        return self.cpu_s / max(self.executions, 1) * 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +88,14 @@ def read_output(text: str) -> Report:
     return Report(int(processed[1]), rate, latency, connecting)
 
 
+def read_latencies(lines: Iterable[str]) -> list[int]:
+    """Return the latencies in pgbench's per-transaction log, µs, shortest first.
+
+    Source: PostgreSQL's documentation of pgbench, "Per-Transaction Logging": the third field.
+    """
+    return sorted(int(line.split(" ", 3)[2]) for line in lines)
+
+
 def connecting(target: Target, application: str, *, clients: int) -> Slice:
     """Connect `clients` and run one statement in each, to see how long connecting takes."""
     options = [*_select_only("simple", clients), "--transactions=1"]
@@ -79,11 +103,31 @@ def connecting(target: Target, application: str, *, clients: int) -> Slice:
 
 
 def select_only(
-    target: Target, application: str, *, protocol: str, clients: int, seconds: int
+    target: Target,
+    application: str,
+    *,
+    protocol: str,
+    clients: int,
+    seconds: int,
+    logs: Path,
+    sync_ms: float | None = None,
 ) -> Slice:
-    """Run `pgbench -S` against `target` for `seconds`, in which its clients also connect."""
-    options = [*_select_only(protocol, clients), f"--time={seconds}"]
-    return _pgbench(target, f"{protocol} {clients}", options, application)
+    """Run `pgbench -S` against `target` for `seconds`, in which its clients also connect.
+
+    The latencies of a share of its transactions go through a folder `logs`, which is gone after.
+    """
+    logs.mkdir()
+    options = [
+        *_select_only(protocol, clients),
+        f"--time={seconds}",
+        "--log",
+        f"--sampling-rate={SAMPLED}",
+        f"--log-prefix={logs}/log",
+    ]
+    try:
+        return _pgbench(target, f"{protocol} {clients}", options, application, logs, sync_ms)
+    finally:
+        shutil.rmtree(logs)
 
 
 def _select_only(protocol: str, clients: int) -> list[str]:
@@ -96,65 +140,67 @@ def _select_only(protocol: str, clients: int) -> list[str]:
     ]
 
 
-def bulk_select(target: Target, application: str, *, directory: Path) -> Slice:
-    """Read `BULK_ROWS` rows in one result, a few times."""
-    script = directory / "bulk.sql"
-    script.write_text(BULK_SELECT + ";\n", encoding="utf-8")
-    options = ["--no-vacuum", f"--file={script}", "--transactions=5"]
-    return _pgbench(target, "bulk SELECT", options, application)
+class Spent:
+    """CPU time of a target's processes, in a slice and until its sealers were idle again."""
+
+    cpu_s = sealing_s = waited_s = 0.0
 
 
-def bulk_copy(target: Target, application: str) -> Slice:
-    """Copy `BULK_ROWS` rows out with psql, a few times in one session."""
-    repeats = 5
-    before = cpu_seconds(target.pid) if target.pid is not None else 0.0
-    began = time.perf_counter()
-    subprocess.run(
-        [embedded_postgres() / "psql", "--no-psqlrc", *["--command", BULK_COPY] * repeats],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=target.environment(application),
-    )
-    took = time.perf_counter() - began
-    return Slice(
-        cell="bulk COPY",
-        target=target.name,
-        application=application,
-        executions=repeats,
-        rate=repeats / took,
-        latency_ms=took / repeats * 1000,
-        cpu_us=_cpu_us(target, before, repeats),
-    )
+@contextmanager
+def spending(target: Target) -> Iterator[Spent]:
+    """Measure what a target's processes spend meanwhile; returns once its sealers are idle.
+
+    The processes in between are asked as soon as the client is done, the sealers when they are.
+    """
+    found = Spent()
+    processes: Processes = target.processes
+    relaying, sealing = cpu_of(processes.relaying), cpu_of(processes.sealing)
+    yield found
+    found.cpu_s = cpu_of(processes.relaying) - relaying
+    if target.archive is not None:
+        found.waited_s = wait_until_sealed_up([target.archive])
+    found.sealing_s = cpu_of(processes.sealing) - sealing
 
 
-def _pgbench(target: Target, cell: str, options: list[str], application: str) -> Slice:
-    before = cpu_seconds(target.pid) if target.pid is not None else 0.0
-    result = subprocess.run(
-        [embedded_postgres() / "pgbench", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=target.environment(application),
-    )
+def _pgbench(
+    target: Target,
+    cell: str,
+    options: list[str],
+    application: str,
+    logs: Path | None = None,
+    sync_ms: float | None = None,
+) -> Slice:
+    with spending(target) as spent:
+        result = subprocess.run(
+            [pgbench(), *options],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=target.environment(application),
+        )
     if result.returncode != 0:
         raise ValueError(f"pgbench against {target.name}: {result.stderr.strip()[-500:]}")
     try:
         found = read_output(result.stdout)
     except ValueError as error:
         raise ValueError(f"pgbench against {target.name}, {cell}: {error}") from None
+    latencies: list[int] = []
+    if logs is not None:
+        latencies = read_latencies(
+            line for path in logs.iterdir() for line in path.read_text().splitlines()
+        )
     return Slice(
         cell=cell,
         target=target.name,
         application=application,
         executions=found.executions,
         rate=found.rate,
-        latency_ms=found.latency_ms,
-        cpu_us=_cpu_us(target, before, found.executions),
+        p50_us=median(latencies) if latencies else None,
+        p99_us=latencies[len(latencies) * 99 // 100] if latencies else None,
+        cpu_s=spent.cpu_s,
+        sealing_s=spent.sealing_s,
+        waited_s=spent.waited_s,
         connecting_s=found.connecting_ms / 1000,
+        sync_ms=sync_ms,
+        load=os.getloadavg()[0],
     )
-
-
-def _cpu_us(target: Target, before: float, executions: int) -> float | None:
-    if target.pid is None:
-        return None
-    return (cpu_seconds(target.pid) - before) / max(executions, 1) * 1e6

@@ -1,108 +1,173 @@
-"""What pgbench connects to: the server, pgbouncer in front of it, and the gateway in each mode."""
+"""What clients connect to: the server, pgbouncer in front of it, and the gateway in each mode."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import ipaddress
 import os
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator, Sequence
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from agentaudit.demo.database import Postgres, embedded_postgres, free_port
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import Child, PeerError
 from agentaudit.demo.provider import IdentityProvider
+from benchmarks.measure import Processes
+from benchmarks.sealing import Archive
 
-DURABILITIES = ("strict", "writes", "relaxed")
 DATABASE = "bench"
+CONNECTIONS = 600
+"""How many connections everything between client and server lets in."""
+
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One way to the same database; `pid` is the process in between, `gateway` is set if ours."""
+    """One way to the same database; `gateway` is set if it is ours."""
 
     name: str
     port: int
     user: str
     password: str = field(repr=False)
+    database: str = DATABASE
+    tls: bool = False
     pid: int | None = None
     gateway: Gateway | None = None
+    archive: Archive | None = None
+
+    def libpq(self, application: str) -> dict[str, str]:
+        """Return libpq's parameters for this target, by keyword."""
+        return {
+            "host": "127.0.0.1",
+            "port": str(self.port),
+            "user": self.user,
+            "password": self.password,
+            "dbname": self.database,
+            "application_name": application,
+            "sslmode": "require" if self.tls else "disable",
+        }
 
     def environment(self, application: str) -> dict[str, str]:
-        """Return libpq's variables for this target; sessions carry `application` as their name."""
+        """Return the environment of a client of this target, named `application`."""
+        names = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME"}
         libpq = {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(self.port),
-            "PGUSER": self.user,
-            "PGPASSWORD": self.password,
-            "PGDATABASE": DATABASE,
-            "PGAPPNAME": application,
-            "PGSSLMODE": "disable",
+            names.get(key, f"PG{key.upper()}"): value
+            for key, value in self.libpq(application).items()
         }
         return {name: v for name, v in os.environ.items() if not name.startswith("PG")} | libpq
 
+    def over_tls(self) -> Target:
+        """Return the same target, its clients in TLS."""
+        return replace(self, name=f"{self.name} TLS", tls=True)
 
-@contextmanager
-def running(directory: Path, scale: int, durabilities: Sequence[str]) -> Iterator[list[Target]]:
-    """Start everything, fill pgbench's tables at `scale`, and yield the targets, direct first."""
-    password = secrets.token_urlsafe(18)
-    settings = {"shared_buffers": "512MB", "max_connections": "200", "log_statement": "none"}
-    with ExitStack() as stack:
-        server = stack.enter_context(Postgres(binaries=embedded_postgres(), settings=settings))
-        server.execute(
-            f"CREATE ROLE bench LOGIN PASSWORD '{password}'",
-            f"CREATE DATABASE {DATABASE} OWNER bench",
-        )
-        direct = Target(name="direct", port=server.port, user="bench", password=password)
-        _fill(direct, server.binaries / "pgbench", scale)
-        targets = [direct, stack.enter_context(_pgbouncer(directory, server, password))]
-        provider = stack.enter_context(IdentityProvider(directory / "issuer"))
-        token = provider.token("bench", ["data-agents"], agent="pgbench")
-        for durability in durabilities:
-            gateway = _gateway(directory, server, provider, password, durability)
-            stack.enter_context(gateway)
-            targets.append(
-                Target(
-                    name=durability,
-                    port=gateway.port,
-                    user="bench",
-                    password=token,
-                    pid=gateway.pid,
-                    gateway=gateway,
-                )
+    @property
+    def processes(self) -> Processes:
+        """The processes in between; of the server itself, none."""
+        return Processes() if self.pid is None else Processes.of(self.pid)
+
+
+class Peers:
+    """The server, pgbouncer and the provider of tokens, for as long as the benchmark runs.
+
+    Gateways come and go, so that their archives never need more room than one part of it takes.
+    """
+
+    def __init__(self, directory: Path, scale: int) -> None:
+        self.directory = directory
+        self._scale = scale
+        self._stack = ExitStack()
+        self._password = secrets.token_urlsafe(18)
+        self._begun = 0
+
+    def __enter__(self) -> Peers:
+        with ExitStack() as stack:
+            self._certificate, self._key = _certificate()
+            self.server = stack.enter_context(_server())
+            self.server.execute(
+                f"CREATE ROLE bench LOGIN PASSWORD '{self._password}'",
+                f"CREATE DATABASE {DATABASE} OWNER bench",
             )
-        yield targets
+            self.direct = Target(
+                name="direct", port=self.server.port, user="bench", password=self._password
+            )
+            self._fill()
+            self.pgbouncer = stack.enter_context(self._pgbouncer())
+            self._provider = stack.enter_context(IdentityProvider(self.directory / "issuer"))
+            self._token = self._provider.token("bench", ["data-agents"], agent="pgbench")
+            self._stack = stack.pop_all()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-def _fill(target: Target, pgbench: Path, scale: int) -> None:
-    import subprocess
+    @contextmanager
+    def gateways(self, *durabilities: str) -> Iterator[dict[str, Target]]:
+        """Yield a gateway, with an archive of its own, for each of `durabilities`.
 
-    subprocess.run(
-        [pgbench, "--initialize", "--quiet", f"--scale={scale}"],
-        check=True,
-        capture_output=True,
-        env=target.environment("initialize"),
-    )
+        Their archives are gone afterwards: what is in them is to be checked before.
+        """
+        self._begun += 1
+        folder = self.directory / f"gateways-{self._begun}"
+        folder.mkdir()
+        try:
+            with ExitStack() as stack:
+                found = {}
+                for durability in durabilities:
+                    gateway = stack.enter_context(self._gateway(folder / durability, durability))
+                    found[durability] = Target(
+                        name=durability,
+                        port=gateway.port,
+                        user="bench",
+                        password=self._token,
+                        pid=gateway.pid,
+                        gateway=gateway,
+                        archive=Archive(gateway.archive),
+                    )
+                yield found
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
+    def _fill(self) -> None:
+        subprocess.run(
+            [pgbench(), "--initialize", "--quiet", f"--scale={self._scale}"],
+            check=True,
+            capture_output=True,
+            env=self.direct.environment("initialize"),
+        )
 
-@contextmanager
-def _pgbouncer(directory: Path, server: Postgres, password: str) -> Iterator[Target]:
-    """Run pgbouncer in session mode; it trusts its clients, so it has less to do than we have."""
-    binary = next(
-        (p for p in map(Path, ("/usr/sbin/pgbouncer", "/usr/bin/pgbouncer")) if p.exists()), None
-    )
-    if binary is None:
-        raise PeerError("no pgbouncer", hint="apt-get install pgbouncer, or make bench")
-    port = free_port()
-    settings = server.directory / "pgbouncer.ini"
-    settings.touch(mode=0o600)
-    settings.write_text(
-        f"""\
+    @contextmanager
+    def _pgbouncer(self) -> Iterator[Target]:
+        """Run pgbouncer in session mode; it trusts its clients, so it has less to do than we."""
+        binary = next(
+            (p for p in map(Path, ("/usr/sbin/pgbouncer", "/usr/bin/pgbouncer")) if p.exists()),
+            None,
+        )
+        if binary is None:
+            raise PeerError("no pgbouncer", hint="apt-get install pgbouncer, or make bench")
+        port, server = free_port(), self.server
+        settings = self._give("pgbouncer.ini", b"")
+        certificate = self._give("pgbouncer.pem", self._certificate)
+        key = self._give("pgbouncer.key", self._key)
+        login = f"host=127.0.0.1 port={server.port} user=bench password={self._password}"
+        settings.write_text(
+            f"""\
 [databases]
-{DATABASE} = host=127.0.0.1 port={server.port} user=bench password={password}
+{DATABASE} = {login}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -110,60 +175,138 @@ unix_socket_dir =
 auth_type = any
 pool_mode = session
 default_pool_size = 100
-max_client_conn = 200
+max_client_conn = {CONNECTIONS}
+client_tls_sslmode = allow
+client_tls_cert_file = {certificate}
+client_tls_key_file = {key}
 log_connections = 0
 log_disconnections = 0
 """,
-        encoding="utf-8",
+            encoding="utf-8",
+        )
+        child = Child(
+            [binary, settings],
+            log=self.directory / "pgbouncer.log",
+            directory=server.directory,
+            user=server.user,
+        )
+        try:
+            child.wait_for(lambda: _accepts(port), "pgbouncer: start")
+            yield Target(name="pgbouncer", port=port, user="bench", password="", pid=child.pid)
+        finally:
+            child.stop()
+
+    def _give(self, name: str, content: bytes) -> Path:
+        """Write a file that only the server's user reads, as pgbouncer runs as that user."""
+        path = self.server.directory / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        self.server.give(path)
+        return path
+
+    def _gateway(self, folder: Path, durability: str) -> Gateway:
+        folder.mkdir()
+        files: Mapping[str, bytes] = {
+            "password": self._password.encode(),
+            "cert.pem": self._certificate,
+            "key.pem": self._key,
+        }
+        for name, content in files.items():
+            (folder / name).touch(mode=0o600)
+            (folder / name).write_bytes(content)
+        return Gateway(
+            folder,
+            {
+                "gateway": {
+                    "name": durability,
+                    "origin": "bench.invalid",
+                    "durability": durability,
+                    "tls_cert_file": "cert.pem",
+                    "tls_key_file": "key.pem",
+                },
+                "listen": {"postgres": "127.0.0.1:0"},
+                "limits": {"actor_connections": CONNECTIONS},
+                "issuer": [{"url": self._provider.issuer, "audience": [self._provider.audience]}],
+                "target": [
+                    {
+                        "name": DATABASE,
+                        "address": f"{self.server.host}:{self.server.port}",
+                        "database": DATABASE,
+                        "user": "bench",
+                        "password_file": "password",
+                        "tls": "disable",
+                        "groups": ["data-agents"],
+                    }
+                ],
+            },
+        )
+
+
+def pgbench() -> Path:
+    """Return Debian's pgbench, the newest; that of the wheel cannot speak TLS.
+
+    Raises:
+        PeerError: there is none.
+    """
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/pgbench"), key=lambda path: int(path.parts[-3])
     )
-    server.give(settings)
-    child = Child(
-        [binary, settings],
-        log=directory / "pgbouncer.log",
-        directory=server.directory,
-        user=server.user,
-    )
+    if not found:
+        raise PeerError("no pgbench of Debian's", hint="apt-get install postgresql, or make bench")
+    return found[-1]
+
+
+@contextmanager
+def _server() -> Iterator[Postgres]:
+    """Run PostgreSQL, its files in memory where there is room.
+
+    What the server writes back would meet the archives on their disk, and who pays for that is
+    chance.
+    """
+    settings = {
+        "shared_buffers": "512MB",
+        "max_connections": str(CONNECTIONS + 20),
+        "log_statement": "none",
+    }
+    has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES
+    before = tempfile.tempdir
+    tempfile.tempdir = str(_MEMORY) if has_room else before
     try:
-        child.wait_for(lambda: _accepts(port), "pgbouncer: start")
-        yield Target(name="pgbouncer", port=port, user="bench", password="", pid=child.pid)
+        server = Postgres(binaries=embedded_postgres(), settings=settings)
     finally:
-        child.stop()
+        tempfile.tempdir = before
+    with server:
+        yield server
+
+
+def _certificate() -> tuple[bytes, bytes]:
+    """Return a certificate for loopback and its key, P-256, PEM; it has signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench.invalid")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
 
 
 def _accepts(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
-
-
-def _gateway(
-    directory: Path, server: Postgres, provider: IdentityProvider, password: str, durability: str
-) -> Gateway:
-    folder = directory / durability
-    folder.mkdir()
-    secret = folder / "password"
-    secret.touch(mode=0o600)
-    secret.write_text(password, encoding="utf-8")
-    return Gateway(
-        folder,
-        {
-            "gateway": {
-                "name": durability,
-                "origin": "bench.invalid",
-                "durability": durability,
-            },
-            "listen": {"postgres": "127.0.0.1:0"},
-            "issuer": [{"url": provider.issuer, "audience": [provider.audience]}],
-            "target": [
-                {
-                    "name": DATABASE,
-                    "address": f"{server.host}:{server.port}",
-                    "database": DATABASE,
-                    "user": "bench",
-                    "password_file": str(secret),
-                    "tls": "disable",
-                    "groups": ["data-agents"],
-                }
-            ],
-        },
-    )

@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, quantiles
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,8 @@ from agentaudit.archive import canonical
 from agentaudit.archive.journal import Entry, JournalReader
 from agentaudit.model import Kind
 from benchmarks import archive
-from benchmarks.report import disagreements, ratios, table
-from benchmarks.slices import Report, Slice, read_output
+from benchmarks.report import Row, disagreements, pgbench_rows, table
+from benchmarks.slices import Report, Slice, read_latencies, read_output
 from benchmarks.traffic import MEAN, WIRE_MEAN, Traffic, wire_payloads
 
 # Printed by pgbench 18.6: pgbench --select-only --no-vacuum --client=8 --jobs=2 --time=1
@@ -38,16 +40,21 @@ tps = 38364.862421 (without initial connection time)
 """
 
 
-def made(target: str, rate: float, *, executions: int = 100, cpu_us: float | None = None) -> Slice:
-    return Slice(
-        cell="simple 1",
-        target=target,
-        application=f"{target}-{rate}",
-        executions=executions,
-        rate=rate,
-        latency_ms=1.0,
-        cpu_us=cpu_us,
-    )
+PGBENCH_LOG = """\
+0 1 193 0 1764320543 112358
+5 1 871 0 1764320543 112366
+0 2 188 0 1764320543 112549
+"""
+
+
+def made(target: str, rate: float, *, cell: str = "prepared 8", **figures: Any) -> Slice:
+    figures = {"executions": 100, "p50_us": 100.0, "p99_us": 100.0} | figures
+    return Slice(cell=cell, target=target, application=f"{target}-{rate}", rate=rate, **figures)
+
+
+def row(slices: Sequence[Slice], work: str) -> Row:
+    (found,) = (one for one in pgbench_rows(slices) if one.work.startswith(work))
+    return found
 
 
 def test_pgbenchs_report_is_read() -> None:
@@ -66,31 +73,60 @@ def test_a_slice_in_which_nobody_got_connected_is_no_measurement() -> None:
         read_output(cut)
 
 
+def test_latencies_are_read_from_pgbenchs_log() -> None:
+    assert read_latencies(PGBENCH_LOG.splitlines()) == [188, 193, 871]
+
+
 def test_a_ratio_compares_neighbours_in_time_and_the_median_counts() -> None:
     # The machine slows down by half in the second round: the ratio does not move.
     rounds = [(1000.0, 800.0), (500.0, 400.0), (1000.0, 10.0)]
     slices = [
-        one for direct, ours in rounds for one in (made("direct", direct), made("strict", ours))
+        one for theirs, ours in rounds for one in (made("pgbouncer", theirs), made("relaxed", ours))
     ]
-    assert ratios(slices)["simple 1", "strict"] == [0.8, 0.8, 0.01]
-    assert list(table(slices, ["direct", "strict"]))[2].startswith("| simple 1 | 1,000 | 0.80 |")
+    found = row(slices, "pgbench -S prepared 8, relaxed: of pgbouncer")
+    assert found.values == [0.8, 0.8, 0.01]
+    assert found.measured == 0.8
+    assert found.is_met
+
+
+def test_a_missed_target_is_marked_and_counted() -> None:
+    spent = {"cpu_s": 0.001}
+    slices = [made("pgbouncer", 1000.0, **spent), made("relaxed", 740.0, p99_us=161.0, **spent)]
+    lines = list(table(list(pgbench_rows(slices))))
+    assert "| **0.74** missed |" in lines[2]
+    assert "| **1.61** missed |" in lines[4]
+    assert lines[-1] == "1 of 3 targets are met, 2 missed."
 
 
 def test_cpu_time_is_weighed_by_executions() -> None:
     slices = [
-        made("direct", 1),
-        made("strict", 1, executions=300, cpu_us=10),
-        made("strict", 1, executions=100, cpu_us=50),
-        made("direct", 1),
+        made("pgbouncer", 1, executions=300, cpu_s=0.003),
+        made("relaxed", 1, executions=300, cpu_s=0.003, sealing_s=0.004),
+        made("relaxed", 1, executions=100, cpu_s=0.005),
+        made("pgbouncer", 1, executions=100, cpu_s=0.001),
     ]
-    assert list(table(slices, ["direct", "strict"]))[2].endswith("| 20.0 |")
+    found = row(slices, "CPU a query")
+    assert found.measured == pytest.approx(2.0)
+    assert "gateway 20.0 µs, pgbouncer 10.0; the sealer 10.0 more, 30.0 together" in found.beside
+
+
+def test_strict_may_add_two_syncs_of_its_own_round_and_a_fifth_of_a_millisecond() -> None:
+    slices = [
+        made("direct", 1, cell="simple 1", p50_us=100.0),
+        made("strict", 1, cell="simple 1", p50_us=1000.0, sync_ms=0.35),
+        made("strict", 1, cell="simple 1", p50_us=5000.0, sync_ms=2.5),
+        made("direct", 1, cell="simple 1", p50_us=400.0),
+    ]
+    found = row(slices, "pgbench -S simple 1, strict: added latency")
+    assert found.values == pytest.approx([0.2, -0.4])
+    assert found.is_met
 
 
 def test_an_archive_with_one_execution_less_is_named() -> None:
-    slices = [made("strict", 1.0, executions=100), made("strict", 2.0, executions=7)]
+    slices = [made("strict", 1.0), made("strict", 2.0, executions=7)]
     assert disagreements(slices, {"strict-1.0": 100, "strict-2.0": 7}) == []
     assert disagreements(slices, {"strict-1.0": 99, "strict-2.0": 7}) == [
-        "strict, simple 1: pgbench executed 100 statements, 99 are recorded"
+        "strict, prepared 8: 100 statements were executed, 99 are recorded"
     ]
 
 
@@ -104,8 +140,8 @@ def test_a_quick_run_ends_with_proven_counts_and_a_table() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert "| simple 8 |" in result.stdout
-    assert "verify --deep: yes, yes, yes" in result.stdout
+    assert "| pgbench -S simple 8, relaxed: of pgbouncer | ≥ 0.75 |" in result.stdout
+    assert "verify --deep: yes" in result.stdout
 
 
 # --- the archive of made-up traffic ---------------------------------------------------------------
