@@ -31,9 +31,9 @@ demo: $(VENV)/.demo  ## the main job on embedded parts, with a summary, in under
 lab: $(VENV)/.demo  ## open JupyterLab on the demo's archive, or on the sample where there is none
 	$(BIN)/agentaudit lab $(firstword $(wildcard demo-run/archive) sample_data/archive)
 
-bench: $(VENV)/.native  ## pgbench direct, through pgbouncer and through the gateway, as ratios
+bench: $(VENV)/.native  ## the gateway's speed and memory beside pgbouncer and no gateway: a row a target
 	tools/debian postgresql pgbouncer
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 bench-archive: $(VENV)/.native  ## seal, verify and ask an archive of EVENTS events (20000000)
 	$(BIN)/python -m benchmarks.archive $(addprefix --events ,$(EVENTS)) $(addprefix --dir ,$(DIR))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks.connections import Idle
 from benchmarks.slices import Slice
 
 PGBOUNCER = "pgbouncer"
@@ -16,6 +17,12 @@ CPU_OF_PGBOUNCER = 2.0
 P99_OF_PGBOUNCER = 1.6
 STRICT_SYNCS = 2
 STRICT_MORE_MS = 0.2
+RELAXED_OF_DIRECT = 0.85
+STRICT_OF_DIRECT = 0.70
+SYNTHETIC_OF_PGBOUNCER = 1.0
+MEMORY_MB = 300.0
+IDLE_KB = 60.0
+CONNECT_MS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,75 @@ def _strict_row(found: Rounds, cell: str) -> Row:
     )
 
 
+def bulk_rows(slices: Sequence[Slice]) -> Iterator[Row]:
+    """Yield what is left of the server's own rate, in bytes a second."""
+    found = Rounds(slices)
+    for name, target in (("relaxed", RELAXED_OF_DIRECT), ("strict", STRICT_OF_DIRECT)):
+        for cell in found.cells(name, "direct"):
+            yield Row(
+                f"{cell} rows, {name}: of direct",
+                found.ratios(cell, name, "direct"),
+                target,
+                at_least=True,
+                beside=found.beside_bytes(cell, name, "direct"),
+            )
+
+
+def synthetic_rows(slices: Sequence[Slice], peak: int, sealer_peak: int) -> Iterator[Row]:
+    """Yield the rate of many rows that no server holds up, and the memory that they took, bytes."""
+    passed = sum(one.moved for one in slices if one.target == "relaxed")
+    found, cell = Rounds(slices), "synthetic"
+    direct = found.median(cell, "direct") / 1e6
+    yield Row(
+        f"rows of a synthetic server, relaxed: of {PGBOUNCER}",
+        found.ratios(cell, "relaxed", PGBOUNCER),
+        SYNTHETIC_OF_PGBOUNCER,
+        at_least=True,
+        beside=f"{found.beside_bytes(cell, 'relaxed', PGBOUNCER)}; direct {direct:,.0f} MB/s",
+    )
+    yield Row(
+        f"peak memory of the gateway while {passed / 1e9:.1f} GB pass",
+        [peak / 1e6],
+        MEMORY_MB,
+        at_least=False,
+        unit=" MB",
+        digits=0,
+        beside=f"the sealer {sealer_peak / 1e6:.0f} MB",
+    )
+
+
+def idle_row(found: Idle) -> Row:
+    """Return the memory of an idle connection."""
+    return Row(
+        f"memory of an idle connection, {found.connections} of them, {found.target}",
+        [found.each / 1e3],
+        IDLE_KB,
+        at_least=False,
+        unit=" KB",
+        digits=1,
+        beside=f"gateway {found.before / 1e6:.0f} to {found.after / 1e6:.0f} MB; "
+        f"the sealer {found.each_sealing / 1e3:.1f} KB each",
+    )
+
+
+def connect_row(slices: Sequence[Slice]) -> Row:
+    """Return what the gateway adds to a connect, token check and its own login included."""
+    found = Rounds(slices)
+    pairs = zip(found.of["connect", "relaxed"], found.of["connect", "direct"], strict=True)
+    taken = [(one.p50_us or 0.0, other.p50_us or 0.0) for one, other in pairs]
+    times = [median(values) / 1000 for values in zip(*taken, strict=True)]
+    cpu_ms = [one.cpu_s / (one.sessions or 1) * 1000 for one in found.of["connect", "relaxed"]]
+    return Row(
+        "connect, token checked: added to direct with SCRAM",
+        [(ours - direct) / 1000 for ours, direct in taken],
+        CONNECT_MS,
+        at_least=False,
+        unit=" ms",
+        beside=f"{times[0]:.2f} ms, direct {times[1]:.2f}; CPU of the gateway "
+        f"{median(cpu_ms):.2f} ms",
+    )
+
+
 class Rounds:
     """Slices by cell and target, so that those of one round are neighbours in time."""
 
@@ -173,12 +249,38 @@ class Rounds:
             f"sealer {self.sealing_us(cell, target):.1f}"
         )
 
+    def beside_bytes(self, cell: str, target: str, of: str) -> str:
+        """Return rates and the CPU time a gigabyte, in short."""
+        chosen = self.of[cell, target]
+        passed = sum(one.moved for one in chosen) / 1e9
+        relaying = sum(one.cpu_s for one in chosen) / passed
+        sealing = sum(one.sealing_s for one in chosen) / passed
+        return (
+            f"{self.median(cell, target) / 1e6:,.0f} of {self.median(cell, of) / 1e6:,.0f} MB/s; "
+            f"CPU {relaying:.1f} s/GB, sealer {sealing:.1f}"
+        )
 
-def disagreements(slices: Sequence[Slice], recorded: Mapping[str, int]) -> list[str]:
-    """Return where a client's count is not the archive's; `recorded` counts by application."""
-    return [
-        f"{one.target}, {one.cell}: {one.executions} statements were executed, "
-        f"{recorded.get(one.application, 0)} are recorded"
-        for one in slices
-        if one.executions != recorded.get(one.application, 0)
-    ]
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What an archive has of one application: its sessions, executions, and rows of these."""
+
+    sessions: int = 0
+    executions: int = 0
+    rows: int = 0
+
+
+def disagreements(slices: Sequence[Slice], recorded: Mapping[str, Recorded]) -> Iterator[str]:
+    """Yield where a client's count is not the archive's; `recorded` is by application."""
+    for one in slices:
+        found = recorded.get(one.application, Recorded())
+        for what, count, expected in (
+            ("executions", found.executions, one.executions),
+            ("rows", found.rows, one.rows),
+            ("sessions", found.sessions, one.sessions),
+        ):
+            if expected is not None and count != expected:
+                yield (
+                    f"{one.cell}, {one.application}: {expected} {what} by the client's count, "
+                    f"{count} are recorded"
+                )

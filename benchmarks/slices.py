@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.measure import Processes, cpu_of
+from benchmarks.measure import Processes, cpu_of, put_ahead, put_back
 from benchmarks.sealing import wait_until_sealed_up
 from benchmarks.targets import Target, pgbench
 
@@ -36,7 +36,8 @@ class Slice:
 
     `cpu_s` is the CPU time of the process in between, `sealing_s` that of the sealer until it was
     idle again, `waited_s` how long that took after the slice. `sync_ms` is what a synced append
-    took just before. `load` is the machine's, of a minute.
+    took just before. `load` is the machine's, of a minute. `moved` is the bytes of `rows` rows;
+    `sessions` how many sessions it took, where that is what counts.
     """
 
     cell: str
@@ -53,11 +54,8 @@ class Slice:
     sync_ms: float | None = None
     load: float = 0.0
     rows: int | None = None
-
-    @property
-    def cpu_us(self) -> float:
-        """CPU time of the process in between, µs an execution."""
-        return self.cpu_s / max(self.executions, 1) * 1e6
+    moved: int = 0
+    sessions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,12 @@ def spending(target: Target) -> Iterator[Spent]:
     found = Spent()
     processes: Processes = target.processes
     relaying, sealing = cpu_of(processes.relaying), cpu_of(processes.sealing)
-    yield found
+    if target.is_ahead:
+        put_ahead(os.getpid())
+    try:
+        yield found
+    finally:
+        put_back(os.getpid())
     found.cpu_s = cpu_of(processes.relaying) - relaying
     if target.archive is not None:
         found.waited_s = wait_until_sealed_up([target.archive])

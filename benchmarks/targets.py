@@ -9,6 +9,8 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,20 +27,28 @@ from agentaudit.demo.database import Postgres, embedded_postgres, free_port
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import Child, PeerError
 from agentaudit.demo.provider import IdentityProvider
-from benchmarks.measure import Processes
+from benchmarks import synthetic
+from benchmarks.measure import Processes, put_ahead
 from benchmarks.sealing import Archive
 
 DATABASE = "bench"
+SYNTHETIC = "synthetic"
+"""The server of ours that answers as fast as its socket takes it, by its name in between."""
+
 CONNECTIONS = 600
 """How many connections everything between client and server lets in."""
 
+_SSL_REQUEST = struct.pack(">II", 8, 80877103)
 _MEMORY = Path("/dev/shm")
 _MEMORY_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One way to the same database; `gateway` is set if it is ours."""
+    """One way to the same database; `gateway` is set if it is ours.
+
+    Where it `is_ahead`, so are its clients: nothing else on the machine comes before them.
+    """
 
     name: str
     port: int
@@ -46,6 +56,7 @@ class Target:
     password: str = field(repr=False)
     database: str = DATABASE
     tls: bool = False
+    is_ahead: bool = False
     pid: int | None = None
     gateway: Gateway | None = None
     archive: Archive | None = None
@@ -71,6 +82,10 @@ class Target:
         }
         return {name: v for name, v in os.environ.items() if not name.startswith("PG")} | libpq
 
+    def to(self, database: str) -> Target:
+        """Return the way to another database."""
+        return replace(self, database=database)
+
     def over_tls(self) -> Target:
         """Return the same target, its clients in TLS."""
         return replace(self, name=f"{self.name} TLS", tls=True)
@@ -87,8 +102,10 @@ class Peers:
     Gateways come and go, so that their archives never need more room than one part of it takes.
     """
 
-    def __init__(self, directory: Path, scale: int) -> None:
+    def __init__(self, directory: Path, scale: int, *, ahead: bool = False) -> None:
+        """`ahead`: all that takes part, but for sealers, runs before the rest of the machine."""
         self.directory = directory
+        self._ahead = ahead
         self._scale = scale
         self._stack = ExitStack()
         self._password = secrets.token_urlsafe(18)
@@ -103,12 +120,21 @@ class Peers:
                 f"CREATE DATABASE {DATABASE} OWNER bench",
             )
             self.direct = Target(
-                name="direct", port=self.server.port, user="bench", password=self._password
+                name="direct",
+                port=self.server.port,
+                user="bench",
+                password=self._password,
+                is_ahead=self._ahead,
             )
             self._fill()
+            self.synthetic = stack.enter_context(self._synthetic())
             self.pgbouncer = stack.enter_context(self._pgbouncer())
             self._provider = stack.enter_context(IdentityProvider(self.directory / "issuer"))
             self._token = self._provider.token("bench", ["data-agents"], agent="pgbench")
+            if self._ahead:
+                for pid in (self.server.pid, self.pgbouncer.pid, self._synthetic_pid):
+                    assert pid is not None
+                    put_ahead(pid)
             self._stack = stack.pop_all()
         return self
 
@@ -129,12 +155,15 @@ class Peers:
                 found = {}
                 for durability in durabilities:
                     gateway = stack.enter_context(self._gateway(folder / durability, durability))
+                    for pid in Processes.of(gateway.pid).relaying if self._ahead else ():
+                        put_ahead(pid)
                     found[durability] = Target(
                         name=durability,
                         port=gateway.port,
                         user="bench",
                         password=self._token,
                         pid=gateway.pid,
+                        is_ahead=self._ahead,
                         gateway=gateway,
                         archive=Archive(gateway.archive),
                     )
@@ -149,6 +178,19 @@ class Peers:
             capture_output=True,
             env=self.direct.environment("initialize"),
         )
+
+    @contextmanager
+    def _synthetic(self) -> Iterator[Target]:
+        with synthetic.running(self.directory) as (port, pid):
+            self._synthetic_pid = pid
+            yield Target(
+                name="direct",
+                port=port,
+                user="bench",
+                password="",
+                database=SYNTHETIC,
+                is_ahead=self._ahead,
+            )
 
     @contextmanager
     def _pgbouncer(self) -> Iterator[Target]:
@@ -168,6 +210,7 @@ class Peers:
             f"""\
 [databases]
 {DATABASE} = {login}
+{SYNTHETIC} = host=127.0.0.1 port={self.synthetic.port} user=bench
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -192,7 +235,14 @@ log_disconnections = 0
         )
         try:
             child.wait_for(lambda: _accepts(port), "pgbouncer: start")
-            yield Target(name="pgbouncer", port=port, user="bench", password="", pid=child.pid)
+            yield Target(
+                name="pgbouncer",
+                port=port,
+                user="bench",
+                password="",
+                pid=child.pid,
+                is_ahead=self._ahead,
+            )
         finally:
             child.stop()
 
@@ -219,7 +269,8 @@ log_disconnections = 0
             {
                 "gateway": {
                     "name": durability,
-                    "origin": "bench.invalid",
+                    # Another log, whatever its name: what is remembered of one is not of the next.
+                    "origin": f"part-{self._begun}.bench.invalid",
                     "durability": durability,
                     "tls_cert_file": "cert.pem",
                     "tls_key_file": "key.pem",
@@ -236,10 +287,37 @@ log_disconnections = 0
                         "password_file": "password",
                         "tls": "disable",
                         "groups": ["data-agents"],
-                    }
+                    },
+                    {
+                        "name": SYNTHETIC,
+                        "address": f"127.0.0.1:{self.synthetic.port}",
+                        "database": SYNTHETIC,
+                        "user": "bench",
+                        "require_auth": ["none"],
+                        "tls": "disable",
+                        "groups": ["data-agents"],
+                    },
                 ],
             },
         )
+
+
+def tls_of(target: Target) -> str:
+    """Return the version and the cipher that a target agrees on with a client that takes any.
+
+    Raises:
+        PeerError: it does not speak TLS.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", target.port), timeout=30) as plain:
+        plain.sendall(_SSL_REQUEST)
+        if plain.recv(1) != b"S":
+            raise PeerError(f"{target.name}: does not offer TLS")
+        with context.wrap_socket(plain) as encrypted:
+            cipher, version, _ = encrypted.cipher() or ("none", "none", 0)
+    return f"{version}, {cipher}"
 
 
 def pgbench() -> Path:

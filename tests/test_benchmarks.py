@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, quantiles
@@ -16,11 +18,28 @@ import pytest
 
 from agentaudit.archive import canonical
 from agentaudit.archive.journal import Entry, JournalReader
+from agentaudit.archive.layout import Layout
+from agentaudit.archive.log import LogWriter
+from agentaudit.archive.note import Signer
+from agentaudit.demo.provider import IdentityProvider
 from agentaudit.model import Kind
-from benchmarks import archive
-from benchmarks.report import Row, disagreements, pgbench_rows, table
+from benchmarks import archive, bulk, synthetic
+from benchmarks.report import (
+    Recorded,
+    Row,
+    bulk_rows,
+    connect_row,
+    disagreements,
+    pgbench_rows,
+    table,
+)
+from benchmarks.rows import row_block
+from benchmarks.sealing import Archive
+from benchmarks.sections import faults
 from benchmarks.slices import Report, Slice, read_latencies, read_output
+from benchmarks.targets import Target
 from benchmarks.traffic import MEAN, WIRE_MEAN, Traffic, wire_payloads
+from tests.peers.gateway import GatewayFactory
 
 # Printed by pgbench 18.6: pgbench --select-only --no-vacuum --client=8 --jobs=2 --time=1
 PGBENCH_OUTPUT = """\
@@ -90,8 +109,10 @@ def test_a_ratio_compares_neighbours_in_time_and_the_median_counts() -> None:
 
 
 def test_a_missed_target_is_marked_and_counted() -> None:
-    spent = {"cpu_s": 0.001}
-    slices = [made("pgbouncer", 1000.0, **spent), made("relaxed", 740.0, p99_us=161.0, **spent)]
+    slices = [
+        made("pgbouncer", 1000.0, cpu_s=0.001),
+        made("relaxed", 740.0, cpu_s=0.001, p99_us=161.0),
+    ]
     lines = list(table(list(pgbench_rows(slices))))
     assert "| **0.74** missed |" in lines[2]
     assert "| **1.61** missed |" in lines[4]
@@ -122,12 +143,138 @@ def test_strict_may_add_two_syncs_of_its_own_round_and_a_fifth_of_a_millisecond(
     assert found.is_met
 
 
+def test_bulk_rates_are_held_against_the_server_itself_in_each_mode() -> None:
+    slices = [
+        made(target, rate, cell="select 400,000", moved=10**9, cpu_s=2.0)
+        for target, rate in (("direct", 200e6), ("relaxed", 170e6), ("strict", 138e6))
+    ]
+    relaxed, strict = bulk_rows(slices)
+    assert (relaxed.measured, relaxed.is_met) == (0.85, True)
+    assert (strict.measured, strict.is_met) == (0.69, False)
+    assert "170 of 200 MB/s; CPU 2.0 s/GB" in relaxed.beside
+
+
+def test_what_a_connect_adds_is_the_difference_of_neighbours() -> None:
+    slices = [
+        made("direct", 1, cell="connect", p50_us=3000.0),
+        made("relaxed", 1, cell="connect", p50_us=4500.0),
+        made("relaxed", 1, cell="connect", p50_us=9000.0),
+        made("direct", 1, cell="connect", p50_us=8000.0),
+    ]
+    found = connect_row(slices)
+    assert found.values == [1.5, 1.0]
+    assert found.is_met
+
+
 def test_an_archive_with_one_execution_less_is_named() -> None:
     slices = [made("strict", 1.0), made("strict", 2.0, executions=7)]
-    assert disagreements(slices, {"strict-1.0": 100, "strict-2.0": 7}) == []
-    assert disagreements(slices, {"strict-1.0": 99, "strict-2.0": 7}) == [
-        "strict, prepared 8: 100 statements were executed, 99 are recorded"
+    assert not [
+        *disagreements(slices, {"strict-1.0": Recorded(1, 100), "strict-2.0": Recorded(1, 7)})
     ]
+    assert [
+        *disagreements(slices, {"strict-1.0": Recorded(1, 99), "strict-2.0": Recorded(1, 7)})
+    ] == ["prepared 8, strict-1.0: 100 executions by the client's count, 99 are recorded"]
+
+
+def test_an_archive_with_one_row_or_one_session_less_is_named() -> None:
+    slices = [made("strict", 1.0, rows=5, sessions=3, executions=1)]
+    assert [*disagreements(slices, {"strict-1.0": Recorded(2, 1, 4)})] == [
+        "prepared 8, strict-1.0: 5 rows by the client's count, 4 are recorded",
+        "prepared 8, strict-1.0: 3 sessions by the client's count, 2 are recorded",
+    ]
+
+
+def test_a_journal_is_sealed_up_once_its_last_event_is_signed(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for folder in (layout.log("gw1"), layout.journals("gw1")):
+        folder.mkdir(parents=True)
+    made_journal = layout.journals("gw1") / "made"
+    segment = made_up(3_000).write_journal(made_journal, 1_000)
+    made_journal.rename(layout.journal("gw1", segment))
+    log = LogWriter(
+        layout.log("gw1"), "x.test/gw1", Signer.generate("x.test/gw1"), tmp_path / "memory"
+    )
+    begun = {"type": "open_segment", "at": 0, "segment": str(segment), "first_event": 0}
+    tick = {"type": "tick", "at": 0, "segment": str(segment), "root": "00" * 32}
+    looked_at = Archive(tmp_path)
+    log.append([begun, tick | {"n": 999}])
+    assert not looked_at.is_sealed_up()
+    log.append([tick | {"n": 1_000}])
+    assert looked_at.is_sealed_up()
+    with layout.journal("gw1", segment).open("ab") as file:
+        # The next event, as far as it has been written.
+        file.write(JournalReader(Path(file.name)).header.marker + bytes(40))
+    assert not looked_at.is_sealed_up()
+
+
+@pytest.fixture
+def synthetic_server(tmp_path: Path) -> Iterator[Target]:
+    """The server that answers as fast as its socket takes it."""
+    with synthetic.running(tmp_path) as (port, _):
+        yield Target(name="direct", port=port, user="bench", password="", database="synthetic")
+
+
+def test_the_drain_counts_every_byte_of_an_answer(synthetic_server: Target) -> None:
+    found = bulk.moved(
+        synthetic_server,
+        "counted",
+        partial(bulk.read, statement="SELECT blocks 2", answer="SELECT 400000"),
+        cell="synthetic",
+        rows=400_000,
+    )
+    description, complete, ready = 7 + 21 + 23, 5 + len("SELECT 400000") + 1, 6
+    assert found.moved == description + 2 * len(row_block()) + complete + ready
+
+
+def test_an_answer_of_other_rows_is_refused(synthetic_server: Target) -> None:
+    ask = partial(bulk.read, statement="SELECT blocks 1", answer="SELECT 200001")
+    with pytest.raises(ValueError, match="SELECT 200001"):
+        bulk.moved(synthetic_server, "other", ask, cell="synthetic", rows=200_001)
+
+
+def test_figures_stand_only_on_an_archive_that_has_all_and_verifies(
+    synthetic_server: Target, gateway: GatewayFactory, issuer: IdentityProvider
+) -> None:
+    running = gateway(
+        {
+            "name": "synthetic",
+            "address": f"127.0.0.1:{synthetic_server.port}",
+            "database": "synthetic",
+            "user": "bench",
+            "require_auth": ["none"],
+            "tls": "disable",
+            "groups": ["data-agents"],
+        },
+        durability="relaxed",
+    )
+    target = replace(
+        synthetic_server,
+        name="relaxed",
+        port=running.port,
+        password=issuer.token("bench", ["data-agents"]),
+        pid=running.pid,
+        archive=Archive(running.archive),
+    )
+    found = bulk.moved(
+        target,
+        "recorded",
+        partial(bulk.read, statement="SELECT blocks 1", answer="SELECT 200000"),
+        cell="synthetic",
+        rows=200_000,
+    )
+    assert found.cpu_s > 0
+    assert found.sealing_s > 0
+    running.terminate()
+    key = running.verifier_key
+    assert not [*faults(running.archive, key, [found])]
+    assert [*faults(running.archive, key, [replace(found, executions=2)])] == [
+        "synthetic, recorded: 2 executions by the client's count, 1 are recorded"
+    ]
+    (events,) = running.archive.glob("events/**/*.parquet")
+    data = bytearray(events.read_bytes())
+    data[len(data) // 2] ^= 1
+    events.write_bytes(data)
+    assert "verify --deep says False" in [*faults(running.archive, key, [])]
 
 
 @pytest.mark.full
