@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(error, file=sys.stderr)
                 print("no figure: the archives do not hold what was executed", file=sys.stderr)
                 return 1
-        sync_ms = measure.sync_ms(directory)
+        with measure.ahead(arguments.ahead):
+            sync_ms = measure.sync_ms(directory)
     print(*report.table(run.rows), sep="\n")
     if arguments.quick:
         print("\nA quick run shows that the benchmark works; its figures mean nothing.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -101,9 +101,15 @@ def put_ahead(pid: int) -> None:
     _schedule(pid, os.SCHED_RR, 1)
 
 
-def put_back(pid: int) -> None:
-    """Undo `put_ahead`."""
-    _schedule(pid, os.SCHED_OTHER, 0)
+@contextlib.contextmanager
+def ahead(wanted: bool) -> Iterator[None]:
+    """Put this process ahead meanwhile, if that is `wanted`."""
+    if wanted:
+        put_ahead(os.getpid())
+    try:
+        yield
+    finally:
+        _schedule(os.getpid(), os.SCHED_OTHER, 0)
 
 
 def _schedule(pid: int, policy: int, priority: int) -> None:

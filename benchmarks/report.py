@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 
 from benchmarks.connections import Idle
@@ -24,12 +25,18 @@ MEMORY_MB = 300.0
 IDLE_KB = 60.0
 CONNECT_MS = 1.5
 
+_OF_PGBOUNCER = {
+    "relaxed": ("relaxed", PGBOUNCER, RELAXED_OF_PGBOUNCER),
+    "tls": ("relaxed TLS", f"{PGBOUNCER} TLS", TLS_OF_PGBOUNCER),
+    "strict": ("strict", PGBOUNCER, STRICT_OF_PGBOUNCER),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One figure: `values` has one a round, and their median is what was measured.
 
-    `target` is compared with it as its text says; None is a row that only informs.
+    `target` is the least, or the most, that it may be.
     """
 
     work: str
@@ -39,7 +46,6 @@ class Row:
     unit: str = ""
     digits: int = 2
     beside: str = ""
-    said: str = ""
 
     @property
     def measured(self) -> float:
@@ -56,7 +62,7 @@ class Row:
         sign = "≥" if self.at_least else "≤"
         digits, unit = self.digits, self.unit
         yield self.work
-        yield self.said or f"{sign} {self.target:,.{digits}f}{unit}"
+        yield f"{sign} {self.target:,.{digits}f}{unit}"
         text = f"{self.measured:,.{digits}f}{unit}"
         yield text if self.is_met else f"**{text}** missed"
         yield f"{min(self.values):,.{digits}f}–{max(self.values):,.{digits}f}"
@@ -74,46 +80,48 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     yield f"{len(rows) - missed} of {len(rows)} targets are met, {missed} missed."
 
 
-def pgbench_rows(slices: Sequence[Slice]) -> Iterator[Row]:
-    """Yield the rows that `pgbench -S` gives, from slices in the order of their rounds."""
+def pgbench_rows(slices: Sequence[Slice], asked: Iterable[tuple[str, str]]) -> Iterator[Row]:
+    """Yield the rows that `pgbench -S` gives, from slices in the order of their rounds.
+
+    `asked` has kinds of rows, each with its cell: `relaxed`, `tls`, `strict`, `latency`, `cpu`.
+    """
     found = Rounds(slices)
-    for name, of, target, at_least in (
-        ("relaxed", PGBOUNCER, RELAXED_OF_PGBOUNCER, "relaxed"),
-        ("relaxed TLS", f"{PGBOUNCER} TLS", TLS_OF_PGBOUNCER, "relaxed, TLS"),
-        ("strict", PGBOUNCER, STRICT_OF_PGBOUNCER, "strict"),
-    ):
-        for cell in found.cells(name, of):
+    for kind, cell in asked:
+        if kind == "latency":
+            yield _strict_row(found, cell)
+        elif kind == "cpu":
+            yield from _cost_rows(found, cell)
+        else:
+            ours, theirs, target = _OF_PGBOUNCER[kind]
             yield Row(
-                f"pgbench -S {cell}, {at_least}: of {of}",
-                found.ratios(cell, name, of),
+                f"pgbench -S {cell}, {ours}: of {theirs}",
+                found.ratios(cell, ours, theirs),
                 target,
                 at_least=True,
-                beside=found.beside(cell, name, of),
+                beside=found.beside(cell, ours, theirs),
             )
-    for cell in found.cells("strict", "direct"):
-        if cell.endswith(" 1"):
-            yield _strict_row(found, cell)
-    for cell in found.cells("relaxed", PGBOUNCER):
-        ours, theirs = found.cpu_us(cell, "relaxed"), found.cpu_us(cell, PGBOUNCER)
-        sealing = found.sealing_us(cell, "relaxed")
-        if cell != "prepared 8":
-            continue
-        yield Row(
-            f"CPU a query, {cell}: of {PGBOUNCER}",
-            [ours / theirs] if theirs else [float("inf")],
-            CPU_OF_PGBOUNCER,
-            at_least=False,
-            beside=f"gateway {ours:.1f} µs, {PGBOUNCER} {theirs:.1f}; the sealer "
-            f"{sealing:.1f} more, {ours + sealing:.1f} together",
-        )
-        p99s = [found.median(cell, name, "p99_us") for name in ("relaxed", PGBOUNCER)]
-        yield Row(
-            f"p99, {cell}: of {PGBOUNCER}",
-            found.ratios(cell, "relaxed", PGBOUNCER, "p99_us"),
-            P99_OF_PGBOUNCER,
-            at_least=False,
-            beside=f"gateway {p99s[0]:,.0f} µs, {PGBOUNCER} {p99s[1]:,.0f}",
-        )
+
+
+def _cost_rows(found: Rounds, cell: str) -> Iterator[Row]:
+    """Yield the CPU time a query, of which there is one figure for all rounds, and the p99."""
+    ours, theirs = found.cpu_us(cell, "relaxed"), found.cpu_us(cell, PGBOUNCER)
+    sealing = found.sealing_us(cell, "relaxed")
+    yield Row(
+        f"CPU a query, {cell}: of {PGBOUNCER}",
+        [ours / theirs] if theirs else [inf],
+        CPU_OF_PGBOUNCER,
+        at_least=False,
+        beside=f"gateway {ours:.1f} µs, {PGBOUNCER} {theirs:.1f}; the sealer "
+        f"{sealing:.1f} more, {ours + sealing:.1f} together",
+    )
+    p99s = [found.median(cell, name, "p99_us") for name in ("relaxed", PGBOUNCER)]
+    yield Row(
+        f"p99, {cell}: of {PGBOUNCER}",
+        found.ratios(cell, "relaxed", PGBOUNCER, "p99_us"),
+        P99_OF_PGBOUNCER,
+        at_least=False,
+        beside=f"gateway {p99s[0]:,.0f} µs, {PGBOUNCER} {p99s[1]:,.0f}",
+    )
 
 
 def _strict_row(found: Rounds, cell: str) -> Row:

@@ -40,7 +40,6 @@ _STATEMENTS = (
     bulk.COPY_IN,
     synthetic.STATEMENT,
 )
-_SYNC_TIMES = 100
 
 Cells = dict[tuple[str, int], list[str]]
 
@@ -129,7 +128,7 @@ def _recorded(archive: Path) -> dict[str, report.Recorded]:
 
 def pgbench(run: Run) -> None:
     """Take the slices of `pgbench -S`, all targets of a cell in turn."""
-    cells = _cells(run)
+    cells, asked = _plan(run)
     if not cells:
         return
     wanted = {name for names in cells.values() for name in names}
@@ -143,33 +142,34 @@ def pgbench(run: Run) -> None:
         run.check(gateways, found)
     measured = [one for one in found if not one.cell.startswith("connecting")]
     run.slices += measured
-    run.rows += report.pgbench_rows(measured)
+    run.rows += report.pgbench_rows(measured, asked)
 
 
-def _cells(run: Run) -> Cells:
-    """Return which targets take turns at each protocol and number of clients."""
+def _plan(run: Run) -> tuple[Cells, list[tuple[str, str]]]:
+    """Return which targets take turns in each cell, and which rows its slices are for."""
     arguments, cells = run.arguments, Cells()
+    asked: list[tuple[str, str]] = []
 
-    def add(protocol: str, clients: int, *targets: str) -> None:
-        names = cells.setdefault((protocol, clients), [])
+    def ask(kind: str, protocol: str, clients: int, *targets: str) -> None:
+        names = cells.setdefault((protocol, clients), ["direct"] if arguments.direct else [])
         names += [name for name in targets if name not in names]
+        asked.append((kind, f"{protocol} {clients}"))
 
     for protocol in arguments.protocols:
         for clients in arguments.clients or CLIENTS:
-            if run.wants(protocol) or (run.wants("cpu") and (protocol, clients) == CPU_CELL):
-                add(protocol, clients, "pgbouncer", "relaxed")
+            if run.wants(protocol):
+                ask("relaxed", protocol, clients, "pgbouncer", "relaxed")
+            if (protocol, clients) == CPU_CELL and run.wants("cpu", protocol):
+                ask("cpu", protocol, clients, "pgbouncer", "relaxed")
             if run.wants("tls"):
-                add(protocol, clients, "pgbouncer TLS", "relaxed TLS")
+                ask("tls", protocol, clients, "pgbouncer TLS", "relaxed TLS")
         if run.wants("strict"):
             for clients in arguments.clients or [STRICT_CLIENTS]:
-                add(protocol, clients, "pgbouncer", "strict")
+                ask("strict", protocol, clients, "pgbouncer", "strict")
         if run.wants("latency"):
-            add(protocol, 1, "direct", "strict")
-    if arguments.direct:
-        for names in cells.values():
-            if "direct" not in names:
-                names.insert(0, "direct")
-    return cells
+            ask("latency", protocol, 1, "direct", "strict")
+    kinds = ("relaxed", "tls", "strict", "latency", "cpu")
+    return cells, sorted(asked, key=lambda one: kinds.index(one[0]))
 
 
 def _agreed_tls(targets: Sequence[Target]) -> str:
@@ -197,9 +197,6 @@ def _pgbench_slices(run: Run, cells: Cells, targets: dict[str, Target]) -> Itera
     for number in run.rounds("pgbench"):
         for (protocol, clients), names in cells.items():
             for name in _in_turn(names, number):
-                sync_ms = None
-                if name == "strict" and clients == 1:
-                    sync_ms = measure.sync_ms(run.directory, _SYNC_TIMES)
                 yield slices.select_only(
                     targets[name],
                     f"bench-{number}-{protocol}-{clients}-{name}",
@@ -207,7 +204,7 @@ def _pgbench_slices(run: Run, cells: Cells, targets: dict[str, Target]) -> Itera
                     clients=clients,
                     seconds=run.arguments.seconds + extra[name, clients],
                     logs=run.directory / "pgbench",
-                    sync_ms=sync_ms,
+                    synced=run.directory if (name, clients) == ("strict", 1) else None,
                 )
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
-from benchmarks.measure import Processes, cpu_of, put_ahead, put_back
+from benchmarks.measure import Processes, ahead, cpu_of, sync_ms
 from benchmarks.sealing import wait_until_sealed_up
 from benchmarks.targets import Target, pgbench
 
@@ -22,6 +22,8 @@ STATEMENT = "SELECT abalance FROM pgbench_accounts WHERE aid = "
 
 SAMPLED = 0.25
 """The share of transactions whose latency is kept: enough for a p99, and cheap for the client."""
+
+_SYNC_TIMES = 100
 
 _PROCESSED = re.compile(r"^number of transactions actually processed: (\d+)", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: (\d+)", re.MULTILINE)
@@ -36,8 +38,8 @@ class Slice:
 
     `cpu_s` is the CPU time of the process in between, `sealing_s` that of the sealer until it was
     idle again, `waited_s` how long that took after the slice. `sync_ms` is what a synced append
-    took just before. `load` is the machine's, of a minute. `moved` is the bytes of `rows` rows;
-    `sessions` how many sessions it took, where that is what counts.
+    took just before and after. `load` is the machine's, of a minute. `moved` is the bytes of `rows`
+    rows, `sessions` how many sessions it took, where that is what counts.
     """
 
     cell: str
@@ -108,11 +110,12 @@ def select_only(
     clients: int,
     seconds: int,
     logs: Path,
-    sync_ms: float | None = None,
+    synced: Path | None = None,
 ) -> Slice:
     """Run `pgbench -S` against `target` for `seconds`, in which its clients also connect.
 
     The latencies of a share of its transactions go through a folder `logs`, which is gone after.
+    Before and after, it is measured how long a sync takes in the folder `synced`.
     """
     logs.mkdir()
     options = [
@@ -123,7 +126,7 @@ def select_only(
         f"--log-prefix={logs}/log",
     ]
     try:
-        return _pgbench(target, f"{protocol} {clients}", options, application, logs, sync_ms)
+        return _pgbench(target, f"{protocol} {clients}", options, application, logs, synced)
     finally:
         shutil.rmtree(logs)
 
@@ -153,12 +156,8 @@ def spending(target: Target) -> Iterator[Spent]:
     found = Spent()
     processes: Processes = target.processes
     relaying, sealing = cpu_of(processes.relaying), cpu_of(processes.sealing)
-    if target.is_ahead:
-        put_ahead(os.getpid())
-    try:
+    with ahead(target.is_ahead):
         yield found
-    finally:
-        put_back(os.getpid())
     found.cpu_s = cpu_of(processes.relaying) - relaying
     if target.archive is not None:
         found.waited_s = wait_until_sealed_up([target.archive])
@@ -171,9 +170,12 @@ def _pgbench(
     options: list[str],
     application: str,
     logs: Path | None = None,
-    sync_ms: float | None = None,
+    synced: Path | None = None,
 ) -> Slice:
+    syncs: list[float] = []
     with spending(target) as spent:
+        if synced is not None:
+            syncs.append(sync_ms(synced, _SYNC_TIMES))
         result = subprocess.run(
             [pgbench(), *options],
             capture_output=True,
@@ -181,6 +183,8 @@ def _pgbench(
             check=False,
             env=target.environment(application),
         )
+        if synced is not None:
+            syncs.append(sync_ms(synced, _SYNC_TIMES))
     if result.returncode != 0:
         raise ValueError(f"pgbench against {target.name}: {result.stderr.strip()[-500:]}")
     try:
@@ -204,6 +208,6 @@ def _pgbench(
         sealing_s=spent.sealing_s,
         waited_s=spent.waited_s,
         connecting_s=found.connecting_ms / 1000,
-        sync_ms=sync_ms,
+        sync_ms=mean(syncs) if syncs else None,
         load=os.getloadavg()[0],
     )
