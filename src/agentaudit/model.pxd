@@ -9,7 +9,7 @@ cdef class Event:
     cdef public object payload
     cdef public Py_ssize_t orig_len
     cdef public object status
-    cdef public object flags
+    cdef public int flags
     cdef public tuple spans
 
 cdef class Command:
@@ -56,3 +56,8 @@ cdef class Step:
     cdef public tuple starts
     cdef public tuple ends
     cdef public bint synthetic
+
+@cython.locals(event=Event)
+cpdef Event passed(object kind, object side, Py_ssize_t command_no, str text, bytes payload, int flags)
+@cython.locals(step=Step)
+cpdef Step step_of(object side, bytes frame, Event event, tuple starts, tuple ends, bint synthetic)

@@ -209,6 +209,45 @@ class Step:
     synthetic: bool = False
 
 
+def passed(
+    kind: Kind, side: Side, command_no: int, text: str | None, payload: bytes, flags: Flag
+) -> Event:
+    """Return the event of bytes that passed, as `Event` does it; this is the data path's way.
+
+    Two of these are made for each command, and to parse keywords would cost more than the rest.
+    """
+    event = Event.__new__(Event)
+    event.kind = kind
+    event.side = side
+    event.command_no = command_no
+    event.text = text
+    event.payload = payload
+    event.orig_len = len(payload)
+    event.status = None
+    event.flags = flags
+    event.spans = ()
+    return event
+
+
+def step_of(
+    side: Side,
+    frame: bytes,
+    event: Event,
+    starts: tuple[Command, ...],
+    ends: tuple[Command, ...],
+    synthetic: bool,
+) -> Step:
+    """Return the step of one event, as `Step` does it; see `passed`."""
+    step = Step.__new__(Step)
+    step.side = side
+    step.frame = frame
+    step.events = (event,)
+    step.starts = starts
+    step.ends = ends
+    step.synthetic = synthetic
+    return step
+
+
 class Conversation(Protocol):
     """Both directions of one connection, understood without I/O."""
 

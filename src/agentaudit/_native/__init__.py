@@ -30,7 +30,9 @@ __all__ = (
     "object_bytes",
     "pack",
     "places_of",
+    "receive",
     "scan",
+    "send",
     "unpack",
     "why_slow",
     "without_numbers",
@@ -89,7 +91,9 @@ if TYPE_CHECKING:
         object_bytes,
         pack,
         places_of,
+        receive,
         scan,
+        send,
         unpack,
         without_numbers,
     )
@@ -105,6 +109,8 @@ else:
     object_bytes = _loops.object_bytes
     pack = _loops.pack
     places_of = _loops.places_of
+    receive = _loops.receive
     scan = _loops.scan
+    send = _loops.send
     unpack = _loops.unpack
     without_numbers = _loops.without_numbers

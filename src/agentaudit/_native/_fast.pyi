@@ -35,7 +35,13 @@ from agentaudit._native._twin import (
     places_of as places_of,
 )
 from agentaudit._native._twin import (
+    receive as receive,
+)
+from agentaudit._native._twin import (
     scan as scan,
+)
+from agentaudit._native._twin import (
+    send as send,
 )
 from agentaudit._native._twin import (
     unpack as unpack,

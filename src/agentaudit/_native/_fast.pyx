@@ -9,7 +9,10 @@ Parquet file may be anybody's.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -183,6 +186,7 @@ cdef inline uint8_t *_put_part(uint8_t *p, bytes part, size_t size) noexcept:
     return p + 4 + size
 
 
+@cython.final
 cdef class _Out:
     """Bytes that grow; one is kept for all calls."""
 
@@ -271,6 +275,7 @@ def object_bytes(tuple names, tuple values):
     cdef _Out out = _out
     cdef Py_ssize_t i, count = len(names)
     cdef long long number
+    cdef int overflow
     cdef bytes name
     cdef bint is_first = True
     if len(values) != count:
@@ -294,17 +299,19 @@ def object_bytes(tuple names, tuple values):
             if not out.put_text(<str> value):
                 return None
         elif type(value) is int:
-            if not -MAX_INT <= value <= MAX_INT:
+            number = PyLong_AsLongLongAndOverflow(value, &overflow)
+            if overflow or not -MAX_INT <= number <= MAX_INT:
                 return None
-            number = value
             out.put_int(number)
         elif type(value) is tuple:
             out.make_room(2)
             out.put(b"[", 1)
-            for number, item in enumerate(<tuple> value):
+            number = 0
+            for item in <tuple> value:
                 out.make_room(8)
                 if number:
                     out.put(b",", 1)
+                number = 1
                 if item is None:
                     out.put(b"null", 4)
                 elif type(item) is not str or not out.put_text(<str> item):
@@ -1265,3 +1272,54 @@ def without_numbers(str text):
             out.put(data + start, i - start)
         before = 48
     return PyUnicode_DecodeASCII(<char *> out.data, out.size, NULL)
+
+
+# --- sockets, which do not block
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_recv "recv"(int fd, void *to, size_t size, int flags)
+    ssize_t c_send "send"(int fd, const void *data, size_t size, int flags)
+    int MSG_DONTWAIT
+    int MSG_NOSIGNAL
+
+cdef char[65536] _received
+
+
+def receive(int fd, Py_ssize_t size):
+    """See `_twin.receive`."""
+    cdef ssize_t got
+    cdef bytes made
+    if size <= 65536:
+        while True:
+            got = c_recv(fd, _received, size, MSG_DONTWAIT)
+            if got >= 0:
+                return PyBytes_FromStringAndSize(_received, got)
+            if errno != EINTR:
+                break
+    else:
+        made = PyBytes_FromStringAndSize(NULL, size)
+        while True:
+            got = c_recv(fd, PyBytes_AS_STRING(made), size, MSG_DONTWAIT)
+            if got == size:
+                return made
+            if got >= 0:
+                return made[:got]
+            if errno != EINTR:
+                break
+    if errno == EAGAIN:
+        return None
+    PyErr_SetFromErrno(OSError)
+
+
+def send(int fd, bytes data):
+    """See `_twin.send`."""
+    cdef ssize_t sent
+    while True:
+        sent = c_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent >= 0:
+            return sent
+        if errno == EAGAIN:
+            return 0
+        if errno != EINTR:
+            PyErr_SetFromErrno(OSError)

@@ -8,6 +8,7 @@ offset and length in `data`; length -1 is null, -2 says that `elsewhere[row]` ha
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from array import array
@@ -34,7 +35,9 @@ __all__ = (
     "object_bytes",
     "pack",
     "places_of",
+    "receive",
     "scan",
+    "send",
     "unpack",
     "without_numbers",
 )
@@ -482,3 +485,30 @@ def without_numbers(text: str) -> str:
     if not _ONLY_NUMBERS.fullmatch(text) or "--" in text or "/*" in text:
         return text
     return _NUMBER.sub("1", text)
+
+
+# --- sockets, which do not block
+
+
+def receive(fd: int, size: int) -> bytes | None:
+    """Return at most `size` bytes of what has come to a socket, None where nothing has.
+
+    Raises:
+        OSError: it is broken.
+    """
+    try:
+        return os.read(fd, size)
+    except BlockingIOError:
+        return None
+
+
+def send(fd: int, data: bytes) -> int:
+    """Return how many of the bytes a socket has taken.
+
+    Raises:
+        OSError: it is broken.
+    """
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0

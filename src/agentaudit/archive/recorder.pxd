@@ -1,6 +1,7 @@
 cimport cython
 
 from agentaudit.archive.journal cimport OpenSession
+from agentaudit.archive.rows cimport command_row
 from agentaudit.model cimport Command, Event
 
 cdef class SystemClock:
@@ -33,6 +34,9 @@ cdef class Recorder:
     cdef public list _buffer
     cdef public bint _flush_scheduled
     cdef public bint _in_turn
+    cdef public bint _has_looked
+    cdef public long long _now_us
+    cdef public long long _mono_ns
     cdef public long long _written_no
     cdef public long long _synced_no
     cdef public long long _told_synced_no
@@ -51,6 +55,8 @@ cdef class Recorder:
     cdef public SessionRecorder control
 
     cpdef begin_turn(self)
+    cpdef look(self)
+    cpdef _tell(self)
     cpdef end_turn(self)
     cpdef release(self, callback, bint synced)
     cdef long long _append(
@@ -65,7 +71,6 @@ cdef class Recorder:
         bytes text,
         bytes payload,
         bytes extra,
-        long long observed_us,
     ) except -1
     cdef _schedule_flush(self)
     cpdef _flush(self)
@@ -90,3 +95,5 @@ cdef class SessionRecorder:
     cpdef begin(self, Command command)
     @cython.locals(recorder=Recorder)
     cpdef end(self, Command command)
+
+cdef int _SESSION_OPEN, _SESSION_CLOSE, _COMMAND_END, _NO_STATUS, _FROM_TARGET, _MASKED, _TRUNCATED

@@ -155,6 +155,9 @@ class Recorder:
         self._buffer: list[bytes] = []
         self._flush_scheduled = False
         self._in_turn = False
+        self._has_looked = False
+        self._now_us = 0
+        self._mono_ns = 0
         self._written_no = 0
         self._synced_no = 0
         self._told_synced_no = 0
@@ -267,7 +270,8 @@ class Recorder:
             RecordingError: recording has failed.
         """
         self._require_healthy()
-        now_us = self.clock.now_us()
+        self._tell()
+        now_us = self._now_us
         members = session_facts(facts, self._place.gateway)
         if facts.user:
             members["user_hmac"] = self._people.hmac(members["user"])
@@ -295,7 +299,6 @@ class Recorder:
             None,
             opened,
             canonical.encode(keys),
-            now_us,
         )
         return session
 
@@ -429,8 +432,8 @@ class Recorder:
         text: bytes | None,
         payload: bytes | None,
         extra: bytes,
-        observed_us: int,
     ) -> int:
+        """Frame an event as of the time that was told last; return its event_no."""
         event_no = self._next_event_no
         if not extra and self._synced_no > self._told_synced_no:
             # After a power cut this tells a write that was lost from one that was acknowledged.
@@ -439,8 +442,8 @@ class Recorder:
         frame = _native.frame(
             self._marker,
             event_no,
-            observed_us,
-            self.clock.mono_ns(),
+            self._now_us,
+            self._mono_ns,
             session_id,
             state.events,
             command_no,
@@ -463,9 +466,22 @@ class Recorder:
         """Put writing off to `end_turn`, which whoever reads many connections at once calls."""
         self._in_turn = True
 
+    def look(self) -> None:
+        """Take the time. In a turn it is that of all that is recorded until the next look.
+
+        What one read brought has been observed at one moment.
+        """
+        self._now_us = self.clock.now_us()
+        self._mono_ns = self.clock.mono_ns()
+        self._has_looked = self._in_turn
+
+    def _tell(self) -> None:
+        if not self._has_looked:
+            self.look()
+
     def end_turn(self) -> None:
         """Write what was recorded in this turn, and release what waited for that."""
-        self._in_turn = False
+        self._in_turn = self._has_looked = False
         if self._flush_scheduled:
             self._flush()
 
@@ -738,6 +754,7 @@ class SessionRecorder:
             if command is not None:
                 command.masked += len(event.spans)
         text = event.text
+        recorder._tell()
         event_no = recorder._append(
             state,
             self._id,
@@ -749,7 +766,6 @@ class SessionRecorder:
             None if text is None else _utf8(text),
             payload,
             extra,
-            recorder.clock.now_us(),
         )
         if command is not None:
             command.last_event_no = event_no
@@ -803,8 +819,9 @@ class SessionRecorder:
         recorder = self._recorder
         if self.closed or not recorder.is_recording:
             self._require_open()
-        command.started_at_us = recorder.clock.now_us()
-        command.started_mono_ns = recorder.clock.mono_ns()
+        recorder._tell()
+        command.started_at_us = recorder._now_us
+        command.started_mono_ns = recorder._mono_ns
         command.first_event_no = recorder._next_event_no
         self._open[command.command_no] = command
 
@@ -824,8 +841,9 @@ class SessionRecorder:
             flags = _TRUNCATED
             command.sha256 += (f"{RESPONSE_HASH}{response.digest.hexdigest()}",)
         self.state.commands += 1
-        duration_us = (recorder.clock.mono_ns() - command.started_mono_ns) // 1000
-        ended_us = recorder.clock.now_us()
+        recorder._tell()
+        duration_us = (recorder._mono_ns - command.started_mono_ns) // 1000
+        ended_us = recorder._now_us
         return recorder._append(
             self.state,
             self._id,
@@ -837,7 +855,6 @@ class SessionRecorder:
             None,
             command_row(command, ended_us, duration_us),
             b"",
-            ended_us,
         )
 
     def close(self, reason: str) -> None:
@@ -856,9 +873,10 @@ class SessionRecorder:
         if recorder.failure is not None:
             return
         state = self.state
+        recorder._tell()
         row = session_close_row(
             reason=reason,
-            closed_us=recorder.clock.now_us(),
+            closed_us=recorder._now_us,
             last_seq=state.events,
             commands=state.commands,
             bytes_in=state.bytes_in,
@@ -866,10 +884,7 @@ class SessionRecorder:
             masked=state.masked,
         )
         closed = canonical.encode(row)
-        now_us = recorder.clock.now_us()
-        recorder._append(
-            state, self._id, _SESSION_CLOSE, 0, -1, _NO_STATUS, 0, None, closed, b"", now_us
-        )
+        recorder._append(state, self._id, _SESSION_CLOSE, 0, -1, _NO_STATUS, 0, None, closed, b"")
 
 
 def _prepare_archive(layout: Layout, gateway: str) -> None:

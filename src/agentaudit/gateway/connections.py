@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, Protocol
 
+from agentaudit import _native
+
 MIN_READ_BYTES: Final = 16 * 1024
 MAX_READ_BYTES: Final = 256 * 1024
 """What one read asks for grows and shrinks between these with what comes."""
@@ -181,11 +183,11 @@ class Connection:
     def _receive(self) -> None:
         size = self._read_size
         try:
-            data = self._socket.recv(size)
-        except (BlockingIOError, InterruptedError):
-            return
+            data = _native.receive(self.fd, size)
         except OSError as error:
             self._lose(error)
+            return
+        if data is None:
             return
         got = len(data)
         if got == size:
@@ -283,9 +285,7 @@ class Connection:
             return
         if not self._waiting_bytes:
             try:
-                sent = self._socket.send(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
+                sent = _native.send(self.fd, data)
             except OSError as error:
                 self._lose(error)
                 return

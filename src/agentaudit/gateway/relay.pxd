@@ -66,3 +66,8 @@ cdef class Relay:
     @cython.locals(held=_Held)
     cdef _hold(self, _Direction direction, list frames, bint synced, bint is_whole)
     cpdef finish(self, _Direction direction)
+
+cdef int _CONTINUED
+
+@cython.locals(last=Event)
+cdef bint _is_whole(Step step) except -1

@@ -38,6 +38,7 @@ HIGH_WATER_BYTES: Final = 256 * 1024
 LOW_WATER_BYTES: Final = 64 * 1024
 
 _CLIENT: Final = Side.CLIENT
+_CONTINUED: Final = int(Flag.CONTINUED)
 
 LINGER_S: Final = 5.0
 """What a side has to take the last bytes of a session in, and to close, before it is cut."""
@@ -245,6 +246,7 @@ class Relay:
         direction = self._up if side is _CLIENT else self._down
         if self.is_closing or self._has_ended or direction.sink_lost:
             return
+        self._recorder.look()
         conversation = self._conversation
         try:
             self._take(conversation.receive(side, data))
@@ -498,4 +500,7 @@ def recording_words(failure: RecordingError) -> tuple[str, str, str]:
 
 
 def _is_whole(step: Step | None) -> bool:
-    return not (step is not None and step.events and step.events[-1].flags & Flag.CONTINUED)
+    if step is None or not step.events:
+        return True
+    last = step.events[-1]
+    return not last.flags & _CONTINUED

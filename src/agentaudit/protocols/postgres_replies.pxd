@@ -1,9 +1,12 @@
 cimport cython
 
-from agentaudit.model cimport Event, Step
+from agentaudit.model cimport Event, Step, passed, step_of
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
 from agentaudit.protocols.postgres_messages cimport Report, RowShape, int32_at
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
+
+cdef int QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC, REFUSED, _DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY
+cdef Py_ssize_t MAX_EVENT_BYTES
 
 cdef class _Long:
     cdef public object hash
@@ -28,9 +31,15 @@ cdef class Replies:
     cdef _release(self, Execution owner, bytes frame, list steps, object flags=*)
     cdef _take_piece(self, _Long long, bytes piece, list steps)
     @cython.locals(ledger=Ledger)
+    cdef _take(self, int kind, bytes body)
     cdef Act _expect_rows(self)
-    @cython.locals(act=Act)
-    cdef _bind_complete(self, bytes body)
+    cpdef _bind_complete(self, bytes body)
+    @cython.locals(ledger=Ledger, act=Act, shape=RowShape)
+    cpdef _row_description(self, bytes body)
+    @cython.locals(command=Execution)
+    cpdef _command_complete(self, bytes body)
+    @cython.locals(ledger=Ledger)
+    cpdef _ready(self, bytes body)
     @cython.locals(ledger=Ledger, command=Execution, batch=Batch)
     cdef Execution _complete(self, Act act, str verb, object count)
     cdef _count_rows(self, Execution command, str verb, object count)

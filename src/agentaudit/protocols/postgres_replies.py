@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from agentaudit.errors import TargetProtocolError
-from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Kind, Side, Step
+from agentaudit.model import MAX_EVENT_BYTES, Command, Flag, Kind, Side, Step, passed, step_of
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres_ledger import (
     BIND,
@@ -33,7 +33,7 @@ from agentaudit.protocols.postgres_ledger import (
 from agentaudit.protocols.postgres_messages import int32_at
 from agentaudit.protocols.postgres_prepared import Portal, Prepared
 
-_DATA_ROW, _ERROR = b"DE"
+_DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY = b"DE2TCZ"
 _MAY_BE_LONG: Final = b"DEdNAS"
 
 _CHANGES: Final = frozenset(
@@ -134,7 +134,7 @@ class Replies:
                 self._release(owner, data[start:at], steps)
                 start = at
             try:
-                stand_in = _REPLIES[kind](self, data[at + 5 : stop])
+                stand_in = self._take(kind, data[at + 5 : stop])
             except TargetProtocolError:
                 self._release(owner, data[start:at], steps)
                 raise
@@ -150,6 +150,19 @@ class Replies:
         if at < end:
             self._held += data[at:] if at else data
             self._need = need
+
+    def _take(self, kind: int, body: bytes) -> bytes | None:
+        """Take in one whole message."""
+        # What nearly every answer is made of needs no look into a table.
+        if kind == _BOUND:
+            return self._bind_complete(body)
+        if kind == _ROWS:
+            return self._row_description(body)
+        if kind == _COMPLETE:
+            return self._command_complete(body)
+        if kind == _READY:
+            return self._ready(body)
+        return _REPLIES[kind](self, body)
 
     def _skip_rows(self, data: bytes, start: int, at: int) -> int:
         """Count the row that ends at `at` and those behind it; return where the last one ends.
@@ -190,26 +203,10 @@ class Replies:
         if self._ledger.ends:
             ends = tuple(self._ledger.ends)
             self._ledger.ends.clear()
-        event = Event(
-            kind=_RESPONSE,
-            side=_TARGET,
-            command_no=-1 if owner is None else owner.command_no,
-            text=text,
-            payload=frame,
-            orig_len=len(frame),
-            flags=flags,
-        )
+        number = -1 if owner is None else owner.command_no
+        event = passed(_RESPONSE, _TARGET, number, text, frame, flags)
         is_synthetic = flags is _RECEIVED_SYNTHETIC
-        steps.append(
-            Step(
-                side=_TARGET,
-                frame=frame,
-                events=(event,),
-                starts=self._starts,
-                ends=ends,
-                synthetic=is_synthetic,
-            )
-        )
+        steps.append(step_of(_TARGET, frame, event, self._starts, ends, is_synthetic))
         self._starts = ()
 
     def _take_piece(self, long: _Long, piece: bytes, steps: list[Step]) -> None:

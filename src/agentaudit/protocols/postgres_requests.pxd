@@ -1,9 +1,12 @@
 cimport cython
 
-from agentaudit.model cimport Event, Step
+from agentaudit.model cimport Event, Step, passed, step_of
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
 from agentaudit.protocols.postgres_messages cimport Bind, Parse, int32_at
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
+
+cdef int QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC, REFUSED, FLUSH, FUNCTION_CALL, TERMINATE, COPY_DATA, COPY_DONE, COPY_FAIL
+cdef Py_ssize_t MAX_EVENT_BYTES
 
 cdef class _Long:
     cdef public Execution command

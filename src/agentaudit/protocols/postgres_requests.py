@@ -12,7 +12,18 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from agentaudit.errors import ClientProtocolError
-from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Kind, Refusal, Side, Step
+from agentaudit.model import (
+    MAX_EVENT_BYTES,
+    Command,
+    Event,
+    Flag,
+    Kind,
+    Refusal,
+    Side,
+    Step,
+    passed,
+    step_of,
+)
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres_ledger import (
     BIND,
@@ -91,7 +102,7 @@ _STAND_IN: Final = messages.parse("agentaudit", "agentaudit: a refused statement
 _SYNC_FRAME: Final = messages.sync()
 _FLUSH_FRAME: Final = messages.flush()
 
-_REQUEST, _CLIENT = Kind.REQUEST, Side.CLIENT
+_REQUEST, _CLIENT, _SENT = Kind.REQUEST, Side.CLIENT, Flag.NONE
 
 
 class _Unsettled(Exception):
@@ -262,15 +273,9 @@ class Requests:
                 self._ledger.ends.clear()
             if owner is not None and len(frame) > MAX_EVENT_BYTES:
                 owner.add_hash(hashlib.sha256(frame).hexdigest())
-            event = Event(
-                kind=_REQUEST,
-                side=_CLIENT,
-                command_no=-1 if owner is None else owner.command_no,
-                text=self._text,
-                payload=frame,
-                orig_len=len(frame),
-            )
-            steps.append(Step(side=_CLIENT, frame=frame, events=(event,), starts=starts, ends=ends))
+            number = -1 if owner is None else owner.command_no
+            event = passed(_REQUEST, _CLIENT, number, self._text, frame, _SENT)
+            steps.append(step_of(_CLIENT, frame, event, starts, ends, False))
         self._owner = self._text = None
         self._starts = ()
         self._is_due = self._is_copy = False
