@@ -68,8 +68,10 @@ class NativeBuildHook(BuildHookInterface):
 
 def sources(src: Path) -> list[Path]:
     """Return what is to be compiled, relative to `src`: `.pyx`, and `.py` beside a `.pxd`."""
-    declared = [path.with_suffix(".py") for path in src.rglob("*.pxd")]
-    found = [path for path in declared if path.exists()] + list(src.rglob("*.pyx"))
+    written = list(src.rglob("*.pyx"))
+    declared = {path.with_suffix("") for path in src.rglob("*.pxd")}
+    declared -= {path.with_suffix("") for path in written}
+    found = [path.with_suffix(".py") for path in declared] + written
     return sorted(path.relative_to(src) for path in found)
 
 

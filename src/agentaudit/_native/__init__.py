@@ -22,7 +22,6 @@ __all__ = (
     "assign",
     "by_slot",
     "extend_tree",
-    "frame",
     "gather",
     "hash_rows",
     "json_columns",
@@ -30,9 +29,7 @@ __all__ = (
     "object_bytes",
     "pack",
     "places_of",
-    "receive",
     "scan",
-    "send",
     "unpack",
     "why_slow",
     "without_numbers",
@@ -83,7 +80,6 @@ if TYPE_CHECKING:
         assign,
         by_slot,
         extend_tree,
-        frame,
         gather,
         hash_rows,
         json_columns,
@@ -91,9 +87,7 @@ if TYPE_CHECKING:
         object_bytes,
         pack,
         places_of,
-        receive,
         scan,
-        send,
         unpack,
         without_numbers,
     )
@@ -101,7 +95,6 @@ else:
     assign = _loops.assign
     by_slot = _loops.by_slot
     extend_tree = _loops.extend_tree
-    frame = _loops.frame
     gather = _loops.gather
     hash_rows = _loops.hash_rows
     json_columns = _loops.json_columns
@@ -109,8 +102,6 @@ else:
     object_bytes = _loops.object_bytes
     pack = _loops.pack
     places_of = _loops.places_of
-    receive = _loops.receive
     scan = _loops.scan
-    send = _loops.send
     unpack = _loops.unpack
     without_numbers = _loops.without_numbers

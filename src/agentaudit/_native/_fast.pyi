@@ -11,9 +11,6 @@ from agentaudit._native._twin import (
     extend_tree as extend_tree,
 )
 from agentaudit._native._twin import (
-    frame as frame,
-)
-from agentaudit._native._twin import (
     gather as gather,
 )
 from agentaudit._native._twin import (
@@ -35,13 +32,7 @@ from agentaudit._native._twin import (
     places_of as places_of,
 )
 from agentaudit._native._twin import (
-    receive as receive,
-)
-from agentaudit._native._twin import (
     scan as scan,
-)
-from agentaudit._native._twin import (
-    send as send,
 )
 from agentaudit._native._twin import (
     unpack as unpack,

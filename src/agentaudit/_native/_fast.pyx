@@ -11,11 +11,11 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
-from cpython.exc cimport PyErr_SetFromErrno
-from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
+
+from agentaudit._native.raw cimport c_crc32 as _crc32
 
 ctypedef int (*sha_init)(void *) noexcept nogil
 ctypedef int (*sha_update)(void *, const void *, size_t) noexcept nogil
@@ -45,7 +45,6 @@ cdef uint64_t MAX_SUM = 0x7FFFFFFFFFFFFFFF
 cdef uint32_t NULL_LENGTH = 0xFFFFFFFF
 cdef int64_t MAX_INT = (1LL << 53) - 1
 cdef int32_t NO_STATUS = -0x7FFFFFFF - 1
-cdef uint32_t[16][256] CRC
 
 
 def use_sha256(size_t init, size_t update, size_t final):
@@ -54,45 +53,6 @@ def use_sha256(size_t init, size_t update, size_t final):
     c_init = <sha_init> init
     c_update = <sha_update> update
     c_final = <sha_final> final
-
-
-cdef void _make_crc() noexcept:
-    cdef uint32_t n, c
-    cdef int k
-    for n in range(256):
-        c = n
-        for k in range(8):
-            c = (c >> 1) ^ 0xEDB88320 if c & 1 else c >> 1
-        CRC[0][n] = c
-    for n in range(256):
-        for k in range(1, 16):
-            CRC[k][n] = (CRC[k - 1][n] >> 8) ^ CRC[0][CRC[k - 1][n] & 0xFF]
-
-
-_make_crc()
-
-
-cdef inline uint32_t _word(const uint8_t *p, int table) noexcept nogil:
-    """Return what four bytes add to a checksum, by the tables from `table` down."""
-    return CRC[table][p[0]] ^ CRC[table - 1][p[1]] ^ CRC[table - 2][p[2]] ^ CRC[table - 3][p[3]]
-
-
-cdef uint32_t _crc32(const uint8_t *p, size_t n) noexcept nogil:
-    """CRC-32 of zlib, sixteen bytes at a time."""
-    cdef uint32_t c = ~(<uint32_t> 0)
-    while n >= 16:
-        c = (
-            CRC[15][(c ^ p[0]) & 0xFF] ^ CRC[14][((c >> 8) ^ p[1]) & 0xFF]
-            ^ CRC[13][((c >> 16) ^ p[2]) & 0xFF] ^ CRC[12][(c >> 24) ^ p[3]]
-            ^ _word(p + 4, 11) ^ _word(p + 8, 7) ^ _word(p + 12, 3)
-        )
-        p += 16
-        n -= 16
-    while n:
-        c = (c >> 8) ^ CRC[0][(c ^ p[0]) & 0xFF]
-        p += 1
-        n -= 1
-    return ~c
 
 
 def crc32(const uint8_t[::1] data):
@@ -138,52 +98,6 @@ cdef inline uint8_t *_raw(object array):
 
 
 # --- what a recorder writes
-
-
-def frame(
-    bytes marker, uint64_t event_no, int64_t observed_us, uint64_t mono_ns, bytes session_id,
-    uint32_t seq, int32_t command_no, int kind, int flags, int32_t status, uint64_t orig_len,
-    bytes text, bytes payload, bytes extra,
-):
-    """See `_twin.frame`."""
-    if len(marker) != 16 or len(session_id) != 16 or not 0 <= kind < 65536 or not 0 <= flags < 65536:
-        raise ValueError("frame")
-    cdef size_t text_len = 0 if text is None else PyBytes_GET_SIZE(text)
-    cdef size_t payload_len = 0 if payload is None else PyBytes_GET_SIZE(payload)
-    cdef size_t extra_len = PyBytes_GET_SIZE(extra)
-    cdef size_t length = FIXED + 12 + text_len + payload_len + extra_len
-    if length > MAX_FRAME:
-        raise ValueError("frame")
-    made = PyBytes_FromStringAndSize(NULL, HEAD + length)
-    cdef uint8_t *head = <uint8_t *> PyBytes_AS_STRING(made)
-    cdef uint8_t *p = head + HEAD
-    memcpy(head, PyBytes_AS_STRING(marker), 16)
-    _put32(head + 16, <uint32_t> length)
-    _put64(p, event_no)
-    _put64(p + 8, <uint64_t> observed_us)
-    _put64(p + 16, mono_ns)
-    memcpy(p + 24, PyBytes_AS_STRING(session_id), 16)
-    _put32(p + 40, seq)
-    _put32(p + 44, <uint32_t> command_no)
-    p[48] = kind >> 8
-    p[49] = kind & 0xFF
-    p[50] = flags >> 8
-    p[51] = flags & 0xFF
-    _put32(p + 52, <uint32_t> status)
-    _put64(p + 56, orig_len)
-    _put64(p + 64, payload_len)
-    p = _put_part(p + FIXED, text, text_len)
-    p = _put_part(p, payload, payload_len)
-    _put_part(p, extra, extra_len)
-    _put32(head + 20, _crc32(head + HEAD, length))
-    return made
-
-
-cdef inline uint8_t *_put_part(uint8_t *p, bytes part, size_t size) noexcept:
-    _put32(p, NULL_LENGTH if part is None else <uint32_t> size)
-    if size:
-        memcpy(p + 4, PyBytes_AS_STRING(part), size)
-    return p + 4 + size
 
 
 @cython.final
@@ -1272,54 +1186,3 @@ def without_numbers(str text):
             out.put(data + start, i - start)
         before = 48
     return PyUnicode_DecodeASCII(<char *> out.data, out.size, NULL)
-
-
-# --- sockets, which do not block
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    ssize_t c_recv "recv"(int fd, void *to, size_t size, int flags)
-    ssize_t c_send "send"(int fd, const void *data, size_t size, int flags)
-    int MSG_DONTWAIT
-    int MSG_NOSIGNAL
-
-cdef char[65536] _received
-
-
-def receive(int fd, Py_ssize_t size):
-    """See `_twin.receive`."""
-    cdef ssize_t got
-    cdef bytes made
-    if size <= 65536:
-        while True:
-            got = c_recv(fd, _received, size, MSG_DONTWAIT)
-            if got >= 0:
-                return PyBytes_FromStringAndSize(_received, got)
-            if errno != EINTR:
-                break
-    else:
-        made = PyBytes_FromStringAndSize(NULL, size)
-        while True:
-            got = c_recv(fd, PyBytes_AS_STRING(made), size, MSG_DONTWAIT)
-            if got == size:
-                return made
-            if got >= 0:
-                return made[:got]
-            if errno != EINTR:
-                break
-    if errno == EAGAIN:
-        return None
-    PyErr_SetFromErrno(OSError)
-
-
-def send(int fd, bytes data):
-    """See `_twin.send`."""
-    cdef ssize_t sent
-    while True:
-        sent = c_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_DONTWAIT | MSG_NOSIGNAL)
-        if sent >= 0:
-            return sent
-        if errno == EAGAIN:
-            return 0
-        if errno != EINTR:
-            PyErr_SetFromErrno(OSError)

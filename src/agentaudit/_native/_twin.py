@@ -8,7 +8,6 @@ offset and length in `data`; length -1 is null, -2 says that `elsewhere[row]` ha
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from array import array
@@ -27,7 +26,6 @@ __all__ = (
     "by_slot",
     "crc32",
     "extend_tree",
-    "frame",
     "gather",
     "hash_rows",
     "json_columns",
@@ -35,9 +33,7 @@ __all__ = (
     "object_bytes",
     "pack",
     "places_of",
-    "receive",
     "scan",
-    "send",
     "unpack",
     "without_numbers",
 )
@@ -55,57 +51,6 @@ _SIDED = frozenset({3, 4, 7, 8, 12})
 _OPEN, _CLOSE, _COMMAND_END, _DECISION, _ACCESS = 1, 2, 5, 6, 9
 _NULL, _ELSEWHERE = -1, -2
 _ABSENT = bytes(32)
-
-
-def frame(
-    marker: bytes,
-    event_no: int,
-    observed_us: int,
-    mono_ns: int,
-    session_id: bytes,
-    seq: int,
-    command_no: int,
-    kind: int,
-    flags: int,
-    status: int,
-    orig_len: int,
-    text: bytes | None,
-    payload: bytes | None,
-    extra: bytes,
-) -> bytes:
-    """Return a journal's frame of one event.
-
-    Raises:
-        ValueError, OverflowError: a value that its field does not hold, or over 64 MiB.
-    """
-    stored_len = 0 if payload is None else len(payload)
-    if len(marker) != 16 or len(session_id) != 16:
-        raise ValueError("frame")
-    try:
-        fixed = _FIXED.pack(
-            event_no,
-            observed_us,
-            mono_ns,
-            session_id,
-            seq,
-            command_no,
-            kind,
-            flags,
-            status,
-            orig_len,
-            stored_len,
-        )
-    except struct.error:
-        raise ValueError("frame") from None
-    parts = (fixed, *_part(text), *_part(payload), *_part(extra))
-    body = b"".join(parts)
-    if len(body) > _MAX_FRAME_BYTES:
-        raise ValueError("frame")
-    return _HEAD.pack(marker, len(body), crc32(body)) + body
-
-
-def _part(part: bytes | None) -> tuple[bytes, bytes]:
-    return _U32.pack(_NULL_LENGTH if part is None else len(part)), part or b""
 
 
 def object_bytes(
@@ -485,30 +430,3 @@ def without_numbers(text: str) -> str:
     if not _ONLY_NUMBERS.fullmatch(text) or "--" in text or "/*" in text:
         return text
     return _NUMBER.sub("1", text)
-
-
-# --- sockets, which do not block
-
-
-def receive(fd: int, size: int) -> bytes | None:
-    """Return at most `size` bytes of what has come to a socket, None where nothing has.
-
-    Raises:
-        OSError: it is broken.
-    """
-    try:
-        return os.read(fd, size)
-    except BlockingIOError:
-        return None
-
-
-def send(fd: int, data: bytes) -> int:
-    """Return how many of the bytes a socket has taken.
-
-    Raises:
-        OSError: it is broken.
-    """
-    try:
-        return os.write(fd, data)
-    except BlockingIOError:
-        return 0

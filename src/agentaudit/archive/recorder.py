@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from agentaudit import _native
+from agentaudit._native.raw import frame, mono_ns, now_us
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import (
     PRIVATE_MODE,
@@ -107,10 +106,10 @@ class SystemClock:
         self.kind = "system"
 
     def now_us(self) -> int:
-        return time.time_ns() // 1000
+        return now_us()
 
     def mono_ns(self) -> int:
-        return time.monotonic_ns()
+        return mono_ns()
 
 
 class Recorder:
@@ -439,7 +438,7 @@ class Recorder:
             # After a power cut this tells a write that was lost from one that was acknowledged.
             self._told_synced_no = self._synced_no
             extra = b'{"synced":%d}' % self._synced_no
-        frame = _native.frame(
+        framed = frame(
             self._marker,
             event_no,
             self._now_us,
@@ -457,7 +456,7 @@ class Recorder:
         )
         self._next_event_no = event_no + 1
         state.events += 1
-        self._buffer.append(frame)
+        self._buffer.append(framed)
         if not self._flush_scheduled:
             self._schedule_flush()
         return event_no

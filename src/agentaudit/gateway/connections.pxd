@@ -1,5 +1,7 @@
 cimport cython
 
+from agentaudit._native.raw cimport receive, send
+
 cdef class Poller:
     cdef public object loop
     cdef public object _turns

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, Protocol
 
-from agentaudit import _native
+from agentaudit._native.raw import receive, send
 
 MIN_READ_BYTES: Final = 16 * 1024
 MAX_READ_BYTES: Final = 256 * 1024
@@ -183,7 +183,7 @@ class Connection:
     def _receive(self) -> None:
         size = self._read_size
         try:
-            data = _native.receive(self.fd, size)
+            data = receive(self.fd, size)
         except OSError as error:
             self._lose(error)
             return
@@ -285,7 +285,7 @@ class Connection:
             return
         if not self._waiting_bytes:
             try:
-                sent = _native.send(self.fd, data)
+                sent = send(self.fd, data)
             except OSError as error:
                 self._lose(error)
                 return

@@ -1,5 +1,7 @@
 cimport cython
 
+from agentaudit._native.raw cimport int32_at, uint16_at
+
 cdef class Report:
     cdef public str severity
     cdef public str code
@@ -32,9 +34,6 @@ cpdef Parse decode_parse(bytes body)
 cpdef Bind decode_bind(bytes body)
 @cython.locals(count=Py_ssize_t)
 cdef tuple _decode_formats(bytes body, Py_ssize_t at)
-cpdef int uint16_at(bytes body, Py_ssize_t at) except -1
-@cython.locals(value=cython.longlong)
-cpdef long long int32_at(bytes body, Py_ssize_t at) except? -2
 @cython.locals(length=cython.longlong, end=Py_ssize_t, _=Py_ssize_t)
 cdef Py_ssize_t _decode_values(bytes body, Py_ssize_t at, Py_ssize_t count, list values) except? -2
 @cython.locals(end=Py_ssize_t)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from agentaudit._native.raw import int32_at, uint16_at
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
 
 PROTOCOL_3_0: Final = 3 << 16
@@ -42,28 +43,6 @@ _INT64: Final = struct.Struct("!q")
 _FLOAT4: Final = struct.Struct("!f")
 _FLOAT8: Final = struct.Struct("!d")
 _COLUMN: Final = struct.Struct("!IhIhih")
-
-
-# Numbers. Written out, because every message is made of them, and compiled.
-
-
-def uint16_at(data: bytes, at: int) -> int:
-    """Return the unsigned number of two bytes at `at`.
-
-    Raises:
-        IndexError: `data` ends before.
-    """
-    return data[at] << 8 | data[at + 1]
-
-
-def int32_at(data: bytes, at: int) -> int:
-    """Return the signed number of four bytes at `at`.
-
-    Raises:
-        IndexError: `data` ends before.
-    """
-    value = data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
-    return value if value < 0x8000_0000 else value - 0x1_0000_0000
 
 
 # Start-up packets: the only ones without a type byte.

@@ -1,8 +1,10 @@
 cimport cython
 
+from agentaudit._native.raw cimport cut, int32_at
+
 from agentaudit.model cimport Event, Step, passed, step_of
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
-from agentaudit.protocols.postgres_messages cimport Report, RowShape, int32_at
+from agentaudit.protocols.postgres_messages cimport Report, RowShape
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 
 cdef int QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC, REFUSED, _DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY

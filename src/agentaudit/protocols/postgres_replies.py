@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
+from agentaudit._native.raw import cut, int32_at
 from agentaudit.errors import TargetProtocolError
 from agentaudit.model import MAX_EVENT_BYTES, Command, Flag, Kind, Side, Step, passed, step_of
 from agentaudit.protocols import postgres_messages as messages
@@ -30,7 +31,6 @@ from agentaudit.protocols.postgres_ledger import (
     Ledger,
     Refused,
 )
-from agentaudit.protocols.postgres_messages import int32_at
 from agentaudit.protocols.postgres_prepared import Portal, Prepared
 
 _DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY = b"DE2TCZ"
@@ -98,7 +98,7 @@ class Replies:
                 need = min(self._long.left, MAX_EVENT_BYTES)
                 if end - at < need:
                     break
-                self._take_piece(self._long, data[at : at + need], steps)
+                self._take_piece(self._long, cut(data, at, at + need), steps)
                 start = at = at + need
                 continue
             need = 5
@@ -113,14 +113,14 @@ class Replies:
             if now is None and owed:
                 now = owed[0].command
             if at > start and (now is not owner or stop - start > MAX_EVENT_BYTES):
-                self._release(owner, data[start:at], steps)
+                self._release(owner, cut(data, start, at), steps)
                 start = at
             owner = now
             if length < 4 or (kind != _DATA_ROW and kind not in _REPLIES):
-                self._release(owner, data[start:at], steps)
+                self._release(owner, cut(data, start, at), steps)
                 raise TargetProtocolError(f"message 0x{kind:02x} of length {length} from a server")
             if need > MAX_EVENT_BYTES:
-                self._release(owner, data[start:at], steps)
+                self._release(owner, cut(data, start, at), steps)
                 start = at
                 self._long = _Long(kind, need, owner)
                 continue
@@ -131,22 +131,22 @@ class Replies:
                 continue
             if kind == _ERROR and at > start:
                 # It is told in its own event, and may have to be replaced.
-                self._release(owner, data[start:at], steps)
+                self._release(owner, cut(data, start, at), steps)
                 start = at
             try:
-                stand_in = self._take(kind, data[at + 5 : stop])
+                stand_in = self._take(kind, cut(data, at + 5, stop))
             except TargetProtocolError:
-                self._release(owner, data[start:at], steps)
+                self._release(owner, cut(data, start, at), steps)
                 raise
             at = stop
             if stand_in is not None:
                 self._release(owner, stand_in, steps, _RECEIVED_SYNTHETIC)
                 start = at
             elif ledger.ends or self._starts:
-                self._release(self._starts[0] if self._starts else owner, data[start:at], steps)
+                self._release(self._starts[0] if self._starts else owner, cut(data, start, at), steps)
                 start = at
         if at > start:
-            self._release(owner, data[start:at], steps)
+            self._release(owner, cut(data, start, at), steps)
         if at < end:
             self._held += data[at:] if at else data
             self._need = need

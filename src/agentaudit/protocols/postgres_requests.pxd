@@ -1,8 +1,10 @@
 cimport cython
 
+from agentaudit._native.raw cimport cut, int32_at
+
 from agentaudit.model cimport Event, Step, passed, step_of
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
-from agentaudit.protocols.postgres_messages cimport Bind, Parse, int32_at
+from agentaudit.protocols.postgres_messages cimport Bind, Parse
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 
 cdef int QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC, REFUSED, FLUSH, FUNCTION_CALL, TERMINATE, COPY_DATA, COPY_DONE, COPY_FAIL

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from agentaudit._native.raw import cut, int32_at
 from agentaudit.errors import ClientProtocolError
 from agentaudit.model import (
     MAX_EVENT_BYTES,
@@ -40,7 +41,6 @@ from agentaudit.protocols.postgres_ledger import (
     Ledger,
     Refused,
 )
-from agentaudit.protocols.postgres_messages import int32_at
 from agentaudit.protocols.postgres_prepared import (
     MAX_TEXT_BYTES,
     Portal,
@@ -177,11 +177,11 @@ class Requests:
                 need = min(self._long.left, MAX_EVENT_BYTES)
                 if end - at < need:
                     break
-                if self._must_wait(self._long, data[at : at + need]):
+                if self._must_wait(self._long, cut(data, at, at + need)):
                     self.is_waiting = True
                     need = 0
                     break
-                self._take_piece(self._long, data[at : at + need], steps)
+                self._take_piece(self._long, cut(data, at, at + need), steps)
                 start = at = at + need
                 continue
             need = 5
@@ -191,7 +191,7 @@ class Requests:
             length = int32_at(data, at + 1)
             limits = _LENGTHS.get(kind)
             if limits is None or not limits[0] <= length <= limits[1]:
-                self._release(data[start:at], steps)
+                self._release(cut(data, start, at), steps)
                 raise _impossible(kind, length, limits)
             need = length + 1
             stop = at + need
@@ -199,7 +199,7 @@ class Requests:
                 long = self._long_message(kind, need)
                 if long is not None:
                     # A long Bind goes ahead of the Execute that it still belongs to.
-                    self._release(data[start:at], steps, keep_acts=kind == BIND)
+                    self._release(cut(data, start, at), steps, keep_acts=kind == BIND)
                     self._long = long
                     start = at
                     continue
@@ -208,13 +208,13 @@ class Requests:
             # Whatever is not collected with what went before ends that group.
             if self._is_due and kind != SYNC and kind != FLUSH:
                 if not (self._is_copy and kind in _COPIES):
-                    self._release(data[start:at], steps)
+                    self._release(cut(data, start, at), steps)
                     start = at
             elif kind in _ALONE and (at > start or self._parts):
-                self._release(data[start:at], steps)
+                self._release(cut(data, start, at), steps)
                 start = at
             try:
-                self._take(kind, data[at + 5 : stop])
+                self._take(kind, cut(data, at + 5, stop))
             except _Unsettled:
                 if end - at > MAX_DECIDED_BYTES:
                     raise ClientProtocolError(
@@ -224,14 +224,14 @@ class Requests:
                 need = 0
                 break
             except ClientProtocolError:
-                self._release(data[start:at], steps)
+                self._release(cut(data, start, at), steps)
                 raise
             at = stop
             if kind in _CLOSES:
-                self._release(data[start:at], steps)
+                self._release(cut(data, start, at), steps)
                 start = at
         if at > start:
-            self._hold_or_release(data[start:at], steps)
+            self._hold_or_release(cut(data, start, at), steps)
         if at < end:
             self._held += data[at:] if at else data
             self._need = need

@@ -1,0 +1,215 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: embedsignature=True, freethreading_compatible=False
+"""What `raw.py` says in Python, said again in C; the same names, arguments and answers."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+cdef enum:
+    FIXED = 72
+    HEAD = 24
+    MAX_FRAME = 64 << 20
+
+cdef uint32_t NULL_LENGTH = 0xFFFFFFFF
+cdef uint32_t[16][256] CRC
+
+
+# --- numbers and slices
+
+
+cpdef int uint16_at(bytes data, Py_ssize_t at) except -1:
+    """See `raw.py`."""
+    if at < 0 or at + 2 > PyBytes_GET_SIZE(data):
+        raise IndexError
+    cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(data) + at
+    return p[0] << 8 | p[1]
+
+
+cpdef long long int32_at(bytes data, Py_ssize_t at) except? -2:
+    """See `raw.py`."""
+    if at < 0 or at + 4 > PyBytes_GET_SIZE(data):
+        raise IndexError
+    cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(data) + at
+    return <int32_t> (<uint32_t> p[0] << 24 | <uint32_t> p[1] << 16 | <uint32_t> p[2] << 8 | p[3])
+
+
+cpdef bytes cut(bytes data, Py_ssize_t start, Py_ssize_t stop):
+    """See `raw.py`."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    if start == 0 and stop == size:
+        return data
+    if not 0 <= start <= stop <= size:
+        raise IndexError
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, stop - start)
+
+
+# --- clocks
+
+
+cpdef long long now_us() except -1:
+    """See `raw.py`."""
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return now.tv_sec * 1000000LL + now.tv_nsec // 1000
+
+
+cpdef long long mono_ns() except -1:
+    """See `raw.py`."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * 1000000000LL + now.tv_nsec
+
+
+# --- the journal
+
+
+cdef inline void _put32(uint8_t *p, uint32_t v) noexcept nogil:
+    p[0] = v >> 24
+    p[1] = (v >> 16) & 0xFF
+    p[2] = (v >> 8) & 0xFF
+    p[3] = v & 0xFF
+
+
+cdef inline void _put64(uint8_t *p, uint64_t v) noexcept nogil:
+    _put32(p, <uint32_t> (v >> 32))
+    _put32(p + 4, <uint32_t> v)
+
+
+cdef void _make_crc() noexcept:
+    cdef uint32_t n, c
+    cdef int k
+    for n in range(256):
+        c = n
+        for k in range(8):
+            c = (c >> 1) ^ 0xEDB88320 if c & 1 else c >> 1
+        CRC[0][n] = c
+    for n in range(256):
+        for k in range(1, 16):
+            CRC[k][n] = (CRC[k - 1][n] >> 8) ^ CRC[0][CRC[k - 1][n] & 0xFF]
+
+
+_make_crc()
+
+
+cdef inline uint32_t _word(const uint8_t *p, int table) noexcept nogil:
+    """Return what four bytes add to a checksum, by the tables from `table` down."""
+    return CRC[table][p[0]] ^ CRC[table - 1][p[1]] ^ CRC[table - 2][p[2]] ^ CRC[table - 3][p[3]]
+
+
+cdef uint32_t c_crc32(const uint8_t *p, size_t n) noexcept nogil:
+    """CRC-32 of zlib, sixteen bytes at a time."""
+    cdef uint32_t c = ~(<uint32_t> 0)
+    while n >= 16:
+        c = (
+            CRC[15][(c ^ p[0]) & 0xFF] ^ CRC[14][((c >> 8) ^ p[1]) & 0xFF]
+            ^ CRC[13][((c >> 16) ^ p[2]) & 0xFF] ^ CRC[12][(c >> 24) ^ p[3]]
+            ^ _word(p + 4, 11) ^ _word(p + 8, 7) ^ _word(p + 12, 3)
+        )
+        p += 16
+        n -= 16
+    while n:
+        c = (c >> 8) ^ CRC[0][(c ^ p[0]) & 0xFF]
+        p += 1
+        n -= 1
+    return ~c
+
+
+cpdef bytes frame(
+    bytes marker, uint64_t event_no, int64_t observed_us, uint64_t mono_ns, bytes session_id,
+    uint32_t seq, int32_t command_no, int kind, int flags, int32_t status, uint64_t orig_len,
+    bytes text, bytes payload, bytes extra,
+):
+    """See `raw.py`."""
+    if len(marker) != 16 or len(session_id) != 16 or not 0 <= kind < 65536 or not 0 <= flags < 65536:
+        raise ValueError("frame")
+    cdef size_t text_len = 0 if text is None else PyBytes_GET_SIZE(text)
+    cdef size_t payload_len = 0 if payload is None else PyBytes_GET_SIZE(payload)
+    cdef size_t extra_len = PyBytes_GET_SIZE(extra)
+    cdef size_t length = FIXED + 12 + text_len + payload_len + extra_len
+    if length > MAX_FRAME:
+        raise ValueError("frame")
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, HEAD + length)
+    cdef uint8_t *head = <uint8_t *> PyBytes_AS_STRING(made)
+    cdef uint8_t *p = head + HEAD
+    memcpy(head, PyBytes_AS_STRING(marker), 16)
+    _put32(head + 16, <uint32_t> length)
+    _put64(p, event_no)
+    _put64(p + 8, <uint64_t> observed_us)
+    _put64(p + 16, mono_ns)
+    memcpy(p + 24, PyBytes_AS_STRING(session_id), 16)
+    _put32(p + 40, seq)
+    _put32(p + 44, <uint32_t> command_no)
+    p[48] = kind >> 8
+    p[49] = kind & 0xFF
+    p[50] = flags >> 8
+    p[51] = flags & 0xFF
+    _put32(p + 52, <uint32_t> status)
+    _put64(p + 56, orig_len)
+    _put64(p + 64, payload_len)
+    p = _put_part(p + FIXED, text, text_len)
+    p = _put_part(p, payload, payload_len)
+    _put_part(p, extra, extra_len)
+    _put32(head + 20, c_crc32(head + HEAD, length))
+    return made
+
+
+cdef inline uint8_t *_put_part(uint8_t *p, bytes part, size_t size) noexcept:
+    _put32(p, NULL_LENGTH if part is None else <uint32_t> size)
+    if size:
+        memcpy(p + 4, PyBytes_AS_STRING(part), size)
+    return p + 4 + size
+
+
+# --- sockets, which do not block
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_recv "recv"(int fd, void *to, size_t size, int flags)
+    ssize_t c_send "send"(int fd, const void *data, size_t size, int flags)
+    int MSG_DONTWAIT
+    int MSG_NOSIGNAL
+
+cdef char[65536] _received
+
+
+cpdef bytes receive(int fd, Py_ssize_t size):
+    """See `raw.py`."""
+    cdef ssize_t got
+    cdef bytes made
+    if size <= 65536:
+        while True:
+            got = c_recv(fd, _received, size, MSG_DONTWAIT)
+            if got >= 0:
+                return PyBytes_FromStringAndSize(_received, got)
+            if errno != EINTR:
+                break
+    else:
+        made = PyBytes_FromStringAndSize(NULL, size)
+        while True:
+            got = c_recv(fd, PyBytes_AS_STRING(made), size, MSG_DONTWAIT)
+            if got == size:
+                return made
+            if got >= 0:
+                return made[:got]
+            if errno != EINTR:
+                break
+    if errno == EAGAIN:
+        return None
+    PyErr_SetFromErrno(OSError)
+
+
+cpdef Py_ssize_t send(int fd, bytes data) except -1:
+    """See `raw.py`."""
+    cdef ssize_t sent
+    while True:
+        sent = c_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent >= 0:
+            return sent
+        if errno == EAGAIN:
+            return 0
+        if errno != EINTR:
+            PyErr_SetFromErrno(OSError)
