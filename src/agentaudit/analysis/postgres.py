@@ -7,14 +7,18 @@ query again would ask for the SQL parser that only gateways have, and for the sa
 
 A command's rows are those of its first result. Rows of another shape, which only a text that the
 recording gateway could not parse returns, are left out; `rows_returned` counts them.
+
+What `COPY … TO STDOUT` sends has no columns that the protocol tells of, and whether its text is
+tab separated or CSV stands in the statement alone. So a line is a row, whole, in one column; of the
+binary format, which divides itself, rows have columns of bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from struct import Struct
 from typing import Final
 
 import pyarrow as pa
@@ -36,53 +40,83 @@ beginning was kept.
 BATCH_ROWS: Final = 10_000
 BATCH_BYTES: Final = 16 * 1024 * 1024
 
-_header: Final = Struct("!Bi").unpack_from
-_DATA_ROW, _ROW_DESCRIPTION = b"DT"
+_header: Final = struct.Struct("!Bi").unpack_from
+_DATA_ROW, _ROW_DESCRIPTION, _COPY_OUT, _COPY_DATA = b"DTHd"
+_READ: Final = frozenset((_DATA_ROW, _ROW_DESCRIPTION, _COPY_OUT, _COPY_DATA))
+_INT16, _INT32 = struct.Struct("!h").unpack_from, struct.Struct("!i").unpack_from
+_TEXT: Final = 25
 _SYNTHETIC: Final = int(Flag.SYNTHETIC)
 
 Row = list[bytes | None]
 
 
-def result_table(traffic: Traffic, command_no: int, limit: int | None = 100_000) -> pa.Table:
+def result_table(
+    traffic: Traffic, command_no: int, limit: int | None = 100_000, *, client_encoding: str = ""
+) -> pa.Table:
     """Return at most `limit` rows of a command, typed by column; all of them with None.
 
-    A command that returned no rows, and no columns, has a table without columns.
+    A command that returned no rows, and no columns, has a table without columns. `client_encoding`
+    is what the client asked for when it connected; what it set later is in the traffic.
 
     Raises:
         ArchiveError: the recorded bytes are not a conversation, or a row does not fit its columns.
     """
-    for result in _results(traffic, wanted=command_no, limit=limit):
+    for result in _results(traffic, client_encoding, wanted=command_no, limit=limit):
         return result.table()
     return pa.table({})
 
 
-def result_tables(traffic: Traffic, limit: int | None) -> Iterator[tuple[int, pa.Table]]:
+def result_tables(
+    traffic: Traffic, limit: int | None, *, client_encoding: str = ""
+) -> Iterator[tuple[int, pa.Table]]:
     """Yield number and table, of at most `limit` rows, of every command that returned columns.
 
     Raises:
         ArchiveError: as `result_table`.
     """
-    for result in _results(traffic, wanted=None, limit=limit):
+    for result in _results(traffic, client_encoding, wanted=None, limit=limit):
         yield result.command_no, result.table()
 
 
-def result_batches(traffic: Traffic, command_no: int) -> Iterator[pa.RecordBatch]:
+def result_batches(
+    traffic: Callable[[], Traffic], command_no: int, *, client_encoding: str = ""
+) -> Iterator[pa.RecordBatch]:
     """Yield all rows of a command in batches of one schema, for results of any size.
 
-    The first batch decides about columns whose values do not fit their type. A `numeric` without
-    declared digits is text here, since any later row may have more of them.
+    A result of more than one batch is read twice: the first time to know the types that all of its
+    values fit, as `result_table` would have them.
 
     Raises:
-        ArchiveError: as `result_table`; or a later value does not fit its column.
+        ArchiveError: as `result_table`.
     """
-    schema: pa.Schema | None = None
-    done = 0
-    for result in _results(traffic, wanted=command_no, limit=None, batched=True):
-        if schema is None:
-            schema = result.streaming_schema()
-        batch = result.batch(schema, done)
-        done += batch.num_rows
-        yield batch
+    types_: list[pa.DataType] = []
+    whole: pa.Table | None = None
+    rows = 0
+    for result in _parts(traffic(), client_encoding, command_no):
+        table = result.table()
+        rows += table.num_rows
+        whole = table if not types_ else None
+        found = table.schema.types
+        types_ = [
+            types.common_type(*each)
+            for each in zip(result.columns, types_ or found, found, strict=True)
+        ]
+    if whole is not None:
+        yield from whole.combine_chunks().to_batches() or [_no_rows(whole.schema)]
+        return
+    if not types_:
+        return
+    for result in _parts(traffic(), client_encoding, command_no):
+        # A live session may have gone on meanwhile, with values of which nothing is known yet.
+        del result.rows[rows:]
+        rows -= len(result.rows)
+        yield result.batch(types_)
+        if rows == 0:
+            return
+
+
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
 
 
 @dataclass(slots=True)
@@ -90,6 +124,7 @@ class _Result:
     """Rows of one command, collected until there are enough of them."""
 
     command_no: int
+    codec: str
     execution: Execution | None = None
     columns: tuple[Column, ...] = ()
     rows: list[Row] = field(default_factory=list)
@@ -98,6 +133,7 @@ class _Result:
     is_described: bool = False
     is_over: bool = False
     is_given: bool = False
+    copy: _Copied | None = None
 
     def take(self, step: Step, execution: Execution | None, limit: int | None) -> None:
         """Take in what a step of the target says, but for rows beyond `limit`."""
@@ -112,9 +148,15 @@ class _Result:
             if kind == _ROW_DESCRIPTION:
                 # One for a portal says nothing that the portal does not know, formats included.
                 if execution is None or execution.portal is None:
-                    self._describe(messages.decode_row_description(body).columns)
+                    self._describe(messages.decode_row_description(body, self.codec).columns)
+            elif kind == _COPY_OUT:
+                self.copy = _Copied(body)
+                self._describe(self.copy.columns)
+            elif kind == _COPY_DATA:
+                if self.copy is not None:
+                    self._add_copied(self.copy.rows_in(body), limit)
             elif not self.is_over and (limit is None or len(self.rows) < limit):
-                self._add(body)
+                self._add(messages.decode_data_row(body), len(body))
 
     def is_known(self) -> bool:
         """Whether it is a result at all, if without rows."""
@@ -131,8 +173,13 @@ class _Result:
             self.columns = columns
             self.is_described = True
 
-    def _add(self, body: bytes) -> None:
-        row = messages.decode_data_row(body)
+    def _add_copied(self, rows: Iterable[Row], limit: int | None) -> None:
+        for row in rows:
+            if limit is not None and len(self.rows) >= limit:
+                return
+            self._add(row, sum(len(value) for value in row if value is not None))
+
+    def _add(self, row: Row, size: int) -> None:
         if not self.rows and not self.is_known() and not self.is_given:
             # Nobody had the statement described: its columns have neither name nor type.
             self._describe(
@@ -144,7 +191,7 @@ class _Result:
                 f"expected {len(self.columns)}"
             )
         self.rows.append(row)
-        self.size += len(body)
+        self.size += size
 
     def values(self) -> Iterator[Sequence[bytes | None]]:
         if self.rows:
@@ -153,7 +200,7 @@ class _Result:
 
     def table(self) -> pa.Table:
         arrays = [
-            types.array_of(column, values)
+            types.array_of(column, values, self.codec)
             for column, values in zip(self.columns, self.values(), strict=True)
         ]
         fields = [
@@ -162,29 +209,15 @@ class _Result:
         ]
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
-    def streaming_schema(self) -> pa.Schema:
-        fields = []
-        for column, values in zip(self.columns, self.values(), strict=True):
-            arrow = types.expected_type(column)
-            if arrow is None or types.array_as(column, values, arrow) is None:
-                arrow = pa.string()
-            if types.array_as(column, values, arrow) is None:
-                arrow = pa.binary()
-            fields.append(types.field_of(column, arrow))
-        return pa.schema(fields)
-
-    def batch(self, schema: pa.Schema, first_row: int) -> pa.RecordBatch:
-        arrays = []
-        for column, values, kept in zip(self.columns, self.values(), schema, strict=True):
-            array = types.array_as(column, values, kept.type)
-            if array is None:
-                raise ArchiveError(
-                    f"command {self.command_no}: column {kept.name!r} holds a value from row "
-                    f"{first_row} on that is no {kept.type}",
-                    hint="result(command_no, limit=None) types the whole column at once",
-                )
-            arrays.append(array)
-        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    def batch(self, arrow: Sequence[pa.DataType]) -> pa.RecordBatch:
+        arrays = [
+            types.array_as(column, values, type_, self.codec)
+            for column, values, type_ in zip(self.columns, self.values(), arrow, strict=True)
+        ]
+        fields = [
+            types.field_of(column, type_) for column, type_ in zip(self.columns, arrow, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def is_full(self) -> bool:
         return len(self.rows) >= BATCH_ROWS or self.size >= BATCH_BYTES
@@ -196,15 +229,111 @@ class _Result:
         self.is_given = True
 
 
+_COPY_SIGNATURE: Final = b"PGCOPY\n\377\r\n\0"
+_COPY_HEAD: Final = struct.Struct("!Ii").unpack_from
+
+
+class _Copied:
+    """The rows of a `COPY … TO STDOUT`; see the top.
+
+    Source: postgresql.org, "COPY", "File Formats".
+    """
+
+    def __init__(self, response: bytes) -> None:
+        """Begin with what a CopyOutResponse says."""
+        self._is_binary = response[:1] == b"\1"
+        self._held = b""
+        self._is_begun = False
+        self._is_over = False
+        self.columns: tuple[Column, ...] = (Column("line", 0, 0, _TEXT, -1, -1, 0),)
+        if self._is_binary:
+            count = int.from_bytes(response[1:3], "big")
+            self.columns = tuple(
+                Column(f"column_{n + 1}", 0, 0, 0, -1, -1, 1) for n in range(count)
+            )
+
+    def rows_in(self, data: bytes) -> Iterator[Row]:
+        """Yield the rows that a message completes; the server sends one with each.
+
+        Raises:
+            ArchiveError: it is none of the format.
+        """
+        if not self._is_binary:
+            yield [data.removesuffix(b"\n")]
+            return
+        data = self._held + data
+        at = 0
+        try:
+            if not self._is_begun:
+                at = self._begin(data)
+            while not self._is_over and at < len(data):
+                row, at = self._row(data, at)
+                if row is not None:
+                    yield row
+        except struct.error:
+            # The rest comes with the next message: that is allowed, if no server does it.
+            if len(data) - at > BATCH_BYTES:
+                raise _no_copy() from None
+        self._held = data[at:]
+
+    def _begin(self, data: bytes) -> int:
+        start = len(_COPY_SIGNATURE)
+        if not data.startswith(_COPY_SIGNATURE[: len(data)]):
+            raise _no_copy()
+        _, length = _COPY_HEAD(data, start)
+        end = start + 8 + int(length)
+        if length < 0:
+            raise _no_copy()
+        if end > len(data):
+            raise struct.error("cut off")
+        self._is_begun = True
+        return end
+
+    def _row(self, data: bytes, at: int) -> tuple[Row | None, int]:
+        (count,) = _INT16(data, at)
+        at += 2
+        if count == -1:
+            self._is_over = True
+            return None, len(data)
+        row: Row = []
+        for _ in range(count):
+            (length,) = _INT32(data, at)
+            at += 4
+            if length < -1:
+                raise _no_copy()
+            if length > len(data) - at:
+                raise struct.error("cut off")
+            row.append(None if length < 0 else data[at : at + length])
+            at += max(length, 0)
+        return row, at
+
+
+def _no_copy() -> ArchiveError:
+    return ArchiveError(
+        "the recorded bytes are no COPY in binary format",
+        hint="session.stream('target', command_no=…) has them as they are",
+    )
+
+
+def _parts(traffic: Traffic, client_encoding: str, wanted: int) -> Iterator[_Result]:
+    return _results(traffic, client_encoding, wanted=wanted, limit=None, batched=True)
+
+
 def _results(
-    traffic: Traffic, *, wanted: int | None, limit: int | None, batched: bool = False
+    traffic: Traffic,
+    client_encoding: str,
+    *,
+    wanted: int | None,
+    limit: int | None,
+    batched: bool = False,
 ) -> Iterator[_Result]:
     """Yield the result of one command, or of all, as soon as each is known.
 
     With `batched` a result comes again and again, with the rows since the last time; it is
     emptied when the next one is asked for.
     """
-    conversation = Conversation()
+    encoding = client_encoding.strip("'\"")
+    conversation = Conversation(parameters={"client_encoding": encoding} if encoding else None)
     executions: dict[int, Execution] = {}
     result: _Result | None = None
     for side, payload, flags, number in traffic:
@@ -227,7 +356,7 @@ def _results(
                     executions[command.command_no] = command
             if is_answer and wanted in (None, number):
                 if result is None:
-                    result = _Result(number)
+                    result = _Result(number, conversation.codec)
                 result.take(step, executions.get(step.events[0].command_no), limit)
             for command in step.ends:
                 executions.pop(command.command_no, None)
@@ -284,6 +413,6 @@ def _rows_in(frame: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(frame):
         kind, length = _header(frame, at)
-        if kind in (_DATA_ROW, _ROW_DESCRIPTION):
+        if kind in _READ:
             yield kind, frame[at + 5 : at + 1 + length]
         at += 1 + length

@@ -179,7 +179,9 @@ class Session:
         self.command(command_no)
         from agentaudit.analysis import postgres
 
-        return postgres.result_table(self.traffic(), command_no, limit)
+        return postgres.result_table(
+            self.traffic(), command_no, limit, client_encoding=self._client_encoding
+        )
 
     def result_batches(self, command_no: int) -> Iterator[pa.RecordBatch]:
         """Yield all rows that a command returned, batch by batch, for results of any size.
@@ -190,7 +192,9 @@ class Session:
         self.command(command_no)
         from agentaudit.analysis import postgres
 
-        return postgres.result_batches(self.traffic(), command_no)
+        return postgres.result_batches(
+            self.traffic, command_no, client_encoding=self._client_encoding
+        )
 
     def results(self, limit: int) -> Iterator[tuple[int, pa.Table]]:
         """Yield the number and at most `limit` first rows of every command that returned rows.
@@ -201,7 +205,7 @@ class Session:
         limit = asked.count("limit", limit)
         from agentaudit.analysis import postgres
 
-        return postgres.result_tables(self.traffic(), limit)
+        return postgres.result_tables(self.traffic(), limit, client_encoding=self._client_encoding)
 
     def cuts(self, command_no: int | None = None) -> dict[int, Cut]:
         """Return of which commands' responses not everything is there, and how much of it is.
@@ -286,6 +290,12 @@ class Session:
                     )
                     data = same["data"]
                 yield row["event_no"], row["offset"], data
+
+    @property
+    def _client_encoding(self) -> str:
+        # The server's answer to it was part of the login, of which nothing is kept.
+        labels: dict[str, str] = self.facts["labels"] or {}
+        return labels.get("client_encoding", "")
 
     @property
     def _gateway(self) -> str:

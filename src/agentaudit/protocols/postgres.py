@@ -71,6 +71,11 @@ class Conversation:
         return self._ledger.status
 
     @property
+    def codec(self) -> str:
+        """Python's name of the encoding in which client and server exchange texts now."""
+        return self._ledger.codec
+
+    @property
     def in_transaction(self) -> bool:
         """Whether the server last reported an open transaction, failed or not."""
         return self._ledger.status != "I"

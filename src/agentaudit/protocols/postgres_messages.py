@@ -11,7 +11,6 @@ Format: postgresql.org/docs/current/protocol-message-formats.html
 from __future__ import annotations
 
 import struct
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from typing import Final
 
 from agentaudit._native.raw import int32_at, uint16_at
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
+from agentaudit.protocols.postgres_values import PLAIN, TEXTS, UNWRITTEN, Writer
 
 PROTOCOL_3_0: Final = 3 << 16
 PROTOCOL_3_2: Final = 3 << 16 | 2
@@ -39,9 +39,6 @@ _INT16: Final = struct.Struct("!h")
 _UINT16: Final = struct.Struct("!H")
 _INT32: Final = struct.Struct("!i")
 _UINT32: Final = struct.Struct("!I")
-_INT64: Final = struct.Struct("!q")
-_FLOAT4: Final = struct.Struct("!f")
-_FLOAT8: Final = struct.Struct("!d")
 _COLUMN: Final = struct.Struct("!IhIhih")
 
 
@@ -741,35 +738,30 @@ def codec_of(client_encoding: str) -> str:
     return _CODECS.get(client_encoding.upper(), "utf-8")
 
 
-_TEXT_OIDS: Final = frozenset({18, 19, 25, 114, 705, 1042, 1043})
-
-
-def _fixed(layout: struct.Struct) -> Callable[[bytes], str]:
-    return lambda value: str(layout.unpack(value)[0])
-
-
 _BINARY: Final[Mapping[int, Callable[[bytes], str]]] = {
+    **PLAIN,
     16: lambda value: "true" if value == b"\1" else "false",
-    20: _fixed(_INT64),
-    21: _fixed(_INT16),
-    23: _fixed(_INT32),
-    26: _fixed(_UINT32),
-    700: _fixed(_FLOAT4),
-    701: _fixed(_FLOAT8),
-    2950: lambda value: str(uuid.UUID(bytes=value)),
 }
 
 
 def parameter_text(value: bytes | None, binary: bool, oid: int, codec: str) -> str | None:
-    """Return a parameter as a person reads it; binary of a type that is not plain as `\\x` hex."""
+    """Return a parameter as a person reads it; binary that has no short text as `\\x` hex.
+
+    A text takes at most four bytes for each byte of the value, and 16 more.
+    """
     if value is None:
         return None
-    if not binary or oid in _TEXT_OIDS:
+    if not binary or oid in TEXTS:
         return value.decode(codec, "replace")
     decode = _BINARY.get(oid)
-    if decode is not None:
-        try:
+    try:
+        if decode is not None:
             return decode(value)
-        except (struct.error, ValueError):
-            pass  # A length that the type does not have: the server will say so.
+        if oid:
+            room = 4 * len(value) + 16
+            text = Writer(codec, room).write(oid, value)
+            if len(text) <= room and (text.isascii() or len(text.encode()) <= room):
+                return text
+    except UNWRITTEN:
+        pass  # A form that the type does not have: the server will say so.
     return "\\x" + value.hex()
