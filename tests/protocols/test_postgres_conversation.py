@@ -828,6 +828,34 @@ def test_a_commit_inside_a_query_begins_a_new_number(talk: Talk) -> None:
     assert [c.txn_no for c in talk.ended] == [1, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("sql", "tag", "ends"),
+    [
+        ("ROLLBACK", "ROLLBACK", True),
+        ("abort work", "ROLLBACK", True),
+        ("ROLLBACK AND CHAIN", "ROLLBACK", True),
+        ("COMMIT AND CHAIN", "COMMIT", True),
+        ("COMMIT AND CHAIN", "ROLLBACK", True),  # the transaction had failed
+        ("PREPARE TRANSACTION 'x'", "PREPARE TRANSACTION", True),
+        ("ROLLBACK TO a", "ROLLBACK", False),
+        ("Rollback Work To Savepoint a", "ROLLBACK", False),
+        # A comment may hold another.
+        ("-- and chain\nROLLBACK /* /* */ AND CHAIN -- */ TRANSACTION\tTO a", "ROLLBACK", False),
+        ("ROLLBACK -- TO a\n AND CHAIN", "ROLLBACK", True),
+        ("/* /* */ ROLLBACK TO a */ ROLLBACK", "ROLLBACK", True),
+        ("SAVEPOINT a", "SAVEPOINT", False),
+    ],
+)
+def test_a_transaction_ends_where_the_next_one_begins_at_once(
+    talk: Talk, sql: str, tag: str, ends: bool
+) -> None:
+    for each, answer in [("BEGIN", "BEGIN"), (sql, tag), ("SELECT 1", "SELECT 0")]:
+        talk.client(query(each))
+        talk.target(command_complete(answer) + ready("T"))
+
+    assert [c.txn_no for c in talk.ended] == [1, 1, 2 if ends else 1]
+
+
 # Counting.
 
 

@@ -45,7 +45,8 @@ class Conversation:
     A statement that cannot even be prepared begins, as a command that failed, with the server's
     error: only there a step of the target's side starts a command, and nothing is left to decide.
 
-    `txn_no` counts transactions from 1: commands between two idle states share a number.
+    `txn_no` counts transactions from 1: commands between two idle states share a number, unless one
+    of them ends a transaction where another follows at once.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ passes in pieces of exactly that, and its hash is in its command.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -44,11 +45,31 @@ _CHANGES: Final = frozenset(
 
 _ROW_VERBS: Final = ("SELECT", "FETCH", "SHOW", "EXPLAIN")
 
+_COMMENT: Final = re.compile(r"/\*|--[^\r\n]*")
+_IN_COMMENT: Final = re.compile(r"/\*|\*/")
+_TO_SAVEPOINT: Final = re.compile(
+    r"\s*(?:ROLLBACK|ABORT)(?:\s+(?:WORK|TRANSACTION))?\s+TO\s", re.IGNORECASE
+)
+
 _RESPONSE, _TARGET = Kind.RESPONSE, Side.TARGET
 # Made once: `|` of two flags costs more than reading a row.
 _RECEIVED: Final = Flag.FROM_TARGET
 _RECEIVED_CONTINUED: Final = Flag.FROM_TARGET | Flag.CONTINUED
 _RECEIVED_SYNTHETIC: Final = Flag.FROM_TARGET | Flag.SYNTHETIC
+
+
+def _goes_back_to_savepoint(sql: str) -> bool:
+    """Say whether a statement that was answered with ROLLBACK leaves its transaction open."""
+    words = ""
+    at = 0
+    while (comment := _COMMENT.search(sql, at)) is not None:
+        words += sql[at : comment.start()] + " "
+        at = comment.end()
+        depth = 1 if comment[0] == "/*" else 0
+        while depth and (mark := _IN_COMMENT.search(sql, at)) is not None:
+            depth += 1 if mark[0] == "/*" else -1
+            at = mark.end()
+    return _TO_SAVEPOINT.match(words + sql[at:]) is not None
 
 
 class _Long:
@@ -321,8 +342,12 @@ class Replies:
     def _command_complete(self, body: bytes) -> bytes | None:
         tag, verb, count = _tag(body) if len(body) <= 64 else _tag.__wrapped__(body)
         command = self._complete(self._expect_rows(), verb, count)
-        if verb == "COMMIT":
+        if verb == "COMMIT" or tag == "PREPARE TRANSACTION":
             self._ledger.end_transaction()
+        elif tag == "ROLLBACK":
+            # Idle need not follow: in a chain, or within a query. A COMMIT may say so too.
+            if not _goes_back_to_savepoint(command.text):
+                self._ledger.end_transaction()
         elif tag in ("DEALLOCATE ALL", "DISCARD ALL"):
             self._ledger.names.deallocate_all()
         elif tag == "DEALLOCATE":
