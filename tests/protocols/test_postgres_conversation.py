@@ -1446,3 +1446,17 @@ def test_a_command_belongs_to_one_step_and_ends_once(talk: Talk) -> None:
         talk.target(ran("SELECT 0") + ready())
 
     assert talk.ended == commands
+
+
+def test_a_parse_that_fails_is_not_the_fault_of_another_statement_that_was_run_behind_it() -> None:
+    talk = Talk()
+    talk.client(parse("one", "SELECT 1") + SYNC)
+    talk.target(PARSE_COMPLETE + ready())
+    talk.client(parse("two", "SELECT nothing") + bind("", "one"))
+    talk.client(execute() + SYNC)
+    talk.target(error("42703") + ready())
+
+    assert [(c.text, c.status, c.error_code) for c in talk.ended] == [
+        ("SELECT 1", "incomplete", None),
+        ("SELECT nothing", "error", "42703"),
+    ]

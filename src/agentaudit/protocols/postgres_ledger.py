@@ -76,6 +76,10 @@ class Execution(Command):
             return columns
         return tuple(replace(c, format=f) for c, f in zip(columns, formats, strict=True))
 
+    def runs(self, statement: Prepared) -> bool:
+        """Say whether it is an execution of this very statement."""
+        return self.portal is not None and self.portal.statement is statement
+
     def name_columns(self) -> None:
         """Set `columns` and `origins` from what was described."""
         portal = self.portal

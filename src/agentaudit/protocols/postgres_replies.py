@@ -468,9 +468,14 @@ class Replies:
             report = messages.decode_report(stand_in[5:])
             if command is not None:
                 command.deny(report.code, report.message)
-        elif command is None and act.kind == PARSE and isinstance(act.thing, Prepared):
+        elif (
+            act.kind == PARSE
+            and isinstance(act.thing, Prepared)
+            and (command is None or not command.runs(act.thing))
+        ):
             # It was only to be prepared. Many drivers prepare whatever they run, so a statement
-            # that fails here is a command that failed, or it would show nowhere as one.
+            # that fails here is a command that failed, or it would show nowhere as one. An
+            # Execute of something else, sent along with it, is not to blame.
             command = ledger.begin(act.thing.sql, act.thing.text)
             self._starts = (command,)
         self._texts.append(str(report))
