@@ -1460,3 +1460,21 @@ def test_a_parse_that_fails_is_not_the_fault_of_another_statement_that_was_run_b
         ("SELECT 1", "incomplete", None),
         ("SELECT nothing", "error", "42703"),
     ]
+
+
+def test_the_end_of_a_copy_that_was_sent_ahead_of_the_one_under_way_is_its_own() -> None:
+    talk = Talk()
+    talk.client(query("COPY a FROM STDIN") + copy_data(b"1\n") + COPY_DONE)
+    talk.target(COPY_IN)
+    # libpq's order: the server reads the first Sync as part of the COPY, and answers the second.
+    talk.client(parse("", "COPY b FROM STDIN") + bind() + execute() + SYNC)
+    talk.client(copy_data(b"1\n") + COPY_DONE + SYNC + query("SELECT 1"))
+    talk.target(command_complete("COPY 1") + ready())
+    talk.target(PARSE_COMPLETE + BIND_COMPLETE + COPY_IN + command_complete("COPY 1") + ready())
+    talk.target(row_description(("a", 23)) + data_row(b"1") + command_complete("SELECT 1") + ready())
+
+    assert [(c.text, c.status, c.txn_status) for c in talk.ended] == [
+        ("COPY a FROM STDIN", "ok", "I"),
+        ("COPY b FROM STDIN", "ok", "I"),
+        ("SELECT 1", "ok", "I"),
+    ]

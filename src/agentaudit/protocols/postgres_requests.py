@@ -477,7 +477,8 @@ class Requests:
         self._owner = None if last is None or last.is_ended else last
         # Outside COPY FROM the server ignores CopyDone and CopyFail: nothing is owed for them.
         if kind != COPY_DATA:
-            if ledger.copy == "in":
+            # Behind the end of the COPY under way it is that of one further on.
+            if ledger.copy == "in" and not ledger.is_copy_ended:
                 ledger.is_copy_ended = True
             elif ledger.owed and not ledger.is_skipping:
                 ledger.owed[-1].ends_copy = True
