@@ -6,6 +6,7 @@ import json
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ import agentaudit as aa
 from agentaudit.errors import QuestionError
 from agentaudit.widgets import Replay
 from agentaudit.widgets.still import still
-from tests.analysis.recording import Recorded
+from tests.analysis.recording import Exchange, Recorded, Script, record
+from tests.protocols import wire
 
 
 class Page:
@@ -100,6 +102,32 @@ def test_a_result_comes_in_pages_of_texts(page: Page) -> None:
     assert len(data["rows"]) == 4
     data, _ = page.ask("result", command_no=5, offset=0, limit=10**9)
     assert len(data["rows"]) == 500
+
+
+def test_what_copy_sent_is_shown_line_by_line(tmp_path: Path) -> None:
+    script = Script()
+    script.exchanges.append(
+        Exchange(
+            wire.query("COPY t TO STDOUT"),
+            wire.message("H", b"\0\0\2\0\0\0\0")
+            + wire.message("d", b"1\tone\n")
+            + wire.message("d", b"2\t\\N\n")
+            + wire.message("c")
+            + wire.command_complete("COPY 2")
+            + wire.ready(),
+            took_us=1_000,
+            wait_us=1_000,
+        )
+    )
+    made = record(tmp_path, script)
+    page = Page(Replay(aa.load(made.path), made.sessions[0]))
+
+    command, _ = page.ask("command", command_no=0)
+    data, _ = page.ask("result", command_no=0, offset=0, limit=50)
+
+    assert command["returns_rows"] is True
+    assert data["columns"] == [{"name": "line", "type": "text", "numeric": False}]
+    assert data["rows"] == [["1\tone"], ["2\t\\N"]]
 
 
 def test_a_long_cell_is_cut_and_given_whole_when_asked(page: Page) -> None:

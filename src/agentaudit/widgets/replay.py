@@ -209,7 +209,10 @@ class Replay(anywidget.AnyWidget):
         shown["text_more"] = max(0, len(statement) - _STATEMENT_CHARACTERS)
         cut = self._session.cuts(int(command_no)).get(int(command_no))
         shown["cut"] = None if cut is None else cut.words()
-        shown["returns_rows"] = bool(row["columns"]) and not (cut is not None and cut.is_purged)
+        # What COPY sends has no columns in its row; its lines are one.
+        is_copied = row["operation"] == "COPY" and row["rows_returned"] is not None
+        has_rows = is_copied or bool(row["columns"])
+        shown["returns_rows"] = has_rows and not (cut is not None and cut.is_purged)
         return shown, []
 
     def _statement(self, command_no: int) -> Answer:
