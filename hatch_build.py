@@ -29,6 +29,8 @@ _DIRECTIVES = {
     # What is a C number is said in the .pxd; annotations are mypy's.
     "annotation_typing": False,
     "embedsignature": False,
+    # An attribute of None is an error as in Python, and no end of the process.
+    "nonecheck": True,
     "freethreading_compatible": False,
 }
 

@@ -57,6 +57,7 @@ cdef class Step:
     cdef public tuple ends
     cdef public bint synthetic
 
+cpdef begin(Command command, Py_ssize_t command_no, str text)
 @cython.locals(event=Event)
 cpdef Event passed(object kind, object side, Py_ssize_t command_no, str text, bytes payload, int flags)
 @cython.locals(step=Step)

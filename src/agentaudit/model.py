@@ -209,6 +209,29 @@ class Step:
     synthetic: bool = False
 
 
+def begin(command: Command, command_no: int, text: str) -> None:
+    """Set a new command's fields, as `Command` does it; see `passed`."""
+    command.command_no = command_no
+    command.text = text
+    command.params = None
+    command.operation = command.fingerprint = command.parser = ""
+    command.cls = "unknown"
+    command.confidence = "uncertain"
+    command.decision = "allow"
+    command.rule = "none"
+    command.status = "incomplete"
+    command.resources = command.risk = command.columns = command.origins = ()
+    command.paths = command.sha256 = ()
+    command.request_id = None
+    command.error_code = command.error_text = None
+    command.rows_returned = command.rows_affected = command.estimated_rows = None
+    command.txn_no = command.txn_status = None
+    command.target_ref = command.traceparent = None
+    command.masked = command.bytes_in = command.bytes_out = 0
+    command.started_at_us = command.started_mono_ns = 0
+    command.first_event_no = command.last_event_no = -1
+
+
 def passed(
     kind: Kind, side: Side, command_no: int, text: str | None, payload: bytes, flags: Flag
 ) -> Event:

@@ -1471,7 +1471,9 @@ def test_the_end_of_a_copy_that_was_sent_ahead_of_the_one_under_way_is_its_own()
     talk.client(copy_data(b"1\n") + COPY_DONE + SYNC + query("SELECT 1"))
     talk.target(command_complete("COPY 1") + ready())
     talk.target(PARSE_COMPLETE + BIND_COMPLETE + COPY_IN + command_complete("COPY 1") + ready())
-    talk.target(row_description(("a", 23)) + data_row(b"1") + command_complete("SELECT 1") + ready())
+    talk.target(
+        row_description(("a", 23)) + data_row(b"1") + command_complete("SELECT 1") + ready()
+    )
 
     assert [(c.text, c.status, c.txn_status) for c in talk.ended] == [
         ("COPY a FROM STDIN", "ok", "I"),

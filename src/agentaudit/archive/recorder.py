@@ -498,7 +498,9 @@ class Recorder:
         if self._buffer:
             data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
             try:
-                write_all(self._fd, data)
+                written = os.write(self._fd, data)
+                if written < len(data):
+                    write_all(self._fd, data[written:])
             except OSError as error:
                 self._write_failed(error)
                 return

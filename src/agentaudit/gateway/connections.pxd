@@ -9,8 +9,9 @@ cdef class Poller:
     cdef public dict _connections
 
     cpdef watch(self, Connection connection, int mask)
-    @cython.locals(connection=Connection)
     cpdef _run(self)
+    @cython.locals(connection=Connection, ready=list)
+    cdef Py_ssize_t _turn(self) except -1
     cdef _call(self, Connection connection, int mask)
 
 cdef class Connection:

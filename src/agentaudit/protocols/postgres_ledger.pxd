@@ -1,6 +1,6 @@
 cimport cython
 
-from agentaudit.model cimport Command
+from agentaudit.model cimport Command, begin
 from agentaudit.protocols.postgres_messages cimport RowShape
 from agentaudit.protocols.postgres_prepared cimport Names, Portal, Prepared
 
@@ -29,13 +29,21 @@ cdef class Act:
     cdef public Execution command
     cdef public object thing
     cdef public bint ends_copy
+    cdef public Act next
+
+cdef class Owed:
+    cdef public Act first
+    cdef public Act last
+
+    cpdef append(self, Act act)
+    cpdef drop(self)
 
 cdef class Ledger:
     cdef public str codec
     cdef public bint is_standard_strings
     cdef public Names names
     cdef public Py_ssize_t next_command_no
-    cdef public object owed
+    cdef public Owed owed
     cdef public Execution last
     cdef public Execution ending
     cdef public list ends
@@ -54,3 +62,5 @@ cdef class Ledger:
     cpdef end_transaction(self)
     cpdef owe(self, Act act)
     cpdef owe_ready(self)
+    @cython.locals(act=Act)
+    cpdef Act expect(self, int kind, int other=*)

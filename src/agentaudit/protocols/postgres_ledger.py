@@ -9,12 +9,12 @@ Flow: postgresql.org/docs/current/protocol-flow.html
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from agentaudit.errors import TargetProtocolError
-from agentaudit.model import Command
+from agentaudit.model import Command, begin
 from agentaudit.protocols.postgres_messages import Column, Report
 from agentaudit.protocols.postgres_prepared import NO_SHAPE, Names, Portal, Prepared, cut_text
 
@@ -41,12 +41,10 @@ class Execution(Command):
     __slots__ = ("closing", "is_ended", "portal", "shape", "sql")
 
     def __init__(self, command_no: int, sql: str, text: str, portal: Portal | None) -> None:
-        if portal is None:
-            super().__init__(command_no=command_no, text=text)
-        else:
-            super().__init__(
-                command_no=command_no, text=text, params=portal.params, sha256=portal.sha256
-            )
+        begin(self, command_no, text)
+        if portal is not None:
+            self.params = portal.params
+            self.sha256 = portal.sha256
         self.sql = sql
         self.portal = portal
         self.shape = NO_SHAPE
@@ -141,7 +139,7 @@ class Act:
     that the client ended a COPY behind it, before it knew whether there would be one.
     """
 
-    __slots__ = ("command", "ends_copy", "kind", "thing")
+    __slots__ = ("command", "ends_copy", "kind", "next", "thing")
 
     def __init__(
         self,
@@ -153,12 +151,54 @@ class Act:
         self.command = command
         self.thing = thing
         self.ends_copy = False
+        self.next: Act | None = None
 
     def commands_ended(self) -> tuple[Execution, ...]:
         """Return the commands that have no outcome if this gets none."""
         if self.kind == EXECUTE and self.command is not None:
             return (self.command,)
         return self.thing.commands if isinstance(self.thing, Batch | Refused) else ()
+
+
+class Owed:
+    """The messages that are owed an answer, in the order sent."""
+
+    __slots__ = ("first", "last")
+
+    def __init__(self) -> None:
+        self.first: Act | None = None
+        self.last: Act | None = None
+
+    def __bool__(self) -> bool:
+        return self.first is not None
+
+    def __iter__(self) -> Iterator[Act]:
+        act = self.first
+        while act is not None:
+            yield act
+            act = act.next
+
+    def append(self, act: Act) -> None:
+        """Put `act` behind all others."""
+        act.next = None
+        if self.last is None:
+            self.first = act
+        else:
+            self.last.next = act
+        self.last = act
+
+    def drop(self) -> None:
+        """Take off the first one; there is one."""
+        assert self.first is not None
+        self.first = self.first.next
+        if self.first is None:
+            self.last = None
+
+    def keep(self, kept: Sequence[Act]) -> None:
+        """Let these be all that is owed."""
+        self.first = self.last = None
+        for act in kept:
+            self.append(act)
 
 
 class Ledger:
@@ -188,7 +228,7 @@ class Ledger:
         self.is_standard_strings = True
         self.names = Names()
         self.next_command_no = 0
-        self.owed: deque[Act] = deque()
+        self.owed = Owed()
         self.last: Execution | None = None
         """The command that the client began last."""
         self.ending: Execution | None = None
@@ -265,17 +305,17 @@ class Ledger:
         self.cycle += 1
         self.owed.append(Act(SYNC, None, self.cycle))
 
-    def expect(self, *kinds: int) -> Act:
-        """Return the message that is answered next, which is one of `kinds`.
+    def expect(self, kind: int, other: int = -1) -> Act:
+        """Return the message that is answered next, which is of `kind`, or the `other` one.
 
         Raises:
             TargetProtocolError: it is not.
         """
-        owed = self.owed
-        if owed and owed[0].kind in kinds:
-            return owed[0]
-        expected = " or ".join(map(chr, kinds))
-        seen = "nothing" if not owed else chr(owed[0].kind) if owed[0].kind else "a refusal"
+        act = self.owed.first
+        if act is not None and (act.kind == kind or act.kind == other):
+            return act
+        expected = chr(kind) if other < 0 else f"{chr(kind)} or {chr(other)}"
+        seen = "nothing" if act is None else chr(act.kind) if act.kind else "a refusal"
         raise TargetProtocolError(
             f"an answer out of its place: it answers {expected}, owed is an answer to {seen}"
         )
@@ -284,7 +324,8 @@ class Ledger:
         """Return the command that the target's next message belongs to."""
         if self.ending is not None:
             return self.ending
-        return self.owed[0].command if self.owed else None
+        first = self.owed.first
+        return None if first is None else first.command
 
     def void(self, act: Act) -> None:
         """Undo what a message meant for names: the server has refused or skipped it."""
@@ -299,8 +340,9 @@ class Ledger:
     def fail(self, culprit: Execution | None) -> None:
         """Take off what the server skips after an error in the extended protocol."""
         owed = self.owed
-        while owed and owed[0].kind != SYNC:
-            act = owed.popleft()
+        while owed.first is not None and owed.first.kind != SYNC:
+            act = owed.first
+            owed.drop()
             self.void(act)
             for command in act.commands_ended():
                 if command is not culprit:
@@ -319,7 +361,7 @@ class Ledger:
         None where nothing is owed for them, for the server skips them anyway.
         """
         replaced: int | None = None
-        kept: deque[Act] = deque()
+        kept: list[Act] = []
         for act in self.owed:
             if not any(act.command is command for command in commands):
                 kept.append(act)
@@ -330,9 +372,7 @@ class Ledger:
             replaced = act.kind
             if isinstance(act.thing, Batch):
                 kept.append(Act(SYNC, None, act.thing.cycle))
-        # In place, for both directions hold on to it.
-        self.owed.clear()
-        self.owed.extend(kept)
+        self.owed.keep(kept)
         return replaced
 
     def begin_copy(self, direction: str) -> None:
@@ -343,12 +383,11 @@ class Ledger:
             return
         # A Sync that the client sent ahead, not knowing what its statement was, is read as part
         # of the COPY and ignored (CopyGetData), up to the end of the COPY if that was sent too.
-        kept: deque[Act] = deque()
+        kept: list[Act] = []
         for act in self.owed:
             if self.is_copy_ended or act.kind != SYNC:
                 kept.append(act)
             else:
                 self.swallowed_syncs += 1
             self.is_copy_ended = self.is_copy_ended or act.ends_copy
-        self.owed.clear()
-        self.owed.extend(kept)
+        self.owed.keep(kept)

@@ -3,7 +3,7 @@ cimport cython
 from agentaudit._native.raw cimport cut, int32_at
 
 from agentaudit.model cimport Event, Step, passed, step_of
-from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
+from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger, Owed
 from agentaudit.protocols.postgres_messages cimport Report, RowShape
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 
@@ -26,7 +26,7 @@ cdef class Replies:
     cdef public list _texts
     cdef public tuple _starts
 
-    @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, length=cython.longlong, ledger=Ledger, owner=Execution, now=Execution, first=Act)
+    @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, length=cython.longlong, ledger=Ledger, owner=Execution, now=Execution, owed=Owed)
     cpdef receive(self, bytes data, list steps)
     @cython.locals(rows=Py_ssize_t, end=Py_ssize_t, limit=Py_ssize_t, last_header=Py_ssize_t, kind=int, length=cython.longlong, stop=Py_ssize_t)
     cdef Py_ssize_t _skip_rows(self, bytes data, Py_ssize_t start, Py_ssize_t at) except -1
@@ -40,9 +40,9 @@ cdef class Replies:
     cpdef _row_description(self, bytes body)
     @cython.locals(command=Execution)
     cpdef _command_complete(self, bytes body)
-    @cython.locals(ledger=Ledger)
+    @cython.locals(ledger=Ledger, owed=Owed, first=Act)
     cpdef _ready(self, bytes body)
-    @cython.locals(ledger=Ledger, command=Execution, batch=Batch)
+    @cython.locals(ledger=Ledger, command=Execution, batch=Batch, following=Act)
     cdef Execution _complete(self, Act act, str verb, object count)
     cdef _count_rows(self, Execution command, str verb, object count)
     cdef _end_copy(self, Execution command, object count)

@@ -131,8 +131,8 @@ class Replies:
             stop = at + need
             # Whose this message is; a run has one owner.
             now = ledger.ending
-            if now is None and owed:
-                now = owed[0].command
+            if now is None and owed.first is not None:
+                now = owed.first.command
             if at > start and (now is not owner or stop - start > MAX_EVENT_BYTES):
                 self._release(owner, cut(data, start, at), steps)
                 start = at
@@ -164,7 +164,9 @@ class Replies:
                 self._release(owner, stand_in, steps, _RECEIVED_SYNTHETIC)
                 start = at
             elif ledger.ends or self._starts:
-                self._release(self._starts[0] if self._starts else owner, cut(data, start, at), steps)
+                self._release(
+                    self._starts[0] if self._starts else owner, cut(data, start, at), steps
+                )
                 start = at
         if at > start:
             self._release(owner, cut(data, start, at), steps)
@@ -277,8 +279,8 @@ class Replies:
             report = messages.error_response(severity="ERROR", code=error_code or "", message="")
             self.receive(report, steps)
         elif self._ledger.ending is None:
-            while owed and owed[0].kind in _SHORTEST_ANSWER:
-                self.receive(_SHORTEST_ANSWER[owed[0].kind], steps)
+            while owed.first is not None and owed.first.kind in _SHORTEST_ANSWER:
+                self.receive(_SHORTEST_ANSWER[owed.first.kind], steps)
             self.receive(messages.frame(b"C", tag.encode("ascii", "replace") + b"\0"), steps)
         if txn_status is not None:
             self.receive(messages.ready_for_query(txn_status.encode()), steps)
@@ -293,21 +295,21 @@ class Replies:
 
     def _parse_complete(self, body: bytes) -> bytes | None:
         statement = self._ledger.expect(PARSE).thing
-        self._ledger.owed.popleft()
+        self._ledger.owed.drop()
         if isinstance(statement, Prepared):
             self._ledger.names.agree(statement)
         return None
 
     def _bind_complete(self, body: bytes) -> bytes | None:
         portal = self._ledger.expect(BIND).thing
-        self._ledger.owed.popleft()
+        self._ledger.owed.drop()
         if isinstance(portal, Portal):
             self._ledger.names.agree_portal(portal)
         return None
 
     def _close_complete(self, body: bytes) -> bytes | None:
         statement = self._ledger.expect(CLOSE).thing
-        self._ledger.owed.popleft()
+        self._ledger.owed.drop()
         if isinstance(statement, Prepared):
             self._ledger.names.agree(statement)
         return None
@@ -331,12 +333,12 @@ class Replies:
             return None
         if isinstance(act.thing, Prepared | Portal):
             act.thing.shape = shape
-        self._ledger.owed.popleft()
+        self._ledger.owed.drop()
         return None
 
     def _no_data(self, body: bytes) -> bytes | None:
         self._ledger.expect(DESCRIBE)
-        self._ledger.owed.popleft()
+        self._ledger.owed.drop()
         return None
 
     def _command_complete(self, body: bytes) -> bytes | None:
@@ -382,8 +384,9 @@ class Replies:
         else:
             self._count_rows(command, verb, count)
         if act.kind == EXECUTE:
-            ledger.owed.popleft()
-            if ledger.owed and ledger.owed[0].kind == SYNC:
+            ledger.owed.drop()
+            following = ledger.owed.first
+            if following is not None and following.kind == SYNC:
                 ledger.ending = command
             else:
                 ledger.end(command, None)
@@ -450,15 +453,16 @@ class Replies:
             command = ledger.owner()
             if command is not None:
                 # A query is committed when it is complete, an execution at its Sync.
-                if ledger.ending is None or ledger.owed[0].kind != QUERY:
+                first = ledger.owed.first
+                if ledger.ending is None or first is None or first.kind != QUERY:
                     ledger.blame(command, report)
                 ledger.end(command, None)
             ledger.ending = None
             return None
-        if not ledger.owed:
+        act = ledger.owed.first
+        if act is None:
             raise TargetProtocolError(f"an error {report.code} that answers nothing")
         ledger.copy = ""
-        act = ledger.owed[0]
         # A deferred constraint speaks up at the Sync: the command before it has failed.
         command = ledger.ending if act.kind == SYNC else act.command
         stand_in: bytes | None = None
@@ -519,13 +523,15 @@ class Replies:
         if status is None:
             raise TargetProtocolError("ReadyForQuery: no transaction status")
         ledger.status = status
-        if ledger.swallowed_syncs and not (owed and owed[0].kind in (SYNC, QUERY)):
+        first = owed.first
+        is_owed = first is not None and (first.kind == SYNC or first.kind == QUERY)
+        if ledger.swallowed_syncs and not is_owed:
             # A COPY failed before the server read the Sync that we took for ignored.
             ledger.swallowed_syncs -= 1
             ledger.is_skipping = False
             return None
         cycle = ledger.expect(SYNC, QUERY).thing
-        owed.popleft()
+        owed.drop()
         if ledger.ending is not None:
             ledger.end(ledger.ending, status)
             ledger.ending = None

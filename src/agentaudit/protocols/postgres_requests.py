@@ -480,8 +480,8 @@ class Requests:
             # Behind the end of the COPY under way it is that of one further on.
             if ledger.copy == "in" and not ledger.is_copy_ended:
                 ledger.is_copy_ended = True
-            elif ledger.owed and not ledger.is_skipping:
-                ledger.owed[-1].ends_copy = True
+            elif ledger.owed.last is not None and not ledger.is_skipping:
+                ledger.owed.last.ends_copy = True
 
     # Long messages.
 
