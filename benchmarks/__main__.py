@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["XDG_STATE_HOME"] = str(directory)
         _keep_imports()
         began = time.monotonic()
-        with Peers(directory, arguments.scale, ahead=arguments.ahead) as peers:
+        with _peers(arguments, directory) as peers:
             run = Run(arguments, directory, peers)
             try:
                 for section in SECTIONS:
@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if arguments.json is not None:
         found = {
-            "rows": [asdict(row) | {"met": row.is_met} for row in run.rows],
+            "rows": [
+                asdict(row) | {"measured": row.measured, "met": row.is_met} for row in run.rows
+            ],
             "slices": [asdict(one) for one in run.slices],
             "sync_ms": sync_ms,
             "busy_cores": run.busy,
@@ -65,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+def _peers(arguments: argparse.Namespace, directory: Path) -> Peers:
+    return Peers(directory, arguments.scale, ahead=arguments.ahead, workers=arguments.workers)
 
 
 def _compiled() -> str:
@@ -107,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--connects", type=int, default=40, help="one after the other, a slice (default: 40)"
     )
+    parser.add_argument("--workers", type=int, help="processes of a gateway (default: as it comes)")
     parser.add_argument(
         "--ahead", action="store_true", help="run before all else on a busy machine, as root"
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from agentaudit.demo.processes import PeerError
+
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _SYNCED_BYTES = 4096
 
@@ -94,7 +96,7 @@ def put_ahead(pid: int) -> None:
     Not by nice values: where the kernel groups processes by session, these count within one alone.
 
     Raises:
-        PermissionError: only root may.
+        PeerError: only root may.
 
     Source: sched(7), SCHED_RR and "The autogroup feature".
     """
@@ -104,8 +106,10 @@ def put_ahead(pid: int) -> None:
 @contextlib.contextmanager
 def ahead(wanted: bool) -> Iterator[None]:
     """Put this process ahead meanwhile, if that is `wanted`."""
-    if wanted:
-        put_ahead(os.getpid())
+    if not wanted:
+        yield
+        return
+    put_ahead(os.getpid())
     try:
         yield
     finally:
@@ -115,7 +119,11 @@ def ahead(wanted: bool) -> Iterator[None]:
 def _schedule(pid: int, policy: int, priority: int) -> None:
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(ProcessLookupError):
-            os.sched_setscheduler(int(task.name), policy, os.sched_param(priority))
+            try:
+                os.sched_setscheduler(int(task.name), policy, os.sched_param(priority))
+            except PermissionError as error:
+                what = f"process {pid}: cannot be put ahead: {error.strerror}"
+                raise PeerError(what, hint="run as root, or without --ahead") from None
 
 
 def busy_cores(seconds: float = 1.0) -> float:

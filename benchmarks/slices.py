@@ -196,6 +196,8 @@ def _pgbench(
         latencies = read_latencies(
             line for path in logs.iterdir() for line in path.read_text().splitlines()
         )
+        if not latencies:
+            raise ValueError(f"pgbench against {target.name}, {cell}: no latency was sampled")
     return Slice(
         cell=cell,
         target=target.name,

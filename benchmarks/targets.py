@@ -102,10 +102,16 @@ class Peers:
     Gateways come and go, so that their archives never need more room than one part of it takes.
     """
 
-    def __init__(self, directory: Path, scale: int, *, ahead: bool = False) -> None:
-        """`ahead`: all that takes part, but for sealers, runs before the rest of the machine."""
+    def __init__(
+        self, directory: Path, scale: int, *, ahead: bool = False, workers: int | None = None
+    ) -> None:
+        """Say what pgbench's `scale` is, and how many `workers` a gateway has, if not as it comes.
+
+        `ahead`: all that takes part, but for sealers, runs before the rest of the machine.
+        """
         self.directory = directory
         self._ahead = ahead
+        self._workers = {} if workers is None else {"workers": workers}
         self._scale = scale
         self._stack = ExitStack()
         self._password = secrets.token_urlsafe(18)
@@ -274,6 +280,7 @@ log_disconnections = 0
                     "durability": durability,
                     "tls_cert_file": "cert.pem",
                     "tls_key_file": "key.pem",
+                    **self._workers,
                 },
                 "listen": {"postgres": "127.0.0.1:0"},
                 "limits": {"actor_connections": CONNECTIONS},
