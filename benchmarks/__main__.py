@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from benchmarks.targets import Peers
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    # Whoever ends us means the servers and gigabytes too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if arguments.quick:
         arguments.rounds, arguments.seconds = 1, 1
         arguments.clients = arguments.clients or [1, 8]

@@ -91,7 +91,9 @@ class Run:
             assert gateway is not None
             gateway.terminate()
             own = [one for one in found if one.target.removesuffix(" TLS") == name]
-            wrong = faults(gateway.archive, gateway.verifier_key, own)
+            began = time.monotonic()
+            wrong = list(faults(gateway.archive, gateway.verifier_key, own))
+            self.say(f"{name}: verified in {time.monotonic() - began:.0f} s")
             problems += [f"{name}: {what}" for what in wrong]
             self.archives += 1
             self.executions += sum(one.executions for one in own)
