@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.rounds, arguments.seconds = 1, 1
         arguments.clients = arguments.clients or [1, 8]
         arguments.rows, arguments.connections, arguments.connects = 400_000, 50, 10
-    with temporary_folder("agentaudit-bench-") as directory:
+    with _alone(), temporary_folder("agentaudit-bench-") as directory:
         # These logs are gone in a few minutes: nobody need remember them.
         os.environ["XDG_STATE_HOME"] = str(directory)
         _keep_imports()
@@ -70,6 +73,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other run is under way here: two would measure each other."""
+    path = Path(tempfile.gettempdir()) / "agentaudit-bench.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another run is under way: waiting for its end", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _peers(arguments: argparse.Namespace, directory: Path) -> Peers:
