@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
 from agentaudit.protocols import postgres_messages as messages
+from agentaudit.protocols.postgres_values import ARRAYS, PLAIN, TEXTS
 from tests.protocols import wire
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
@@ -426,6 +427,73 @@ def test_a_binary_parameter_is_decoded_where_its_type_is_plain(
     value: bytes, oid: int, text: str
 ) -> None:
     assert messages.parameter_text(value, True, oid, "utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "oid", "text"),
+    [
+        # Of PostgreSQL 15's and 18's …send functions.
+        ("0001000000000002000c", 1700, "12.00"),
+        ("0000000000000000", 1114, "2000-01-01 00:00:00"),
+        ("7fffffffffffffff", 1184, "infinity"),
+        ("80000000", 1082, "-infinity"),
+        ("00000001", 1082, "2000-01-02"),
+        ("022000040a010203", 869, "10.1.2.3"),
+        ("020801040a000000", 650, "10.0.0.0/8"),
+        ("00000001000000010000001700000002000000010000000400000001ffffffff", 1007, "{1,NULL}"),
+        ("017b7d", 3802, "{}"),
+        ("027b7d", 3802, None),
+        ("00000005b0", 1562, "10110"),
+        ("6461726b20726564", 99_999, "dark red"),
+        ("00000001", 99_999, None),
+        ("000000000000007b", 790, None),
+        ("00010000000000017fff000000010000", 1700, None),
+    ],
+)
+def test_a_binary_parameter_reads_as_the_server_writes_it(
+    value: str, oid: int, text: str | None
+) -> None:
+    data = bytes.fromhex(value)
+    expected = "\\x" + value if text is None else text
+    assert messages.parameter_text(data, True, oid, "utf-8") == expected
+
+
+# What holds other values, or can be much longer than its bytes.
+GROWING = [22, 1560, 1562, 1700, 2249, 2277, 3614, 3802, 3904, 3906, 3908, 4451, 4532]
+
+
+@given(st.binary(max_size=80), st.sampled_from([*PLAIN, *TEXTS, *ARRAYS, *GROWING, 0, 99_999]))
+def test_no_parameter_has_a_text_that_is_much_longer_than_it_is(value: bytes, oid: int) -> None:
+    text = messages.parameter_text(value, True, oid, "utf-8")
+
+    assert text is not None
+    assert len(text.encode()) <= 4 * len(value) + 16
+
+
+def in_a_row(value: bytes, oid: int) -> bytes:
+    """Return a row with one field."""
+    return struct.pack("!iIi", 1, oid, len(value)) + value
+
+
+def test_rows_within_rows_cost_no_more_than_their_bytes() -> None:
+    """Each level doubles the quotes of those within: a thousand would fill any memory."""
+    value = b'"' * 100
+    oid = 25
+    for level in range(1_000):
+        value, oid = in_a_row(value, oid), 2249
+        text = messages.parameter_text(value, True, oid, "utf-8")
+        assert text is not None
+        assert len(text) <= 4 * len(value) + 16
+        assert text.startswith("(" if level < 1 else ("(", "\\x"))
+    assert text.startswith("\\x")
+
+
+def test_a_small_numeric_that_stands_for_many_digits_is_shown_as_it_was_sent() -> None:
+    large = struct.pack("!HhHHH", 1, 32_767, 0, 0, 1)  # 1e131068
+    array = struct.pack("!iiIii", 1, 0, 1700, 3, 1) + 3 * (struct.pack("!i", len(large)) + large)
+
+    assert messages.parameter_text(large, True, 1700, "utf-8") == "\\x" + large.hex()
+    assert messages.parameter_text(array, True, 1231, "utf-8") == "\\x" + array.hex()
 
 
 def test_a_text_parameter_is_itself_in_the_clients_encoding() -> None:

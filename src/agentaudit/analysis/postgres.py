@@ -83,16 +83,20 @@ def result_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield all rows of a command in batches of one schema, for results of any size.
 
-    A result of more than one batch is read twice: the first time to know the types that all of its
-    values fit, as `result_table` would have them.
+    Where a later value might not fit the type that its column has, as a time stamp may be infinite,
+    a result of more than one batch is read twice: first to know the types that all of its values
+    fit, as `result_table` would have them.
 
     Raises:
-        ArchiveError: as `result_table`.
+        ArchiveError: as `result_table`; or a value is none that its type has.
     """
     types_: list[pa.DataType] = []
     whole: pa.Table | None = None
     rows = 0
     for result in _parts(traffic(), client_encoding, command_no):
+        if result.is_certain():
+            yield result.certain_batch()
+            continue
         table = result.table()
         rows += table.num_rows
         whole = table if not types_ else None
@@ -208,6 +212,19 @@ class _Result:
             for column, array in zip(self.columns, arrays, strict=True)
         ]
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+    def is_certain(self) -> bool:
+        """Whether no value can change what type a column has."""
+        return all(types.certain_type(column) is not None for column in self.columns)
+
+    def certain_batch(self) -> pa.RecordBatch:
+        try:
+            return self.batch([types.certain_type(column) for column in self.columns])
+        except types.UNFIT as error:
+            raise ArchiveError(
+                f"command {self.command_no}: a value that its column's type does not have",
+                hint="session.result(…) reads such a column as text or bytes",
+            ) from error
 
     def batch(self, arrow: Sequence[pa.DataType]) -> pa.RecordBatch:
         arrays = [

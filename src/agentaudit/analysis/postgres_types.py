@@ -27,6 +27,7 @@ from agentaudit.protocols.postgres_values import (
     ARRAYS,
     DELIMITERS,
     NUMERIC,
+    TEXTS,
     UNWRITTEN,
     Writer,
     numeric,
@@ -48,7 +49,8 @@ class _Misfit(ValueError):
     """A value that its column's Arrow type cannot hold."""
 
 
-_UNFIT: Final = (*UNWRITTEN, InvalidOperation, pa.ArrowException)
+UNFIT: Final = (*UNWRITTEN, InvalidOperation, pa.ArrowException)
+"""What is raised for values that an Arrow type does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def array_of(column: Column, values: Sequence[Value], codec: str = "utf-8") -> p
     """
     try:
         return _typed(column, values, _expected_type(column), codec)
-    except _UNFIT:
+    except UNFIT:
         return _untyped(column, values, codec)
 
 
@@ -121,6 +123,15 @@ def common_type(column: Column, one: pa.DataType, other: pa.DataType) -> pa.Data
         return pa.list_(inner) if pa.types.is_decimal(inner) else pa.string()
     is_raw = pa.binary() in (one, other) and _expected_type(column) != pa.binary()
     return pa.binary() if is_raw else pa.string()
+
+
+def certain_type(column: Column) -> pa.DataType | None:
+    """Return the type that the column has whatever values a server sends, None if there is none."""
+    if column.type in _TYPES:
+        return _TYPES[column.type].arrow if column.type in _WHOLE else None
+    if column.type in ARRAYS or column.type == NUMERIC:
+        return None
+    return pa.string() if column.format == 0 or column.type in TEXTS else None
 
 
 def _expected_type(column: Column) -> pa.DataType | None:
@@ -163,12 +174,12 @@ def _typed(
 
 def _untyped(column: Column, values: Sequence[Value], codec: str) -> pa.Array:
     """Return the values as text, or as bytes where there is no text to be had."""
-    if column.format == 0:
+    if column.format == 0 or column.type in TEXTS:
         texts = [None if v is None else v.decode(codec, "replace") for v in values]
         return pa.array(texts, pa.string())
     try:
         return pa.array(_written(column.type, values, codec), pa.string())
-    except _UNFIT:
+    except UNFIT:
         return pa.array(values, pa.binary())
 
 
@@ -338,6 +349,8 @@ _TYPES: Final[dict[int, _Type]] = {
 }
 
 _INTEGERS: Final = frozenset({20, 21, 23, 26, 28, 29, 5069})
+_WHOLE: Final = _INTEGERS | {16, 17, 700, 701, 2950}
+"""Types of which Arrow's has every value."""
 
 # Text in Arrow.
 _NAMES: Final = {
