@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 cdef uint32_t c_crc32(const uint8_t *p, size_t n) noexcept nogil
 cpdef int uint16_at(bytes data, Py_ssize_t at) except -1
 cpdef long long int32_at(bytes data, Py_ssize_t at) except? -2
+cpdef Py_ssize_t nul_at(bytes data, Py_ssize_t start) except -2
 cpdef bytes cut(bytes data, Py_ssize_t start, Py_ssize_t stop)
 cpdef long long now_us() except -1
 cpdef long long mono_ns() except -1

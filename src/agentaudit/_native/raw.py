@@ -44,6 +44,11 @@ def int32_at(data: bytes, at: int) -> int:
     return value if value < 0x8000_0000 else value - 0x1_0000_0000
 
 
+def nul_at(data: bytes, start: int) -> int:
+    """Return where the first NUL from `start` on is, -1 if there is none."""
+    return data.find(b"\0", start) if start >= 0 else -1
+
+
 def cut(data: bytes, start: int, stop: int) -> bytes:
     """Return the bytes from `start` up to `stop`.
 

@@ -6,7 +6,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.exc cimport PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 cdef enum:
@@ -35,6 +35,16 @@ cpdef long long int32_at(bytes data, Py_ssize_t at) except? -2:
         raise IndexError
     cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(data) + at
     return <int32_t> (<uint32_t> p[0] << 24 | <uint32_t> p[1] << 16 | <uint32_t> p[2] << 8 | p[3])
+
+
+cpdef Py_ssize_t nul_at(bytes data, Py_ssize_t start) except -2:
+    """See `raw.py`."""
+    cdef const char *base = PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    if not 0 <= start < size:
+        return -1
+    cdef const void *found = memchr(base + start, 0, size - start)
+    return -1 if found == NULL else <const char *> found - base
 
 
 cpdef bytes cut(bytes data, Py_ssize_t start, Py_ssize_t stop):

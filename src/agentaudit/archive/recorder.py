@@ -72,6 +72,7 @@ MAX_TEXT_BYTES = 32 << 20
 
 RESERVE_BYTES = 64 << 20
 _CHECK_S = 1.0
+_ALONE = 2  # the control session and one more
 _MODE_SHIFT = 5
 # Plain integers: `|` with an enum member costs more than all else that is done to an event.
 _CLIENT, _TARGET = Side.CLIENT, Side.TARGET
@@ -528,8 +529,18 @@ class Recorder:
 
     def _request_sync(self) -> None:
         self._cancel_lazy_sync()
-        if self.failure is None:
-            self._syncer.request(self._fd, self._written_no)
+        if self.failure is not None:
+            return
+        if self._sync_waiters and len(self._sessions) <= _ALONE:
+            # Nobody else would go on meanwhile, and waking a thread costs as much as a sync.
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                self._sync_failed(error)
+            else:
+                self._synced(self._written_no)
+            return
+        self._syncer.request(self._fd, self._written_no)
 
     def _cancel_lazy_sync(self) -> None:
         if self._lazy_sync is not None:

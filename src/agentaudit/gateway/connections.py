@@ -26,8 +26,10 @@ MIN_READ_BYTES: Final = 16 * 1024
 MAX_READ_BYTES: Final = 256 * 1024
 """What one read asks for grows and shrinks between these with what comes."""
 
-MAX_EVENTS: Final = 256
-MAX_TURNS: Final = 64
+MAX_EVENTS: Final = 8
+"""Served in one turn: with more, what the first of them said would wait for the last one's."""
+
+MAX_TURNS: Final = 16
 """Turns without a look at what else the event loop has to do: timers, logins, syncs."""
 
 MAX_ACCEPTS: Final = 64

@@ -1,6 +1,6 @@
 cimport cython
 
-from agentaudit._native.raw cimport int32_at, uint16_at
+from agentaudit._native.raw cimport cut, int32_at, nul_at, uint16_at
 
 cdef class Report:
     cdef public str severity

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from agentaudit._native.raw import int32_at, uint16_at
+from agentaudit._native.raw import cut, int32_at, nul_at, uint16_at
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
 from agentaudit.protocols.postgres_values import PLAIN, TEXTS, UNWRITTEN, Writer
 
@@ -535,8 +535,8 @@ def decode_parse(body: bytes) -> Parse:
     Raises:
         ClientProtocolError: the parts do not fill the message.
     """
-    name_end = body.find(b"\0")
-    sql_end = body.find(b"\0", name_end + 1)
+    name_end = nul_at(body, 0)
+    sql_end = nul_at(body, name_end + 1)
     at = sql_end + 3
     if name_end < 0 or sql_end < 0 or at > len(body):
         raise ClientProtocolError("Parse: cut off")
@@ -544,7 +544,7 @@ def decode_parse(body: bytes) -> Parse:
     if at + 4 * count != len(body):
         raise ClientProtocolError(f"Parse: {count} types do not fill the message")
     types = struct.unpack_from(f"!{count}I", body, at) if count else ()
-    return Parse(body[:name_end], body[name_end + 1 : sql_end], types)
+    return Parse(cut(body, 0, name_end), cut(body, name_end + 1, sql_end), types)
 
 
 @dataclass(slots=True)
@@ -565,8 +565,8 @@ def decode_bind(body: bytes) -> Bind:
         ClientProtocolError: the parts do not fill the message.
     """
     try:
-        portal_end = body.find(b"\0")
-        statement_end = body.find(b"\0", portal_end + 1)
+        portal_end = nul_at(body, 0)
+        statement_end = nul_at(body, portal_end + 1)
         if portal_end < 0 or statement_end < 0:
             raise ClientProtocolError("Bind: expected two names")
         at = statement_end + 1
@@ -587,8 +587,8 @@ def decode_bind(body: bytes) -> Bind:
     if len(formats) > 1 and len(formats) != count:
         raise ClientProtocolError(f"Bind: {len(formats)} formats for {count} values")
     return Bind(
-        body[:portal_end],
-        body[portal_end + 1 : statement_end],
+        cut(body, 0, portal_end),
+        cut(body, portal_end + 1, statement_end),
         formats,
         tuple(values),
         result_formats,
@@ -597,11 +597,11 @@ def decode_bind(body: bytes) -> Bind:
 
 def decode_bind_names(body: bytes) -> tuple[bytes, bytes, int]:
     """Return portal, statement, and where the rest of a Bind message begins."""
-    portal_end = body.find(b"\0")
-    statement_end = body.find(b"\0", portal_end + 1)
+    portal_end = nul_at(body, 0)
+    statement_end = nul_at(body, portal_end + 1)
     if portal_end < 0 or statement_end < 0:
         raise ClientProtocolError("Bind: expected two names")
-    return body[:portal_end], body[portal_end + 1 : statement_end], statement_end + 1
+    return cut(body, 0, portal_end), cut(body, portal_end + 1, statement_end), statement_end + 1
 
 
 def _decode_formats(body: bytes, at: int) -> tuple[int, ...]:
@@ -624,9 +624,9 @@ def decode_name(kind: str, body: bytes) -> tuple[int, bytes]:
     Raises:
         ClientProtocolError: not a subtype and one string.
     """
-    if len(body) < 2 or body[0] not in b"SP" or body.find(b"\0") != len(body) - 1:
+    if len(body) < 2 or body[0] not in b"SP" or nul_at(body, 0) != len(body) - 1:
         raise ClientProtocolError(f"{kind}: expected S or P and one name")
-    return body[0], body[1:-1]
+    return body[0], cut(body, 1, len(body) - 1)
 
 
 def decode_execute(body: bytes) -> tuple[bytes, int]:
@@ -635,10 +635,10 @@ def decode_execute(body: bytes) -> tuple[bytes, int]:
     Raises:
         ClientProtocolError: not one string and four bytes.
     """
-    end = body.find(b"\0")
+    end = nul_at(body, 0)
     if end < 0 or end + 5 != len(body):
         raise ClientProtocolError("Execute: expected a name and a number of rows")
-    return body[:end], int32_at(body, end + 1)
+    return cut(body, 0, end), int32_at(body, end + 1)
 
 
 def decode_query(body: bytes) -> bytes:
@@ -648,9 +648,9 @@ def decode_query(body: bytes) -> bytes:
         ClientProtocolError: no NUL at the end, or one before it: the server reads up to the
             first, and nobody may read further than the server.
     """
-    if body.find(b"\0") != len(body) - 1 or not body:
+    if nul_at(body, 0) != len(body) - 1 or not body:
         raise ClientProtocolError("Query: expected one string")
-    return body[:-1]
+    return cut(body, 0, len(body) - 1)
 
 
 def decode_data_row(body: bytes) -> list[bytes | None]:
@@ -687,7 +687,7 @@ def _decode_values(body: bytes, at: int, count: int, values: list[bytes | None])
             continue
         if not 0 <= length <= end - at:
             return -1
-        values.append(body[at : at + length])
+        values.append(cut(body, at, at + length))
         at += length
     return at
 

@@ -4,7 +4,9 @@ from agentaudit._native.raw cimport cut, int32_at
 
 from agentaudit.model cimport Event, Step, passed, step_of
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
-from agentaudit.protocols.postgres_messages cimport Bind, Parse
+from agentaudit.protocols.postgres_messages cimport (
+    Bind, Parse, decode_bind, decode_execute, decode_name, decode_parse, decode_query,
+)
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 
 cdef int QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC, REFUSED, FLUSH, FUNCTION_CALL, TERMINATE, COPY_DATA, COPY_DONE, COPY_FAIL

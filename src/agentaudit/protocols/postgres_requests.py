@@ -41,6 +41,13 @@ from agentaudit.protocols.postgres_ledger import (
     Ledger,
     Refused,
 )
+from agentaudit.protocols.postgres_messages import (
+    decode_bind,
+    decode_execute,
+    decode_name,
+    decode_parse,
+    decode_query,
+)
 from agentaudit.protocols.postgres_prepared import (
     MAX_TEXT_BYTES,
     Portal,
@@ -338,7 +345,7 @@ class Requests:
 
     def _parse(self, body: bytes) -> None:
         ledger = self._ledger
-        parse = messages.decode_parse(body)
+        parse = decode_parse(body)
         sql = self._text = parse.sql.decode(ledger.codec, "replace")
         if ledger.is_skipping:
             if len(self._skipped) < MAX_SKIPPED:
@@ -380,7 +387,7 @@ class Requests:
 
     def _describe_or_close(self, kind: int, body: bytes) -> None:
         names = self._ledger.names
-        subtype, name = messages.decode_name("Describe" if kind == DESCRIBE else "Close", body)
+        subtype, name = decode_name("Describe" if kind == DESCRIBE else "Close", body)
         thing: Prepared | Portal | None = None
         if subtype == _STATEMENT:
             is_close = kind == CLOSE
@@ -393,7 +400,7 @@ class Requests:
 
     def _bind(self, body: bytes) -> None:
         ledger = self._ledger
-        bind = messages.decode_bind(body)
+        bind = decode_bind(body)
         statement = self._statement(bind.statement)
         params: tuple[str | None, ...] | None = ()
         if bind.values:
@@ -428,7 +435,7 @@ class Requests:
 
     def _execute(self, body: bytes) -> None:
         ledger = self._ledger
-        name, max_rows = messages.decode_execute(body)
+        name, max_rows = decode_execute(body)
         portal = self._portal(name)
         if portal is None:
             # A cursor of DECLARE is a portal too.
@@ -450,7 +457,7 @@ class Requests:
 
     def _query(self, body: bytes) -> None:
         ledger = self._ledger
-        sql = messages.decode_query(body).decode(ledger.codec, "replace")
+        sql = decode_query(body).decode(ledger.codec, "replace")
         texts: Sequence[str] = ()
         # With backslash escapes in plain strings our parser would find other ends than the server.
         if self._split is not None and ledger.is_standard_strings:
