@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import os
 import threading
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
+from agentaudit._native import raw
+from agentaudit.archive import recorder as recorder_module
+from agentaudit.archive import syncer
 from agentaudit.archive.journal import JournalReader
 from agentaudit.errors import AgentauditError
 from tests.archive.recording import Site
+
+
+def sync_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let recorders sync with `os.fdatasync`, on their thread, where a test can get between."""
+    source = Path(raw.__file__).with_name("raw.py")
+    spec = spec_from_file_location("agentaudit._native.raw", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(syncer, "sync_loop", module.sync_loop)
+    monkeypatch.setattr(recorder_module, "_ALONE", -1)
 
 
 class Disk:
     """Watches and holds up what this process writes to journals."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sync_in_python(monkeypatch)
         self.synced: dict[str, int] = {}
         self.syncs = 0
         self._lock = threading.Lock()

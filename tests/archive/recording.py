@@ -355,7 +355,8 @@ def crashed(
         sealer_process.kill()
         await sealer_process._exited
         recorder._stopping = True
-        await asyncio.get_running_loop().run_in_executor(None, recorder._syncer.stop)
+        recorder._syncer.stop()
+        await asyncio.get_running_loop().run_in_executor(None, recorder._syncer.join)
         if recorder._watch is not None:
             recorder._watch.cancel()
         os.close(recorder._fd)

@@ -14,6 +14,9 @@ from zlib import crc32
 _FIXED = struct.Struct(">QqQ16sIiHHiQQ")
 _HEAD = struct.Struct(">16sII")
 _U32 = struct.Struct(">I")
+SYNC = struct.Struct("=qq")
+"""What `sync_loop` is asked (file, number of the event) and what it answers (number, errno)."""
+
 _NULL_LENGTH = 0xFFFFFFFF
 _MAX_FRAME_BYTES = 64 << 20
 
@@ -125,6 +128,18 @@ def frame(
 
 def _part(part: bytes | None) -> tuple[bytes, bytes]:
     return _U32.pack(_NULL_LENGTH if part is None else len(part)), part or b""
+
+
+def sync_loop(asked: int, telling: int) -> None:
+    """Sync files on demand, until the pipe `asked` is closed at its other end; see `SYNC`."""
+    while len(question := os.read(asked, SYNC.size)) == SYNC.size:
+        fd, number = SYNC.unpack(question)
+        error = 0
+        try:
+            os.fdatasync(fd)
+        except OSError as failed:
+            error = failed.errno or 1
+        os.write(telling, SYNC.pack(number, error))
 
 
 # --- sockets, which do not block

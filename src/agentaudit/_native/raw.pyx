@@ -2,12 +2,19 @@
 # cython: embedsignature=True, freethreading_compatible=False
 """What `raw.py` says in Python, said again in C; the same names, arguments and answers."""
 
+from struct import Struct
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t c_read "read"(int fd, void *to, size_t size)
+    ssize_t c_write "write"(int fd, const void *data, size_t size)
+    int c_fdatasync "fdatasync"(int fd)
 
 cdef enum:
     FIXED = 72
@@ -172,6 +179,27 @@ cdef inline uint8_t *_put_part(uint8_t *p, bytes part, size_t size) noexcept:
     if size:
         memcpy(p + 4, PyBytes_AS_STRING(part), size)
     return p + 4 + size
+
+
+SYNC = Struct("=qq")
+
+
+def sync_loop(int asked, int telling):
+    """See `raw.py`."""
+    cdef int64_t[2] message
+    cdef ssize_t got
+    with nogil:
+        while True:
+            got = c_read(asked, message, sizeof(message))
+            if got < 0 and errno == EINTR:
+                continue
+            if got != sizeof(message):
+                break
+            got = c_fdatasync(<int> message[0])
+            message[0] = message[1]
+            message[1] = errno if got < 0 else 0
+            while c_write(telling, message, sizeof(message)) < 0 and errno == EINTR:
+                pass
 
 
 # --- sockets, which do not block

@@ -405,7 +405,8 @@ class Recorder:
             self._ended = True
             self.is_recording = False
             self._cancel_lazy_sync()
-            await self._loop.run_in_executor(None, self._syncer.stop)
+            self._syncer.stop()
+            await self._loop.run_in_executor(None, self._syncer.join)
             if self.failure is None and self._synced_no < self._written_no:
                 try:
                     os.fdatasync(self._fd)
@@ -499,9 +500,7 @@ class Recorder:
         if self._buffer:
             data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
             try:
-                written = os.write(self._fd, data)
-                if written < len(data):
-                    write_all(self._fd, data[written:])
+                write_all(self._fd, data)
             except OSError as error:
                 self._write_failed(error)
                 return
