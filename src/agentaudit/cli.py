@@ -70,7 +70,6 @@ _EXTRA_OF_MODULE = {
     "pyarrow": "analysis",
     "rfc3161_client": "timestamps",
     "uvloop": "gateway",
-    "scramp": "gateway",
     "jwt": "gateway",
     "pglast": "gateway",
     "jupyterlab": "lab",

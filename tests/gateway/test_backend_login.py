@@ -167,6 +167,48 @@ def test_a_server_that_cannot_prove_who_it_is_gets_no_login(
         assert backend_user(gateway, token, "chain-only") == ("scram", True)
 
 
+def remembered(gateway: Hosted, target: str = "orders") -> dict[Any, Any]:
+    """Return what the gateway keeps of its password for `target`."""
+    return dict(
+        gateway.call(lambda g: g.sessions.serving.targets[target].scram_keys)  # a copy, made here
+    )
+
+
+def test_the_slow_half_of_scram_is_done_once_for_a_password_and_its_salt(
+    tmp_path: Path, own_postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    server = own_postgres18
+    with hosted(tmp_path, server.target(), issuer=signing_issuer) as gateway:
+        token = signing_issuer.token("ana")
+        assert remembered(gateway) == {}
+        assert backend_user(gateway, token)[0] == "scram"
+        (first,) = remembered(gateway).items()
+        assert backend_user(gateway, token)[0] == "scram"
+        assert list(remembered(gateway).items()) == [first]
+        assert repr(first[1]) == "ScramKeys()"
+
+        # The same password under another salt: what was remembered helps nothing and harms nothing.
+        for rounds in range(6):
+            server.execute(f"ALTER ROLE scram PASSWORD '{server.passwords['scram']}'")
+            assert backend_user(gateway, token)[0] == "scram"
+            assert len(remembered(gateway)) == min(rounds + 2, 4)
+        server.execute("ALTER ROLE scram PASSWORD 'another'")
+        assert "refuses the gateway's login" in why_not(gateway, token, "orders")
+        assert len(remembered(gateway)) == 4
+
+
+def test_what_is_remembered_of_a_password_goes_with_the_settings_that_named_it(
+    tmp_path: Path, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    with hosted(tmp_path, postgres18.target(), issuer=signing_issuer) as gateway:
+        assert backend_user(gateway, signing_issuer.token("ana"))[0] == "scram"
+        assert len(remembered(gateway)) == 1
+
+        gateway.call(lambda g: g.reload())
+
+        until(lambda: remembered(gateway) == {}, "the settings are read again")
+
+
 def test_a_server_asks_for_a_password_that_the_settings_do_not_name(
     tmp_path: Path, postgres18: PostgresPeer, signing_issuer: SigningIssuer
 ) -> None:

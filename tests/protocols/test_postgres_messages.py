@@ -207,6 +207,30 @@ def test_a_cancel_key_reads_back(pid: int, secret: bytes) -> None:
     assert messages.decode_backend_key_data(body(packet)) == (pid, secret)
 
 
+def test_a_cancel_key_before_protocol_3_2_has_four_bytes_of_secret() -> None:
+    body = b"\0\0\0\1abcd"
+
+    assert messages.decode_backend_key_data(body, messages.PROTOCOL_3_0) == (1, b"abcd")
+    with pytest.raises(TargetProtocolError, match="9 bytes, expected 8"):
+        messages.decode_backend_key_data(body + b"e", messages.PROTOCOL_3_0)
+
+
+@given(st.integers(0, 2**31 - 1), st.lists(names, max_size=3))
+def test_a_negotiation_of_the_protocol_reads_back(version: int, options: list[str]) -> None:
+    packet = messages.negotiate_protocol_version(version, options)
+
+    read = messages.decode_negotiate_protocol_version(body(packet))
+    assert read == (version, tuple(options))
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"\0\3\0\0", b"\0\3\0\0\0\0\0\1", b"\0\3\0\0\0\0\0\0x\0", b"\0\3\0\0\0\0\0\1x"]
+)
+def test_a_malformed_negotiation_is_the_targets_fault(said: bytes) -> None:
+    with pytest.raises(TargetProtocolError, match="NegotiateProtocolVersion"):
+        messages.decode_negotiate_protocol_version(said)
+
+
 @given(no_nul)
 def test_a_password_reads_back(password: bytes) -> None:
     assert messages.decode_password(body(messages.password_message(password))) == password

@@ -2,8 +2,12 @@
 
 What a server demands is checked against `require_auth` before anything is answered, as libpq
 does: a server that was replaced could otherwise ask for the password in clear. SCRAM is done only
-when the server has proven itself too. The answer to a client never repeats what a server says
-about our credential; the server's own words are passed on only from the moment it has let us in.
+when the server has proven itself too; the slow half of it is remembered from then on. The answer to
+a client never repeats what a server says about our credential; the server's own words are passed on
+only from the moment it has let us in.
+
+Which protocol is spoken here is a matter of its own: 3.2 differs from 3.0 in nothing that passes
+through, only in the cancel key, and that is made anew for the client.
 
 Source: postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP, RFC 5802 and 7677.
 """
@@ -15,8 +19,8 @@ import hashlib
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-import scramp
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
@@ -26,8 +30,19 @@ from agentaudit.gateway.connections import Poller
 from agentaudit.gateway.serving import TargetAccess
 from agentaudit.gateway.wire import ConnectionEnded, Wire, reason
 from agentaudit.protocols import postgres_messages as messages
+from agentaudit.protocols.scram import ScramClient, ScramError, ScramKeys, derive_keys
 
-_LOGIN_FAILED = frozenset({"28P01", "28000"})
+_LOGIN_FAILED: Final = frozenset({"28P01", "28000"})
+
+_NOT_SPOKEN: Final = frozenset({"0A000", "08P01"})
+"""How servers before 9.3, and some poolers, refuse a protocol that they should negotiate down."""
+
+MAX_SCRAM_KEYS: Final = 4
+"""Remembered for one target: a server has one salt for a password, and there may be replicas."""
+
+
+class _NotSpoken(Exception):
+    """The server does not speak the protocol that it was asked for."""
 
 
 class LoginRefused(TargetError):
@@ -49,11 +64,12 @@ class LoginRefused(TargetError):
 class Backend:
     """A server that has let us in, up to its first ReadyForQuery.
 
-    `greeting` is what it said that the client should see, without its key and ReadyForQuery;
-    `rest` is what came behind.
+    `version` is the protocol that it speaks. `greeting` is what it said that the client should see,
+    without its key and ReadyForQuery; `rest` is what came behind.
     """
 
     wire: Wire
+    version: int = messages.PROTOCOL_3_0
     pid: int = 0
     secret: bytes = b""
     parameters: dict[str, str] = field(default_factory=dict)
@@ -96,8 +112,16 @@ async def connect(poller: Poller, access: TargetAccess) -> Wire:
     return wire
 
 
-async def log_in(poller: Poller, access: TargetAccess, parameters: Mapping[str, str]) -> Backend:
+async def log_in(
+    poller: Poller,
+    access: TargetAccess,
+    parameters: Mapping[str, str],
+    *,
+    version: int = messages.PROTOCOL_3_0,
+) -> Backend:
     """Return a session at the target, with the client's own start-up `parameters` beside ours.
+
+    `version` is the newest protocol to ask for; the server may speak an older one.
 
     Raises:
         LoginRefused: the server cannot be reached, or does not let us in.
@@ -105,7 +129,9 @@ async def log_in(poller: Poller, access: TargetAccess, parameters: Mapping[str, 
     """
     wire = await connect(poller, access)
     try:
-        return await _Login(access, wire).run(parameters)
+        return await _Login(access, wire, version).run(parameters)
+    except _NotSpoken:
+        wire.abort()
     except ConnectionEnded:
         raise LoginRefused(
             f'target "{access.settings.name}": the server hung up during the login', code="08006"
@@ -113,23 +139,29 @@ async def log_in(poller: Poller, access: TargetAccess, parameters: Mapping[str, 
     except BaseException:
         wire.abort()
         raise
+    return await log_in(poller, access, parameters)
 
 
 class _Login:
-    def __init__(self, access: TargetAccess, wire: Wire) -> None:
+    def __init__(self, access: TargetAccess, wire: Wire, version: int) -> None:
         self._access = access
         self._target = access.settings
         self._where = f'target "{access.settings.name}"'
         self._wire = wire
+        self._asked = version
+        self._version = version
         self._reader = messages.MessageReader(error=TargetProtocolError)
+        self._is_negotiated = False
+        self._is_heard = False
+        """The server has begun to ask for a proof, so it speaks our protocol."""
         self._is_in = False
 
     async def run(self, parameters: Mapping[str, str]) -> Backend:
         own = {"user": self._target.user, "database": self._target.database}
-        self._wire.send(messages.startup_message(own | dict(parameters)))
+        self._wire.send(messages.startup_message(own | dict(parameters), self._asked))
         await self._authenticate()
         self._is_in = True
-        backend = Backend(self._wire)
+        backend = Backend(self._wire, self._version)
         while True:
             kind, body = await self._message()
             if kind == b"Z":
@@ -137,7 +169,7 @@ class _Login:
                 backend.rest = self._reader.rest() + self._wire.rest()
                 return backend
             if kind == b"K":
-                backend.pid, backend.secret = messages.decode_backend_key_data(body)
+                backend.pid, backend.secret = messages.decode_backend_key_data(body, self._version)
             elif kind in (b"S", b"N"):
                 if kind == b"S":
                     name, value = messages.decode_parameter_status(body)
@@ -147,19 +179,38 @@ class _Login:
                 raise TargetProtocolError(f"login: message {kind!r}, expected S, K, N or Z")
 
     async def _message(self) -> tuple[bytes, bytes]:
-        """Return the next message that is no error; a protocol negotiation is skipped."""
+        """Return the next message that is no error and no negotiation of the protocol."""
         data = b""
         while True:
             for kind, body in self._reader.feed(data):
                 if kind == b"E":
                     self._refused(body)
-                if kind == b"v" or (kind == b"N" and not self._is_in):
-                    continue  # we ask for 3.0 and no options, so there is nothing to negotiate
-                return kind, body
+                if kind == b"v":
+                    self._negotiate(body)
+                elif kind != b"N" or self._is_in:
+                    return kind, body
             data = await self._wire.more()
+
+    def _negotiate(self, body: bytes) -> None:
+        """Take in which protocol the server speaks; as libpq, once, and never a newer one."""
+        version, unknown = messages.decode_negotiate_protocol_version(body)
+        lowest = messages.PROTOCOL_3_0
+        if self._is_in or self._is_negotiated or unknown or not lowest <= version < self._asked:
+            raise TargetProtocolError(
+                f"login: the server negotiates protocol {version >> 16}.{version & 0xFFFF},"
+                f" asked for was {self._asked >> 16}.{self._asked & 0xFFFF}"
+            )
+        self._is_negotiated = True
+        self._version = version
 
     def _refused(self, body: bytes) -> None:
         report = messages.decode_report(body)
+        if (
+            report.code in _NOT_SPOKEN
+            and not self._is_heard
+            and self._asked != messages.PROTOCOL_3_0
+        ):
+            raise _NotSpoken
         if self._is_in:
             raise LoginRefused(
                 f"{self._where}: the server ends the login: SQLSTATE {report.code}",
@@ -215,6 +266,7 @@ class _Login:
     def _authentication(self, kind: bytes, body: bytes) -> tuple[int, bytes]:
         if kind != b"R":
             raise TargetProtocolError(f"login: message {kind!r}, expected R")
+        self._is_heard = True
         return messages.decode_authentication(body)
 
     def _require(self, *methods: str) -> None:
@@ -262,28 +314,39 @@ class _Login:
                 f"{self._where}: the server offers {', '.join(offered)}, none of which will do",
                 code="08004",
             )
+        client = ScramClient(mechanisms[0], binding)
         try:
-            # The server knows the user from the start-up packet and ignores the name in SCRAM.
-            client = scramp.ScramClient(mechanisms, "*", self._password(), binding)
-            first = client.get_client_first().encode()
-            self._wire.send(messages.sasl_initial_response(client.mechanism_name, first))
-            client.set_server_first(await self._challenge(messages.AUTHENTICATION_SASL_CONTINUE))
-            # On a thread: how long this takes is the server's choice of iterations.
-            loop = asyncio.get_running_loop()
-            final = await loop.run_in_executor(None, client.get_client_final)
-            self._wire.send(messages.sasl_response(final.encode()))
-            client.set_server_final(await self._challenge(messages.AUTHENTICATION_SASL_FINAL))
-        except scramp.ScramException:
-            # The texts of the library quote the exchange.
+            self._wire.send(messages.sasl_initial_response(mechanisms[0], client.first()))
+            salt, count = client.challenge(
+                await self._challenge(messages.AUTHENTICATION_SASL_CONTINUE)
+            )
+            keys = await self._keys(salt, count)
+            self._wire.send(messages.sasl_response(client.final(keys)))
+            client.verify(await self._challenge(messages.AUTHENTICATION_SASL_FINAL))
+        except ScramError as error:
             raise LoginRefused(
-                f"{self._where}: the SCRAM exchange with the server failed", code="08004"
+                f"{self._where}: the SCRAM exchange with the server failed: {error}", code="08004"
             ) from None
+        # Only now: what a server that proved nothing sent must not take the place of what is true.
+        remembered = self._access.scram_keys
+        remembered.pop((salt, count), None)
+        remembered[salt, count] = keys
+        while len(remembered) > MAX_SCRAM_KEYS:
+            del remembered[next(iter(remembered))]
 
-    async def _challenge(self, expected: int) -> str:
+    async def _keys(self, salt: bytes, count: int) -> ScramKeys:
+        keys = self._access.scram_keys.get((salt, count))
+        if keys is not None:
+            return keys
+        # On a thread: how long this takes is the server's choice of iterations.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, derive_keys, self._password(), salt, count)
+
+    async def _challenge(self, expected: int) -> bytes:
         code, data = self._authentication(*await self._message())
         if code != expected:
             raise TargetProtocolError(f"login: authentication {code}, expected {expected}")
-        return data.decode("utf-8", "replace")
+        return data
 
     def _binding(self) -> tuple[str, bytes] | None:
         """Return the channel binding of RFC 5929, section 4.1, where the connection has one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from agentaudit.archive.note import Cosigner
 from agentaudit.archive.outside import AnchorPeer, Outside, WitnessPeer
 from agentaudit.errors import ArchiveError, SettingsError
 from agentaudit.identity import Verifier
+from agentaudit.protocols.scram import ScramKeys
 from agentaudit.settings import Settings, Target
 
 POSTGRES_ALPN = "postgresql"
@@ -25,11 +26,16 @@ here (ALPACA)."""
 
 @dataclass(frozen=True, slots=True)
 class TargetAccess:
-    """A target with what it takes to log in there; `tls` is None where it is not to be used."""
+    """A target with what it takes to log in there; `tls` is None where it is not to be used.
+
+    `scram_keys` is what the password became under a server's salt and number of iterations, kept
+    because that takes milliseconds; it is as secret as the password, and goes with it.
+    """
 
     settings: Target
     password: str | None
     tls: ssl.SSLContext | None
+    scram_keys: dict[tuple[bytes, int], ScramKeys] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         return f"TargetAccess({self.settings.name!r})"

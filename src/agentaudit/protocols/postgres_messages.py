@@ -310,10 +310,12 @@ def backend_key_data(pid: int, secret: bytes) -> bytes:
     return frame(b"K", _UINT32.pack(pid) + secret)
 
 
-def decode_backend_key_data(body: bytes) -> tuple[int, bytes]:
-    """Return process id and secret."""
-    if not 8 <= len(body) <= 260:
-        raise TargetProtocolError(f"BackendKeyData: {len(body)} bytes, expected 8 to 260")
+def decode_backend_key_data(body: bytes, version: int = PROTOCOL_3_2) -> tuple[int, bytes]:
+    """Return process id and secret, which has exactly 4 bytes before protocol 3.2."""
+    most = 260 if version >= PROTOCOL_3_2 else 8
+    if not 8 <= len(body) <= most:
+        expected = "8" if most == 8 else f"8 to {most}"
+        raise TargetProtocolError(f"BackendKeyData: {len(body)} bytes, expected {expected}")
     return _UINT32.unpack_from(body)[0], body[4:]
 
 
@@ -321,6 +323,15 @@ def negotiate_protocol_version(version: int, unknown: Sequence[str] = ()) -> byt
     """Return the newest version that is spoken, and the `_pq_.` options that are not known."""
     body = struct.pack("!ii", version, len(unknown)) + b"".join(map(_cstring, unknown))
     return frame(b"v", body)
+
+
+def decode_negotiate_protocol_version(body: bytes) -> tuple[int, tuple[str, ...]]:
+    """Return the newest version that a server speaks, and the options that it does not know."""
+    names = body[8:].split(b"\0")
+    if len(body) < 8 or names[-1] or _UINT32.unpack_from(body, 4)[0] != len(names) - 1:
+        raise TargetProtocolError("NegotiateProtocolVersion: expected a version and options")
+    options = tuple(name.decode("utf-8", "replace") for name in names[:-1])
+    return _UINT32.unpack_from(body)[0], options
 
 
 def ready_for_query(status: bytes = b"I") -> bytes:
