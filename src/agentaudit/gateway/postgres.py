@@ -6,6 +6,8 @@ the cancel key: its secret is ours, so that a cancel request passes through here
 one backend that it is for. The process id stays the server's, because clients show it and compare
 it with the one in notifications.
 
+The protocol is negotiated on each side alone: 3.2 differs from 3.0 in the cancel key, and no more.
+
 Source: postgresql.org/docs/current/protocol-flow.html
 """
 
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,6 @@ from typing import Final
 
 import structlog
 
-from agentaudit.archive.recorder import SessionRecorder
 from agentaudit.errors import (
     ClientProtocolError,
     IdentityError,
@@ -31,6 +31,7 @@ from agentaudit.errors import (
 )
 from agentaudit.gateway import backend
 from agentaudit.gateway.backend import Backend, LoginRefused
+from agentaudit.gateway.cancelling import CancelKeys, CancelRoute
 from agentaudit.gateway.postgres_judge import SQLSTATE, Judge
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
@@ -76,23 +77,13 @@ class _Refused(Exception):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class _CancelRoute:
-    """Which backend a cancel key of ours stands for."""
-
-    access: TargetAccess
-    pid: int
-    secret: bytes
-    session: SessionRecorder
-
-
 class Door:
     """Lets PostgreSQL clients in. `serve` is one connection's whole login."""
 
     def __init__(self, sessions: Sessions, *, deadlines: Deadlines | None = None) -> None:
         self._sessions = sessions
         self._deadlines = deadlines or Deadlines()
-        self._routes: dict[tuple[int, bytes], _CancelRoute] = {}
+        self._routes = CancelKeys()
 
     async def serve(self, wire: Wire) -> None:
         """See `wire` through its login; it is a session, refused or gone when this returns."""
@@ -142,7 +133,8 @@ class Door:
             packet = await connection.begin()
             if isinstance(packet, StartupMessage):
                 self._refuse_impossible(connection, packet)
-                token = await connection.ask_for_token(packet)
+                connection.negotiate(packet)
+                token = await connection.ask_for_token()
                 actor = await self._identify(connection, token)
         if isinstance(packet, CancelRequest):
             await self._cancel(connection, packet)
@@ -180,6 +172,13 @@ class Door:
             )
 
     async def _identify(self, connection: _Connection, token: str) -> Actor:
+        if not token:
+            raise _Refused(
+                _INVALID_PASSWORD,
+                "the password is empty",
+                what="no password",
+                hint="the password is an access token of your identity provider",
+            )
         try:
             return await connection.serving.verifier.actor(token)
         except IdentityError as error:
@@ -209,7 +208,15 @@ class Door:
         try:
             async with asyncio.timeout(self._deadlines.target_s):
                 server = await backend.log_in(
-                    self._sessions.poller, access, connection.parameters_for_target()
+                    self._sessions.poller,
+                    access,
+                    connection.parameters_for_target(),
+                    # Not more than the client itself asks for: its path is known to pass that.
+                    version=(
+                        messages.PROTOCOL_3_2
+                        if connection.version >= messages.PROTOCOL_3_2
+                        else messages.PROTOCOL_3_0
+                    ),
                 )
         except LoginRefused as error:
             log.warning("target refused login", target=access.settings.name, sqlstate=error.seen)
@@ -253,8 +260,7 @@ class Door:
     async def _hand_over(
         self, connection: _Connection, actor: Actor, access: TargetAccess, server: Backend
     ) -> None:
-        sessions, wire = self._sessions, connection.wire
-        session = sessions.recorder.open_session(
+        session = self._sessions.recorder.open_session(
             replace(
                 connection.facts(),
                 target_addr=server.wire.peer,
@@ -262,12 +268,29 @@ class Door:
             ),
             payload_limit=access.settings.payload_limit,
         )
-        key = (server.pid, secrets.token_bytes(4))
+        route = CancelRoute(access, server.pid, server.secret, session)
+        secret = self._routes.add(route, connection.version) if server.secret else b""
+        try:
+            await self._greet(connection, actor, route, secret, server)
+        finally:
+            if not connection.is_open:
+                self._routes.remove(route.pid, secret)
+
+    async def _greet(
+        self,
+        connection: _Connection,
+        actor: Actor,
+        route: CancelRoute,
+        secret: bytes,
+        server: Backend,
+    ) -> None:
+        sessions, wire = self._sessions, connection.wire
+        access, session = route.access, route.session
         greeting = b"".join(
             (
                 messages.authentication_ok(),
                 server.greeting,
-                messages.backend_key_data(*key) if server.secret else b"",
+                messages.backend_key_data(server.pid, secret) if secret else b"",
                 messages.ready_for_query(server.status),
             )
         )
@@ -302,10 +325,9 @@ class Door:
             session_bytes=connection.serving.settings.limits.session_bytes,
             client=wire.transport,
             target=server.wire.transport,
-            ended=self._ended(actor, key),
+            ended=self._ended(actor, route.pid, secret),
             gone=sessions.forget,
         )
-        self._routes[key] = _CancelRoute(access, server.pid, server.secret, session)
         connection.is_open = True
         wire.send(greeting)
         sessions.add(relay)
@@ -320,9 +342,9 @@ class Door:
         if sessions.is_draining:
             relay.drain("this gateway is shutting down", "connect again")
 
-    def _ended(self, actor: Actor, key: tuple[int, bytes]) -> Callable[[Relay, str], None]:
+    def _ended(self, actor: Actor, pid: int, secret: bytes) -> Callable[[Relay, str], None]:
         def ended(relay: Relay, reason: str) -> None:
-            self._routes.pop(key, None)
+            self._routes.remove(pid, secret)
             self._sessions.give_back(actor)
             self._sessions.remove(relay)
             log.info("session closed", session=str(relay.session.session_id), reason=reason)
@@ -333,7 +355,7 @@ class Door:
 
     async def _cancel(self, connection: _Connection, request: CancelRequest) -> None:
         """Pass a cancel request on; the client's connection ends when the server has taken it."""
-        route = self._routes.get((request.pid, request.secret))
+        route = self._routes.find(request.pid, request.secret)
         if route is None:
             self._count(connection, "unknown cancel key")
             return
@@ -369,6 +391,8 @@ class _Connection:
         self.wire = wire
         self.serving = serving
         self.startup: StartupMessage | None = None
+        self.version = messages.PROTOCOL_3_0
+        """The protocol that is spoken with this client."""
         self.actor: Actor | None = None
         self.access: TargetAccess | None = None
         self.rest = b""
@@ -417,16 +441,14 @@ class _Connection:
                 self.wire.send(b"N")
             data = b""
 
-    async def ask_for_token(self, startup: StartupMessage) -> str:
-        """Ask for a password and return what the client sends.
-
-        Raises:
-            _Refused: it sends none.
-        """
-        options = [name for name in startup.parameters if name.startswith("_pq_.")]
-        if startup.version > messages.PROTOCOL_3_0 or options:
-            self.wire.send(messages.negotiate_protocol_version(messages.PROTOCOL_3_0, options))
+    async def ask_for_token(self) -> str:
+        """Ask for a password and return what the client sends, which may be empty."""
         self.wire.send(messages.authentication_cleartext())
+        self._token = messages.decode_password(await self._answer()).decode("utf-8", "replace")
+        return self._token
+
+    async def _answer(self) -> bytes:
+        """Return what the client answers to a demand for a proof."""
         reader = messages.MessageReader(error=ClientProtocolError)
         data, self.rest = self.rest, b""
         while True:
@@ -435,17 +457,17 @@ class _Connection:
                     raise ConnectionEnded("the client left")
                 if kind != b"p":
                     raise ClientProtocolError(f"login: message {kind!r}, expected p")
-                self._token = messages.decode_password(body).decode("utf-8", "replace")
                 self.rest = reader.rest()
-                if not self._token:
-                    raise _Refused(
-                        _INVALID_PASSWORD,
-                        "the password is empty",
-                        what="no password",
-                        hint="the password is an access token of your identity provider",
-                    )
-                return self._token
+                return body
             data = await self.wire.more()
+
+    def negotiate(self, startup: StartupMessage) -> None:
+        """Settle which protocol is spoken, and say so where it is not what was asked for."""
+        self.startup = startup
+        self.version = min(startup.version, messages.PROTOCOL_3_2)
+        options = [name for name in startup.parameters if name.startswith("_pq_.")]
+        if startup.version > self.version or options:
+            self.wire.send(messages.negotiate_protocol_version(self.version, options))
 
     @property
     def parameters(self) -> dict[str, str]:
