@@ -7,7 +7,7 @@ mean that the gateway put it there.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,22 @@ class PostgresPeer(Postgres):
 
     database = "orders"
 
-    def __init__(self, *, binaries: Path, authority: Authority | None) -> None:
+    def __init__(
+        self,
+        *,
+        binaries: Path,
+        authority: Authority | None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.authority = authority
         self.certificate: Certificate | None = None
         self.passwords = {user: secrets.token_urlsafe(18) for user in ("scram", "md5", "cleartext")}
-        settings = {"max_connections": "150"}
+        settings = {"max_connections": "150"} | dict(settings or {})
         hba = [
             "host all scram 127.0.0.1/32 scram-sha-256",
             "host all md5 127.0.0.1/32 md5",
             "host all cleartext 127.0.0.1/32 password",
+            "host all trusted 127.0.0.1/32 trust",
         ]
         files: dict[str, bytes] = {}
         if authority is not None:
@@ -67,7 +74,7 @@ class PostgresPeer(Postgres):
                 f"SET password_encryption = '{encryption}';"
                 f"CREATE ROLE {user} LOGIN PASSWORD '{password}'"
             )
-        self.execute("CREATE ROLE cert LOGIN")
+        self.execute("CREATE ROLE cert LOGIN", "CREATE ROLE trusted LOGIN")
         self.execute("GRANT ALL ON SCHEMA public TO PUBLIC", database=self.database)
         # Their passwords stand in the log now; the tests look for them in what the gateway wrote.
 

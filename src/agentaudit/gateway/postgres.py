@@ -205,6 +205,14 @@ class Door:
     async def _open(self, connection: _Connection, actor: Actor) -> None:
         access = self._target_of(connection, actor)
         connection.access = access
+        misplaced = connection.misplaced_token()
+        if misplaced:
+            raise self._refusal(
+                connection,
+                "22023",
+                f'the start-up parameter "{misplaced}" holds the token',
+                "the token is the password, and nothing else of it goes to the target",
+            )
         try:
             async with asyncio.timeout(self._deadlines.target_s):
                 server = await backend.log_in(
@@ -479,12 +487,31 @@ class _Connection:
         parameters = self.parameters
         return parameters.get("database") or parameters.get("user", "")
 
+    def misplaced_token(self) -> str:
+        """Return which start-up parameter holds the token and must not reach the target with it."""
+        for name, value in self._parameters_to_pass().items():
+            if self._holds_token(name):
+                return "(the token)"
+            if name != "application_name" and self._holds_token(value):
+                return self._without_token(name)
+        return ""
+
     def parameters_for_target(self) -> dict[str, str]:
-        """Return the start-up parameters that are the client's to choose."""
+        """Return the start-up parameters that are the client's to choose.
+
+        A name that others see is no place for a token, and changes nothing where it is masked.
+        """
+        passed = self._parameters_to_pass()
+        if "application_name" in passed:
+            passed["application_name"] = self._masked(passed["application_name"])
+        return passed
+
+    def _parameters_to_pass(self) -> dict[str, str]:
+        kept = ("user", "database", "replication")
         return {
             name: value
             for name, value in self.parameters.items()
-            if name not in ("user", "database", "replication") and not name.startswith("_pq_.")
+            if name not in kept and not name.startswith("_pq_.")
         }
 
     def facts(self) -> SessionFacts:
@@ -517,6 +544,13 @@ class _Connection:
 
     def _without_token(self, value: str) -> str:
         """Return `value`, cut, without any token that somebody put where it does not belong."""
-        if self._token and (self._token in value or (len(value) > 32 and value in self._token)):
+        return self._masked(value)[:_MAX_LABEL]
+
+    def _masked(self, value: str) -> str:
+        if self._holds_token(value):
             return "(the token)"
-        return _JWT.sub("(a token)", value)[:_MAX_LABEL]
+        return _JWT.sub("(a token)", value)
+
+    def _holds_token(self, value: str) -> bool:
+        token = self._token
+        return bool(token) and (token in value or (len(value) > 32 and value in token))
