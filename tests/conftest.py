@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.peers.certificates",
     "tests.peers.gateway",
     "tests.peers.issuers",
+    "tests.peers.oauth",
     "tests.peers.postgres",
     "tests.peers.pump",
     "tests.peers.state",

@@ -158,7 +158,6 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
         (MINIMAL + 'state = "sqlite:///state.db"', "gateway.state: not available yet"),
         (MINIMAL + '[listen]\nssh = "127.0.0.1:2222"', "listen.ssh: not available yet"),
         (MINIMAL + '[listen]\ncontrol = "127.0.0.1:1"', "listen.control: not available yet"),
-        (MINIMAL + "[listen]\npostgres_oauth = true", "listen.postgres_oauth: not available yet"),
         (MINIMAL + '[[rule]]\nname = "x"', "rule: not available yet"),
         (MINIMAL + '[[mask]]\nname = "x"', "mask: not available yet"),
         (MINIMAL + '[roles]\nauditor = ["a"]', "roles.auditor: not available yet"),
@@ -178,7 +177,7 @@ def test_a_key_of_a_later_release_is_refused_by_name(tmp_path: Path, text: str, 
 
 
 def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None:
-    text = MINIMAL + "workers = 1\n[listen]\nproxy_protocol = []\npostgres_oauth = false\n"
+    text = MINIMAL + "workers = 1\n[listen]\nproxy_protocol = []\n"
     text += TARGET + 'access = "standing"\ndefault = "allow"\ntags = {}\nsingle_window = false\n'
 
     assert load(written(tmp_path, text)).target[0].access == "standing"
@@ -196,6 +195,8 @@ def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None
         (MINIMAL + "segment_bytes = true", "expected a size like 512KiB"),
         (MINIMAL + "segment_bytes = 0", "segment_bytes: "),
         (MINIMAL + 'tls_cert_file = "a"', "given together or not at all"),
+        (MINIMAL + "[listen]\npostgres_oauth = true", "there is no [[issuer]] to name"),
+        (MINIMAL + "[listen]\npostgres_oauth = 1", "listen.postgres_oauth: "),
         (MINIMAL + 'keys = "archive/keys"', "keys must lie outside archive"),
         (MINIMAL + TARGET + 'payload_limit = "1 MB"', "expected a size like 512KiB"),
         (MINIMAL + TARGET + 'payload_limit = "1023B"', "target[1].payload_limit: "),
@@ -395,6 +396,18 @@ def test_an_anchor_may_be_asked_in_clear_and_its_files_lie_beside_the_settings(
     assert settings.witness[0].ca_file == tmp_path / "w.pem"
     assert settings.anchor[0].ca_file == tmp_path / "t.pem"
     assert settings.anchor[0].interval == timedelta(hours=1)
+
+
+@pytest.mark.parametrize("scope", ["openid", "openid orders:read", "api://a/.default !x[]~"])
+def test_oauth_clients_are_told_a_scope_of_the_rfc(tmp_path: Path, scope: str) -> None:
+    text = MINIMAL + ISSUER + f"oauth_scope = '{scope}'\n[listen]\npostgres_oauth = true\n"
+    settings = load(written(tmp_path, text))
+
+    assert (settings.listen.postgres_oauth, settings.issuer[0].oauth_scope) == (True, scope)
+    for wrong in ("", " a", "a ", "a  b", 'a"b', "a\\b", "a\tb", "é"):
+        assert "issuer[1].oauth_scope: " in refusal(
+            tmp_path, MINIMAL + ISSUER + f"oauth_scope = {json.dumps(wrong)}"
+        )
 
 
 def test_settings_made_in_code_have_no_file() -> None:

@@ -97,6 +97,11 @@ def _may_verify(key: Mapping[str, Any], algorithm: str) -> bool:
     )
 
 
+def configuration_url(issuer: Issuer) -> str:
+    """Return where `issuer` describes itself: OpenID Connect Discovery 1.0, section 4."""
+    return issuer.url.rstrip("/") + "/.well-known/openid-configuration"
+
+
 def fetch_keys(issuer: Issuer, *, timeout: float = FETCH_TIMEOUT_S) -> KeySet:
     """Return the keys that `issuer` publishes now; blocks for at most about `timeout` seconds.
 
@@ -112,8 +117,7 @@ def fetch_keys(issuer: Issuer, *, timeout: float = FETCH_TIMEOUT_S) -> KeySet:
             raise IssuerError(
                 f"issuer {issuer.url}: ca_file {issuer.ca_file}: {error.strerror or error}"
             ) from None
-    address = issuer.url.rstrip("/") + "/.well-known/openid-configuration"
-    document = _fetch_json(address, issuer, context, give_up_at)
+    document = _fetch_json(configuration_url(issuer), issuer, context, give_up_at)
     if document.get("issuer") != issuer.url:
         found = str(document.get("issuer"))[:200]
         raise IssuerError(

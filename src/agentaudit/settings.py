@@ -236,6 +236,8 @@ class Listen(_Table):
     """`[listen]`: the addresses that clients connect to; port 0 takes any free port."""
 
     postgres: AddressText | None = None
+    # Strict: the number 1 is no truth value in a file.
+    postgres_oauth: Annotated[bool, Field(strict=True)] = False
 
 
 class Limits(_Table):
@@ -256,6 +258,10 @@ class Roles(_Table):
     audience: Annotated[str, Field(min_length=1)] = "agentaudit-review"
 
 
+_SCOPE: Final = r"^[!#-\[\]-~]+( [!#-\[\]-~]+)*$"
+"""RFC 6749, section 3.3."""
+
+
 class Issuer(_Table):
     """`[[issuer]]`: an OIDC provider, and what its tokens must say."""
 
@@ -266,6 +272,7 @@ class Issuer(_Table):
     agent_claim: str = "azp"
     require: dict[str, str | int | bool | tuple[str, ...]] = Field(default_factory=dict)
     ca_file: LocatedPath | None = None
+    oauth_scope: Annotated[str, Field(pattern=_SCOPE)] = "openid"
     algorithms: Annotated[tuple[str, ...], Field(min_length=1)] = ("RS256", "ES256")
 
     @field_validator("ca_file", mode="before")
@@ -484,6 +491,8 @@ class Settings(_Table):
                 raise ValueError(
                     f'target "{target.name}": retention "{target.retention}" is no class, {there}'
                 )
+        if self.listen.postgres_oauth and not self.issuer:
+            raise ValueError("listen.postgres_oauth is true, and there is no [[issuer]] to name")
         address = self.listen.postgres
         if address is not None and not address.is_loopback and self.gateway.tls_cert_file is None:
             raise ValueError(
@@ -550,7 +559,6 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "http": _ON,
         "control": _ON,
         "proxy_protocol": [],
-        "postgres_oauth": False,
     },
     "limits": {"journal_max": _ON, "max_holds_per_actor": _ON},
     "roles": {"auditor": []},

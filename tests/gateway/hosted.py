@@ -84,6 +84,8 @@ def hosted(
     issuer: Any,
     deadlines: Deadlines | None = None,
     limits: Mapping[str, Any] | None = None,
+    listen: Mapping[str, Any] | None = None,
+    issuer_keys: Mapping[str, Any] | None = None,
     expect_failure: bool = False,
     **gateway_keys: Any,
 ) -> Iterator[Hosted]:
@@ -98,9 +100,11 @@ def hosted(
     settings = Settings.model_validate(
         {
             "gateway": {"name": "gw1", "origin": "audit.test"} | gateway_keys,
-            "listen": {"postgres": "127.0.0.1:0"},
+            "listen": {"postgres": "127.0.0.1:0"} | dict(listen or {}),
             "limits": dict(limits or {}),
-            "issuer": [{"url": issuer.issuer, "audience": [issuer.audience]}],
+            "issuer": [
+                {"url": issuer.issuer, "audience": [issuer.audience]} | dict(issuer_keys or {})
+            ],
             "target": tables,
         },
         context={"root": tmp_path},

@@ -377,7 +377,7 @@ def hostile_packets() -> list[bytes]:
         startup() + b"p" + struct.pack("!I", 0x7FFFFFFF),
         startup() + startup(),
         startup(**{"x" * 4_000: "y" * 4_000}) + tokens.randbytes(70_000),
-        startup(replication="\x01"),
+        startup(replication="\x01", **{"agentaudit.login": "\x02"}),
         startup(**{f"_pq_.{n}": "" for n in range(700)}) + wire.terminate(),
     ]
     packets += [tokens.randbytes(tokens.randrange(1, 400)) for _ in range(100)]

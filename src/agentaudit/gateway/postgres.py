@@ -1,10 +1,11 @@
 """The door for PostgreSQL clients: from the first byte to the first ReadyForQuery, and cancelling.
 
 The client proves who it is by a token in the password message, which is why it is asked for a
-password in clear: inside TLS, or on loopback. It then gets the server's own greeting, except for
-the cancel key: its secret is ours, so that a cancel request passes through here and reaches the
-one backend that it is for. The process id stays the server's, because clients show it and compare
-it with the one in notifications.
+password in clear: inside TLS, or on loopback. (By OAUTHBEARER where the settings want that: a
+server announces one method, so then a client has to say beforehand if it has a password.) It then
+gets the server's own greeting, except for the cancel key: its secret is ours, so that a cancel
+request passes through here and reaches the one backend that it is for. The process id stays the
+server's, because clients show it and compare it with the one in notifications.
 
 The protocol is negotiated on each side alone: 3.2 differs from 3.0 in the cancel key, and no more.
 
@@ -37,7 +38,9 @@ from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
 from agentaudit.gateway.sessions import Sessions, TooManyConnections
 from agentaudit.gateway.wire import ConnectionEnded, Wire
+from agentaudit.identity import configuration_url
 from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts, Side
+from agentaudit.protocols import oauthbearer, postgres_startup
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.protocols.postgres_messages import CancelRequest, StartupMessage
@@ -47,6 +50,9 @@ from agentaudit.settings import is_loopback
 _INVALID_PASSWORD: Final = "28P01"  # noqa: S105  an SQLSTATE
 _NOT_ALLOWED: Final = "28000"
 _MAX_LABEL: Final = 256
+_LOGIN: Final = "agentaudit.login"
+"""The start-up parameter, or the setting in `options`, by which a client names its login."""
+_LOGINS: Final = frozenset({"", "password", "oauth"})
 _JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
 """What looks like a token: `eyJ` is how the base64url of a JSON object with a text key begins."""
 _PROTOCOL_3: Final = b"\0\3"
@@ -135,7 +141,11 @@ class Door:
                 self._refuse_impossible(connection, packet)
                 connection.negotiate(packet)
                 token = await connection.ask_for_token()
-                actor = await self._identify(connection, token)
+                try:
+                    actor = await self._identify(connection, token)
+                except _Refused:
+                    await connection.say_where_tokens_are()
+                    raise
         if isinstance(packet, CancelRequest):
             await self._cancel(connection, packet)
             return
@@ -170,14 +180,26 @@ class Door:
             raise _Refused(
                 "0A000", "replication connections are not let through", what="replication"
             )
+        if connection.login not in _LOGINS or (
+            connection.login == "oauth" and not connection.serving.settings.listen.postgres_oauth
+        ):
+            raise _Refused(
+                "22023",
+                f'"{_LOGIN}" asks for a login that is not offered here',
+                what="another login",
+                hint="the one that is always there is password",
+            )
 
     async def _identify(self, connection: _Connection, token: str) -> Actor:
         if not token:
+            is_password = not connection.wants_bearer
             raise _Refused(
                 _INVALID_PASSWORD,
-                "the password is empty",
-                what="no password",
-                hint="the password is an access token of your identity provider",
+                "the password is empty" if is_password else "there is no token yet",
+                what="no password" if is_password else "asked for the issuer",
+                hint="the password is an access token of your identity provider"
+                if is_password
+                else "",
             )
         try:
             return await connection.serving.verifier.actor(token)
@@ -450,10 +472,35 @@ class _Connection:
             data = b""
 
     async def ask_for_token(self) -> str:
-        """Ask for a password and return what the client sends, which may be empty."""
-        self.wire.send(messages.authentication_cleartext())
-        self._token = messages.decode_password(await self._answer()).decode("utf-8", "replace")
+        """Ask for a token and return what the client sends, which may be empty."""
+        if self.wants_bearer:
+            self.wire.send(messages.authentication_sasl([oauthbearer.MECHANISM]))
+            name, first = messages.decode_sasl_initial_response(await self._answer())
+            if name != oauthbearer.MECHANISM:
+                raise ClientProtocolError(
+                    f"SASLInitialResponse: another mechanism than {oauthbearer.MECHANISM}"
+                )
+            if first is None:
+                self.wire.send(messages.authentication_sasl_continue(b""))
+                first = await self._answer()
+            self._token = oauthbearer.decode_client_first(first)
+        else:
+            self.wire.send(messages.authentication_cleartext())
+            self._token = messages.decode_password(await self._answer()).decode("utf-8", "replace")
         return self._token
+
+    async def say_where_tokens_are(self) -> None:
+        """Tell a client that speaks OAUTHBEARER what it needs to get a token that will do."""
+        if not self.wants_bearer:
+            return
+        issuer = self.serving.settings.issuer[0]
+        self.wire.send(
+            messages.authentication_sasl_continue(
+                oauthbearer.challenge(configuration_url(issuer), issuer.oauth_scope)
+            )
+        )
+        if await self._answer() != oauthbearer.DISMISSAL:
+            raise ClientProtocolError(f"{oauthbearer.MECHANISM}: expected the end of the exchange")
 
     async def _answer(self) -> bytes:
         """Return what the client answers to a demand for a proof."""
@@ -487,6 +534,19 @@ class _Connection:
         parameters = self.parameters
         return parameters.get("database") or parameters.get("user", "")
 
+    @property
+    def login(self) -> str:
+        """How the client says that it wants to log in; empty where it leaves that to us."""
+        parameters = self.parameters
+        if _LOGIN in parameters:
+            return parameters[_LOGIN]
+        return postgres_startup.settings_in(parameters.get("options", "")).get(_LOGIN, "")
+
+    @property
+    def wants_bearer(self) -> bool:
+        """Whether the token is asked for by OAUTHBEARER, and not as a password."""
+        return self.serving.settings.listen.postgres_oauth and self.login != "password"
+
     def misplaced_token(self) -> str:
         """Return which start-up parameter holds the token and must not reach the target with it."""
         for name, value in self._parameters_to_pass().items():
@@ -507,7 +567,7 @@ class _Connection:
         return passed
 
     def _parameters_to_pass(self) -> dict[str, str]:
-        kept = ("user", "database", "replication")
+        kept = ("user", "database", "replication", _LOGIN)
         return {
             name: value
             for name, value in self.parameters.items()

@@ -206,7 +206,7 @@ class Gateway:
         for key in _NEEDS_RESTART:
             if getattr(settings.gateway, key) != getattr(self._settings.gateway, key):
                 log.warning("a changed key needs a restart", key=f"gateway.{key}")
-        if settings.listen != self._settings.listen:
+        if settings.listen.postgres != self._settings.listen.postgres:
             log.warning("a changed key needs a restart", key="listen.postgres")
         for table in ("witness", "anchor"):
             if getattr(settings, table) != getattr(self._settings, table):
