@@ -197,6 +197,7 @@ def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None
         (MINIMAL + 'tls_cert_file = "a"', "given together or not at all"),
         (MINIMAL + "[listen]\npostgres_oauth = true", "there is no [[issuer]] to name"),
         (MINIMAL + "[listen]\npostgres_oauth = 1", "listen.postgres_oauth: "),
+        (MINIMAL + TARGET + 'replication = "yes"', "target[1].replication: "),
         (MINIMAL + 'keys = "archive/keys"', "keys must lie outside archive"),
         (MINIMAL + TARGET + 'payload_limit = "1 MB"', "expected a size like 512KiB"),
         (MINIMAL + TARGET + 'payload_limit = "1023B"', "target[1].payload_limit: "),
@@ -375,6 +376,8 @@ def test_the_policy_digest_changes_with_who_may_connect_and_with_nothing_else(
     base = digest(MINIMAL + TARGET)
 
     assert digest(MINIMAL + TARGET + 'groups = ["data-agents"]') != base
+    assert digest(MINIMAL + TARGET + 'replication = "pass"') != base
+    assert digest(MINIMAL + TARGET + 'replication = "refuse"') == base
     assert digest(MINIMAL + TARGET + 'password_file = "other"') == base
     assert len(base) == 64
 

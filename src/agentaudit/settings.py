@@ -342,6 +342,7 @@ class Target(_Table):
     groups: tuple[str, ...] = ()
     access: Literal["standing"] = "standing"
     default: Literal["allow"] = "allow"
+    replication: Literal["refuse", "pass"] = "refuse"
     retention: str | None = None
     payload_limit: Annotated[int, Field(ge=MIN_PAYLOAD_LIMIT)] | None = None
 
@@ -528,6 +529,8 @@ class Settings(_Table):
                     "name": t.name,
                     "payload_limit": t.payload_limit,
                 }
+                # Named only where it is let through, so that other policies keep their digests.
+                | ({"replication": t.replication} if t.replication == "pass" else {})
                 for t in sorted(self.target, key=lambda t: t.name)
             ],
         }
@@ -757,6 +760,7 @@ max_session = "12h"
 # tls_ca_file = "tls/db-ca.pem"
 # require_auth = ["scram-sha-256"]
 # groups = ["data-agents"]         # who may connect at all; nobody if absent
+# replication = "refuse"           # pass: base backups and streams of changes are let through
 # payload_limit = "1MiB"           # keep the beginning of a longer response, and the hash of all
 # retention = "standard"           # a class below; kept for ever if absent
 

@@ -46,6 +46,7 @@ class PostgresPeer(Postgres):
             "host all md5 127.0.0.1/32 md5",
             "host all cleartext 127.0.0.1/32 password",
             "host all trusted 127.0.0.1/32 trust",
+            "host replication scram 127.0.0.1/32 scram-sha-256",
         ]
         files: dict[str, bytes] = {}
         if authority is not None:

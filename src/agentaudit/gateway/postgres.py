@@ -138,7 +138,7 @@ class Door:
         async with asyncio.timeout(self._deadlines.client_s):
             packet = await connection.begin()
             if isinstance(packet, StartupMessage):
-                self._refuse_impossible(connection, packet)
+                self._refuse_impossible(connection)
                 connection.negotiate(packet)
                 token = await connection.ask_for_token()
                 try:
@@ -163,7 +163,7 @@ class Door:
             if not connection.is_open:
                 self._sessions.give_back(actor)
 
-    def _refuse_impossible(self, connection: _Connection, startup: StartupMessage) -> None:
+    def _refuse_impossible(self, connection: _Connection) -> None:
         failure = self._sessions.recorder.failure
         if failure is not None:
             raise failure
@@ -176,10 +176,15 @@ class Door:
                 what="without TLS",
                 hint="connect with sslmode=verify-full",
             )
-        if startup.parameters.get("replication", "off").lower() not in ("off", "false", "no", "0"):
+        if connection.replication is None:
             raise _Refused(
-                "0A000", "replication connections are not let through", what="replication"
+                "22023",
+                'the start-up parameter "replication" is neither a truth value nor "database"',
+                what="replication",
             )
+        targets = connection.serving.targets.values()
+        if connection.replication and all(t.settings.replication == "refuse" for t in targets):
+            raise _Refused("0A000", "replication is not let through", what="replication")
         if connection.login not in _LOGINS or (
             connection.login == "oauth" and not connection.serving.settings.listen.postgres_oauth
         ):
@@ -276,7 +281,9 @@ class Door:
                 connection,
                 "3D000",
                 "there is no such target",
-                "the name of the database is the name of a target; ask the gateway's operator",
+                "the name of the database is the name of a target; ask the gateway's operator"
+                if connection.replication != "physical"
+                else "replication names no database, so its user is the name of a target",
             )
         if not set(actor.groups) & set(access.settings.groups):
             raise self._refusal(
@@ -284,6 +291,13 @@ class Door:
                 _NOT_ALLOWED,
                 f'you are in no group that may connect to target "{access.settings.name}"',
                 "the groups are the ones in the token",
+            )
+        if connection.replication and access.settings.replication != "pass":
+            raise self._refusal(
+                connection,
+                "0A000",
+                f'replication is not let through to target "{access.settings.name}"',
+                'the operator may set replication = "pass" for it',
             )
         return access
 
@@ -348,7 +362,7 @@ class Door:
         conversation = Conversation(split=sql.split, parameters=server.parameters)
         relay = Relay(
             conversation=conversation,
-            judge=Judge(conversation, session),
+            judge=Judge(conversation, session, is_walsender=bool(connection.replication)),
             recorder=sessions.recorder,
             session=session,
             durability=sessions.durability,
@@ -530,9 +544,21 @@ class _Connection:
 
     @property
     def target_name(self) -> str:
-        """What the client asks for: its database, which by default is its user's name."""
+        """What the client asks for: its database, which by default is its user's name.
+
+        Physical replication is of no database, and its tools say "replication" in its place: there
+        the user names the target.
+        """
         parameters = self.parameters
-        return parameters.get("database") or parameters.get("user", "")
+        database = parameters.get("database", "")
+        if self.replication == "physical" and database == "replication":
+            database = ""
+        return database or parameters.get("user", "")
+
+    @property
+    def replication(self) -> str | None:
+        """`physical`, `logical`, empty for an ordinary session, None for what is neither."""
+        return postgres_startup.replication(self.parameters)
 
     @property
     def login(self) -> str:
@@ -567,7 +593,7 @@ class _Connection:
         return passed
 
     def _parameters_to_pass(self) -> dict[str, str]:
-        kept = ("user", "database", "replication", _LOGIN)
+        kept = ("user", "database", _LOGIN)
         return {
             name: value
             for name, value in self.parameters.items()

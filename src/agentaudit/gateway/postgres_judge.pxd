@@ -8,6 +8,7 @@ from agentaudit.protocols.postgres_prepared cimport Portal
 cdef class Judge:
     cdef public object _conversation
     cdef public SessionRecorder _session
+    cdef public bint _is_walsender
 
     cpdef judge(self, Command command)
     @cython.locals(portal=Portal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from agentaudit import policy
@@ -24,11 +25,17 @@ SQLSTATE: Final = {
 
 
 class Judge:
-    """What the relay asks about one session's PostgreSQL."""
+    """What the relay asks about one session's PostgreSQL.
 
-    def __init__(self, conversation: Conversation, session: SessionRecorder) -> None:
+    Where `is_walsender` the session is one of replication, whose grammar is another one.
+    """
+
+    def __init__(
+        self, conversation: Conversation, session: SessionRecorder, *, is_walsender: bool = False
+    ) -> None:
         self._conversation = conversation
         self._session = session
+        self._is_walsender = is_walsender
 
     def judge(self, command: Command) -> Refusal | None:
         statement = self._classify(command)
@@ -38,6 +45,8 @@ class Judge:
         command.fingerprint = statement.fingerprint
         command.confidence = statement.confidence
         command.parser = statement.parser
+        if self._is_walsender:
+            _judge_replication(command)
         decision = policy.decide(command)
         command.decision = decision.action
         command.rule = decision.rule
@@ -77,3 +86,20 @@ class Judge:
 
 
 _TERMINATE: Final = messages.terminate()
+
+_FIRST_WORD: Final = re.compile(r"[A-Za-z_]+")
+_REPLICATION_COMMANDS: Final = frozenset(
+    ["ALTER_REPLICATION_SLOT", "BASE_BACKUP", "CREATE_REPLICATION_SLOT", "DROP_REPLICATION_SLOT"]
+    + ["IDENTIFY_SYSTEM", "READ_REPLICATION_SLOT", "START_REPLICATION", "TIMELINE_HISTORY"]
+    + ["UPLOAD_MANIFEST"]
+)
+"""postgresql.org/docs/current/protocol-replication.html"""
+
+
+def _judge_replication(command: Command) -> None:
+    # What our parser makes of a text that a server reads by other rules says nothing.
+    command.cls = "unknown"
+    command.confidence = "uncertain"
+    word = _FIRST_WORD.match(command.text)
+    if word is not None and word[0].upper() in _REPLICATION_COMMANDS:
+        command.operation = word[0].upper()
