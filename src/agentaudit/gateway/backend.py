@@ -90,7 +90,9 @@ async def connect(poller: Poller, access: TargetAccess) -> Wire:
     try:
         await connections.connect(poller, target.address.host, target.address.port, wire)
     except OSError as error:
-        raise LoginRefused(f"{where}: {reason(error)}", code="08001") from None
+        # The one code at which libpq goes on to the next host of its list, as it would have if the
+        # server itself had not been there.
+        raise LoginRefused(f"{where}: {reason(error)}", code="57P03") from None
     if access.tls is None:
         return wire
     try:

@@ -266,7 +266,7 @@ class Door:
         except TimeoutError:
             log.warning("target does not answer", target=access.settings.name)
             raise self._refusal(
-                connection, "08001", f'target "{access.settings.name}": no answer in time'
+                connection, "57P03", f'target "{access.settings.name}": no answer in time'
             ) from None
         try:
             await self._hand_over(connection, actor, access, server)
