@@ -154,7 +154,6 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MINIMAL + "workers = 2", "gateway.workers: not available yet"),
         (MINIMAL + 'state = "sqlite:///state.db"', "gateway.state: not available yet"),
         (MINIMAL + '[listen]\nssh = "127.0.0.1:2222"', "listen.ssh: not available yet"),
         (MINIMAL + '[listen]\ncontrol = "127.0.0.1:1"', "listen.control: not available yet"),
@@ -177,7 +176,7 @@ def test_a_key_of_a_later_release_is_refused_by_name(tmp_path: Path, text: str, 
 
 
 def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None:
-    text = MINIMAL + "workers = 1\n[listen]\nproxy_protocol = []\n"
+    text = MINIMAL + "[listen]\nproxy_protocol = []\n"
     text += TARGET + 'access = "standing"\ndefault = "allow"\ntags = {}\nsingle_window = false\n'
 
     assert load(written(tmp_path, text)).target[0].access == "standing"
@@ -198,6 +197,13 @@ def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None
         (MINIMAL + "[listen]\npostgres_oauth = true", "there is no [[issuer]] to name"),
         (MINIMAL + "[listen]\npostgres_oauth = 1", "listen.postgres_oauth: "),
         (MINIMAL + TARGET + 'replication = "yes"', "target[1].replication: "),
+        (MINIMAL + "workers = 0", "gateway.workers: input should be greater than or equal to 1"),
+        (MINIMAL + "workers = 65", "gateway.workers: input should be less than or equal to 64"),
+        (MINIMAL + 'workers = "2"', "gateway.workers: input should be a valid integer"),
+        (
+            MINIMAL.replace("gw1", "g" * 61) + "workers = 10",
+            "name is too long for 10 workers",
+        ),
         (MINIMAL + 'keys = "archive/keys"', "keys must lie outside archive"),
         (MINIMAL + TARGET + 'payload_limit = "1 MB"', "expected a size like 512KiB"),
         (MINIMAL + TARGET + 'payload_limit = "1023B"', "target[1].payload_limit: "),
@@ -239,7 +245,7 @@ def test_a_bad_value_says_where_and_what_is_expected(tmp_path: Path, text: str, 
 
 
 def test_all_problems_of_a_file_come_at_once(tmp_path: Path) -> None:
-    said = refusal(tmp_path, MINIMAL + "workers = 4\nx = 1\n" + TARGET + 'tls = "no"')
+    said = refusal(tmp_path, MINIMAL + "workers = 0\nx = 1\n" + TARGET + 'tls = "no"')
 
     assert len(said.splitlines()) == 3
 
@@ -466,3 +472,10 @@ def test_the_policy_document_says_how_long_each_target_is_kept(tmp_path: Path) -
 )
 def test_a_slip_in_a_retention_class_is_named(tmp_path: Path, text: str, problem: str) -> None:
     assert problem in refusal(tmp_path, MINIMAL + text)
+
+
+def test_each_worker_has_a_name_of_its_own_and_one_alone_has_the_gateways(tmp_path: Path) -> None:
+    assert load(written(tmp_path, MINIMAL)).gateway.names == ("gw1",)
+    assert load(written(tmp_path, MINIMAL + "workers = 2\n")).gateway.names == ("gw1-1", "gw1-2")
+    long = MINIMAL.replace("gw1", "g" * 61)
+    assert len(load(written(tmp_path, long + "workers = 9\n")).gateway.names[-1]) == 63

@@ -133,25 +133,30 @@ def check(arguments: argparse.Namespace) -> int:
 def gateway(arguments: argparse.Namespace) -> int:
     """Run the gateway; SIGTERM drains and seals."""
     from agentaudit import settings
-    from agentaudit.gateway import server
+    from agentaudit.gateway import server, supervisor
 
-    return server.run(settings.load(arguments.config))
+    whole = settings.load(arguments.config)
+    return server.run(whole) if whole.gateway.workers == 1 else supervisor.run(whole)
 
 
 def keygen(arguments: argparse.Namespace) -> int:
-    """Make the keys that sign a gateway's log, and print the verifier keys for auditors."""
+    """Make the keys that sign a gateway's log, and print the verifier keys for auditors.
+
+    With `workers`, each has a log: the keys that are missing are made.
+    """
     from agentaudit import settings
-    from agentaudit.archive.keys import create_key
+    from agentaudit.archive.keys import create_keys
 
     own = settings.load(arguments.config).gateway
-    verifiers = create_key(Path(own.keys), own.name, own.origin)
+    verifiers = create_keys(Path(own.keys), own.name, own.names, own.origin)
     if arguments.json:
         _print_json({"verifier_keys": verifiers.split(), "folder": str(own.keys)})
     else:
         print(verifiers)
         print(
-            f"the private keys are in {own.keys}; give the lines above, the log's key and its "
-            "first epoch's, to those who verify, by another way than the archive",
+            f"the private keys are in {own.keys}; give the lines above, of each log its key and "
+            f"its first epoch's, to those who verify, by another way than the archive; "
+            f"{own.name}.vkey has all of this gateway's",
             file=sys.stderr,
         )
     return YES
@@ -236,12 +241,13 @@ def retention_plan(arguments: argparse.Namespace) -> int:
 
 def retention_apply(arguments: argparse.Namespace) -> int:
     """Purge what is due and not held; go on with what was interrupted."""
-    name, done = _order(arguments, {"do": "retention_apply"})
-    if arguments.json:
-        _print_json({"gateway": name, **done})
-    else:
-        _print_purges(name, done)
-    return YES
+    results, status = _order(arguments, {"do": "retention_apply"})
+    for name, done in results:
+        if arguments.json:
+            _print_json({"gateway": name, **done})
+        else:
+            _print_purges(name, done)
+    return status
 
 
 def erase(arguments: argparse.Namespace) -> int:
@@ -250,14 +256,26 @@ def erase(arguments: argparse.Namespace) -> int:
     if len(selector) != 1:
         raise QuestionError("erase: one of --session and --user is needed")
     request: dict[str, Any] = {"do": "erase", "selector": selector}
+    logs = _logs(arguments)
+    status = YES
+    if len(logs) > 1 or arguments.dry_run:
+        plans, status = _order(arguments, request | {"dry_run": True}, logs)
+        concerned = [name for name, made in plans if _is_about_any(made)]
     if arguments.dry_run:
-        name, made = _order(arguments, request | {"dry_run": True})
-        if arguments.json:
-            _print_json({"gateway": name, **made})
-        else:
-            _print_plan(name, made, "would be erased")
-            _others(made)
-        return YES
+        for name, made in plans:
+            if arguments.json:
+                _print_json({"gateway": name, **made})
+            else:
+                _print_plan(name, made, "would be erased")
+        if not arguments.json:
+            _others(plans)
+        return status
+    if len(logs) > 1:
+        if not concerned and status == YES:
+            raise QuestionError(
+                f"erasure: no closed session in a log of {', '.join(logs)} is what it names"
+            )
+        logs = concerned or logs  # elsewhere there is nothing to decide on
     given = (arguments.reason, arguments.token_file, arguments.approver_token_file)
     if not all(given):
         raise QuestionError(
@@ -269,40 +287,54 @@ def erase(arguments: argparse.Namespace) -> int:
         "requester_token": _read_text(arguments.token_file).strip(),
         "approver_token": _read_text(arguments.approver_token_file).strip(),
     }
-    name, done = _order(arguments, request)
-    if arguments.json:
-        _print_json({"gateway": name, **done})
-    else:
-        _print_purges(name, done)
-    stays = done["held"] or done["open"] or done["later"]
-    return NO if _others(done) or stays else YES
+    results, carried = _order(arguments, request, logs)
+    stays = False
+    for name, done in results:
+        if arguments.json:
+            _print_json({"gateway": name, **done})
+        else:
+            _print_purges(name, done)
+        stays |= bool(done["held"] or done["open"] or done["later"])
+    return max(status, carried, NO if _others(results) or stays else YES)
+
+
+def _is_about_any(plan: Mapping[str, Any]) -> bool:
+    """Whether the plan of an erasure is about any session at all."""
+    return bool(
+        plan["totals"]["sessions"]["sessions"] or plan["held"] or plan["open"] or plan["unsealed"]
+    )
 
 
 def legal_hold_set(arguments: argparse.Namespace) -> int:
     """Keep matching sessions from every purge, until the hold is released."""
+    from agentaudit.archive.ids import uuid7
+
     selector = _selector(arguments, "session", "user", "target", "since", "until")
     if not selector:
         raise QuestionError(
             "legal-hold set: what is to be held is not said",
             hint="--session, --user, --target, --since, --until; what is given must all match",
         )
-    name, done = _order(
-        arguments,
-        {
-            "do": "legal_hold_set",
-            "selector": selector,
-            "authority": arguments.authority,
-            "reason": arguments.reason,
-        },
-    )
-    sessions = _matching(arguments, name)
-    if arguments.json:
-        _print_json({"gateway": name, **done, "sessions": sessions})
-    else:
-        print(done["hold"])
+    request: dict[str, Any] = {
+        "do": "legal_hold_set",
+        "selector": selector,
+        "authority": arguments.authority,
+        "reason": arguments.reason,
+    }
+    logs = _logs(arguments)
+    if len(logs) > 1:
+        request["hold"] = str(uuid7(time.time_ns() // 1000))
+    results, status = _order(arguments, request, logs)
+    for number, (name, done) in enumerate(results):
+        sessions = _matching(arguments, name)
+        if arguments.json:
+            _print_json({"gateway": name, **done, "sessions": sessions})
+            continue
+        if number == 0:  # all have the same
+            print(done["hold"])
         now = "" if sessions is None else f": {sessions:,} sessions now"
         print(f"{name} holds what matches until this hold is released{now}", file=sys.stderr)
-    return NO if _others(done) else YES
+    return max(status, NO if _others(results) else YES)
 
 
 def _matching(arguments: argparse.Namespace, gateway: str) -> int | None:
@@ -336,31 +368,40 @@ def _matching(arguments: argparse.Namespace, gateway: str) -> int | None:
 
 def legal_hold_release(arguments: argparse.Namespace) -> int:
     """Release a legal hold; what it held is due by policy as if it had not been."""
-    name, done = _order(
-        arguments,
-        {
-            "do": "legal_hold_release",
-            "hold": arguments.hold,
-            "authority": arguments.authority,
-            "reason": arguments.reason,
-        },
-    )
-    if arguments.json:
-        _print_json({"gateway": name, **done})
-    else:
-        print(f"{name}: released {done['hold']}")
-    return NO if _others(done) else YES
+    from agentaudit import settings
+    from agentaudit.archive.holds import legal_holds
+    from agentaudit.archive.layout import Layout
+
+    logs = _logs(arguments)
+    if len(logs) > 1:
+        holds = legal_holds(Layout(settings.load(arguments.config).gateway.archive))
+        having = {hold.gateway for hold in holds if hold.hold == arguments.hold.lower()}
+        logs = [name for name in logs if name in having] or logs[:1]
+    request = {
+        "do": "legal_hold_release",
+        "hold": arguments.hold,
+        "authority": arguments.authority,
+        "reason": arguments.reason,
+    }
+    results, status = _order(arguments, request, logs)
+    for name, done in results:
+        if arguments.json:
+            _print_json({"gateway": name, **done})
+        else:
+            print(f"{name}: released {done['hold']}")
+    return max(status, NO if _others(results) else YES)
 
 
-def _others(done: Mapping[str, Any]) -> bool:
+def _others(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
     """Name the other gateways of the archive, which an order says nothing to; are there any?"""
-    for gateway in done.get("others", ()):
+    others = {name for _, done in results for name in done.get("others", ())}
+    for gateway in sorted(others):
         print(
             f"{gateway}: not asked: this archive has its log too, and only an order by its own "
             "settings counts there",
             file=sys.stderr,
         )
-    return bool(done.get("others"))
+    return bool(others)
 
 
 def legal_hold_list(arguments: argparse.Namespace) -> int:
@@ -392,18 +433,56 @@ def legal_hold_list(arguments: argparse.Namespace) -> int:
     return YES
 
 
-def _order(arguments: argparse.Namespace, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Let the gateway of the settings carry out `request`, or do it where none runs."""
+Results = list[tuple[str, dict[str, Any]]]
+
+
+def _logs(arguments: argparse.Namespace) -> list[str]:
+    """Return the logs of the gateway of the settings: its own, or one for each worker.
+
+    Those of workers that it has no more are among them: what they recorded is still there.
+    """
+    from agentaudit import settings
+    from agentaudit.archive.keys import own_logs
+
+    own = settings.load(arguments.config).gateway
+    return own_logs(own.archive, own.keys, own.name) or [own.names[0]]
+
+
+def _order(
+    arguments: argparse.Namespace, request: dict[str, Any], logs: Sequence[str] | None = None
+) -> tuple[Results, int]:
+    """Let each of `logs` (default: all) carry out `request`, or do it where nobody records.
+
+    Returns what came of it in each, and a status: yes, or could not tell where one could not carry
+    it out, which is said.
+    """
     from agentaudit import client, settings
 
     whole = settings.load(arguments.config)
-    own = whole.gateway
-    if client.is_running(own.archive, own.name):
-        return own.name, client.ask(own.archive, own.name, request)
-    from agentaudit.gateway.orders import alone
+    archive = whole.gateway.archive
+    own = _logs(arguments)
+    names = own if logs is None else logs
+    results: Results = []
+    failures: list[tuple[str, AgentauditError]] = []
+    for name in names:
+        try:
+            if client.is_running(archive, name):
+                results.append((name, client.ask(archive, name, request)))
+                continue
+            from agentaudit.gateway.orders import alone
 
-    print(f"{own.name} does not run: recording for this alone", file=sys.stderr)
-    return own.name, alone(whole, request)
+            print(f"{name} does not run: recording for this alone", file=sys.stderr)
+            results.append((name, alone(whole, name, request)))
+        except AgentauditError as error:
+            failures.append((name, error))
+    if failures and not results:
+        raise failures[0][1]
+    for name, failure in failures:
+        _complain(f"{name}: not carried out: {failure}", failure.hint)
+    for _, done in results:
+        if "others" in done:
+            done["others"] = [name for name in done["others"] if name not in own]
+    return results, CANNOT_TELL if failures else YES
 
 
 def _selector(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -208,11 +208,28 @@ class _Table(BaseModel):
     )
 
 
+MAX_WORKERS: Final = 64
+MAX_NAME: Final = 63
+"""Characters of a name under which something records."""
+
+
+def log_names(gateway: str, workers: int) -> tuple[str, ...]:
+    """Return the names of the logs of a gateway with so many workers.
+
+    >>> log_names("gw1", 1), log_names("gw1", 2)
+    (('gw1',), ('gw1-1', 'gw1-2'))
+    """
+    if workers == 1:
+        return (gateway,)
+    return tuple(f"{gateway}-{number}" for number in range(1, workers + 1))
+
+
 class Gateway(_Table):
     """`[gateway]`: who this gateway is, where it records, and how soon a record counts."""
 
     name: Name
     origin: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS, strict=True)] = 1
     archive: LocatedPath = Path("archive")
     keys: LocatedPath = Path("keys")
     durability: DurabilityText = Durability.STRICT
@@ -229,7 +246,14 @@ class Gateway(_Table):
             raise ValueError("tls_cert_file and tls_key_file are given together or not at all")
         if self.keys.is_relative_to(self.archive):
             raise ValueError("keys must lie outside archive: who copies one must not get the other")
+        if self.workers > 1 and len(self.names[-1]) > MAX_NAME:
+            raise ValueError(f"name is too long for {self.workers} workers: {self.names[-1]}")
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which it records, each with a log of its own: one for each worker."""
+        return log_names(self.name, self.workers)
 
 
 class Listen(_Table):
@@ -556,7 +580,7 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "mask": [],
         "webhook": [],
     },
-    "gateway": {"workers": 1, "state": _ON},
+    "gateway": {"state": _ON},
     "listen": {
         "ssh": _ON,
         "http": _ON,
@@ -599,12 +623,23 @@ def load(path: Path) -> Settings:
     """
     path = Path(path)
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        text = path.read_bytes()
     except OSError as error:
         raise SettingsError(
             f"{path}: {error.strerror or 'cannot be read'}",
             hint="agentaudit init writes a file to start from",
         ) from None
+    return parse(text, path)
+
+
+def parse(text: bytes, path: Path) -> Settings:
+    """Return the settings that `text` is, as `load` does where `path` holds it.
+
+    Raises:
+        SettingsError: as `load`.
+    """
+    try:
+        document = tomllib.loads(text.decode())
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: not UTF-8 at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
@@ -715,6 +750,7 @@ _DEFAULT: Final = """\
 name = "{name}"                       # [a-z0-9-]; part of every path, so choose it for good
 # Unique in the world: witnesses know this log as origin/name.
 origin = "{origin}"
+workers = 1                        # processes on one port, each with a log and keys of its own
 archive = "archive"                # everything that is recorded
 keys = "keys"                      # what signs the log; keep a copy of keys/{name}.vkey elsewhere
 # strict: on disk before it is forwarded · writes: plain reads go earlier · relaxed: within 50 ms

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentaudit._native import raw
+from agentaudit._native import system
 from agentaudit.archive import recorder as recorder_module
 from agentaudit.archive import syncer
 from agentaudit.archive.journal import JournalReader
@@ -19,8 +19,8 @@ from tests.archive.recording import Site
 
 def sync_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let recorders sync with `os.fdatasync`, on their thread, where a test can get between."""
-    source = Path(raw.__file__).with_name("raw.py")
-    spec = spec_from_file_location("agentaudit._native.raw", source)
+    source = Path(system.__file__).with_name("system.py")
+    spec = spec_from_file_location("agentaudit._native.system", source)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

@@ -44,6 +44,21 @@ class Raw:
                 return heard
             heard += data
 
+    def hear_byte(self) -> bytes:
+        return self.socket.recv(1)
+
+    def has_been_closed(self) -> bool:
+        """Say whether the other end has hung up already, without waiting for it."""
+        self.socket.setblocking(False)
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+        finally:
+            self.socket.settimeout(30)
+
     def hear_one(self) -> tuple[bytes, bytes]:
         reader = wire.MessageReader()
         while True:

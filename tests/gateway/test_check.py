@@ -64,6 +64,18 @@ def test_settings_that_will_do_are_all_ok_and_say_what_was_seen(
     assert not (tmp_path / "archive").exists(), "looking leaves nothing behind"
 
 
+def test_the_workers_are_counted_and_each_has_its_key_or_is_named(tmp_path: Path) -> None:
+    create_key(tmp_path / "keys", "gw1-2", "audit.test")
+    gateway = {"name": "gw1", "origin": "audit.test", "workers": 3}
+    findings = check(settings(tmp_path, gateway=gateway))
+
+    assert named(findings, "workers").message.startswith("3, gw1-1 to gw1-3, on ")
+    told = [(each.ok, each.message) for each in findings if each.name.startswith("keys")]
+    assert [ok for ok, _ in told] == [False, True, False]
+    assert "audit.test/gw1-2" in told[1][1]
+    assert f"{tmp_path}/keys/gw1-3.key" in told[2][1]
+
+
 def test_each_thing_that_is_wrong_is_named_with_its_place(
     tmp_path: Path, postgres18: PostgresPeer, signing_issuer: SigningIssuer
 ) -> None:

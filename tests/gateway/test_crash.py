@@ -43,6 +43,16 @@ class Busy:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its connection still is."""
+        return self._thread.is_alive()
+
+    def hang_up(self) -> None:
+        """Leave without a word, whatever is in flight."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self.join()
+
     def join(self) -> None:
         self._thread.join()
         self._socket.close()

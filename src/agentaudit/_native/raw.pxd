@@ -5,12 +5,8 @@ cpdef int uint16_at(bytes data, Py_ssize_t at) except -1
 cpdef long long int32_at(bytes data, Py_ssize_t at) except? -2
 cpdef Py_ssize_t nul_at(bytes data, Py_ssize_t start) except -2
 cpdef bytes cut(bytes data, Py_ssize_t start, Py_ssize_t stop)
-cpdef long long now_us() except -1
-cpdef long long mono_ns() except -1
 cpdef bytes frame(
     bytes marker, uint64_t event_no, int64_t observed_us, uint64_t mono_ns, bytes session_id,
     uint32_t seq, int32_t command_no, int kind, int flags, int32_t status, uint64_t orig_len,
     bytes text, bytes payload, bytes extra,
 )
-cpdef bytes receive(int fd, Py_ssize_t size)
-cpdef Py_ssize_t send(int fd, bytes data) except -1

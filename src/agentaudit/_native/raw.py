@@ -1,4 +1,4 @@
-"""What the data path does a few times for every message: read a number, cut, frame, send.
+"""What the data path does a few times for every message: read a number, cut, frame.
 
 This runs where `raw.pyx`, of the same name, was not compiled; else Python finds that one first, and
 compiled modules call it without a detour. A function here says what it means for both.
@@ -6,17 +6,12 @@ compiled modules call it without a detour. A function here says what it means fo
 
 from __future__ import annotations
 
-import os
 import struct
-import time
 from zlib import crc32
 
 _FIXED = struct.Struct(">QqQ16sIiHHiQQ")
 _HEAD = struct.Struct(">16sII")
 _U32 = struct.Struct(">I")
-SYNC = struct.Struct("=qq")
-"""What `sync_loop` is asked (file, number of the event) and what it answers (number, errno)."""
-
 _NULL_LENGTH = 0xFFFFFFFF
 _MAX_FRAME_BYTES = 64 << 20
 
@@ -61,19 +56,6 @@ def cut(data: bytes, start: int, stop: int) -> bytes:
     if not 0 <= start <= stop <= len(data):
         raise IndexError
     return data[start:stop]
-
-
-# --- clocks
-
-
-def now_us() -> int:
-    """Return the machine's time, microseconds since 1970, UTC."""
-    return time.time_ns() // 1000
-
-
-def mono_ns() -> int:
-    """Return nanoseconds that never go back."""
-    return time.monotonic_ns()
 
 
 # --- the journal
@@ -128,42 +110,3 @@ def frame(
 
 def _part(part: bytes | None) -> tuple[bytes, bytes]:
     return _U32.pack(_NULL_LENGTH if part is None else len(part)), part or b""
-
-
-def sync_loop(asked: int, telling: int) -> None:
-    """Sync files on demand, until the pipe `asked` is closed at its other end; see `SYNC`."""
-    while len(question := os.read(asked, SYNC.size)) == SYNC.size:
-        fd, number = SYNC.unpack(question)
-        error = 0
-        try:
-            os.fdatasync(fd)
-        except OSError as failed:
-            error = failed.errno or 1
-        os.write(telling, SYNC.pack(number, error))
-
-
-# --- sockets, which do not block
-
-
-def receive(fd: int, size: int) -> bytes | None:
-    """Return at most `size` bytes of what has come to a socket, None where nothing has.
-
-    Raises:
-        OSError: it is broken.
-    """
-    try:
-        return os.read(fd, size)
-    except BlockingIOError:
-        return None
-
-
-def send(fd: int, data: bytes) -> int:
-    """Return how many of the bytes a socket has taken.
-
-    Raises:
-        OSError: it is broken.
-    """
-    try:
-        return os.write(fd, data)
-    except BlockingIOError:
-        return 0

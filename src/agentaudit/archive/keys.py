@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from agentaudit.archive.files import (
     replace,
     sync_folder,
 )
-from agentaudit.archive.layout import GATEWAY_NAME
+from agentaudit.archive.layout import GATEWAY_NAME, Layout
 from agentaudit.archive.note import Checkpoint, Signer
 from agentaudit.errors import RecordingError, SettingsError
 
@@ -82,6 +84,41 @@ def create_key(keys: Path, gateway: str, origin: str) -> str:
     # Last: whoever sees a log key may rely on the files beside it.
     replace(path, f"{signer.private_text()}\n".encode(), mode=PRIVATE_MODE)
     return text.strip()
+
+
+def create_keys(keys: Path, gateway: str, names: Sequence[str], origin: str) -> str:
+    """Make the keys that are missing of the logs `names`, as `create_key`; return what it returns.
+
+    All of them are those of `gateway`'s workers, or its own. `<gateway>.vkey` then holds the
+    verifier keys of every log that it ever had keys for: what is handed out is one file.
+
+    Raises:
+        SettingsError: none is missing.
+    """
+    shared = keys / f"{gateway}.vkey"
+    known = shared.read_text().splitlines() if shared.exists() else []
+    missing = [name for name in names if not (keys / f"{name}.key").exists()]
+    made = [create_key(keys, name, origin) for name in missing or names[:1]]
+    lines = list(known)
+    for name in names:
+        lines += (keys / f"{name}.vkey").read_text().splitlines()
+    text = "".join(f"{line}\n" for line in dict.fromkeys(lines))
+    replace(shared, text.encode(), mode=FILE_MODE)
+    return "\n".join(made)
+
+
+def own_logs(archive: Path, keys: Path, gateway: str) -> list[str]:
+    """Return the logs in `archive` of this gateway and of its workers, whose keys are in `keys`.
+
+    Those of workers that it has no more are among them.
+    """
+    name = re.compile(rf"{re.escape(gateway)}(?:-([1-9]|[1-5][0-9]|6[0-4]))?\Z")
+    found = []
+    for log in Layout(archive).gateways():
+        match = name.match(log)
+        if match is not None and (keys / f"{log}.key").exists():
+            found.append((int(match[1] or 0), log))
+    return [log for _, log in sorted(found)]
 
 
 def load_key(place: Place) -> Signer:

@@ -673,13 +673,20 @@ class Purger:
             purges += yield from self._purge("sessions", batch, basis)
         return resumed.left(made) | left | {"purges": purges}
 
-    def hold(self, selector: Mapping[str, Any], event: int, now_us: int) -> dict[str, Any]:
+    def hold(
+        self, selector: Mapping[str, Any], event: int, now_us: int, hold: str = ""
+    ) -> dict[str, Any]:
         """Set a legal hold; `event` is the control session's event that says who and why.
 
+        `hold` is its id, where other logs are to have the same.
+
         Raises:
-            RecordingError: `selector` names nothing, or something of another form.
+            RecordingError: `selector` names nothing, or something of another form, or there is
+                such a hold.
         """
-        hold = str(uuid7(now_us))
+        if hold in self._standing.holds:
+            raise RecordingError(f"legal hold {hold}: set already")
+        hold = hold or str(uuid7(now_us))
         entry = {"type": "legal_hold_set", "hold": hold, "selector": selector, "event": event}
         try:
             check_entry(0, entry | {"at": now_us})

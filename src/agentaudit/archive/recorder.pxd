@@ -1,6 +1,7 @@
 cimport cython
 
-from agentaudit._native.raw cimport frame, mono_ns, now_us
+from agentaudit._native.raw cimport frame
+from agentaudit._native.system cimport mono_ns, now_us
 
 from agentaudit.archive.journal cimport OpenSession
 from agentaudit.archive.rows cimport command_row

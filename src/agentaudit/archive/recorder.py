@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from agentaudit._native.raw import frame, mono_ns, now_us
+from agentaudit._native.raw import frame
+from agentaudit._native.system import mono_ns, now_us
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import (
     PRIVATE_MODE,

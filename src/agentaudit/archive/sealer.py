@@ -549,7 +549,8 @@ class Sealer:
             )
             return (yield from erasing)
         if do == "legal_hold_set":
-            return purger.hold(message["selector"], message["event"], now_us)
+            hold = message.get("hold", "")
+            return purger.hold(message["selector"], message["event"], now_us, hold)
         if do == "legal_hold_release":
             return purger.release(message["hold"], message["event"])
         raise RecordingError(f"order {do!r}: not one that a sealer knows")

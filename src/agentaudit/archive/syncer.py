@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from agentaudit._native.raw import SYNC, sync_loop
+from agentaudit._native.system import SYNC, sync_loop
 
 
 class Syncer:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from agentaudit.archive.keys import create_key
+from agentaudit.archive.keys import create_keys
 from agentaudit.demo.processes import (
     READY_SECONDS,
     Child,
@@ -18,6 +18,7 @@ from agentaudit.demo.processes import (
     until,
     without_libpq_variables,
 )
+from agentaudit.settings import log_names
 
 
 class Gateway:
@@ -32,8 +33,9 @@ class Gateway:
         self.config = directory / "agentaudit.toml"
         self.config.write_text(to_toml(settings), encoding="utf-8")
         self.archive = directory / "archive"
-        names = settings["gateway"]
-        self.verifier_key = create_key(directory / "keys", names["name"], names["origin"])
+        own = settings["gateway"]
+        names = log_names(own["name"], own.get("workers", 1))
+        self.verifier_key = create_keys(directory / "keys", own["name"], names, own["origin"])
         """What the archive is verified with; in `keys/` too, beside the private keys."""
         self.log = directory / "gateway.log"
 
@@ -126,8 +128,10 @@ class Gateway:
                     lines.append(value)
         return lines
 
-    def wait_until_idle(self) -> None:
+    def wait_until_idle(self, *, but: int = 0) -> None:
         """Return once every session that was opened is recorded as closed.
+
+        `but` so many, of a worker that was killed.
 
         Without it, SIGTERM may overtake a client's farewell, and the session then ends as
         `shutdown`.
@@ -135,7 +139,7 @@ class Gateway:
         Raises:
             PeerError: a session stays open.
         """
-        until(lambda: not self._open_sessions(), "gateway: sessions end")
+        until(lambda: len(self._open_sessions()) == but, "gateway: sessions end")
 
     def dsn(self, target: str, token: str, *, port: int | None = None, **extra: object) -> str:
         """Return a libpq connection string for `target` with the token as password."""

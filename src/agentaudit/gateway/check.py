@@ -42,7 +42,8 @@ class Check:
 
 def check(settings: Settings) -> list[Check]:
     """Return what came of trying the settings; blocks, for up to half a minute an address."""
-    findings = [_archive(settings), _sealing(), _keys(settings), _retention(settings)]
+    findings = [_archive(settings), _sealing(), _workers(settings), *_keys(settings)]
+    findings.append(_retention(settings))
     findings += _listener(settings)
     findings += [_witness(witness) for witness in settings.witness]
     findings += [_anchor(anchor) for anchor in settings.anchor]
@@ -86,15 +87,31 @@ def _sealing() -> Check:
     return Check("sealing", True, "by compiled loops")
 
 
-def _keys(settings: Settings) -> Check:
+def _workers(settings: Settings) -> Check:
+    names = settings.gateway.names
+    processors = len(os.sched_getaffinity(0))
+    if len(names) == 1:
+        return Check("workers", True, f"1, on {processors} processors")
+    message = f"{len(names)}, {names[0]} to {names[-1]}, on {processors} processors"
+    hint = "more workers than processors share them" if len(names) > processors else ""
+    return Check("workers", True, message, hint)
+
+
+def _keys(settings: Settings) -> list[Check]:
+    """Say of each log whether its key is there; of a gateway without workers there is one."""
     own = settings.gateway
-    name = f"keys {own.keys}"
-    place = Place(archive=own.archive, gateway=own.name, origin=own.origin, keys=own.keys)
-    try:
-        load_key(place)
-    except AgentauditError as error:
-        return Check(name, False, str(error), error.hint)
-    return Check(name, True, f"of the log {place.log_origin}, as the settings say")
+    findings = []
+    for gateway in own.names:
+        place = Place(archive=own.archive, gateway=gateway, origin=own.origin, keys=own.keys)
+        name = f"keys {own.keys}"
+        try:
+            load_key(place)
+        except AgentauditError as error:
+            findings.append(Check(name, False, str(error), error.hint))
+        else:
+            message = f"of the log {place.log_origin}, as the settings say"
+            findings.append(Check(name, True, message))
+    return findings
 
 
 def _retention(settings: Settings) -> Check:

@@ -1,6 +1,6 @@
 cimport cython
 
-from agentaudit._native.raw cimport receive, send
+from agentaudit._native.system cimport receive, send
 
 cdef class Poller:
     cdef public object loop

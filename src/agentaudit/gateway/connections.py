@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, Protocol
 
-from agentaudit._native.raw import receive, send
+from agentaudit._native.system import receive, send
 
 MIN_READ_BYTES: Final = 16 * 1024
 MAX_READ_BYTES: Final = 256 * 1024

@@ -22,13 +22,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import structlog
+
 from agentaudit.archive.ids import uuid7
+from agentaudit.archive.keys import own_logs
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.rows import encode, valid_text
 from agentaudit.archive.segment import INLINE_PAYLOAD_BYTES
 from agentaudit.archive.snapshot import check_format
-from agentaudit.errors import IdentityError, QuestionError
+from agentaudit.errors import AgentauditError, IdentityError, QuestionError
 from agentaudit.identity import MAX_TOKEN_BYTES, Verifier
 from agentaudit.model import Actor, Kind
 from agentaudit.settings import Roles, Settings
@@ -42,6 +45,8 @@ ACCESSES: Final = ("open", "search", "export", "verify")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000
+
+log = structlog.get_logger()
 
 Request = Mapping[str, Any]
 Result = dict[str, Any]
@@ -119,8 +124,13 @@ class Orders:
 
     async def _set_hold(self, asker: Asker, request: Request) -> Result:
         selector = self._selector(request, "session", "user", "target", "since", "until")
+        hold = _uuid(request, "hold") if "hold" in request else ""
         event = self._record_hold(asker, "set", request, {"selector": selector})
-        answer = await self._recorder.order("legal_hold_set", selector=selector, event=event)
+        # One hold in several logs is one to who sets it, lists it and releases it.
+        named = {"hold": hold} if hold else {}
+        answer = await self._recorder.order(
+            "legal_hold_set", selector=selector, event=event, **named
+        )
         return {"event": event, "selector": selector} | answer
 
     async def _release_hold(self, asker: Asker, request: Request) -> Result:
@@ -241,8 +251,10 @@ class Orders:
         return selector
 
 
-def alone(settings: Settings, request: Request) -> Result:
-    """Carry out `request` where no gateway runs: record for as long as it takes, and seal.
+def alone(settings: Settings, name: str, request: Request) -> Result:
+    """Carry out `request` where `name` does not run: record for as long as it takes, and seal.
+
+    `name` is the gateway of the settings, or a worker of it that there is or was.
 
     Raises:
         QuestionError: there is no such archive, it is another user's, or as `Orders.carry_out`.
@@ -252,9 +264,9 @@ def alone(settings: Settings, request: Request) -> Result:
     own = settings.gateway
     layout = Layout(own.archive)
     check_format(layout)
-    if own.name not in layout.gateways():
+    if name not in layout.gateways():
         raise QuestionError(
-            f"archive {own.archive}: gateway {own.name} has recorded nothing here",
+            f"archive {own.archive}: gateway {name} has recorded nothing here",
             hint="gateway.name in the settings says whose log it is about",
         )
     owner = own.archive.stat().st_uid
@@ -264,19 +276,11 @@ def alone(settings: Settings, request: Request) -> Result:
             f"archive {own.archive}: belongs to uid {owner}, this is uid {os.geteuid()}",
             hint="run it as the gateway's own user, or while the gateway runs",
         )
-    return asyncio.run(_alone(settings, request))
+    return asyncio.run(_alone(settings, name, request))
 
 
-async def _alone(settings: Settings, request: Request) -> Result:
-    own = settings.gateway
-    recorder = await Recorder.start(
-        archive=own.archive,
-        gateway=own.name,
-        origin=own.origin,
-        keys=own.keys,
-        durability=own.durability,
-        policy=settings.policy_document(),
-    )
+async def _alone(settings: Settings, name: str, request: Request) -> Result:
+    recorder = await _record(settings, name)
     verifier = Verifier(settings.issuer)
     try:
         orders = Orders(recorder, lambda: (settings.roles, verifier))
@@ -284,6 +288,42 @@ async def _alone(settings: Settings, request: Request) -> Result:
     finally:
         verifier.close()
         await recorder.stop()
+
+
+async def _record(settings: Settings, name: str) -> Recorder:
+    own = settings.gateway
+    return await Recorder.start(
+        archive=own.archive,
+        gateway=name,
+        origin=own.origin,
+        keys=own.keys,
+        durability=own.durability,
+        policy=settings.policy_document(),
+    )
+
+
+async def recover_others(settings: Settings) -> None:
+    """Recover and seal what workers have left that this gateway has no more.
+
+    What cannot be recovered is told, and stays as it is: it is no part of what records from now.
+    """
+    own = settings.gateway
+    layout = Layout(own.archive)
+    for name in own_logs(own.archive, own.keys, own.name):
+        if name in own.names or not layout.journal_segments(name):
+            continue
+        try:
+            recorder = await _record(settings, name)
+            await recorder.stop()
+        except AgentauditError as error:
+            log.error(
+                "what a former worker left cannot be recovered",
+                gateway=name,
+                error=str(error),
+                hint=error.hint,
+            )
+        else:
+            log.info("what a former worker left is recovered", gateway=name)
 
 
 def user_name(uid: int) -> str:

@@ -86,10 +86,16 @@ class _Refused(Exception):
 class Door:
     """Lets PostgreSQL clients in. `serve` is one connection's whole login."""
 
-    def __init__(self, sessions: Sessions, *, deadlines: Deadlines | None = None) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        *,
+        deadlines: Deadlines | None = None,
+        keys: CancelKeys | None = None,
+    ) -> None:
         self._sessions = sessions
         self._deadlines = deadlines or Deadlines()
-        self._routes = CancelKeys()
+        self._keys = keys or CancelKeys()
 
     async def serve(self, wire: Wire) -> None:
         """See `wire` through its login; it is a session, refused or gone when this returns."""
@@ -313,12 +319,12 @@ class Door:
             payload_limit=access.settings.payload_limit,
         )
         route = CancelRoute(access, server.pid, server.secret, session)
-        secret = self._routes.add(route, connection.version) if server.secret else b""
+        secret = self._keys.add(route, connection.version) if server.secret else b""
         try:
             await self._greet(connection, actor, route, secret, server)
         finally:
             if not connection.is_open:
-                self._routes.remove(route.pid, secret)
+                self._keys.remove(route.pid, secret)
 
     async def _greet(
         self,
@@ -388,7 +394,7 @@ class Door:
 
     def _ended(self, actor: Actor, pid: int, secret: bytes) -> Callable[[Relay, str], None]:
         def ended(relay: Relay, reason: str) -> None:
-            self._routes.remove(pid, secret)
+            self._keys.remove(pid, secret)
             self._sessions.give_back(actor)
             self._sessions.remove(relay)
             log.info("session closed", session=str(relay.session.session_id), reason=reason)
@@ -399,16 +405,31 @@ class Door:
 
     async def _cancel(self, connection: _Connection, request: CancelRequest) -> None:
         """Pass a cancel request on; the client's connection ends when the server has taken it."""
-        route = self._routes.find(request.pid, request.secret)
-        if route is None:
+        pid, secret, peer = request.pid, request.secret, connection.wire.peer
+        route = self._keys.find(pid, secret)
+        if route is not None:
+            self._sessions.leave(connection.wire)
+            await self._cancel_on(route, peer)
+        elif not await self._keys.pass_on(pid, secret, peer):
             self._count(connection, "unknown cancel key")
-            return
-        self._sessions.leave(connection.wire)
+
+    async def cancel(self, pid: int, secret: bytes, peer: str) -> bool:
+        """Carry out a request of `peer` that another worker got; say whether the key is known.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        route = self._keys.find(pid, secret)
+        if route is not None:
+            await self._cancel_on(route, peer)
+        return route is not None
+
+    async def _cancel_on(self, route: CancelRoute, peer: str) -> None:
         route.session.record(
             Event(
                 kind=Kind.NOTICE,
                 side=Side.CLIENT,
-                text=f"cancel request from {connection.wire.peer}",
+                text=f"cancel request from {peer}",
                 flags=Flag.SYNTHETIC,
             )
         )

@@ -3,6 +3,9 @@
 One event loop holds everything. A connection is a task only while it logs in; an open session is
 callbacks (`relay`). When recording fails the process stays and tells every client why, because a
 gateway that is gone looks like a network that is down.
+
+Where there are workers, each is a process with a gateway of this kind in it, which gets its
+connections from the supervisor (`supervisor`, `team`).
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -25,12 +29,13 @@ import uvloop
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError, SettingsError
-from agentaudit.gateway.connections import Listener, listen
+from agentaudit.gateway.connections import Connection, Listener, listen
 from agentaudit.gateway.local import Local
-from agentaudit.gateway.orders import Orders
+from agentaudit.gateway.orders import Orders, recover_others
 from agentaudit.gateway.postgres import Deadlines, Door
 from agentaudit.gateway.serving import Serving, outside, prepare, watched_files
 from agentaudit.gateway.sessions import Sessions
+from agentaudit.gateway.team import Team
 from agentaudit.gateway.wire import Wire, reason
 from agentaudit.identity import Verifier
 from agentaudit.settings import Address, Roles, Settings, load
@@ -43,6 +48,7 @@ BACKLOG: Final = 1024
 # What a running gateway cannot take over from a changed file: recorder and sockets exist already.
 _NEEDS_RESTART: Final = (
     "name",
+    "workers",
     "origin",
     "archive",
     "keys",
@@ -58,11 +64,23 @@ log = structlog.get_logger()
 
 
 class Gateway:
-    """A running gateway. Use it as an async context manager: leaving it drains and seals."""
+    """A running gateway. Use it as an async context manager: leaving it drains and seals.
 
-    def __init__(self, settings: Settings, *, deadlines: Deadlines | None = None) -> None:
+    A worker of one records as `name` and listens nowhere: `team` is what it has of the others.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        deadlines: Deadlines | None = None,
+        name: str = "",
+        team: Team | None = None,
+    ) -> None:
         self._settings = settings
         self._deadlines = deadlines
+        self._name = name or settings.gateway.name
+        self._team = team
         self._serving: Serving
         self._listener: Listener | None = None
         self._logins: asyncio.TaskGroup
@@ -87,7 +105,7 @@ class Gateway:
         gateway = settings.gateway
         self.recorder = await Recorder.start(
             archive=gateway.archive,
-            gateway=gateway.name,
+            gateway=self._name,
             origin=gateway.origin,
             keys=gateway.keys,
             durability=gateway.durability,
@@ -101,9 +119,10 @@ class Gateway:
             on_notice=self._notice,
         )
         try:
-            self.sessions = Sessions(self._serving, self.recorder)
+            places = None if self._team is None else self._team.places
+            self.sessions = Sessions(self._serving, self.recorder, places)
             self._local = Local(
-                Layout(gateway.archive).control(gateway.name),
+                Layout(gateway.archive).control(self._name),
                 Orders(self.recorder, self._authority),
             )
             await self._local.start()
@@ -112,7 +131,9 @@ class Gateway:
             raise
         try:
             self._logins = await asyncio.TaskGroup().__aenter__()
-            if settings.listen.postgres is not None:
+            if self._team is not None:
+                self._join(self._team)
+            elif settings.listen.postgres is not None:
                 await self._listen(settings.listen.postgres)
         except BaseException:
             await self._local.stop()
@@ -131,7 +152,11 @@ class Gateway:
             self._watch.cancel()
         if self._listener is not None:
             self._listener.close()
+        if self._team is not None:
+            self._team.say_closed()
         await self.sessions.drain(self._settings.gateway.drain_timeout.total_seconds())
+        if self._team is not None:
+            self._team.stop()
         # Whoever still logs in gets its answer, or is cut by the deadline of its step.
         await self._logins.__aexit__(None, None, None)
         await self.sessions.drain(0)
@@ -162,6 +187,31 @@ class Gateway:
             "listening", protocol="postgres", address=self.address.host, port=self.address.port
         )
 
+    def _join(self, team: Team) -> None:
+        """Take the connections that come from the supervisor, and what other workers ask."""
+        door = Door(self.sessions, deadlines=self._deadlines, keys=team.keys)
+
+        def made(wire: Wire) -> None:
+            self._logins.create_task(self._serve(door, wire))
+
+        def connected(sock: socket.socket) -> None:
+            Connection(self.sessions.poller, sock, Wire(made))
+
+        async def cancel(pid: int, secret: bytes, peer: str) -> bool:
+            try:
+                return await door.cancel(pid, secret, peer)
+            except Exception as error:
+                log.error("cancel request failed unexpectedly", **_without_content(error))
+                return False
+
+        team.start(
+            self._logins,
+            connected=connected,
+            cancel=cancel,
+            make_room=self.sessions.make_room,
+            reload=self.reload,
+        )
+
     async def _serve(self, door: Door, wire: Wire) -> None:
         try:
             await door.serve(wire)
@@ -169,6 +219,8 @@ class Gateway:
             # One client's login must not end the task group, and with it everybody's.
             log.error("login failed unexpectedly", **_without_content(error))
             wire.abort()
+        finally:
+            self.sessions.places.end()
 
     def _authority(self) -> tuple[Roles, Verifier]:
         serving = self.sessions.serving
@@ -176,6 +228,8 @@ class Gateway:
 
     def _recording_failed(self, failure: RecordingError) -> None:
         self.sessions.recording_failed(failure)
+        if self._team is not None:
+            self._team.say_closed()
 
     def _notice(self, message: dict[str, Any]) -> None:
         members = dict(message)
@@ -272,10 +326,28 @@ def _report_to_log(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
     log.error("unexpected error in the event loop", **details)
 
 
-def configure_log() -> None:
-    """Let structlog write JSON lines to standard error, and let nothing else write there."""
+def as_begun(settings: Settings, begun: Settings) -> Settings:
+    """Return `settings`, but as `begun` in what a running gateway cannot take over."""
+    gateway = settings.gateway.model_copy(
+        update={key: getattr(begun.gateway, key) for key in _NEEDS_RESTART}
+    )
+    limits = settings.limits.model_copy(update={"disk_stop": begun.limits.disk_stop})
+    tables = {key: getattr(begun, key) for key in ("listen", "witness", "anchor")}
+    return settings.model_copy(update={"gateway": gateway, "limits": limits, **tables})
+
+
+def configure_log(**members: str) -> None:
+    """Let structlog write JSON lines to standard error, and let nothing else write there.
+
+    Each line has `members` as well.
+    """
+
+    def add_members(_: object, __: str, line: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        return {**members, **line}
+
     structlog.configure(
         processors=[
+            add_members,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),
@@ -301,13 +373,25 @@ def run(settings: Settings) -> int:
 
 async def _run(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_report_to_log)
     stop = asyncio.Event()
-    gateway = Gateway(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    await recover_others(settings)
+    gateway = Gateway(settings)
+    return await serve(
+        gateway, stop, lambda: loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    )
+
+
+async def serve(gateway: Gateway, stop: asyncio.Event, ready: Callable[[], object]) -> int:
+    """Run a gateway until `stop` is set, and call `ready` once it has started; return as `run`.
+
+    Raises:
+        SettingsError, RecordingError, TamperedError: it could not start.
+    """
+    asyncio.get_running_loop().set_exception_handler(_report_to_log)
     await gateway.__aenter__()
-    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    ready()
     # What the start has made lives as long as the process: a collection need not look at it.
     gc.collect()
     gc.freeze()

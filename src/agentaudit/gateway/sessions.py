@@ -19,6 +19,7 @@ import structlog
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError
 from agentaudit.gateway.connections import Poller
+from agentaudit.gateway.places import Places
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import Serving
 from agentaudit.gateway.wire import Wire
@@ -44,9 +45,12 @@ class TooManyConnections(Exception):
 
 
 class Sessions:
-    """The sessions of a gateway, and its anonymous connections; belongs to the event loop."""
+    """The sessions of a gateway, and its anonymous connections; belongs to the event loop.
 
-    def __init__(self, serving: Serving, recorder: Recorder) -> None:
+    `places` counts both, with those of other workers where there are any.
+    """
+
+    def __init__(self, serving: Serving, recorder: Recorder, places: Places | None = None) -> None:
         self.serving = serving
         self.recorder = recorder
         self.poller = Poller(recorder)
@@ -54,7 +58,7 @@ class Sessions:
         self.is_draining = False
         self._relays: dict[Relay, asyncio.TimerHandle] = {}
         self._anonymous: dict[str, dict[Wire, None]] = {}
-        self._actors: Counter[tuple[str, str]] = Counter()
+        self.places = places or Places()
         self._waiting: set[asyncio.Future[None]] = set()
         self._attempts: dict[str, Counter[str]] = {}
         self._minute: asyncio.TimerHandle | None = None
@@ -65,24 +69,36 @@ class Sessions:
     def enter(self, wire: Wire) -> None:
         """Take `wire` in as anonymous.
 
-        At the limit, the oldest connection of the address that has most of them has to go: who
-        sits on connections makes room for everybody else.
+        At the limit, somebody has to go.
+        """
+        self._anonymous.setdefault(wire.peer_host, {})[wire] = None
+        self.places.enter()
+        if self.places.make_room(self.serving.settings.limits.preauth_connections):
+            self.make_room()
+
+    def make_room(self) -> None:
+        """End the oldest anonymous connection of the address that has most of them.
+
+        Who sits on connections makes room for everybody else.
         """
         anonymous = self._anonymous
-        anonymous.setdefault(wire.peer_host, {})[wire] = None
-        if sum(map(len, anonymous.values())) > self.serving.settings.limits.preauth_connections:
-            address = max(anonymous, key=lambda host: len(anonymous[host]))
-            oldest = next(iter(anonymous[address]))
-            self.leave(oldest)
-            self.count_attempt(address, "made room for others")
-            oldest.abort()
+        if not anonymous:
+            return
+        address = max(anonymous, key=lambda host: len(anonymous[host]))
+        oldest = next(iter(anonymous[address]))
+        self.leave(oldest)
+        self.count_attempt(address, "made room for others")
+        oldest.abort()
 
     def leave(self, wire: Wire) -> None:
         """Count `wire` as anonymous no more: its token was valid, or it ended."""
         wires = self._anonymous.get(wire.peer_host, {})
-        wires.pop(wire, None)
+        if wire not in wires:
+            return
+        del wires[wire]
+        self.places.leave()
         if not wires:
-            self._anonymous.pop(wire.peer_host, None)
+            del self._anonymous[wire.peer_host]
 
     def count_attempt(self, address: str, what: str) -> int:
         """Count a connection that ended before its token was valid; return which one `what` it is.
@@ -161,17 +177,13 @@ class Sessions:
         Raises:
             TooManyConnections: it has all of them.
         """
-        who = (actor.issuer, actor.subject)
-        if self._actors[who] >= self.serving.settings.limits.actor_connections:
+        limit = self.serving.settings.limits.actor_connections
+        if not self.places.take((actor.issuer, actor.subject), limit):
             raise TooManyConnections
-        self._actors[who] += 1
 
     def give_back(self, actor: Actor) -> None:
         """Give a place of `actor` back."""
-        who = (actor.issuer, actor.subject)
-        self._actors[who] -= 1
-        if not self._actors[who]:
-            del self._actors[who]
+        self.places.give_back((actor.issuer, actor.subject))
 
     async def recorded(self) -> None:
         """Return once all that is recorded so far counts in the durability that is set.
@@ -191,6 +203,7 @@ class Sessions:
     def add(self, relay: Relay) -> None:
         """Take an open session in; `remove` is called when it is over."""
         limit = self.serving.settings.limits.max_session
+        self.places.begin()
         self._relays[relay] = asyncio.get_running_loop().call_later(
             limit.total_seconds(),
             relay.end,
@@ -202,6 +215,7 @@ class Sessions:
     def remove(self, relay: Relay) -> None:
         """Count a session no more that has ended; its connections may still be closing."""
         self._relays.pop(relay).cancel()
+        self.places.end()
         self._leaving.add(relay)
 
     def forget(self, relay: Relay) -> None:

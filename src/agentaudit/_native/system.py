@@ -1,0 +1,68 @@
+"""What the data path asks of the system for every read and write: sockets, clocks, a sync.
+
+As with `raw`, this runs where `system.pyx` was not compiled, and says what each means for both.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+SYNC = struct.Struct("=qq")
+"""What `sync_loop` is asked (file, number of the event) and what it answers (number, errno)."""
+
+
+# --- clocks
+
+
+def now_us() -> int:
+    """Return the machine's time, microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+def mono_ns() -> int:
+    """Return nanoseconds that never go back."""
+    return time.monotonic_ns()
+
+
+# --- syncing
+
+
+def sync_loop(asked: int, telling: int) -> None:
+    """Sync files on demand, until the pipe `asked` is closed at its other end; see `SYNC`."""
+    while len(question := os.read(asked, SYNC.size)) == SYNC.size:
+        fd, number = SYNC.unpack(question)
+        error = 0
+        try:
+            os.fdatasync(fd)
+        except OSError as failed:
+            error = failed.errno or 1
+        os.write(telling, SYNC.pack(number, error))
+
+
+# --- sockets, which do not block
+
+
+def receive(fd: int, size: int) -> bytes | None:
+    """Return at most `size` bytes of what has come to a socket, None where nothing has.
+
+    Raises:
+        OSError: it is broken.
+    """
+    try:
+        return os.read(fd, size)
+    except BlockingIOError:
+        return None
+
+
+def send(fd: int, data: bytes) -> int:
+    """Return how many of the bytes a socket has taken.
+
+    Raises:
+        OSError: it is broken.
+    """
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0
