@@ -6,6 +6,7 @@ import os
 import threading
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,15 +18,20 @@ from agentaudit.errors import AgentauditError
 from tests.archive.recording import Site
 
 
-def sync_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let recorders sync with `os.fdatasync`, on their thread, where a test can get between."""
-    source = Path(system.__file__).with_name("system.py")
-    spec = spec_from_file_location("agentaudit._native.system", source)
+def python_of(module: ModuleType) -> ModuleType:
+    """Return `module` as the interpreter runs it, where the one that is loaded is compiled."""
+    source = Path(module.__file__ or "").with_name(f"{module.__name__.rpartition('.')[2]}.py")
+    spec = spec_from_file_location(module.__name__, source)
     assert spec is not None
     assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(syncer, "sync_loop", module.sync_loop)
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def sync_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let recorders sync with `os.fdatasync`, on their thread, where a test can get between."""
+    monkeypatch.setattr(syncer, "sync_loop", python_of(system).sync_loop)
     monkeypatch.setattr(recorder_module, "_ALONE", -1)
 
 

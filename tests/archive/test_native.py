@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentaudit import _native
-from agentaudit._native import _twin
+from agentaudit._native import _twin, raw, system
 from agentaudit.archive import canonical, columns, journal, leaves
 from agentaudit.archive.batch import FIXED, Batch, Entry, Values
 from agentaudit.archive.columns import EventColumns, command_table, parsed_whole
@@ -28,6 +28,7 @@ from agentaudit.archive.rows import command_row
 from agentaudit.archive.tracker import Hashes, Tracked, Tracker
 from agentaudit.archive.verify import verify
 from agentaudit.model import Command
+from tests.archive.faults import python_of
 from tests.archive.recording import GATEWAY, Site, recover
 
 # Not built is a failure of `make`, which tests/test_native_build.py names.
@@ -35,6 +36,7 @@ fast: Any = pytest.importorskip("agentaudit._native._fast")
 
 MARKER = bytes(range(16))
 IDS = [bytes([n]) * 16 for n in range(4)]
+raw_python, system_python = python_of(raw), python_of(system)
 LOOPS = {"compiled": fast, "python": _twin}
 
 
@@ -144,7 +146,9 @@ def test_a_frame_is_made_alike_and_scans(
     payload: bytes | None,
     extra: bytes,
 ) -> None:
-    made = agree("frame", MARKER, *first, IDS[1], *second, status, orig_len, text, payload, extra)
+    members = (MARKER, *first, IDS[1], *second, status, orig_len, text, payload, extra)
+    made = answer(raw.frame, *members)
+    assert made == answer(raw_python.frame, *members)
     if made is ValueError:
         assert not all(0 <= number < 2**16 for number in second[2:])
         return
