@@ -95,7 +95,7 @@ class Door:
     ) -> None:
         self._sessions = sessions
         self._deadlines = deadlines or Deadlines()
-        self._keys = keys or CancelKeys()
+        self._keys = CancelKeys() if keys is None else keys
 
     async def serve(self, wire: Wire) -> None:
         """See `wire` through its login; it is a session, refused or gone when this returns."""
