@@ -279,6 +279,11 @@ class Conversation(Protocol):
         """What the next `receive` raises, if bytes that are not allowed came behind good ones."""
         ...
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether so many answers are owed that the client had better wait for some of them."""
+        ...
+
     def receive(self, side: Side, data: bytes) -> Iterable[Step]:
         """Return the steps that `data` completes; it may be cut anywhere.
 

@@ -467,6 +467,14 @@ def test_a_row_that_does_not_fit_its_columns_is_named(talk: Talk) -> None:
         result_table(traffic(talk.events()), 0)
 
 
+def test_a_row_whose_values_do_not_fill_it_is_an_error_of_the_archive(talk: Talk) -> None:
+    talk.client(wire.query("SELECT 1"))
+    talk.target(wire.row_description(("a", 25)) + wire.message("D", b"\0\2\0\0\0\0011"))
+
+    with pytest.raises(ArchiveError, match="command 0: DataRow: cut off"):
+        result_table(traffic(talk.events()), 0)
+
+
 # Values. What a server says in one format it says in the other, so both must read the same.
 
 NOW = datetime.datetime(2026, 11, 3, 10, 11, 12, 123456, tzinfo=datetime.UTC)

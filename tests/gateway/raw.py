@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, Self
 
 from agentaudit.protocols import postgres_messages as wire
 
@@ -23,7 +23,7 @@ class Raw:
         self.socket: socket.socket = socket.create_connection((gateway.host, gateway.port))
         self.socket.settimeout(30)
 
-    def __enter__(self) -> Raw:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

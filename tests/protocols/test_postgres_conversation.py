@@ -1480,3 +1480,33 @@ def test_the_end_of_a_copy_that_was_sent_ahead_of_the_one_under_way_is_its_own()
         ("COPY b FROM STDIN", "ok", "I"),
         ("SELECT 1", "ok", "I"),
     ]
+
+
+def test_a_row_out_of_its_place_does_not_take_the_message_before_it_along() -> None:
+    talk = Talk()
+    talk.client(parse("", "SELECT 1") + describe_statement() + SYNC)
+
+    (step,) = talk.target(PARSE_COMPLETE + row_description(("a", 23)) + data_row(b"1"))
+
+    assert step.frame == PARSE_COMPLETE + row_description(("a", 23))
+    assert isinstance(talk.conversation.broken, TargetProtocolError)
+
+
+def test_what_is_never_answered_and_never_run_is_not_held_for_long() -> None:
+    talk = Talk()
+
+    steps = talk.client(parse("", "SELECT 1") * 5_000)
+
+    assert b"".join(step.frame for step in steps) == parse("", "SELECT 1") * 5_000
+    assert not talk.conversation.is_behind
+
+
+def test_a_conversation_with_ten_thousand_answers_owed_is_behind_until_some_have_come() -> None:
+    talk = Talk()
+    talk.client(SYNC * 10_000)
+    assert not talk.conversation.is_behind
+
+    talk.client(SYNC)
+    assert talk.conversation.is_behind
+    talk.target(ready())
+    assert not talk.conversation.is_behind

@@ -160,7 +160,13 @@ class _Result:
                 if self.copy is not None:
                     self._add_copied(self.copy.rows_in(body), limit)
             elif not self.is_over and (limit is None or len(self.rows) < limit):
-                self._add(messages.decode_data_row(body), len(body))
+                self._add(self._decoded(body), len(body))
+
+    def _decoded(self, body: bytes) -> Row:
+        try:
+            return messages.decode_data_row(body)
+        except TargetProtocolError as error:
+            raise ArchiveError(f"command {self.command_no}: {error}") from error
 
     def is_known(self) -> bool:
         """Whether it is a result at all, if without rows."""

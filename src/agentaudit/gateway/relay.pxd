@@ -13,6 +13,7 @@ cdef class _Held:
 cdef class _Direction:
     cdef public object held
     cdef public Py_ssize_t held_bytes
+    cdef public bint is_behind
     cdef public bint is_sink_full
     cdef public bint is_source_paused
     cdef public bint is_whole
@@ -57,7 +58,7 @@ cdef class Relay:
     cdef public tuple _drain_words
     cdef public object _linger
 
-    @cython.locals(direction=_Direction)
+    @cython.locals(direction=_Direction, up=_Direction)
     cpdef receive(self, object side, bytes data)
     @cython.locals(step=Step, last_down=Step, stand_in=Step, goes_up=cython.bint, up_synced=cython.bint, down_synced=cython.bint, command=Command)
     cdef _take(self, list steps)

@@ -6,8 +6,9 @@ direction, were measured at a third of the rate. What bytes mean is the `Convers
 what they may do and how to say no the `Judge`'s: this module knows no protocol.
 
 Back-pressure goes by direction: a source is not read while more than `HIGH_WATER_BYTES` wait for
-the journal or for the sink. The two directions never wait for each other, so a peer that writes
-without reading stops itself and nothing else.
+the journal or for the sink, nor a client while its conversation `is_behind`. The two directions
+never wait for each other otherwise, so a peer that writes without reading stops itself and nothing
+else.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class _Direction:
     __slots__ = (
         "held",
         "held_bytes",
+        "is_behind",
         "is_sink_full",
         "is_source_paused",
         "is_whole",
@@ -108,6 +110,7 @@ class _Direction:
         self.sink = sink
         self.held: deque[_Held] = deque()
         self.held_bytes = 0
+        self.is_behind = False
         self.is_sink_full = False
         self.is_source_paused = False
         self.source_ended = False
@@ -135,11 +138,11 @@ class _Direction:
     def throttle(self) -> None:
         """Read the source if, and only if, there is room for what it says."""
         if self.is_source_paused:
-            if self.held_bytes <= LOW_WATER_BYTES and not self.is_sink_full:
+            if self.held_bytes <= LOW_WATER_BYTES and not (self.is_sink_full or self.is_behind):
                 self.is_source_paused = False
                 if not self.source.is_closing():
                     self.source.resume_reading()
-        elif self.held_bytes > HIGH_WATER_BYTES or self.is_sink_full:
+        elif self.held_bytes > HIGH_WATER_BYTES or self.is_sink_full or self.is_behind:
             self.is_source_paused = True
             if not self.source.is_closing():
                 self.source.pause_reading()
@@ -259,6 +262,10 @@ class Relay:
         except TargetProtocolError as error:
             self.end("protocol_error", f"the target: {error}", error.hint)
         else:
+            up = self._up
+            if conversation.is_behind != up.is_behind:
+                up.is_behind = not up.is_behind
+                up.throttle()
             self._bytes_left -= len(data)
             if self._bytes_left < 0:
                 self.end(

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
 from agentaudit.model import Refusal, Side, Step
-from agentaudit.protocols.postgres_ledger import Execution, Ledger
+from agentaudit.protocols.postgres_ledger import MAX_OWED, Execution, Ledger
 from agentaudit.protocols.postgres_replies import Replies
 from agentaudit.protocols.postgres_requests import Requests
 
@@ -85,6 +85,15 @@ class Conversation:
     def broken(self) -> ClientProtocolError | TargetProtocolError | None:
         """The protocol error that the next `receive` raises, if one came behind good messages."""
         return self._broken
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more than `MAX_OWED` messages of the client are not answered yet.
+
+        Each takes memory until it is. No server waits for more of them before it answers: it says
+        what it has to say as soon as that fills 8 KiB.
+        """
+        return len(self._ledger.owed) > MAX_OWED
 
     def receive(self, side: Side, data: bytes) -> list[Step]:
         """Return the steps that `data` completes; it may be cut anywhere.

@@ -26,6 +26,9 @@ REFUSED: Final = 0
 MAX_HASHES: Final = 1_000
 """Long messages of one command that its row names hashes of; each event has its leaf anyway."""
 
+MAX_OWED: Final = 10_000
+"""Messages without an answer, of one connection, beyond which no more are taken in."""
+
 _QUERY_CANCELED: Final = "57014"
 _SKIPPED: Final = "not run: a command before it failed"
 

@@ -148,7 +148,11 @@ class Replies:
             if stop > end:
                 break
             if kind == _DATA_ROW:
-                at = self._skip_rows(data, start, stop)
+                try:
+                    at = self._skip_rows(data, start, stop)
+                except TargetProtocolError:
+                    self._release(owner, data[start:at], steps)
+                    raise
                 continue
             if kind == _ERROR and at > start:
                 # It is told in its own event, and may have to be replaced.

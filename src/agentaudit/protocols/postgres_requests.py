@@ -59,6 +59,9 @@ from agentaudit.protocols.postgres_prepared import (
 MAX_DECIDED_BYTES: Final = 16 * 1024 * 1024
 """A Query or Parse is held whole up to here, since it needs a decision; beyond, it is refused."""
 
+MAX_GROUP: Final = 1_000
+"""Messages that are held back together; beyond, they pass, and are no command's in particular."""
+
 MAX_SKIPPED: Final = 1_000
 """Statements and portals that are remembered of what the server skips, up to the next Sync."""
 
@@ -290,7 +293,7 @@ class Requests:
             self._acts.clear()
 
     def _hold_or_release(self, frame: bytes, steps: list[Step]) -> None:
-        if self._is_due:
+        if self._is_due or len(self._acts) > MAX_GROUP:
             self._release(frame, steps)
         elif self._parts_bytes + len(frame) > MAX_DECIDED_BYTES:
             self._release(frame, steps, keep_acts=True)
