@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.peers.oauth",
     "tests.peers.postgres",
     "tests.peers.pump",
+    "tests.peers.serverlog",
     "tests.peers.state",
 ]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import io
 import ssl
-import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +25,12 @@ from agentaudit.demo.database import embedded_postgres
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import without_libpq_variables
 from agentaudit.demo.provider import IdentityProvider
-from tests.gateway.recorded import Recorded, Row, read
+from tests.gateway.conserved import is_conserved
+from tests.gateway.recorded import read
 from tests.peers.certificates import Authority
 from tests.peers.gateway import GatewayFactory
 from tests.peers.postgres import DEBIAN_BINARIES, PostgresPeer
-from tests.peers.pump import Pump, PumpFactory, Wire
+from tests.peers.pump import Pump, PumpFactory
 
 LONG = 600_000
 """Characters of a value that no event holds whole: it passes in pieces."""
@@ -185,51 +185,7 @@ CLIENTS: dict[str, Callable[[str, int, str], None]] = {
 }
 
 
-# --- what the pumps saw
-
-
-def messages(data: bytes) -> list[tuple[str, bytes]]:
-    """Return the typed messages in `data`, which must end with the end of one."""
-    found = []
-    at = 0
-    while at < len(data):
-        (length,) = struct.unpack_from("!I", data, at + 1)
-        found.append((chr(data[at]), data[at + 5 : at + 1 + length]))
-        at += 1 + length
-    assert at == len(data)
-    return found
-
-
-def after_startup(up: bytes) -> bytes:
-    """Return what follows the start-up packets, which have no type byte, and their requests."""
-    while True:
-        length, code = struct.unpack_from("!II", up)
-        up = up[length:]
-        if code >> 16 == 3:
-            return up
-
-
-def is_conserved(recorded: Recorded, session: Row, front: Wire, back: Wire) -> None:
-    """Assert that client, gateway, archive and server agree about every byte after the login."""
-    sent, answered = recorded.wire(session, "client"), recorded.wire(session, "target")
-    to_gateway = after_startup(bytes(front.up))
-    assert to_gateway.endswith(sent)
-    assert [kind for kind, _ in messages(to_gateway[: len(to_gateway) - len(sent)])] == ["p"]
-    to_server = after_startup(bytes(back.up))
-    assert to_server.endswith(sent)
-    login = to_server[: len(to_server) - len(sent)]
-    assert {kind for kind, _ in messages(login)} == {"p"}
-
-    assert bytes(front.down).endswith(answered)
-    assert bytes(back.down).endswith(answered)
-    greeting = bytes(back.down)[: len(back.down) - len(answered)]
-    assert [kind for kind, _ in messages(greeting)].index("Z") == len(messages(greeting)) - 1
-
-    (login_event,) = [e for e in recorded.of(session) if e["text"] == "login"]
-    assert login_event["orig_len"] == len(front.down) - len(answered)
-    assert login_event["payload"] is None
-    assert session["bytes_in"] == len(sent)
-    assert session["bytes_out"] == len(front.down)
+# --- between pumps
 
 
 def between_pumps(

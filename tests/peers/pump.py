@@ -1,16 +1,20 @@
 """A TCP byte pump that keeps every byte, per connection and direction.
 
 It stands on either side of the gateway, so a test compares what was sent with what was recorded
-and with what came out. It does not look into TLS: there it counts, and that is all.
+and with what came out. It looks into TLS only where it is one end of it: towards a side that it
+has a context for it speaks TLS, asked for as PostgreSQL's clients ask for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
+import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pytest
 
@@ -26,10 +30,25 @@ class Wire:
     is_open: bool = True
 
 
-class Pump:
-    """Relays a loopback port to `host:port` and records both directions of each connection."""
+_SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
-    def __init__(self, host: str, port: int) -> None:
+
+class Pump:
+    """Relays a loopback port to `host:port` and records both directions of each connection.
+
+    With `certified` it speaks TLS as the server that it stands for, with `trusting` as the client.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        certified: ssl.SSLContext | None = None,
+        trusting: ssl.SSLContext | None = None,
+    ) -> None:
+        self._certified = certified
+        self._trusting = trusting
         self.wires: list[Wire] = []
         self.host = "127.0.0.1"
         self._upstream = (host, port)
@@ -101,8 +120,17 @@ class Pump:
         self.wires.append(wire)
         self._writers.add(client_writer)
         try:
+            if self._certified is not None:
+                await client_reader.readexactly(len(_SSL_REQUEST))
+                client_writer.write(b"S")
+                await client_writer.start_tls(self._certified)
             server_reader, server_writer = await asyncio.open_connection(*self._upstream)
-        except OSError:
+            if self._trusting is not None:
+                server_writer.write(_SSL_REQUEST)
+                wire.up += _SSL_REQUEST
+                wire.down += await server_reader.readexactly(1)
+                await server_writer.start_tls(self._trusting, server_hostname="localhost")
+        except (OSError, asyncio.IncompleteReadError):
             client_writer.transport.abort()
         else:
             self._writers.add(server_writer)
@@ -131,16 +159,32 @@ class Pump:
             writer.close()
 
 
-PumpFactory = Callable[[str, int], Pump]
+class PumpFactory(Protocol):
+    """Makes pumps: `pump(host, port)` listens on `.port` and records into `.wires`."""
+
+    def __call__(
+        self,
+        host: str,
+        port: int,
+        *,
+        certified: ssl.SSLContext | None = None,
+        trusting: ssl.SSLContext | None = None,
+    ) -> Pump: ...
 
 
 @pytest.fixture
 def pump() -> Iterator[PumpFactory]:
-    """Make pumps: `pump(host, port)` listens on `.port` and records into `.wires`."""
+    """Make pumps; all of them end with the test."""
     made: list[Pump] = []
 
-    def make(host: str, port: int) -> Pump:
-        made.append(Pump(host, port))
+    def make(
+        host: str,
+        port: int,
+        *,
+        certified: ssl.SSLContext | None = None,
+        trusting: ssl.SSLContext | None = None,
+    ) -> Pump:
+        made.append(Pump(host, port, certified=certified, trusting=trusting))
         return made[-1]
 
     yield make
