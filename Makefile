@@ -18,7 +18,7 @@ LOCKS   := gateway lab demo dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive lock clean distclean
+.PHONY: help native demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive soak fuzz fuzz-briefly lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,8 +52,18 @@ test-all:  ## everything: make test, lint, docs, long and browser tests, noteboo
 MEMORY := $(shell test "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
 test long: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 
+soak: $(VENV)/.dev  ## MINUTES (60) of load, cancels, kills and slow readers; then all accounts are compared
+	$(BIN)/python -m tests.soak $(addprefix --minutes ,$(MINUTES))
+
+fuzz: $(VENV)/.fuzz  ## each reader of foreign bytes under atheris, for SECONDS (60)
+	mkdir -p $(BUILD)/fuzz
+	$(BIN)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) --found $(BUILD)/fuzz
+
+fuzz-briefly: SECONDS := 5
+fuzz-briefly: fuzz
+
 # All of test-all that `make test` leaves out, so that .ci/run repeats nothing.
-rest: lint docs long doctest notebook wheel coverage
+rest: lint docs long fuzz-briefly doctest notebook wheel coverage
 
 long: $(VENV)/.native
 	tools/debian postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation \
@@ -132,6 +142,10 @@ $(addprefix $(VENV)/.,demo dev): $(VENV)/.%: requirements-%.lock requirements-bu
 	$(PIP) install $(LOCKED) -r requirements-build.lock
 	$(PIP) install $(LOCKED) -r requirements-$*.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.fuzz: requirements-fuzz.lock $(VENV)/.dev
+	$(PIP) install $(LOCKED) -r requirements-fuzz.lock
 	@touch $@
 
 clean:  ## remove what make made, but for .venv and the demo's archive

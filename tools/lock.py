@@ -35,13 +35,14 @@ def lock(selection: Sequence[str], target: Path, bounds: Path | None) -> None:
 
 
 def main(extras: Sequence[str]) -> int:
-    """Write a lock for each of `extras` and for the build; return 0."""
+    """Write a lock for each of `extras`, for the build and for fuzzing; return 0."""
     dev = Path("requirements-dev.lock")
     lock(["pyproject.toml", "--extra", "dev"], dev, None)
     for extra in extras:
         if extra != "dev":
             lock(["pyproject.toml", "--extra", extra], Path(f"requirements-{extra}.lock"), dev)
-    lock(["--group", "build"], Path("requirements-build.lock"), dev)
+    for group in ("build", "fuzz"):
+        lock(["--group", group], Path(f"requirements-{group}.lock"), dev)
     return 0
 
 
