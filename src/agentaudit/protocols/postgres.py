@@ -93,7 +93,7 @@ class Conversation:
         Each takes memory until it is. No server waits for more of them before it answers: it says
         what it has to say as soon as that fills 8 KiB.
         """
-        return len(self._ledger.owed) > MAX_OWED
+        return self._ledger.owed.count > MAX_OWED
 
     def receive(self, side: Side, data: bytes) -> list[Step]:
         """Return the steps that `data` completes; it may be cut anywhere.

@@ -32,6 +32,7 @@ cdef class Act:
     cdef public Act next
 
 cdef class Owed:
+    cdef public Py_ssize_t count
     cdef public Act first
     cdef public Act last
 

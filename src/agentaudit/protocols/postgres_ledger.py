@@ -164,13 +164,20 @@ class Act:
 
 
 class Owed:
-    """The messages that are owed an answer, in the order sent."""
+    """The messages that are owed an answer, in the order sent, and how many they are."""
 
-    __slots__ = ("first", "last")
+    __slots__ = ("count", "first", "last")
 
     def __init__(self) -> None:
+        self.count = 0
         self.first: Act | None = None
         self.last: Act | None = None
+
+    def __del__(self) -> None:
+        # Each holds on to the next: a million that are freed at once would recurse a million times,
+        # and the process die of it.
+        while self.first is not None:
+            self.first = self.first.next
 
     def __bool__(self) -> bool:
         return self.first is not None
@@ -184,6 +191,7 @@ class Owed:
     def append(self, act: Act) -> None:
         """Put `act` behind all others."""
         act.next = None
+        self.count += 1
         if self.last is None:
             self.first = act
         else:
@@ -193,12 +201,14 @@ class Owed:
     def drop(self) -> None:
         """Take off the first one; there is one."""
         assert self.first is not None
+        self.count -= 1
         self.first = self.first.next
         if self.first is None:
             self.last = None
 
     def keep(self, kept: Sequence[Act]) -> None:
         """Let these be all that is owed."""
+        self.count = 0
         self.first = self.last = None
         for act in kept:
             self.append(act)
