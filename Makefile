@@ -52,10 +52,10 @@ test-all:  ## everything: make test, lint, docs, long and browser tests, noteboo
 MEMORY := $(shell test "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
 test long: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 
-soak: $(VENV)/.dev  ## MINUTES (60) of load, cancels, kills and slow readers; then all accounts are compared
+soak: $(VENV)/.native  ## MINUTES (60) of load, cancels, kills and slow readers; then all accounts are compared
 	$(BIN)/python -m tests.soak $(addprefix --minutes ,$(MINUTES))
 
-fuzz: $(VENV)/.fuzz  ## each reader of foreign bytes under atheris, for SECONDS (60)
+fuzz: $(VENV)/.fuzz $(VENV)/.native  ## each reader of foreign bytes under atheris, for SECONDS (60)
 	mkdir -p $(BUILD)/fuzz
 	$(BIN)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) --found $(BUILD)/fuzz
 
