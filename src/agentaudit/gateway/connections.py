@@ -276,8 +276,8 @@ class Connection:
     # --- writing
 
     def write(self, data: bytes) -> None:
-        """Send `data`; what the kernel does not take waits."""
-        if self._is_lost or self._wants_eof or not data:
+        """Send `data`; what the kernel does not take waits. Behind `close` nothing is sent."""
+        if self._is_closing or self._is_lost or self._wants_eof or not data:
             return
         if self._tls is not None:
             try:
