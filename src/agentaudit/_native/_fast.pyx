@@ -15,6 +15,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
+from agentaudit._native.raw cimport _put32, _put64
 from agentaudit._native.raw cimport c_crc32 as _crc32
 
 ctypedef int (*sha_init)(void *) noexcept nogil
@@ -70,18 +71,6 @@ cdef inline uint32_t _u32(const uint8_t *p) noexcept nogil:
 
 cdef inline uint64_t _u64(const uint8_t *p) noexcept nogil:
     return <uint64_t> _u32(p) << 32 | _u32(p + 4)
-
-
-cdef inline void _put32(uint8_t *p, uint32_t v) noexcept nogil:
-    p[0] = v >> 24
-    p[1] = (v >> 16) & 0xFF
-    p[2] = (v >> 8) & 0xFF
-    p[3] = v & 0xFF
-
-
-cdef inline void _put64(uint8_t *p, uint64_t v) noexcept nogil:
-    _put32(p, <uint32_t> (v >> 32))
-    _put32(p + 4, <uint32_t> v)
 
 
 cdef inline const uint8_t *_at(const uint8_t[::1] view) noexcept:

@@ -57,18 +57,6 @@ cpdef bytes cut(bytes data, Py_ssize_t start, Py_ssize_t stop):
 # --- the journal
 
 
-cdef inline void _put32(uint8_t *p, uint32_t v) noexcept nogil:
-    p[0] = v >> 24
-    p[1] = (v >> 16) & 0xFF
-    p[2] = (v >> 8) & 0xFF
-    p[3] = v & 0xFF
-
-
-cdef inline void _put64(uint8_t *p, uint64_t v) noexcept nogil:
-    _put32(p, <uint32_t> (v >> 32))
-    _put32(p + 4, <uint32_t> v)
-
-
 cdef void _make_crc() noexcept:
     cdef uint32_t n, c
     cdef int k

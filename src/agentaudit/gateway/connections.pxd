@@ -5,6 +5,7 @@ from agentaudit._native.system cimport receive, send
 cdef class Poller:
     cdef public object loop
     cdef public object _turns
+    cdef public int _most
     cdef public object _epoll
     cdef public dict _connections
 

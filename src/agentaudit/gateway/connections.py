@@ -29,6 +29,9 @@ MAX_READ_BYTES: Final = 256 * 1024
 MAX_EVENTS: Final = 8
 """Served in one turn: with more, what the first of them said would wait for the last one's."""
 
+MAX_SYNCED_EVENTS: Final = 256
+"""Served in one turn where nothing goes on before a sync, which all of them then share."""
+
 MAX_TURNS: Final = 16
 """Turns without a look at what else the event loop has to do: timers, logins, syncs."""
 
@@ -64,11 +67,12 @@ class _NoTurns:
 
 
 class Poller:
-    """The connections of one event loop."""
+    """The connections of one event loop; a turn serves `most` of them."""
 
-    def __init__(self, turns: Turns | None = None) -> None:
+    def __init__(self, turns: Turns | None = None, most: int = MAX_EVENTS) -> None:
         self.loop = asyncio.get_running_loop()
         self._turns = turns or _NoTurns()
+        self._most = most
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self.loop.add_reader(self._epoll.fileno(), self._run)
@@ -105,7 +109,7 @@ class Poller:
         """Serve all that is ready; return how many were."""
         self._turns.begin_turn()
         try:
-            ready = self._epoll.poll(0, MAX_EVENTS)
+            ready = self._epoll.poll(0, self._most)
             for fd, mask in ready:
                 connection = self._connections.get(fd)
                 if connection is not None:

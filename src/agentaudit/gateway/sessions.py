@@ -18,7 +18,7 @@ import structlog
 
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError
-from agentaudit.gateway.connections import Poller
+from agentaudit.gateway.connections import MAX_EVENTS, MAX_SYNCED_EVENTS, Poller
 from agentaudit.gateway.places import Places
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import Serving
@@ -53,8 +53,9 @@ class Sessions:
     def __init__(self, serving: Serving, recorder: Recorder, places: Places | None = None) -> None:
         self.serving = serving
         self.recorder = recorder
-        self.poller = Poller(recorder)
         self.durability = serving.settings.gateway.durability
+        is_strict = self.durability is Durability.STRICT
+        self.poller = Poller(recorder, MAX_SYNCED_EVENTS if is_strict else MAX_EVENTS)
         self.is_draining = False
         self._relays: dict[Relay, asyncio.TimerHandle] = {}
         self._anonymous: dict[str, dict[Wire, None]] = {}
