@@ -147,7 +147,15 @@ class Recording:
 
 
 @pytest.fixture
-async def recording(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Recording]:
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """Return the recorder's file operations; a recorder that has started already is not asked."""
+    return Disk(monkeypatch)
+
+
+@pytest.fixture
+async def recording(
+    tmp_path: Path, request: pytest.FixtureRequest, disk: Disk
+) -> AsyncIterator[Recording]:
     durability = getattr(request, "param", Durability.RELAXED)
     made = Recording(tmp_path, durability)
     create_key(tmp_path / "keys", "gw1", "audit.test")
@@ -230,12 +238,9 @@ async def test_a_denied_statement_is_recorded_and_never_reaches_the_target(
 
 
 @pytest.mark.parametrize("recording", [Durability.WRITES], indirect=True)
-async def test_a_read_never_overtakes_the_write_before_it(
-    recording: Recording, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_read_never_overtakes_the_write_before_it(recording: Recording, disk: Disk) -> None:
     """In `writes` mode a read need not wait for the disk, but it must wait for its turn."""
     session = recording.session()
-    disk = Disk(monkeypatch)
     disk.may_sync.clear()
 
     session.client.says(query("INSERT INTO t VALUES (1)"))
