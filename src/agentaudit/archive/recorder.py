@@ -724,6 +724,11 @@ class SessionRecorder:
         self._responses: dict[int, _Response] = {}
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a command is under way."""
+        return bool(self._open)
+
+    @property
     def session_id(self) -> UUID:
         return self.state.session_id
 

@@ -49,7 +49,6 @@ cdef class Relay:
     cdef public _Direction _down
     cdef public object _ended
     cdef public object _gone
-    cdef public set _open
     cdef public set _reads
     cdef public bytes _last_client_frame
     cdef public str _reason

@@ -216,7 +216,6 @@ class Relay:
         self._down = _Direction(target, client)
         self._ended = ended
         self._gone = gone
-        self._open: set[int] = set()
         self._reads: set[int] = set()
         self._last_client_frame = b""
         self._reason = ""
@@ -292,8 +291,8 @@ class Relay:
                 down_synced = down_synced or not goes_up
             for command in step.ends:
                 session.end(command)
-                self._open.discard(command.command_no)
-                self._reads.discard(command.command_no)
+                if self._reads_unsynced:
+                    self._reads.discard(command.command_no)
             if refusal is not None:
                 # Recorded, and it goes no further; something may have to stand in its place.
                 for stand_in in self._conversation.refuse(step, refusal):
@@ -324,8 +323,7 @@ class Relay:
             else:
                 refusal = self._judge.judge(command) or refusal
             self.session.begin(command)
-            self._open.add(command.command_no)
-            if command.cls == "read":
+            if self._reads_unsynced and command.cls == "read":
                 self._reads.add(command.command_no)
         # A command that is known by its answer alone has happened: there is nothing to refuse.
         return refusal if step.side is _CLIENT else None
@@ -444,7 +442,11 @@ class Relay:
         self._drain_if_idle()
 
     def _drain_if_idle(self) -> None:
-        if self._drain_words is not None and not self._open and not self._judge.is_in_transaction():
+        if (
+            self._drain_words is not None
+            and not self.session.is_busy
+            and not self._judge.is_in_transaction()
+        ):
             self.end("shutdown", *self._drain_words)
 
     def recording_failed(self, failure: RecordingError) -> None:
