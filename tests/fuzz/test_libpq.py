@@ -247,7 +247,7 @@ def test_libpq_and_the_conversation_tell_the_same_of_what_a_server_answers(
 
 
 @pytest.mark.parametrize("in_pipeline", [False, True])
-@pytest.mark.parametrize("examples", [80, pytest.param(2_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("examples", [80, pytest.param(600, marks=pytest.mark.full)])
 def test_where_both_accept_what_a_server_garbles_they_tell_the_same(
     examples: int, in_pipeline: bool
 ) -> None:

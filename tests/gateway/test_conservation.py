@@ -35,7 +35,7 @@ def server(postgres18: PostgresPeer) -> Iterator[PostgresPeer]:
 
 
 @pytest.mark.parametrize(
-    "sessions", [6, pytest.param(60, marks=[pytest.mark.full, pytest.mark.timeout(900)])]
+    "sessions", [6, pytest.param(24, marks=[pytest.mark.full, pytest.mark.timeout(900)])]
 )
 @pytest.mark.parametrize(
     ("durability", "encrypted"),

@@ -144,7 +144,7 @@ def pairs_with_the_servers_log(
 
 @pytest.mark.parametrize("in_turns", [False, True])
 @pytest.mark.parametrize(
-    "examples", [25, pytest.param(500, marks=[pytest.mark.full, pytest.mark.timeout(900)])]
+    "examples", [25, pytest.param(100, marks=[pytest.mark.full, pytest.mark.timeout(900)])]
 )
 def test_pipelines_of_good_and_failing_statements_pair_with_the_servers_log(
     examples: int,
