@@ -90,7 +90,7 @@ def _pipeline(chance: random.Random, connection: psycopg.Connection[Any]) -> Non
                 divisor = 0 if chance.random() < 0.02 else n + 1
                 connection.execute("SELECT 1 / %s, %s", (divisor, text(chance)[:1000]))
     except (errors.DivisionByZero, errors.InvalidSqlStatementName):
-        # psycopg takes a statement for prepared whose Parse the server has skipped behind a failure.
+        # psycopg takes for prepared what the server has skipped behind a failure, direct as well.
         pass
 
 
