@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import socket
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -213,12 +214,12 @@ def _issuer(issuer: Issuer) -> Check:
 
 
 async def _targets(settings: Settings) -> list[Check]:
-    return [await _target(target) for target in settings.target]
+    with closing(Poller()) as poller:
+        return [await _target(poller, target) for target in settings.target]
 
 
-async def _target(target: Target) -> Check:
+async def _target(poller: Poller, target: Target) -> Check:
     name = f"target {target.name}"
-    poller = Poller()
     try:
         access = await asyncio.get_running_loop().run_in_executor(None, target_access, target)
         async with asyncio.timeout(LOGIN_TIMEOUT_S):
@@ -231,7 +232,6 @@ async def _target(target: Target) -> Check:
     encrypted = "with TLS" if server.wire.is_encrypted else "without TLS"
     server.wire.send(messages.terminate())
     server.wire.close()
-    poller.close()
     seen = f"PostgreSQL {version}, logged in as {target.user} {encrypted}"
     if not target.groups:
         return Check(name, False, f"{seen}, but nobody may connect", "set groups")
