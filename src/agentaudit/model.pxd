@@ -62,3 +62,9 @@ cpdef begin(Command command, Py_ssize_t command_no, str text)
 cpdef Event passed(object kind, object side, Py_ssize_t command_no, str text, bytes payload, int flags)
 @cython.locals(step=Step)
 cpdef Step step_of(object side, bytes frame, Event event, tuple starts, tuple ends, bint synthetic)
+
+cdef class Conversation:
+    cdef public object broken
+    cdef public bint is_behind
+
+    cpdef list receive(self, object side, bytes data)

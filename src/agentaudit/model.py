@@ -7,9 +7,8 @@ is what may be forwarded; a `Command` is what a person asks about.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 from uuid import UUID
 
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
@@ -271,27 +270,25 @@ def step_of(
     return step
 
 
-class Conversation(Protocol):
-    """Both directions of one connection, understood without I/O."""
+class Conversation:
+    """Both directions of one connection, understood without I/O. Each protocol has its own.
 
-    @property
-    def broken(self) -> ClientProtocolError | TargetProtocolError | None:
-        """What the next `receive` raises, if bytes that are not allowed came behind good ones."""
-        ...
+    `broken` is what the next `receive` raises, if bytes that are not allowed came behind good ones;
+    `is_behind` says that so many answers are owed that the client had better wait for some.
+    """
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether so many answers are owed that the client had better wait for some of them."""
-        ...
+    def __init__(self) -> None:
+        self.broken: ClientProtocolError | TargetProtocolError | None = None
+        self.is_behind = False
 
-    def receive(self, side: Side, data: bytes) -> Iterable[Step]:
+    def receive(self, side: Side, data: bytes) -> list[Step]:
         """Return the steps that `data` completes; it may be cut anywhere.
 
         Raises:
             ClientProtocolError, TargetProtocolError: bytes that the protocol does not allow.
         """
-        ...
+        raise NotImplementedError
 
-    def refuse(self, step: Step, refusal: Refusal) -> Iterable[Step]:
+    def refuse(self, step: Step, refusal: Refusal) -> list[Step]:
         """Answer `step` in protocol, at its turn; later steps may carry the answer."""
-        ...
+        raise NotImplementedError

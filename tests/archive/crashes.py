@@ -38,7 +38,7 @@ from agentaudit.archive.outside import Outside
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.sealer import Sealer
 from agentaudit.errors import AgentauditError, RecordingError
-from tests.archive.faults import sync_in_python
+from tests.archive.faults import io_in_python
 
 ROOT = 0
 """The number of the folder that a tape is about."""
@@ -173,7 +173,7 @@ class Tape:
         names = ("open", "write", "pwrite", "ftruncate", "fsync", "fdatasync", "replace", "rename")
         names += ("unlink", "remove", "mkdir", "rmdir", "posix_fallocate", "chmod", "statvfs")
         with pytest.MonkeyPatch.context() as patch:
-            sync_in_python(patch)
+            io_in_python(patch)
             for name in names:
                 patch.setattr(os, name, getattr(self, f"_{name}")(getattr(os, name)))
             patch.setattr(pq, "ParquetWriter", self._parquet_writer(pq.ParquetWriter))
@@ -700,7 +700,7 @@ def in_one_process(tape: Tape | None = None, reserve_bytes: int = 4096) -> Itera
     Each log entry that is published goes onto the `tape`.
     """
     with pytest.MonkeyPatch.context() as patch:
-        sync_in_python(patch)
+        io_in_python(patch)
         patch.setattr(recorder_module, "SealerProcess", InlineSealer)
         patch.setattr(recorder_module, "RESERVE_BYTES", reserve_bytes)
         if tape is None:

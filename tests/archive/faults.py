@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from agentaudit._native import system
+from agentaudit.archive import files, journal, sealer, syncer
 from agentaudit.archive import recorder as recorder_module
-from agentaudit.archive import syncer
 from agentaudit.archive.journal import JournalReader
 from agentaudit.errors import AgentauditError
 from tests.archive.recording import Site
@@ -29,9 +29,15 @@ def python_of(module: ModuleType) -> ModuleType:
     return made
 
 
-def sync_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let recorders sync with `os.fdatasync`, on their thread, where a test can get between."""
-    monkeypatch.setattr(syncer, "sync_loop", python_of(system).sync_loop)
+def io_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the archive write with `os.write` and sync with `os.fdatasync`, on its thread.
+
+    There a test can get between.
+    """
+    python = python_of(system)
+    for module in (files, journal, recorder_module, sealer):
+        monkeypatch.setattr(module, "write_all", python.write_all)
+    monkeypatch.setattr(syncer, "sync_loop", python.sync_loop)
     monkeypatch.setattr(recorder_module, "_ALONE", -1)
 
 
@@ -39,7 +45,7 @@ class Disk:
     """Watches and holds up what this process writes to journals."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        sync_in_python(monkeypatch)
+        io_in_python(monkeypatch)
         self.synced: dict[str, int] = {}
         self.syncs = 0
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.verify import verify
 from agentaudit.errors import RecordingError
 from agentaudit.model import Event, Kind, Side
-from tests.archive.faults import Disk
+from tests.archive.faults import Disk, io_in_python
 from tests.archive.recording import (
     ANA,
     BOB,
@@ -150,6 +150,7 @@ class FullDisk:
             self.room = room - taken
             return real(fd, data[:taken])
 
+        io_in_python(monkeypatch)
         monkeypatch.setattr(os, "write", write)
 
 
@@ -213,6 +214,7 @@ async def test_a_write_that_fails_otherwise_stops_traffic(
             raise OSError(errno.EIO, "Input/output error")
         return real(fd, data)
 
+    io_in_python(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", write)
         recorder.open_session(ANA)

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentaudit._native import system
 from agentaudit.archive import files
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.keys import Place, create_key, load_key
 from agentaudit.archive.layout import Layout, segment_path
 from agentaudit.archive.note import Verifier
 from agentaudit.errors import AgentauditError, RecordingError, SettingsError
+from tests.archive.faults import io_in_python, python_of
 
 SEGMENT = UUID("018bcfe5-6800-7def-8123-456789abcdef")
 
@@ -154,7 +156,7 @@ def test_write_all_goes_on_after_a_short_write(
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[:3])))
     fd = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
-    files.write_all(fd, b"0123456789")
+    python_of(system).write_all(fd, b"0123456789")
     os.close(fd)
     assert (tmp_path / "file").read_bytes() == b"0123456789"
 
@@ -165,11 +167,11 @@ def test_replace_leaves_the_old_content_where_the_new_cannot_be_written(
     path = tmp_path / "file"
     files.replace(path, b"old")
 
-    def full(fd: int, data: bytes) -> int:
+    def full(fd: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(files, "write_all", full)
         with pytest.raises(OSError, match="No space"):
             files.replace(path, b"new")
     assert path.read_bytes() == b"old"
@@ -187,6 +189,7 @@ def test_replace_syncs_the_content_before_the_name_and_the_name_before_it_return
             return real(*args)  # type: ignore[operator]
 
         monkeypatch.setattr(os, name, call)
+    io_in_python(monkeypatch)
     files.replace(tmp_path / "file", b"data")
     assert calls == ["write", "fsync", "replace", "fsync"]
 

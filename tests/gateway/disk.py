@@ -8,14 +8,14 @@ import threading
 import pytest
 
 from agentaudit.archive import recorder as recorder_module
-from tests.archive.faults import sync_in_python
+from tests.archive.faults import io_in_python
 
 
 class Disk:
     """The recorder's file operations, which a test can hold back or let fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        sync_in_python(monkeypatch)
+        io_in_python(monkeypatch)
         self.may_sync = threading.Event()
         self.may_sync.set()
         self.sync_error: OSError | None = None

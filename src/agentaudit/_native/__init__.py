@@ -26,7 +26,6 @@ __all__ = (
     "hash_rows",
     "json_columns",
     "lookup",
-    "object_bytes",
     "pack",
     "places_of",
     "scan",
@@ -84,7 +83,6 @@ if TYPE_CHECKING:
         hash_rows,
         json_columns,
         lookup,
-        object_bytes,
         pack,
         places_of,
         scan,
@@ -99,7 +97,6 @@ else:
     hash_rows = _loops.hash_rows
     json_columns = _loops.json_columns
     lookup = _loops.lookup
-    object_bytes = _loops.object_bytes
     pack = _loops.pack
     places_of = _loops.places_of
     scan = _loops.scan

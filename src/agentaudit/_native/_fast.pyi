@@ -23,9 +23,6 @@ from agentaudit._native._twin import (
     lookup as lookup,
 )
 from agentaudit._native._twin import (
-    object_bytes as object_bytes,
-)
-from agentaudit._native._twin import (
     pack as pack,
 )
 from agentaudit._native._twin import (

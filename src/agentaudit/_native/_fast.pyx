@@ -9,13 +9,12 @@ Parquet file may be anybody's.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from agentaudit._native.raw cimport _put32, _put64
+from agentaudit._native.raw cimport _has_escapes, _put32, _put64
 from agentaudit._native.raw cimport c_crc32 as _crc32
 
 ctypedef int (*sha_init)(void *) noexcept nogil
@@ -84,153 +83,6 @@ cdef object _new(Py_ssize_t size):
 
 cdef inline uint8_t *_raw(object array):
     return <uint8_t *> PyByteArray_AS_STRING(array)
-
-
-# --- what a recorder writes
-
-
-@cython.final
-cdef class _Out:
-    """Bytes that grow; one is kept for all calls."""
-
-    cdef uint8_t *data
-    cdef size_t size
-    cdef size_t room
-
-    def __dealloc__(self):
-        free(self.data)
-
-    cdef int make_room(self, size_t more) except -1:
-        cdef void *grown
-        if self.room - self.size < more:
-            grown = realloc(self.data, 2 * (self.size + more))
-            if grown == NULL:
-                raise MemoryError
-            self.data = <uint8_t *> grown
-            self.room = 2 * (self.size + more)
-        return 0
-
-    cdef inline void put(self, const char *data, size_t size) noexcept:
-        memcpy(self.data + self.size, data, size)
-        self.size += size
-
-    cdef int put_int(self, long long value) except -1:
-        cdef char[24] digits
-        cdef int at = 24
-        cdef unsigned long long left = <unsigned long long> (-value if value < 0 else value)
-        while True:
-            at -= 1
-            digits[at] = <char> (48 + left % 10)
-            left //= 10
-            if not left:
-                break
-        if value < 0:
-            at -= 1
-            digits[at] = 45
-        self.make_room(24)
-        self.put(&digits[at], 24 - at)
-        return 0
-
-    cdef int put_text(self, str text) except -1:
-        """Add a string; 0 if it is not valid Unicode."""
-        cdef Py_ssize_t size = 0, i
-        cdef const char *data
-        cdef uint8_t c
-        cdef uint8_t *to
-        try:
-            data = PyUnicode_AsUTF8AndSize(text, &size)
-        except UnicodeEncodeError:
-            return 0
-        self.make_room(6 * <size_t> size + 2)
-        to = self.data + self.size
-        to[0] = 34
-        to += 1
-        for i in range(size):
-            c = <uint8_t> data[i]
-            if c >= 32 and c != 34 and c != 92:
-                to[0] = c
-                to += 1
-                continue
-            to[0] = 92
-            if ESCAPE[c]:
-                to[1] = ESCAPE[c]
-                to += 2
-                continue
-            memcpy(to + 1, b"u00", 3)
-            to[4] = 48 + (c >> 4)
-            to[5] = HEX[c & 15]
-            to += 6
-        to[0] = 34
-        self.size = to + 1 - self.data
-        return 1
-
-
-cdef _Out _out = _Out()
-cdef uint8_t[128] ESCAPE
-cdef const char *HEX = b"0123456789abcdef"
-memset(ESCAPE, 0, 128)
-for _pair in (b'""', b"\\\\", b"\bb", b"\tt", b"\nn", b"\ff", b"\rr"):
-    ESCAPE[<int> _pair[0]] = _pair[1]
-
-
-def object_bytes(tuple names, tuple values):
-    """See `_twin.object_bytes`."""
-    cdef _Out out = _out
-    cdef Py_ssize_t i, count = len(names)
-    cdef long long number
-    cdef int overflow
-    cdef bytes name
-    cdef bint is_first = True
-    if len(values) != count:
-        raise ValueError("object_bytes")
-    out.size = 0
-    out.make_room(16)
-    out.put(b"{", 1)
-    for i in range(count):
-        value = values[i]
-        if value is None:
-            continue
-        name = names[i]
-        out.make_room(PyBytes_GET_SIZE(name) + 4)
-        if not is_first:
-            out.put(b",", 1)
-        is_first = False
-        out.put(b'"', 1)
-        out.put(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-        out.put(b'":', 2)
-        if type(value) is str:
-            if not out.put_text(<str> value):
-                return None
-        elif type(value) is int:
-            number = PyLong_AsLongLongAndOverflow(value, &overflow)
-            if overflow or not -MAX_INT <= number <= MAX_INT:
-                return None
-            out.put_int(number)
-        elif type(value) is tuple:
-            out.make_room(2)
-            out.put(b"[", 1)
-            number = 0
-            for item in <tuple> value:
-                out.make_room(8)
-                if number:
-                    out.put(b",", 1)
-                number = 1
-                if item is None:
-                    out.put(b"null", 4)
-                elif type(item) is not str or not out.put_text(<str> item):
-                    return None
-            out.make_room(2)
-            out.put(b"]", 1)
-        else:
-            return None
-    out.make_room(1)
-    out.put(b"}", 1)
-    made = PyBytes_FromStringAndSize(<char *> out.data, out.size)
-    if out.room > MAX_KEPT:
-        free(out.data)
-        out.data = NULL
-        out.room = 0
-    return made
 
 
 # --- the journal
@@ -866,11 +718,6 @@ cdef inline int _unit(const uint8_t *p, const uint8_t *end) noexcept nogil:
     return unit
 
 
-cdef inline uint64_t _has_zero(uint64_t word) noexcept nogil:
-    """Return not 0 if a byte of `word` is 0; it may be not 0 where none is beside one that is."""
-    return (word - 0x0101010101010101ULL) & ~word & 0x8080808080808080ULL
-
-
 cdef const uint8_t *_string(const uint8_t *p, const uint8_t *end, _Bytes out) except? NULL:
     """Append what the string whose first byte is at `p` means; return what follows its quote.
 
@@ -884,10 +731,7 @@ cdef const uint8_t *_string(const uint8_t *p, const uint8_t *end, _Bytes out) ex
         # Eight bytes at a time, as long as none of them is a quote, a backslash or a control.
         while end - p >= 8:
             memcpy(&word, p, 8)
-            if (
-                _has_zero(word ^ 0x2222222222222222ULL) | _has_zero(word ^ 0x5C5C5C5C5C5C5C5CULL)
-                | ((word - 0x2020202020202020ULL) & ~word & 0x8080808080808080ULL)
-            ):
+            if _has_escapes(word):
                 break
             p += 8
         while p < end and p[0] != c'"' and p[0] != c"\\" and p[0] >= 0x20:
@@ -1152,16 +996,15 @@ def without_numbers(str text):
         before = c
     if not has_numbers:
         return text
-    cdef _Out out = _out
-    out.size = 0
-    out.make_room(<size_t> size)
+    cdef bytearray made = _new(size)
+    cdef uint8_t *to = _raw(made)
     i = 0
     before = 32
     while i < size:
         c = <uint8_t> data[i]
         if not TEXT[c] & 4 or TEXT[before] & 2 or before == 46 or before == 36:
-            out.data[out.size] = c
-            out.size += 1
+            to[0] = c
+            to += 1
             before = c
             i += 1
             continue
@@ -1169,9 +1012,10 @@ def without_numbers(str text):
         while i < size and TEXT[<uint8_t> data[i]] & 4:
             i += 1
         if i - start <= 9 and (i == size or not (TEXT[<uint8_t> data[i]] & 2 or data[i] == 46)):
-            out.data[out.size] = 49
-            out.size += 1
+            to[0] = 49
+            to += 1
         else:
-            out.put(data + start, i - start)
+            memcpy(to, data + start, i - start)
+            to += i - start
         before = 48
-    return PyUnicode_DecodeASCII(<char *> out.data, out.size, NULL)
+    return PyUnicode_DecodeASCII(<char *> _raw(made), to - _raw(made), NULL)

@@ -30,7 +30,6 @@ __all__ = (
     "hash_rows",
     "json_columns",
     "lookup",
-    "object_bytes",
     "pack",
     "places_of",
     "scan",
@@ -51,17 +50,6 @@ _SIDED = frozenset({3, 4, 7, 8, 12})
 _OPEN, _CLOSE, _COMMAND_END, _DECISION, _ACCESS = 1, 2, 5, 6, 9
 _NULL, _ELSEWHERE = -1, -2
 _ABSENT = bytes(32)
-
-
-def object_bytes(
-    names: tuple[bytes, ...], values: tuple[int | str | tuple[str | None, ...] | None, ...]
-) -> bytes | None:
-    """Return an object as canonical JSON, without the members that are None.
-
-    `names` are sorted and need no escapes. None says that there is a value that takes a whole
-    encoder to say what becomes of it. This one always says so.
-    """
-    return None
 
 
 def scan(

@@ -1,4 +1,4 @@
-"""What the data path does a few times for every message: read a number, cut, frame.
+"""What the data path does a few times for every message: read a number, cut, frame, spell a row.
 
 This runs where `raw.pyx`, of the same name, was not compiled; else Python finds that one first, and
 compiled modules call it without a detour. A function here says what it means for both.
@@ -110,3 +110,30 @@ def frame(
 
 def _part(part: bytes | None) -> tuple[bytes, bytes]:
     return _U32.pack(_NULL_LENGTH if part is None else len(part)), part or b""
+
+
+# --- canonical JSON
+
+
+class Members:
+    """An object as canonical JSON, member by member, sorted.
+
+    `name` is all that stands before the value: `{"a":` for the first, `,"b":` for the next. This
+    one leaves the whole of it to a whole encoder.
+    """
+
+    def begin(self) -> None:
+        """Begin a new object."""
+
+    def number(self, name: bytes, value: int) -> None:
+        """Add an integer."""
+
+    def text(self, name: bytes, value: str) -> None:
+        """Add a string."""
+
+    def texts(self, name: bytes, values: tuple[str | None, ...]) -> None:
+        """Add a list of strings and nulls."""
+
+    def end(self) -> bytes | None:
+        """Return the object, None where a value takes a whole encoder to say what becomes of it."""
+        return None

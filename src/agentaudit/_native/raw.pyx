@@ -2,14 +2,28 @@
 # cython: embedsignature=True, freethreading_compatible=False
 """What `raw.py` says in Python, said again in C; the same names, arguments and answers."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_Clear
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy
+from libc.stdlib cimport free, realloc
+from libc.string cimport memchr, memcpy, memset
 
 cdef enum:
     FIXED = 72
     HEAD = 24
     MAX_FRAME = 64 << 20
+    MAX_KEPT = 1 << 20
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size)  # NULL: not valid Unicode
+
+cdef int64_t MAX_INT = (1LL << 53) - 1
+cdef char[200] PAIRS
+for _number in range(100):
+    PAIRS[2 * _number] = 48 + _number // 10
+    PAIRS[2 * _number + 1] = 48 + _number % 10
 
 cdef uint32_t NULL_LENGTH = 0xFFFFFFFF
 cdef uint32_t[16][256] CRC
@@ -140,3 +154,149 @@ cdef inline uint8_t *_put_part(uint8_t *p, bytes part, size_t size) noexcept:
     if size:
         memcpy(p + 4, PyBytes_AS_STRING(part), size)
     return p + 4 + size
+
+
+# --- canonical JSON
+
+
+cdef uint8_t[128] ESCAPE
+cdef const char *HEX = b"0123456789abcdef"
+memset(ESCAPE, 0, 128)
+for _pair in (b'""', b"\\\\", b"\bb", b"\tt", b"\nn", b"\ff", b"\rr"):
+    ESCAPE[<int> _pair[0]] = _pair[1]
+
+
+cdef class Members:
+    """See `raw.py`."""
+
+    def __dealloc__(self):
+        free(self._data)
+
+    cdef int _make_room(self, size_t more) except -1:
+        cdef void *grown
+        if self._room - self._size < more:
+            grown = realloc(self._data, 2 * (self._size + more))
+            if grown == NULL:
+                raise MemoryError
+            self._data = <uint8_t *> grown
+            self._room = 2 * (self._size + more)
+        return 0
+
+    cdef inline void _put(self, const void *data, size_t size) noexcept:
+        memcpy(self._data + self._size, data, size)
+        self._size += size
+
+    cdef int _name(self, bytes name) except -1:
+        self._make_room(PyBytes_GET_SIZE(name) + 32)
+        self._put(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        return 0
+
+    cdef int _text(self, text) except -1:
+        """Add a string as JSON has it."""
+        cdef Py_ssize_t size = 0, i = 0
+        cdef const uint8_t *data
+        cdef uint8_t c
+        cdef uint8_t *to
+        cdef uint64_t word
+        if type(text) is not str:
+            self._is_plain = False
+            return 0
+        data = <const uint8_t *> PyUnicode_AsUTF8AndSize(text, &size)
+        if data == NULL:
+            PyErr_Clear()
+            self._is_plain = False
+            return 0
+        self._make_room(6 * <size_t> size + 16)
+        to = self._data + self._size
+        to[0] = 34
+        to += 1
+        while i < size:
+            if i + 8 <= size:
+                memcpy(&word, data + i, 8)
+                if not _has_escapes(word):
+                    memcpy(to, &word, 8)
+                    to += 8
+                    i += 8
+                    continue
+            c = data[i]
+            i += 1
+            if c >= 32 and c != 34 and c != 92:
+                to[0] = c
+                to += 1
+                continue
+            to[0] = 92
+            if ESCAPE[c]:
+                to[1] = ESCAPE[c]
+                to += 2
+                continue
+            memcpy(to + 1, b"u00", 3)
+            to[4] = 48 + (c >> 4)
+            to[5] = HEX[c & 15]
+            to += 6
+        to[0] = 34
+        self._size = to + 1 - self._data
+        return 0
+
+    cpdef begin(self):
+        """See `raw.py`."""
+        self._is_plain = True
+        self._size = 0
+
+    cpdef number(self, bytes name, object number):
+        """See `raw.py`."""
+        cdef int overflow = 0
+        cdef long long value = PyLong_AsLongLongAndOverflow(number, &overflow)
+        cdef char[24] digits
+        cdef int at = 24
+        cdef unsigned long long left = <unsigned long long> (-value if value < 0 else value)
+        if overflow or not -MAX_INT <= value <= MAX_INT:
+            self._is_plain = False
+            return
+        self._name(name)
+        while left >= 100:
+            at -= 2
+            memcpy(&digits[at], &PAIRS[2 * (left % 100)], 2)
+            left //= 100
+        at -= 2
+        memcpy(&digits[at], &PAIRS[2 * left], 2)
+        if left < 10:
+            at += 1
+        if value < 0:
+            at -= 1
+            digits[at] = 45
+        self._put(&digits[at], 24 - at)
+
+    cpdef text(self, bytes name, value):
+        """See `raw.py`."""
+        self._name(name)
+        self._text(value)
+
+    cpdef texts(self, bytes name, tuple values):
+        """See `raw.py`."""
+        cdef bint is_first = True
+        self._name(name)
+        self._put(b"[", 1)
+        for item in values:
+            self._make_room(16)
+            if not is_first:
+                self._put(b",", 1)
+            is_first = False
+            if item is None:
+                self._put(b"null", 4)
+            else:
+                self._text(item)
+        self._make_room(16)
+        self._put(b"]", 1)
+
+    cpdef bytes end(self):
+        """See `raw.py`."""
+        cdef bytes made = None
+        self._make_room(1)
+        self._put(b"}", 1)
+        if self._is_plain:
+            made = PyBytes_FromStringAndSize(<char *> self._data, self._size)
+        if self._room > MAX_KEPT:
+            free(self._data)
+            self._data = NULL
+            self._room = 0
+        return made

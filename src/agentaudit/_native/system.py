@@ -26,7 +26,20 @@ def mono_ns() -> int:
     return time.monotonic_ns()
 
 
-# --- syncing
+# --- files
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`: one write(2) may take less.
+
+    Raises:
+        OSError: it cannot be, and a part of it may have been.
+    """
+    written = os.write(fd, data)
+    if written < len(data):
+        view = memoryview(data)
+        while written < len(data):
+            written += os.write(fd, view[written:])
 
 
 def sync_loop(asked: int, telling: int) -> None:

@@ -5,7 +5,7 @@
 from struct import Struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_SetFromErrno
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
@@ -33,7 +33,26 @@ cpdef long long mono_ns() except -1:
     return now.tv_sec * 1000000000LL + now.tv_nsec
 
 
-# --- syncing
+# --- files
+
+
+def write_all(int fd, bytes data):
+    """See `system.py`."""
+    cdef const char *at = PyBytes_AS_STRING(data)
+    cdef size_t left = PyBytes_GET_SIZE(data)
+    cdef ssize_t written
+    while True:
+        with nogil:
+            written = c_write(fd, at, left)
+        if written < 0:
+            if errno != EINTR:
+                PyErr_SetFromErrno(OSError)
+            PyErr_CheckSignals()
+            continue
+        left -= written
+        at += written
+        if not left:
+            return
 
 
 SYNC = Struct("=qq")

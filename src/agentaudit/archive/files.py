@@ -15,6 +15,7 @@ from hashlib import file_digest
 from io import BufferedReader
 from pathlib import Path
 
+from agentaudit._native.system import write_all
 from agentaudit.errors import ArchiveError
 
 FILE_MODE = 0o640
@@ -87,15 +88,6 @@ def read_limited(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise ArchiveError(f"{path.name}: more than the {limit} bytes that it may have")
     return data
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`: one write(2) may take less."""
-    written = os.write(fd, data)
-    if written < len(data):
-        view = memoryview(data)
-        while written < len(data):
-            written += os.write(fd, view[written:])
 
 
 def replace(path: Path, data: bytes, *, mode: int = FILE_MODE, writer: str = "") -> None:

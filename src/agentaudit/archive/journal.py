@@ -21,9 +21,10 @@ from uuid import UUID
 from zlib import crc32
 
 from agentaudit import _native
+from agentaudit._native.system import write_all
 from agentaudit.archive import canonical
 from agentaudit.archive.batch import BATCH_ROWS, FIXED, NO_STATUS, Batch, Entry, Values
-from agentaudit.archive.files import PRIVATE_MODE, open_regular, sync_folder, write_all
+from agentaudit.archive.files import PRIVATE_MODE, open_regular, sync_folder
 from agentaudit.archive.layout import Layout, is_segment
 from agentaudit.errors import ArchiveError, TamperedError
 

@@ -12,10 +12,19 @@ cdef class SystemClock:
     cpdef now_us(self)
     cpdef mono_ns(self)
 
+cdef class Waiter:
+    cdef public long long event_no
+
+    cpdef go(self)
+
+cdef class _Callback(Waiter):
+    cdef public object _callback
+
 cdef class Recorder:
     cdef public object failure
     cdef public bint is_recording
     cdef public object clock
+    cdef public bint _is_system_clock
     cdef public object _place
     cdef public object _layout
     cdef public object _people
@@ -62,6 +71,8 @@ cdef class Recorder:
     cpdef _tell(self)
     cpdef end_turn(self)
     cpdef release(self, callback, bint synced)
+    cpdef hold(self, Waiter waiter, bint synced)
+    @cython.locals(event_no=cython.longlong, framed=bytes)
     cdef long long _append(
         self,
         OpenSession state,
@@ -77,6 +88,8 @@ cdef class Recorder:
     ) except -1
     cdef _schedule_flush(self)
     cpdef _flush(self)
+    @cython.locals(waiter=Waiter)
+    cdef _let_go(self, waiters, long long event_no)
     cpdef _sync_soon(self)
 
 cdef class _Response:
@@ -92,11 +105,13 @@ cdef class SessionRecorder:
     cdef public dict _open
     cdef public dict _responses
 
-    @cython.locals(recorder=Recorder, state=OpenSession, command=Command, flags=int)
+    @cython.locals(recorder=Recorder, state=OpenSession, command=Command, flags=int, orig_len=cython.longlong, event_no=cython.longlong, payload=bytes, extra=bytes, text=object)
     cpdef record(self, Event event)
     @cython.locals(recorder=Recorder)
     cpdef begin(self, Command command)
-    @cython.locals(recorder=Recorder)
+    @cython.locals(recorder=Recorder, duration_us=cython.longlong, ended_us=cython.longlong, flags=int)
     cpdef end(self, Command command)
+
+cdef bytes _utf8(str text)
 
 cdef int _SESSION_OPEN, _SESSION_CLOSE, _COMMAND_END, _NO_STATUS, _FROM_TARGET, _MASKED, _TRUNCATED

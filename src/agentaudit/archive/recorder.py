@@ -25,14 +25,13 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from agentaudit._native.raw import frame
-from agentaudit._native.system import mono_ns, now_us
+from agentaudit._native.system import mono_ns, now_us, write_all
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import (
     PRIVATE_MODE,
     make_folder,
     replace,
     sync_folder,
-    write_all,
 )
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.keys import People, Place, load_key
@@ -114,6 +113,28 @@ class SystemClock:
         return mono_ns()
 
 
+class Waiter:
+    """Something that waits until what is recorded so far counts; `go` is called then, once."""
+
+    __slots__ = ("event_no",)
+
+    def __init__(self) -> None:
+        self.event_no = 0
+
+    def go(self) -> None:
+        raise NotImplementedError
+
+
+class _Callback(Waiter):
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+
+    def go(self) -> None:
+        self._callback()
+
+
 class Recorder:
     """Records the sessions of one gateway. Create it with `Recorder.start`."""
 
@@ -133,6 +154,7 @@ class Recorder:
         self.failure: RecordingError | None = None
         self.is_recording = True
         self.clock = clock
+        self._is_system_clock = type(clock) is SystemClock
         self._place = place
         self._layout = Layout(place.archive)
         self._people = People(place)
@@ -162,8 +184,8 @@ class Recorder:
         self._written_no = 0
         self._synced_no = 0
         self._told_synced_no = 0
-        self._write_waiters: deque[tuple[int, Callable[[], None]]] = deque()
-        self._sync_waiters: deque[tuple[int, Callable[[], None]]] = deque()
+        self._write_waiters: deque[Waiter] = deque()
+        self._sync_waiters: deque[Waiter] = deque()
         self._waiting: set[asyncio.Future[None]] = set()
         self._lazy_sync: asyncio.TimerHandle | None = None
         self._syncer = Syncer(self._loop, self._synced, self._sync_failed)
@@ -304,19 +326,28 @@ class Recorder:
         return session
 
     def release(self, callback: Callable[[], None], synced: bool) -> None:
-        """Call `callback` on the loop once all that is recorded so far counts.
+        """Call `callback` on the loop once all that is recorded so far counts; see `hold`.
 
-        Callbacks of one kind come in the order asked. After a failure none comes any more.
+        Raises:
+            RecordingError: recording has failed.
+        """
+        self.hold(_Callback(callback), synced)
+
+    def hold(self, waiter: Waiter, synced: bool) -> None:
+        """Let `waiter` go on the loop once all that is recorded so far counts.
+
+        Those of one kind go in the order asked. After a failure none goes any more.
 
         Raises:
             RecordingError: recording has failed.
         """
         if not self.is_recording:
             self._require_healthy()
+        waiter.event_no = self._next_event_no
         if synced:
-            self._sync_waiters.append((self._next_event_no, callback))
+            self._sync_waiters.append(waiter)
         else:
-            self._write_waiters.append((self._next_event_no, callback))
+            self._write_waiters.append(waiter)
         self._schedule_flush()
 
     # --- what is done to the archive itself
@@ -473,8 +504,12 @@ class Recorder:
 
         What one read brought has been observed at one moment.
         """
-        self._now_us = self.clock.now_us()
-        self._mono_ns = self.clock.mono_ns()
+        if self._is_system_clock:
+            self._now_us = now_us()
+            self._mono_ns = mono_ns()
+        else:
+            self._now_us = self.clock.now_us()
+            self._mono_ns = self.clock.mono_ns()
         self._has_looked = self._in_turn
 
     def _tell(self) -> None:
@@ -518,9 +553,15 @@ class Recorder:
             self._request_sync()
         else:
             self._sync_soon()
-        waiters = self._write_waiters
-        while waiters and waiters[0][0] <= self._written_no:
-            waiters.popleft()[1]()
+        self._let_go(self._write_waiters, self._written_no)
+
+    def _let_go(self, waiters: deque[Waiter], event_no: int) -> None:
+        while waiters:
+            waiter = waiters[0]
+            if waiter.event_no > event_no:
+                return
+            waiters.popleft()
+            waiter.go()
 
     def _sync_soon(self) -> None:
         """See to it that what nobody waits for is synced within 50 ms all the same."""
@@ -553,9 +594,8 @@ class Recorder:
             return
         self._synced_no = max(self._synced_no, event_no)
         waiters = self._sync_waiters
-        while waiters and waiters[0][0] <= self._synced_no:
-            waiters.popleft()[1]()
-        if waiters and waiters[0][0] <= self._written_no:
+        self._let_go(waiters, self._synced_no)
+        if waiters and waiters[0].event_no <= self._written_no:
             self._request_sync()
         else:
             self._sync_soon()

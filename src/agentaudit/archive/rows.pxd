@@ -1,5 +1,10 @@
+cimport cython
+
+from agentaudit._native.raw cimport Members
 from agentaudit.model cimport Command
 
-cpdef bytes command_row(Command command, ended_us, duration_us)
-
 cdef long long _MAX_INT32
+cdef Members _members
+
+@cython.locals(row=Members)
+cpdef bytes command_row(Command command, long long ended_us, long long duration_us)

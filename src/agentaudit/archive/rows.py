@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from agentaudit import _native
+from agentaudit._native.raw import Members
 from agentaudit.archive import canonical
 from agentaudit.archive.batch import Entry
 from agentaudit.archive.journal import OpenSession
@@ -29,97 +29,99 @@ _MAX_INT = 2**53 - 1
 _MAX_INT32 = 2**31 - 1
 _INT32_COLUMNS = frozenset({"target_pid", "gateway_port", "txn_no", "masked"})
 
-# The members of a command's row, as RFC 8785 sorts them.
-_COMMAND = (
-    b"bytes_in",
-    b"bytes_out",
-    b"class",
-    b"columns",
-    b"command_no",
-    b"confidence",
-    b"decision",
-    b"duration_us",
-    b"ended_at",
-    b"error_code",
-    b"error_text",
-    b"estimated_rows",
-    b"fingerprint",
-    b"first_event_no",
-    b"last_event_no",
-    b"masked",
-    b"operation",
-    b"origins",
-    b"params",
-    b"parser",
-    b"paths",
-    b"request_id",
-    b"resources",
-    b"risk",
-    b"rows_affected",
-    b"rows_returned",
-    b"rule",
-    b"sha256",
-    b"started_at",
-    b"status",
-    b"target_ref",
-    b"text",
-    b"traceparent",
-    b"txn_no",
-    b"txn_status",
+_LISTS = ("columns", "origins", "paths", "resources", "risk", "sha256")
+_NULLABLE = (
+    *("error_code", "error_text", "estimated_rows", "params", "request_id", "rows_affected"),
+    *("rows_returned", "target_ref", "traceparent", "txn_no", "txn_status"),
 )
+_OTHERS = (
+    *("bytes_in", "bytes_out", "command_no", "confidence", "decision", "fingerprint"),
+    *("first_event_no", "last_event_no", "masked", "operation", "parser", "rule", "status", "text"),
+)
+
+_members = Members()
 
 
 def command_row(command: Command, ended_us: int, duration_us: int) -> bytes:
     """Return the payload of a `command_end` event."""
-    values = (
-        command.bytes_in,
-        command.bytes_out,
-        command.cls,
-        command.columns or None,
-        command.command_no,
-        command.confidence,
-        command.decision,
-        duration_us,
-        ended_us,
-        command.error_code,
-        command.error_text,
-        command.estimated_rows,
-        command.fingerprint,
-        command.first_event_no,
-        command.last_event_no,
-        command.masked,
-        command.operation,
-        command.origins or None,
-        # A statement without parameters differs from one whose parameters were not kept.
-        command.params,
-        command.parser,
-        command.paths or None,
-        None if command.request_id is None else str(command.request_id),
-        command.resources or None,
-        command.risk or None,
-        command.rows_affected,
-        command.rows_returned,
-        command.rule,
-        command.sha256 or None,
-        command.started_at_us,
-        command.status,
-        command.target_ref,
-        command.text,
-        command.traceparent,
-        command.txn_no,
-        command.txn_status,
-    )
-    is_plain = command.txn_no is None or command.txn_no <= _MAX_INT32
-    row = _native.object_bytes(_COMMAND, values) if is_plain else None
-    if row is not None:
-        return row
-    return encode(
-        {
-            name.decode(): value
-            for name, value in zip(_COMMAND, values, strict=True)
-            if value is not None
-        }
-    )
+    row = _members
+    row.begin()
+    # Sorted, as RFC 8785 has it.
+    row.number(b'{"bytes_in":', command.bytes_in)
+    row.number(b',"bytes_out":', command.bytes_out)
+    row.text(b',"class":', command.cls)
+    if command.columns:
+        row.texts(b',"columns":', command.columns)
+    row.number(b',"command_no":', command.command_no)
+    row.text(b',"confidence":', command.confidence)
+    row.text(b',"decision":', command.decision)
+    row.number(b',"duration_us":', duration_us)
+    row.number(b',"ended_at":', ended_us)
+    if command.error_code is not None:
+        row.text(b',"error_code":', command.error_code)
+    if command.error_text is not None:
+        row.text(b',"error_text":', command.error_text)
+    if command.estimated_rows is not None:
+        row.number(b',"estimated_rows":', command.estimated_rows)
+    row.text(b',"fingerprint":', command.fingerprint)
+    row.number(b',"first_event_no":', command.first_event_no)
+    row.number(b',"last_event_no":', command.last_event_no)
+    row.number(b',"masked":', command.masked)
+    row.text(b',"operation":', command.operation)
+    if command.origins:
+        row.texts(b',"origins":', command.origins)
+    # A statement without parameters differs from one whose parameters were not kept.
+    if command.params is not None:
+        row.texts(b',"params":', command.params)
+    row.text(b',"parser":', command.parser)
+    if command.paths:
+        row.texts(b',"paths":', command.paths)
+    if command.request_id is not None:
+        row.text(b',"request_id":', str(command.request_id))
+    if command.resources:
+        row.texts(b',"resources":', command.resources)
+    if command.risk:
+        row.texts(b',"risk":', command.risk)
+    if command.rows_affected is not None:
+        row.number(b',"rows_affected":', command.rows_affected)
+    if command.rows_returned is not None:
+        row.number(b',"rows_returned":', command.rows_returned)
+    row.text(b',"rule":', command.rule)
+    if command.sha256:
+        row.texts(b',"sha256":', command.sha256)
+    row.number(b',"started_at":', command.started_at_us)
+    row.text(b',"status":', command.status)
+    if command.target_ref is not None:
+        row.text(b',"target_ref":', command.target_ref)
+    row.text(b',"text":', command.text)
+    if command.traceparent is not None:
+        row.text(b',"traceparent":', command.traceparent)
+    if command.txn_no is not None:
+        row.number(b',"txn_no":', command.txn_no)
+    if command.txn_status is not None:
+        row.text(b',"txn_status":', command.txn_status)
+    made = row.end()
+    if made is not None and (command.txn_no is None or command.txn_no <= _MAX_INT32):
+        return made
+    return encode(_command_members(command, ended_us, duration_us))
+
+
+def _command_members(command: Command, ended_us: int, duration_us: int) -> dict[str, Any]:
+    """Return what `command_row` spells."""
+    members: dict[str, Any] = {name: getattr(command, name) for name in _OTHERS}
+    members["class"] = command.cls
+    members["duration_us"] = duration_us
+    members["started_at"] = command.started_at_us
+    members["ended_at"] = ended_us
+    for name in _NULLABLE:
+        value = getattr(command, name)
+        if value is not None:
+            members[name] = str(value) if name == "request_id" else value
+    for name in _LISTS:
+        values = getattr(command, name)
+        if values:
+            members[name] = values
+    return members
 
 
 def incomplete_row(

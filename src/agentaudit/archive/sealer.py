@@ -37,6 +37,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from agentaudit._native.system import write_all
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.anchors import Anchoring
 from agentaudit.archive.batch import NO_STATUS, Entry
@@ -46,7 +47,6 @@ from agentaudit.archive.files import (
     make_folder,
     replace,
     sync_folder,
-    write_all,
 )
 from agentaudit.archive.gaps import read_keys
 from agentaudit.archive.journal import JournalReader, OpenSession
@@ -69,7 +69,7 @@ TICK_S = 2.0
 TURN_S = 0.5
 HEARTBEAT_S = 60.0
 EPOCH_S = 24 * 3600.0
-POLL_S = 0.1
+POLL_S = 0.2
 WITNESS_WAIT_S = 5.0
 """How long the end of a gateway waits for its last checkpoint to be cosigned."""
 _LOCK_WAIT_S = 10.0
@@ -133,6 +133,8 @@ class Sealer:
         self._epoch_key = ""
         self._epoch_began_s = 0.0
         self._tracker = Tracker(place.gateway)
+        self.is_behind = False
+        """Whether the last turn left something unread that was there."""
         self._open: OpenSegment | None = None
         self._announced = False
         self._ticked = 0
@@ -444,17 +446,17 @@ class Sealer:
         now_s = started_s = time.monotonic()
         if now_s - self._epoch_began_s >= EPOCH_S:
             self._begin_epoch()
-        is_behind = False
+        self.is_behind = False
         for batch in self._open.batches():
             self._open.add(batch)
             had_any = True
             if (now_s := time.monotonic()) - started_s > TURN_S:
                 # Under load the end of a journal may never come; ticks and orders must.
-                is_behind = True
+                self.is_behind = True
                 break
         if had_any:
             self._heard_s = now_s
-        if is_over and not is_behind:
+        if is_over and not self.is_behind:
             self._seal()
         elif self._open.tree.size > self._ticked and now_s >= self._tick_due_s:
             self._tick()
@@ -802,9 +804,10 @@ def _follow(
                     return 0
                 else:
                     return 0
-        had_any = sealer.turn()
+        sealer.turn()
         has_more = sealer.work()
-        wait_s = 0.0 if had_any or has_more else POLL_S
+        # A batch costs as much as a thousand events: under load they are let to gather.
+        wait_s = 0.0 if sealer.is_behind or has_more else POLL_S
 
 
 def _first_line(fd: int) -> bytes:

@@ -3,13 +3,22 @@ cimport cython
 from agentaudit.archive.recorder cimport SessionRecorder
 from agentaudit.model cimport Command
 from agentaudit.protocols.postgres_ledger cimport Execution
-from agentaudit.protocols.postgres_prepared cimport Portal
+from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
+
+cdef class _Known:
+    cdef public str operation
+    cdef public str cls
+    cdef public tuple resources
+    cdef public str fingerprint
+    cdef public str confidence
+    cdef public str parser
 
 cdef class Judge:
     cdef public object _conversation
     cdef public SessionRecorder _session
     cdef public bint _is_walsender
 
+    @cython.locals(known=_Known)
     cpdef judge(self, Command command)
-    @cython.locals(portal=Portal)
-    cdef _classify(self, Command command)
+    @cython.locals(portal=Portal, prepared=Prepared, known=_Known)
+    cdef _Known _classify(self, Command command)

@@ -24,6 +24,20 @@ SQLSTATE: Final = {
 """What a client is told, by the reason for which a session ends."""
 
 
+class _Known:
+    """What a text does, for its every execution."""
+
+    __slots__ = ("cls", "confidence", "fingerprint", "operation", "parser", "resources")
+
+    def __init__(self, statement: sql.Statement) -> None:
+        self.operation = statement.operation
+        self.cls = statement.cls
+        self.resources = statement.resources
+        self.fingerprint = statement.fingerprint
+        self.confidence = statement.confidence
+        self.parser = statement.parser
+
+
 class Judge:
     """What the relay asks about one session's PostgreSQL.
 
@@ -38,16 +52,18 @@ class Judge:
         self._is_walsender = is_walsender
 
     def judge(self, command: Command) -> Refusal | None:
-        statement = self._classify(command)
-        command.operation = statement.operation
-        command.cls = statement.cls
-        command.resources = statement.resources
-        command.fingerprint = statement.fingerprint
-        command.confidence = statement.confidence
-        command.parser = statement.parser
+        known = self._classify(command)
+        command.operation = known.operation
+        command.cls = known.cls
+        command.resources = known.resources
+        command.fingerprint = known.fingerprint
+        command.confidence = known.confidence
+        command.parser = known.parser
         if self._is_walsender:
             _judge_replication(command)
         decision = policy.decide(command)
+        if decision is policy.NO_RULE:
+            return None  # as every command begins
         command.decision = decision.action
         command.rule = decision.rule
         if decision.action == "allow":
@@ -59,16 +75,17 @@ class Judge:
             hint="ask the gateway's operator what this rule allows",
         )
 
-    def _classify(self, command: Command) -> sql.Statement:
+    def _classify(self, command: Command) -> _Known:
         if not isinstance(command, Execution):
-            return sql.classify(command.text)
-        if command.portal is None:
-            return sql.classify(command.sql)
-        prepared = command.portal.statement
-        statement: sql.Statement | None = prepared.judged
-        if statement is None:
-            statement = prepared.judged = sql.classify(prepared.sql)
-        return statement
+            return _Known(sql.classify(command.text))
+        portal = command.portal
+        if portal is None:
+            return _Known(sql.classify(command.sql))
+        prepared = portal.statement
+        known: _Known | None = prepared.judged
+        if known is None:
+            known = prepared.judged = _Known(sql.classify(prepared.sql))
+        return known
 
     def is_goodbye(self, frame: bytes) -> bool:
         return frame == _TERMINATE

@@ -1,9 +1,9 @@
 cimport cython
 
-from agentaudit.archive.recorder cimport Recorder, SessionRecorder
-from agentaudit.model cimport Command, Event, Step
+from agentaudit.archive.recorder cimport Recorder, SessionRecorder, Waiter
+from agentaudit.model cimport Command, Conversation, Event, Step
 
-cdef class _Held:
+cdef class _Held(Waiter):
     cdef public Relay relay
     cdef public _Direction direction
     cdef public bytes data
@@ -37,7 +37,7 @@ cdef class _Leg:
 cdef class Relay:
     cdef public SessionRecorder session
     cdef public bint is_closing
-    cdef public object _conversation
+    cdef public Conversation _conversation
     cdef public object _judge
     cdef public Recorder _recorder
     cdef public bint _all_synced
@@ -57,7 +57,7 @@ cdef class Relay:
     cdef public tuple _drain_words
     cdef public object _linger
 
-    @cython.locals(direction=_Direction, up=_Direction)
+    @cython.locals(direction=_Direction, up=_Direction, conversation=Conversation)
     cpdef receive(self, object side, bytes data)
     @cython.locals(step=Step, last_down=Step, stand_in=Step, goes_up=cython.bint, up_synced=cython.bint, down_synced=cython.bint, command=Command)
     cdef _take(self, list steps)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from agentaudit.archive.recorder import Recorder, SessionRecorder
+from agentaudit.archive.recorder import Recorder, SessionRecorder, Waiter
 from agentaudit.errors import ClientProtocolError, RecordingError, TargetProtocolError
 from agentaudit.gateway.connections import Connection
 from agentaudit.model import (
@@ -65,22 +65,18 @@ class Judge(Protocol):
         ...
 
 
-class _Held:
-    """Frames that wait, in their direction's order, until what recorded them counts.
-
-    The recorder then calls it.
-    """
+class _Held(Waiter):
+    """Frames that wait, in their direction's order, until what recorded them counts."""
 
     __slots__ = ("data", "direction", "is_ready", "is_whole", "relay")
 
-    def __init__(self, relay: Relay, direction: _Direction, data: bytes, is_whole: bool) -> None:
-        self.relay = relay
-        self.direction = direction
-        self.data = data
-        self.is_ready = False
-        self.is_whole = is_whole
+    relay: Relay
+    direction: _Direction
+    data: bytes
+    is_ready: bool
+    is_whole: bool
 
-    def __call__(self) -> None:
+    def go(self) -> None:
         self.is_ready = True
         direction = self.direction
         direction.release()
@@ -337,9 +333,16 @@ class Relay:
         self, direction: _Direction, frames: list[bytes], synced: bool, is_whole: bool
     ) -> None:
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        held = _Held(self, direction, data, is_whole)
+        held = _Held.__new__(
+            _Held
+        )  # two for each command: a call with arguments costs as much again
+        held.relay = self
+        held.direction = direction
+        held.data = data
+        held.is_ready = False
+        held.is_whole = is_whole
         direction.hold(held)
-        self._recorder.release(held, synced)
+        self._recorder.hold(held, synced)
 
     # --- the end
 

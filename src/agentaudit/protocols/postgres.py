@@ -20,7 +20,9 @@ Specification: postgresql.org/docs/current/protocol-flow.html; where it is silen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
+from agentaudit import model
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
 from agentaudit.model import Refusal, Side, Step
 from agentaudit.protocols.postgres_ledger import MAX_OWED, Execution, Ledger
@@ -29,8 +31,10 @@ from agentaudit.protocols.postgres_requests import Requests
 
 __all__ = ["Conversation", "Execution"]
 
+_CLIENT: Final = Side.CLIENT
 
-class Conversation:
+
+class Conversation(model.Conversation):
     """Both directions of one connection, understood without I/O (`model.Conversation`).
 
     How the bytes were cut changes at most where an event ends, never what is in it: a Sync that
@@ -59,10 +63,10 @@ class Conversation:
 
         `split` divides a simple query into its statements; without it a query is one command.
         """
+        super().__init__()
         self._ledger = Ledger()
         self._requests = Requests(self._ledger, split)
         self._replies = Replies(self._ledger)
-        self._broken: ClientProtocolError | TargetProtocolError | None = None
         for name, value in (parameters or {}).items():
             self._replies.set_parameter(name, value)
 
@@ -81,20 +85,6 @@ class Conversation:
         """Whether the server last reported an open transaction, failed or not."""
         return self._ledger.status != "I"
 
-    @property
-    def broken(self) -> ClientProtocolError | TargetProtocolError | None:
-        """The protocol error that the next `receive` raises, if one came behind good messages."""
-        return self._broken
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether more than `MAX_OWED` messages of the client are not answered yet.
-
-        Each takes memory until it is. No server waits for more of them before it answers: it says
-        what it has to say as soon as that fills 8 KiB.
-        """
-        return self._ledger.owed.count > MAX_OWED
-
     def receive(self, side: Side, data: bytes) -> list[Step]:
         """Return the steps that `data` completes; it may be cut anywhere.
 
@@ -102,20 +92,23 @@ class Conversation:
             ClientProtocolError, TargetProtocolError: bytes that the protocol does not allow at
                 this place. Good messages before them are returned first; `broken` tells.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self.broken is not None:
+            raise self.broken
         steps: list[Step] = []
         try:
-            if side is Side.CLIENT:
+            if side is _CLIENT:
                 self._requests.receive(data, steps)
             else:
                 self._replies.receive(data, steps)
                 if self._requests.is_waiting:
                     self._requests.receive(b"", steps)
         except (ClientProtocolError, TargetProtocolError) as error:
-            self._broken = error
+            self.broken = error
             if not steps:
                 raise
+        # Each takes memory until it is answered. No server waits for more of them before it
+        # answers: it says what it has to say as soon as that fills 8 KiB.
+        self.is_behind = self._ledger.owed.count > MAX_OWED
         return steps
 
     def end_unread(

@@ -57,6 +57,7 @@ cdef class Ledger:
     cdef public Py_ssize_t txn_no
     cdef public bint is_txn_used
 
+    @cython.locals(command=Execution)
     cpdef Execution begin(self, str sql, str text, Portal portal=*)
     cpdef end(self, Execution command, str txn_status)
     cpdef use_transaction(self, Execution command)

@@ -15,7 +15,7 @@ from typing import Final
 
 from agentaudit.errors import TargetProtocolError
 from agentaudit.model import Command, begin
-from agentaudit.protocols.postgres_messages import Column, Report
+from agentaudit.protocols.postgres_messages import Column, Report, RowShape
 from agentaudit.protocols.postgres_prepared import NO_SHAPE, Names, Portal, Prepared, cut_text
 
 # The type bytes of requests; what a client sends besides owes nothing.
@@ -43,16 +43,11 @@ class Execution(Command):
 
     __slots__ = ("closing", "is_ended", "portal", "shape", "sql")
 
-    def __init__(self, command_no: int, sql: str, text: str, portal: Portal | None) -> None:
-        begin(self, command_no, text)
-        if portal is not None:
-            self.params = portal.params
-            self.sha256 = portal.sha256
-        self.sql = sql
-        self.portal = portal
-        self.shape = NO_SHAPE
-        self.closing = b""
-        self.is_ended = False
+    sql: str
+    portal: Portal | None
+    shape: RowShape
+    closing: bytes
+    is_ended: bool
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -264,9 +259,18 @@ class Ledger:
 
     def begin(self, sql: str, text: str, portal: Portal | None = None) -> Execution:
         """Return a new command."""
-        number = self.next_command_no
-        self.next_command_no = number + 1
-        return Execution(number, sql, text, portal)
+        command = Execution.__new__(Execution)
+        begin(command, self.next_command_no, text)
+        self.next_command_no += 1
+        if portal is not None:
+            command.params = portal.params
+            command.sha256 = portal.sha256
+        command.sql = sql
+        command.portal = portal
+        command.shape = NO_SHAPE
+        command.closing = b""
+        command.is_ended = False
+        return command
 
     def end(self, command: Execution, txn_status: str | None) -> None:
         """Let a command end with the next step, unless it has already."""

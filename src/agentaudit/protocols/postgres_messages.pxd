@@ -14,6 +14,11 @@ cdef class RowShape:
     cdef public tuple names
     cdef public tuple origins
 
+cdef dict _SHAPES
+
+@cython.locals(known=RowShape)
+cpdef RowShape decode_row_description(bytes body, str codec=*)
+
 @cython.freelist(64)
 cdef class Parse:
     cdef public bytes name

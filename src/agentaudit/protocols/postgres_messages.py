@@ -13,7 +13,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from agentaudit._native.raw import cut, int32_at, nul_at, uint16_at
@@ -495,12 +494,23 @@ def decode_row_description(body: bytes, codec: str = "utf-8") -> RowShape:
     Raises:
         TargetProtocolError: the columns do not fill the message.
     """
-    # Drivers have the same statement described again and again. Wide results are not kept: what
-    # a server sends must not fill the memory.
-    return _row_shape(body, codec) if len(body) <= 4096 else _row_shape.__wrapped__(body, codec)
+    known = _SHAPES.get(body)
+    if known is not None and codec == "utf-8":
+        return known
+    shape = _row_shape(body, codec)
+    if codec == "utf-8" and len(body) <= 4096:
+        if len(_SHAPES) == _MAX_SHAPES:
+            _SHAPES.clear()
+        _SHAPES[body] = shape
+    return shape
 
 
-@lru_cache(maxsize=512)
+# Drivers have the same statement described again and again. Wide results are not kept: what a
+# server sends must not fill the memory.
+_SHAPES: Final[dict[bytes, RowShape]] = {}
+_MAX_SHAPES: Final = 512
+
+
 def _row_shape(body: bytes, codec: str) -> RowShape:
     try:
         (count,) = _INT16.unpack_from(body)

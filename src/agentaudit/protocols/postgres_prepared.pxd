@@ -33,11 +33,18 @@ cdef class Names:
     cdef public dict _portals
     cdef public Py_ssize_t _bytes
 
+    @cython.locals(known=Prepared)
     cpdef Prepared statement(self, bytes name, str codec)
+    @cython.locals(statement=Prepared)
     cpdef bint is_unsettled(self, bytes name, Py_ssize_t cycle)
+    @cython.locals(statement=Prepared)
     cdef Prepared _known(self, bytes name)
+    @cython.locals(portals=dict)
     cpdef bind(self, bytes name, Portal portal)
     cpdef agree_portal(self, Portal portal)
+    @cython.locals(portals=dict, portal=Portal)
     cpdef Portal portal(self, bytes name)
+    @cython.locals(portal=Portal)
     cpdef bint is_unsettled_portal(self, bytes name, Py_ssize_t cycle)
+    @cython.locals(portals=dict, portal=Portal, ended=list)
     cpdef end_transaction(self, Py_ssize_t cycle)

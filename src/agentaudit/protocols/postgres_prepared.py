@@ -243,6 +243,10 @@ class Names:
     def end_transaction(self, cycle: int) -> None:
         """Forget the portals that ended when the server answered Sync number `cycle` as idle."""
         portals = self._portals
-        # Not those that the client has bound since: it may be a few Syncs ahead.
-        for name in [name for name, portal in portals.items() if portal.cycle < cycle]:
+        ended = []
+        for name, portal in portals.items():
+            # Not those that the client has bound since: it may be a few Syncs ahead.
+            if portal.cycle < cycle:
+                ended.append(name)
+        for name in ended:
             del portals[name]

@@ -4,11 +4,12 @@ from agentaudit._native.raw cimport cut, int32_at
 
 from agentaudit.model cimport Event, Step, passed, step_of
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger, Owed
-from agentaudit.protocols.postgres_messages cimport Report, RowShape
+from agentaudit.protocols.postgres_messages cimport Report, RowShape, decode_row_description
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 
 cdef int QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC, REFUSED, _DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY
 cdef Py_ssize_t MAX_EVENT_BYTES
+cdef dict _TAGS
 
 cdef class _Long:
     cdef public object hash
@@ -38,7 +39,7 @@ cdef class Replies:
     cpdef _bind_complete(self, bytes body)
     @cython.locals(ledger=Ledger, act=Act, shape=RowShape)
     cpdef _row_description(self, bytes body)
-    @cython.locals(command=Execution)
+    @cython.locals(command=Execution, known=tuple, tag=str, verb=str)
     cpdef _command_complete(self, bytes body)
     @cython.locals(ledger=Ledger, owed=Owed, first=Act)
     cpdef _ready(self, bytes body)

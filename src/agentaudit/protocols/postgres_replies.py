@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Final
 
 from agentaudit._native.raw import cut, int32_at
@@ -32,6 +31,7 @@ from agentaudit.protocols.postgres_ledger import (
     Ledger,
     Refused,
 )
+from agentaudit.protocols.postgres_messages import decode_row_description
 from agentaudit.protocols.postgres_prepared import Portal, Prepared
 
 _DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY = b"DE2TCZ"
@@ -327,7 +327,7 @@ class Replies:
 
     def _row_description(self, body: bytes) -> bytes | None:
         act = self._ledger.expect(DESCRIBE, QUERY)
-        shape = messages.decode_row_description(body, self._ledger.codec)
+        shape = decode_row_description(body, self._ledger.codec)
         if act.kind == QUERY:
             self._ledger.ending = None
             if act.command is not None:
@@ -346,7 +346,8 @@ class Replies:
         return None
 
     def _command_complete(self, body: bytes) -> bytes | None:
-        tag, verb, count = _tag(body) if len(body) <= 64 else _tag.__wrapped__(body)
+        known = _TAGS.get(body)
+        tag, verb, count = _tag(body) if known is None else known
         command = self._complete(self._expect_rows(), verb, count)
         if verb == "COMMIT" or tag == "PREPARE TRANSACTION":
             self._ledger.end_transaction()
@@ -555,13 +556,24 @@ class Replies:
         return None
 
 
-@lru_cache(maxsize=512)
-def _tag(body: bytes) -> tuple[str, str, int | None]:
+_Tag = tuple[str, str, int | None]
+
+_TAGS: Final[dict[bytes, _Tag]] = {}
+"""Most answers end as one before them did."""
+_MAX_TAGS: Final = 512
+
+
+def _tag(body: bytes) -> _Tag:
     """Return the tag of a CommandComplete, its first word, and the number at its end."""
     tag = body[:-1].decode("ascii", "replace")
     verb, _, rest = tag.partition(" ")
     count = rest.rpartition(" ")[2]
-    return tag, verb, int(count) if count.isdigit() and len(count) < 19 else None
+    made = tag, verb, int(count) if count.isdigit() and len(count) < 19 else None
+    if len(body) <= 64:
+        if len(_TAGS) == _MAX_TAGS:
+            _TAGS.clear()
+        _TAGS[body] = made
+    return made
 
 
 _SHORTEST_ANSWER: Final[Mapping[int, bytes]] = {

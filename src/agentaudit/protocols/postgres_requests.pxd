@@ -11,6 +11,8 @@ from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 
 cdef int QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC, REFUSED, FLUSH, FUNCTION_CALL, TERMINATE, COPY_DATA, COPY_DONE, COPY_FAIL
 cdef Py_ssize_t MAX_EVENT_BYTES
+cdef bytes _LEAST, _IS_ALONE, _IS_CLOSE
+cdef tuple _MOST
 
 cdef class _Long:
     cdef public Execution command
@@ -39,7 +41,7 @@ cdef class Requests:
     cdef public dict _skipped_portals
     cdef public bint is_waiting
 
-    @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, length=cython.longlong)
+    @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, least=int, length=cython.longlong)
     cpdef receive(self, bytes data, list steps)
     @cython.locals(owner=Execution, step=Step)
     cdef _release(self, bytes frame, list steps, bint keep_acts=*)
