@@ -57,6 +57,7 @@ cdef class Members:
     cdef int _text(self, text) except -1
     cpdef begin(self)
     cpdef number(self, bytes name, object number)
+    cpdef integer(self, bytes name, long long value)
     cpdef text(self, bytes name, value)
     cpdef texts(self, bytes name, tuple values)
     cpdef bytes end(self)

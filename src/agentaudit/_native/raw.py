@@ -128,6 +128,9 @@ class Members:
     def number(self, name: bytes, value: int) -> None:
         """Add an integer."""
 
+    def integer(self, name: bytes, value: int) -> None:
+        """Add an integer of 64 bits."""
+
     def text(self, name: bytes, value: str) -> None:
         """Add a string."""
 

@@ -246,10 +246,17 @@ cdef class Members:
         """See `raw.py`."""
         cdef int overflow = 0
         cdef long long value = PyLong_AsLongLongAndOverflow(number, &overflow)
+        if overflow:
+            self._is_plain = False
+        else:
+            self.integer(name, value)
+
+    cpdef integer(self, bytes name, long long value):
+        """See `raw.py`."""
         cdef char[24] digits
         cdef int at = 24
         cdef unsigned long long left = <unsigned long long> (-value if value < 0 else value)
-        if overflow or not -MAX_INT <= value <= MAX_INT:
+        if not -MAX_INT <= value <= MAX_INT:
             self._is_plain = False
             return
         self._name(name)

@@ -6,6 +6,7 @@ As with `raw`, this runs where `system.pyx` was not compiled, and says what each
 from __future__ import annotations
 
 import os
+import select
 import struct
 import time
 
@@ -42,6 +43,9 @@ def write_all(fd: int, data: bytes) -> None:
             written += os.write(fd, view[written:])
 
 
+# --- syncing
+
+
 def sync_loop(asked: int, telling: int) -> None:
     """Sync files on demand, until the pipe `asked` is closed at its other end; see `SYNC`."""
     while len(question := os.read(asked, SYNC.size)) == SYNC.size:
@@ -55,6 +59,15 @@ def sync_loop(asked: int, telling: int) -> None:
 
 
 # --- sockets, which do not block
+
+
+def poll(epoll: select.epoll, most: int) -> list[int]:
+    """Return at most `most` files that are ready now, each with the mask of what for behind it.
+
+    Raises:
+        OSError, ValueError: `epoll` is closed.
+    """
+    return [number for pair in epoll.poll(0, most) for number in pair]
 
 
 def receive(fd: int, size: int) -> bytes | None:

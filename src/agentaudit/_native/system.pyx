@@ -7,7 +7,7 @@ from struct import Struct
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 cdef extern from "<unistd.h>" nogil:
@@ -77,6 +77,33 @@ def sync_loop(int asked, int telling):
 
 
 # --- sockets, which do not block
+
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_wait(int epfd, epoll_event *events, int most, int timeout)
+
+cdef epoll_event[256] _events
+
+
+cpdef list poll(epoll, int most):
+    """See `system.py`."""
+    cdef int count, i, fd = epoll.fileno()
+    cdef list ready = []
+    while True:
+        count = epoll_wait(fd, _events, min(most, 256), 0)
+        if count >= 0:
+            break
+        if errno != EINTR:
+            PyErr_SetFromErrno(OSError)
+    for i in range(count):
+        ready.append(_events[i].data.fd)
+        ready.append(_events[i].events)
+    return ready
 
 
 cdef extern from "<sys/socket.h>" nogil:

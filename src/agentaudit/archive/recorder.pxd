@@ -14,11 +14,21 @@ cdef class SystemClock:
 
 cdef class Waiter:
     cdef public long long event_no
+    cdef public Waiter following
 
     cpdef go(self)
 
 cdef class _Callback(Waiter):
     cdef public object _callback
+
+cdef class _Waiters:
+    cdef public Waiter first
+    cdef public Waiter last
+
+    cpdef append(self, Waiter waiter)
+    @cython.locals(waiter=Waiter)
+    cpdef let_go(self, long long event_no)
+    cdef _take_off(self, Waiter waiter)
 
 cdef class Recorder:
     cdef public object failure
@@ -52,8 +62,8 @@ cdef class Recorder:
     cdef public long long _written_no
     cdef public long long _synced_no
     cdef public long long _told_synced_no
-    cdef public object _write_waiters
-    cdef public object _sync_waiters
+    cdef public _Waiters _write_waiters
+    cdef public _Waiters _sync_waiters
     cdef public set _waiting
     cdef public object _lazy_sync
     cdef public object _syncer
@@ -88,8 +98,6 @@ cdef class Recorder:
     ) except -1
     cdef _schedule_flush(self)
     cpdef _flush(self)
-    @cython.locals(waiter=Waiter)
-    cdef _let_go(self, waiters, long long event_no)
     cpdef _sync_soon(self)
 
 cdef class _Response:

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections import deque
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -116,10 +115,10 @@ class SystemClock:
 class Waiter:
     """Something that waits until what is recorded so far counts; `go` is called then, once."""
 
-    __slots__ = ("event_no",)
+    __slots__ = ("event_no", "following")
 
-    def __init__(self) -> None:
-        self.event_no = 0
+    event_no: int
+    following: Waiter | None
 
     def go(self) -> None:
         raise NotImplementedError
@@ -133,6 +132,41 @@ class _Callback(Waiter):
 
     def go(self) -> None:
         self._callback()
+
+
+class _Waiters:
+    """A queue of them. Each knows the next, because two go through here for every command."""
+
+    __slots__ = ("first", "last")
+
+    def __init__(self) -> None:
+        self.first: Waiter | None = None
+        self.last: Waiter | None = None
+
+    def append(self, waiter: Waiter) -> None:
+        waiter.following = None
+        if self.last is None:
+            self.first = waiter
+        else:
+            self.last.following = waiter
+        self.last = waiter
+
+    def let_go(self, event_no: int) -> None:
+        """Let those go that wait for no event from `event_no` on."""
+        while (waiter := self.first) is not None and waiter.event_no <= event_no:
+            self._take_off(waiter)
+            waiter.go()
+
+    def clear(self) -> None:
+        # One by one: a chain that is freed at once would recurse as deep as it is long.
+        while self.first is not None:
+            self._take_off(self.first)
+
+    def _take_off(self, waiter: Waiter) -> None:
+        self.first = waiter.following
+        waiter.following = None
+        if self.first is None:
+            self.last = None
 
 
 class Recorder:
@@ -184,8 +218,8 @@ class Recorder:
         self._written_no = 0
         self._synced_no = 0
         self._told_synced_no = 0
-        self._write_waiters: deque[Waiter] = deque()
-        self._sync_waiters: deque[Waiter] = deque()
+        self._write_waiters = _Waiters()
+        self._sync_waiters = _Waiters()
         self._waiting: set[asyncio.Future[None]] = set()
         self._lazy_sync: asyncio.TimerHandle | None = None
         self._syncer = Syncer(self._loop, self._synced, self._sync_failed)
@@ -540,7 +574,7 @@ class Recorder:
             except OSError as error:
                 self._write_failed(error)
                 return
-            self._buffer.clear()
+            self._buffer = []
             self._journal_bytes += len(data)
             self._written_no = self._next_event_no
             # Before anything is released: what a callback records belongs to the next segment.
@@ -549,19 +583,11 @@ class Recorder:
                 or self._written_no - self._segment_first >= self._segment_events
             ):
                 self._roll()
-        if self._sync_waiters:
+        if self._sync_waiters.first is not None:
             self._request_sync()
         else:
             self._sync_soon()
-        self._let_go(self._write_waiters, self._written_no)
-
-    def _let_go(self, waiters: deque[Waiter], event_no: int) -> None:
-        while waiters:
-            waiter = waiters[0]
-            if waiter.event_no > event_no:
-                return
-            waiters.popleft()
-            waiter.go()
+        self._write_waiters.let_go(self._written_no)
 
     def _sync_soon(self) -> None:
         """See to it that what nobody waits for is synced within 50 ms all the same."""
@@ -572,7 +598,7 @@ class Recorder:
         self._cancel_lazy_sync()
         if self.failure is not None:
             return
-        if self._sync_waiters and len(self._sessions) <= _ALONE:
+        if self._sync_waiters.first is not None and len(self._sessions) <= _ALONE:
             # Nobody else would go on meanwhile, and waking a thread costs as much as a sync.
             try:
                 os.fdatasync(self._fd)
@@ -594,8 +620,8 @@ class Recorder:
             return
         self._synced_no = max(self._synced_no, event_no)
         waiters = self._sync_waiters
-        self._let_go(waiters, self._synced_no)
-        if waiters and waiters[0].event_no <= self._written_no:
+        waiters.let_go(self._synced_no)
+        if waiters.first is not None and waiters.first.event_no <= self._written_no:
             self._request_sync()
         else:
             self._sync_soon()

@@ -47,16 +47,16 @@ def command_row(command: Command, ended_us: int, duration_us: int) -> bytes:
     row = _members
     row.begin()
     # Sorted, as RFC 8785 has it.
-    row.number(b'{"bytes_in":', command.bytes_in)
-    row.number(b',"bytes_out":', command.bytes_out)
+    row.integer(b'{"bytes_in":', command.bytes_in)
+    row.integer(b',"bytes_out":', command.bytes_out)
     row.text(b',"class":', command.cls)
     if command.columns:
         row.texts(b',"columns":', command.columns)
-    row.number(b',"command_no":', command.command_no)
+    row.integer(b',"command_no":', command.command_no)
     row.text(b',"confidence":', command.confidence)
     row.text(b',"decision":', command.decision)
-    row.number(b',"duration_us":', duration_us)
-    row.number(b',"ended_at":', ended_us)
+    row.integer(b',"duration_us":', duration_us)
+    row.integer(b',"ended_at":', ended_us)
     if command.error_code is not None:
         row.text(b',"error_code":', command.error_code)
     if command.error_text is not None:
@@ -64,9 +64,9 @@ def command_row(command: Command, ended_us: int, duration_us: int) -> bytes:
     if command.estimated_rows is not None:
         row.number(b',"estimated_rows":', command.estimated_rows)
     row.text(b',"fingerprint":', command.fingerprint)
-    row.number(b',"first_event_no":', command.first_event_no)
-    row.number(b',"last_event_no":', command.last_event_no)
-    row.number(b',"masked":', command.masked)
+    row.integer(b',"first_event_no":', command.first_event_no)
+    row.integer(b',"last_event_no":', command.last_event_no)
+    row.integer(b',"masked":', command.masked)
     row.text(b',"operation":', command.operation)
     if command.origins:
         row.texts(b',"origins":', command.origins)
@@ -89,7 +89,7 @@ def command_row(command: Command, ended_us: int, duration_us: int) -> bytes:
     row.text(b',"rule":', command.rule)
     if command.sha256:
         row.texts(b',"sha256":', command.sha256)
-    row.number(b',"started_at":', command.started_at_us)
+    row.integer(b',"started_at":', command.started_at_us)
     row.text(b',"status":', command.status)
     if command.target_ref is not None:
         row.text(b',"target_ref":', command.target_ref)

@@ -1,6 +1,6 @@
 cimport cython
 
-from agentaudit._native.system cimport receive, send
+from agentaudit._native.system cimport poll, receive, send
 
 cdef class Poller:
     cdef public object loop
@@ -11,7 +11,7 @@ cdef class Poller:
 
     cpdef watch(self, Connection connection, int mask)
     cpdef _run(self)
-    @cython.locals(connection=Connection, ready=list)
+    @cython.locals(connection=Connection, ready=list, at=Py_ssize_t)
     cdef Py_ssize_t _turn(self) except -1
     cdef _call(self, Connection connection, int mask)
 

@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, Protocol
 
-from agentaudit._native.system import receive, send
+from agentaudit._native.system import poll, receive, send
 
 MIN_READ_BYTES: Final = 16 * 1024
 MAX_READ_BYTES: Final = 256 * 1024
 """What one read asks for grows and shrinks between these with what comes."""
 
-MAX_EVENTS: Final = 8
+MAX_EVENTS: Final = 16
 """Served in one turn: with more, what the first of them said would wait for the last one's."""
 
 MAX_SYNCED_EVENTS: Final = 256
@@ -109,14 +109,14 @@ class Poller:
         """Serve all that is ready; return how many were."""
         self._turns.begin_turn()
         try:
-            ready = self._epoll.poll(0, self._most)
-            for fd, mask in ready:
-                connection = self._connections.get(fd)
+            ready = poll(self._epoll, self._most)
+            for at in range(0, len(ready), 2):
+                connection = self._connections.get(ready[at])
                 if connection is not None:
-                    self._call(connection, mask)
+                    self._call(connection, ready[at + 1])
         finally:
             self._turns.end_turn()
-        return len(ready)
+        return len(ready) // 2
 
     def _call(self, connection: Connection, mask: int) -> None:
         try:

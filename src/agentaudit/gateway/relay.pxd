@@ -9,9 +9,11 @@ cdef class _Held(Waiter):
     cdef public bytes data
     cdef public bint is_ready
     cdef public bint is_whole
+    cdef public _Held behind
 
 cdef class _Direction:
-    cdef public object held
+    cdef public _Held held
+    cdef public _Held last_held
     cdef public Py_ssize_t held_bytes
     cdef public bint is_behind
     cdef public bint is_sink_full
@@ -23,8 +25,9 @@ cdef class _Direction:
     cdef public bint source_ended
 
     cdef hold(self, _Held held)
-    @cython.locals(frame=_Held)
+    @cython.locals(held=_Held)
     cdef release(self)
+    cdef _take_off(self, _Held held)
     cpdef throttle(self)
 
 cdef class _Leg:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -68,25 +67,29 @@ class Judge(Protocol):
 class _Held(Waiter):
     """Frames that wait, in their direction's order, until what recorded them counts."""
 
-    __slots__ = ("data", "direction", "is_ready", "is_whole", "relay")
+    __slots__ = ("behind", "data", "direction", "is_ready", "is_whole", "relay")
 
     relay: Relay
     direction: _Direction
     data: bytes
     is_ready: bool
     is_whole: bool
+    behind: _Held | None
 
     def go(self) -> None:
         self.is_ready = True
         direction = self.direction
         direction.release()
         relay = self.relay
-        if not direction.held and (direction.source_ended or relay.is_closing):
+        if direction.held is None and (direction.source_ended or relay.is_closing):
             relay.finish(direction)
 
 
 class _Direction:
-    """One direction: where bytes come from, those that wait, and where they go."""
+    """One direction: where bytes come from, those that wait, and where they go.
+
+    `held` is the first that waits, `last_held` the last; each knows the one behind it.
+    """
 
     __slots__ = (
         "held",
@@ -95,6 +98,7 @@ class _Direction:
         "is_sink_full",
         "is_source_paused",
         "is_whole",
+        "last_held",
         "sink",
         "sink_lost",
         "source",
@@ -104,7 +108,8 @@ class _Direction:
     def __init__(self, source: Connection, sink: Connection) -> None:
         self.source = source
         self.sink = sink
-        self.held: deque[_Held] = deque()
+        self.held: _Held | None = None
+        self.last_held: _Held | None = None
         self.held_bytes = 0
         self.is_behind = False
         self.is_sink_full = False
@@ -114,22 +119,38 @@ class _Direction:
         self.is_whole = True  # what left last was not the first part of a longer message
 
     def hold(self, held: _Held) -> None:
-        self.held.append(held)
+        held.behind = None
+        if self.last_held is None:
+            self.held = held
+        else:
+            self.last_held.behind = held
+        self.last_held = held
         self.held_bytes += len(held.data)
         if self.held_bytes > HIGH_WATER_BYTES:
             self.throttle()
 
     def release(self) -> None:
         """Let go whatever has its turn."""
-        held = self.held
-        while held and held[0].is_ready:
-            frame = held.popleft()
-            self.held_bytes -= len(frame.data)
+        while (held := self.held) is not None and held.is_ready:
+            self._take_off(held)
             if not self.sink_lost:
-                self.sink.write(frame.data)
-                self.is_whole = frame.is_whole
+                self.sink.write(held.data)
+                self.is_whole = held.is_whole
         if self.is_source_paused:
             self.throttle()
+
+    def drop(self) -> None:
+        """Let nothing go that waits."""
+        # One by one: a chain that is freed at once would recurse as deep as it is long.
+        while self.held is not None:
+            self._take_off(self.held)
+
+    def _take_off(self, held: _Held) -> None:
+        self.held = held.behind
+        held.behind = None
+        if self.held is None:
+            self.last_held = None
+        self.held_bytes -= len(held.data)
 
     def throttle(self) -> None:
         """Read the source if, and only if, there is room for what it says."""
@@ -352,7 +373,7 @@ class Relay:
         if not self._reason:
             self._reason = self._reason_of(side)
         direction.source_ended = True
-        if not direction.held:
+        if direction.held is None:
             self.finish(direction)
         if side is Side.CLIENT and self._has_ended and not self._client.is_closing():
             self._client.close()
@@ -411,7 +432,7 @@ class Relay:
         down = self._down
         if not self._target.is_closing():
             self._target.pause_reading()
-        may_speak = down.held[-1].is_whole if down.held else down.is_whole
+        may_speak = down.is_whole if down.last_held is None else down.last_held.is_whole
         try:
             if may_speak and not down.sink_lost and not self._client.is_closing():
                 words = self._judge.farewell(reason, message, hint)
@@ -431,9 +452,9 @@ class Relay:
             self._stop_unrecorded(error)
             return
         down.source_ended = True
-        if not down.held:
+        if down.held is None:
             self.finish(down)
-        if not self._up.held:
+        if self._up.held is None:
             self.finish(self._up)
         self._arm_linger()
 
@@ -461,7 +482,7 @@ class Relay:
 
     def _stop_unrecorded(self, failure: RecordingError) -> None:
         for direction in (self._up, self._down):
-            direction.held.clear()
+            direction.drop()
         self._target.abort()
         if not self._client.is_closing():
             if self._down.is_whole:
@@ -471,7 +492,7 @@ class Relay:
     @property
     def owes_bytes(self) -> bool:
         """Whether the client has not taken all yet that is recorded as sent to it."""
-        return bool(self._down.held or self._client.get_write_buffer_size())
+        return self._down.held is not None or self._client.get_write_buffer_size() > 0
 
     def abort(self) -> None:
         """Cut both connections without another word."""

@@ -45,3 +45,4 @@ cdef Py_ssize_t _decode_values(bytes body, Py_ssize_t at, Py_ssize_t count, list
 cpdef tuple decode_execute(bytes body)
 cpdef tuple decode_name(str kind, bytes body)
 cpdef bytes decode_query(bytes body)
+cpdef str text_of(bytes data, str codec)

@@ -616,6 +616,13 @@ def decode_bind(body: bytes) -> Bind:
     )
 
 
+def text_of(data: bytes, codec: str) -> str:
+    """Return what `data` says, with U+FFFD for what says nothing in `codec`."""
+    if codec == "utf-8":
+        return data.decode("utf-8", "replace")  # spelt out, it needs no look for a decoder
+    return data.decode(codec, "replace")
+
+
 def decode_bind_names(body: bytes) -> tuple[bytes, bytes, int]:
     """Return portal, statement, and where the rest of a Bind message begins."""
     portal_end = nul_at(body, 0)

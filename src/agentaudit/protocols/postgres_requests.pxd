@@ -5,7 +5,7 @@ from agentaudit._native.raw cimport cut, int32_at
 from agentaudit.model cimport Event, Step, passed, step_of
 from agentaudit.protocols.postgres_ledger cimport Act, Batch, Execution, Ledger
 from agentaudit.protocols.postgres_messages cimport (
-    Bind, Parse, decode_bind, decode_execute, decode_name, decode_parse, decode_query,
+    Bind, Parse, decode_bind, decode_execute, decode_name, decode_parse, decode_query, text_of,
 )
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 

@@ -47,6 +47,7 @@ from agentaudit.protocols.postgres_messages import (
     decode_name,
     decode_parse,
     decode_query,
+    text_of,
 )
 from agentaudit.protocols.postgres_prepared import (
     MAX_TEXT_BYTES,
@@ -297,7 +298,7 @@ class Requests:
         self._starts = ()
         self._is_due = self._is_copy = False
         if not keep_acts:
-            self._acts.clear()
+            self._acts = []
 
     def _hold_or_release(self, frame: bytes, steps: list[Step]) -> None:
         if self._is_due or len(self._acts) > MAX_GROUP:
@@ -356,7 +357,7 @@ class Requests:
     def _parse(self, body: bytes) -> None:
         ledger = self._ledger
         parse = decode_parse(body)
-        sql = self._text = parse.sql.decode(ledger.codec, "replace")
+        sql = self._text = text_of(parse.sql, ledger.codec)
         if ledger.is_skipping:
             if len(self._skipped) < MAX_SKIPPED:
                 self._skipped[parse.name] = Prepared(parse.name, sql, cut_text(sql), parse.types)
@@ -430,7 +431,7 @@ class Requests:
         if not is_short and _length(values) > MAX_TEXT_BYTES:
             return None
         if 1 not in formats:
-            texts = tuple([None if v is None else v.decode(codec, "replace") for v in values])
+            texts = tuple([None if v is None else text_of(v, codec) for v in values])
         else:
             if len(formats) == 1:
                 formats *= len(values)
@@ -467,7 +468,7 @@ class Requests:
 
     def _query(self, body: bytes) -> None:
         ledger = self._ledger
-        sql = decode_query(body).decode(ledger.codec, "replace")
+        sql = text_of(decode_query(body), ledger.codec)
         texts: Sequence[str] = ()
         # With backslash escapes in plain strings our parser would find other ends than the server.
         if self._split is not None and ledger.is_standard_strings:
