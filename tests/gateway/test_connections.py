@@ -61,7 +61,7 @@ class Turns:
         assert not self.is_open
         self.is_open = True
 
-    def end_turn(self) -> None:
+    def end_turn(self, more: bool) -> None:
         assert self.is_open
         self.is_open = False
         self.ended += 1

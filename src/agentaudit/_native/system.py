@@ -47,7 +47,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def sync_loop(asked: int, telling: int) -> None:
-    """Sync files on demand, until the pipe `asked` is closed at its other end; see `SYNC`."""
+    """Sync files on demand, until `asked` ends; see `SYNC`."""
     while len(question := os.read(asked, SYNC.size)) == SYNC.size:
         fd, number = SYNC.unpack(question)
         error = 0

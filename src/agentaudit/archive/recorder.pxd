@@ -56,6 +56,7 @@ cdef class Recorder:
     cdef public list _buffer
     cdef public bint _flush_scheduled
     cdef public bint _in_turn
+    cdef public bint _gathers
     cdef public bint _has_looked
     cdef public long long _now_us
     cdef public long long _mono_ns
@@ -79,7 +80,7 @@ cdef class Recorder:
     cpdef begin_turn(self)
     cpdef look(self)
     cpdef _tell(self)
-    cpdef end_turn(self)
+    cpdef end_turn(self, bint more)
     cpdef release(self, callback, bint synced)
     cpdef hold(self, Waiter waiter, bint synced)
     @cython.locals(event_no=cython.longlong, framed=bytes)

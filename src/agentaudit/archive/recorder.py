@@ -212,6 +212,7 @@ class Recorder:
         self._buffer: list[bytes] = []
         self._flush_scheduled = False
         self._in_turn = False
+        self._gathers = False
         self._has_looked = False
         self._now_us = 0
         self._mono_ns = 0
@@ -550,11 +551,22 @@ class Recorder:
         if not self._has_looked:
             self.look()
 
-    def end_turn(self) -> None:
-        """Write what was recorded in this turn, and release what waited for that."""
+    def end_turn(self, more: bool) -> None:
+        """Write what was recorded in this turn, and release what waited for that.
+
+        Where another turn follows at once, what waits for a sync waits for that one's too: so few
+        syncs do for many.
+        """
         self._in_turn = self._has_looked = False
+        self._gathers = more
         if self._flush_scheduled:
             self._flush()
+        self._gathers = False
+        if self._sync_waiters.first is not None:
+            # The loop would hear of it only after more turns than this one.
+            self._syncer.look()
+            if not more and self._sync_waiters.first is not None:
+                self._request_sync()
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled:
@@ -583,10 +595,10 @@ class Recorder:
                 or self._written_no - self._segment_first >= self._segment_events
             ):
                 self._roll()
-        if self._sync_waiters.first is not None:
-            self._request_sync()
-        else:
+        if self._sync_waiters.first is None:
             self._sync_soon()
+        elif not self._gathers:
+            self._request_sync()
         self._write_waiters.let_go(self._written_no)
 
     def _sync_soon(self) -> None:

@@ -1,18 +1,19 @@
 """The one thread of a recorder: it waits for the disk, so that the event loop need not.
 
 Format and promise are the recorder's; here is only when a sync begins, and who hears of it. What
-the thread is asked and what it answers goes through two pipes: where it is compiled it never takes
-the interpreter's lock, for which it would have to wait just when there is most to do.
+the thread is asked and what it answers goes through a pair of sockets: where it is compiled it
+never takes the interpreter's lock, for which it would have to wait just when there is most to do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Callable
 
-from agentaudit._native.system import SYNC, sync_loop
+from agentaudit._native.system import SYNC, receive, sync_loop
 
 
 class Syncer:
@@ -32,32 +33,42 @@ class Syncer:
         self._synced = synced
         self._failed = failed
         self._is_busy = False
+        self._is_stopped = False
+        self._asked_no = -1
         self._has_failed = False
         self._next: tuple[int, int] | None = None
         self._retired: list[int] = []
-        self._asked, self._asking = -1, -1
-        self._told, self._telling = -1, -1
+        self._ours: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread."""
-        self._asked, self._asking = os.pipe()
-        self._told, self._telling = os.pipe()
-        self._loop.add_reader(self._told, self._answered)
+        self._ours, theirs = socket.socketpair()
+        self._loop.add_reader(self._ours.fileno(), self.look)
         self._thread = threading.Thread(
-            target=sync_loop, args=(self._asked, self._telling), name="journal-sync", daemon=True
+            target=_serve, args=(theirs,), name="journal-sync", daemon=True
         )
         self._thread.start()
 
     def request(self, fd: int, event_no: int) -> None:
         """Ask that the events below `event_no`, all written to `fd`, be synced."""
-        if self._has_failed or self._asking < 0:
+        if self._has_failed or self._ours is None or self._is_stopped:
             return
         if self._is_busy:
-            self._next = (fd, event_no)
+            if event_no > self._asked_no:
+                self._next = (fd, event_no)
             return
         self._is_busy = True
-        os.write(self._asking, SYNC.pack(fd, event_no))
+        self._asked_no = event_no
+        self._ours.send(SYNC.pack(fd, event_no))
+
+    def look(self) -> None:
+        """Hear of the sync that is under way, if it is done."""
+        if not self._is_busy or self._ours is None or self._is_stopped:
+            return
+        answer = receive(self._ours.fileno(), SYNC.size)
+        if answer:
+            self._hear(*SYNC.unpack(answer))
 
     def retire(self, fd: int) -> None:
         """Close `fd` once no sync of it is under way."""
@@ -69,22 +80,22 @@ class Syncer:
 
     def stop(self) -> None:
         """Ask nothing any more; `join` waits for the sync that is under way."""
-        if self._asking >= 0:
-            self._loop.remove_reader(self._told)
-            os.close(self._asking)
-            self._asking = -1
+        if self._ours is not None and not self._is_stopped:
+            self._is_stopped = True
+            self._loop.remove_reader(self._ours.fileno())
+            self._ours.shutdown(socket.SHUT_WR)
 
     def join(self) -> None:
         """Return when the thread has ended, after `stop`; this blocks."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            for fd in (self._asked, self._told, self._telling):
-                os.close(fd)
+        if self._ours is not None:
+            self._ours.close()
+            self._ours = None
         self._close_retired()
 
-    def _answered(self) -> None:
-        event_no, number = SYNC.unpack(os.read(self._told, SYNC.size))
+    def _hear(self, event_no: int, number: int) -> None:
         self._is_busy = False
         self._close_retired()
         if number:
@@ -100,3 +111,8 @@ class Syncer:
         for fd in self._retired:
             os.close(fd)
         self._retired.clear()
+
+
+def _serve(theirs: socket.socket) -> None:
+    with theirs:
+        sync_loop(theirs.fileno(), theirs.fileno())

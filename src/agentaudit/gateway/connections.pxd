@@ -12,7 +12,7 @@ cdef class Poller:
     cpdef watch(self, Connection connection, int mask)
     cpdef _run(self)
     @cython.locals(connection=Connection, ready=list, at=Py_ssize_t)
-    cdef Py_ssize_t _turn(self) except -1
+    cdef bint _turn(self, bint may_go_on) except -1
     cdef _call(self, Connection connection, int mask)
 
 cdef class Connection:

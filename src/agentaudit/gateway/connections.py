@@ -53,8 +53,8 @@ class Turns(Protocol):
         """Note that `end_turn` will be called soon."""
         ...
 
-    def end_turn(self) -> None:
-        """Do what was put off to the end of the turn."""
+    def end_turn(self, more: bool) -> None:
+        """Do what was put off to the end of the turn; `more` says that another follows at once."""
         ...
 
 
@@ -62,7 +62,7 @@ class _NoTurns:
     def begin_turn(self) -> None:
         pass
 
-    def end_turn(self) -> None:
+    def end_turn(self, more: bool) -> None:
         pass
 
 
@@ -101,22 +101,26 @@ class Poller:
     def _run(self) -> None:
         # While several have something to say, more will when these were served: that is looked
         # for here, because a round through the event loop costs as much as serving one.
-        for _ in range(MAX_TURNS):
-            if self._turn() < 2:
+        left = MAX_TURNS
+        while left:
+            left -= 1
+            if not self._turn(left > 0):
                 return
 
-    def _turn(self) -> int:
-        """Serve all that is ready; return how many were."""
+    def _turn(self, may_go_on: bool) -> bool:
+        """Serve all that is ready; return whether another turn is to follow."""
+        more = False
         self._turns.begin_turn()
         try:
             ready = poll(self._epoll, self._most)
+            more = may_go_on and len(ready) > 2
             for at in range(0, len(ready), 2):
                 connection = self._connections.get(ready[at])
                 if connection is not None:
                     self._call(connection, ready[at + 1])
         finally:
-            self._turns.end_turn()
-        return len(ready) // 2
+            self._turns.end_turn(more)
+        return more
 
     def _call(self, connection: Connection, mask: int) -> None:
         try:
@@ -132,7 +136,7 @@ class Poller:
         try:
             self._call(connection, 0)
         finally:
-            self._turns.end_turn()
+            self._turns.end_turn(False)
 
 
 class Connection:
