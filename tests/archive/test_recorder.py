@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -284,6 +285,31 @@ async def test_what_waits_for_a_write_does_not_wait_for_the_disk(site: Site, dis
     assert released == ["written"]
     disk.may_sync.set()
     await until(lambda: "synced" in released, "the sync")
+    await recorder.stop()
+
+
+async def test_turns_that_follow_at_once_share_one_sync_and_nothing_is_synced_twice(
+    site: Site, disk: Disk
+) -> None:
+    recorder = await start(site)
+    await counted(recorder)
+    session = recorder.open_session(ANA)
+    await counted(recorder)
+    before = disk.syncs
+    released: list[int] = []
+    for number in range(5):
+        recorder.begin_turn()
+        exchange(session, number)
+        recorder.release(partial(released.append, number), synced=True)
+        recorder.end_turn(number < 4)
+        assert released == []
+        assert not recorder._buffer, "what a turn recorded is written at its end"
+    for _ in range(3):  # with nothing new to write, and the sync under way
+        recorder.begin_turn()
+        recorder.end_turn(False)
+    await until(lambda: len(released) == 5, "the sync")
+    assert released == [0, 1, 2, 3, 4]
+    assert disk.syncs == before + 1
     await recorder.stop()
 
 

@@ -15,6 +15,7 @@ cdef class _Direction:
     cdef public _Held held
     cdef public _Held last_held
     cdef public Py_ssize_t held_bytes
+    cdef public Py_ssize_t high_water_bytes
     cdef public bint is_behind
     cdef public bint is_sink_full
     cdef public bint is_source_paused

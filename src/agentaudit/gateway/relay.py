@@ -6,9 +6,9 @@ direction, were measured at a third of the rate. What bytes mean is the `Convers
 what they may do and how to say no the `Judge`'s: this module knows no protocol.
 
 Back-pressure goes by direction: a source is not read while more than `HIGH_WATER_BYTES` wait for
-the journal or for the sink, nor a client while its conversation `is_behind`. The two directions
-never wait for each other otherwise, so a peer that writes without reading stops itself and nothing
-else.
+the journal (`SYNCED_HIGH_WATER_BYTES` where all waits for syncs) or for the sink, nor a client
+while its conversation `is_behind`. The two directions never wait for each other otherwise, so a
+peer that writes without reading stops itself and nothing else.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from agentaudit.model import (
 
 HIGH_WATER_BYTES: Final = 256 * 1024
 LOW_WATER_BYTES: Final = 64 * 1024
+
+SYNCED_HIGH_WATER_BYTES: Final = 1024 * 1024
+"""Where all waits for syncs: the next one's bytes are read while one is under way."""
 
 _CLIENT: Final = Side.CLIENT
 _CONTINUED: Final = int(Flag.CONTINUED)
@@ -94,6 +97,7 @@ class _Direction:
     __slots__ = (
         "held",
         "held_bytes",
+        "high_water_bytes",
         "is_behind",
         "is_sink_full",
         "is_source_paused",
@@ -105,7 +109,8 @@ class _Direction:
         "source_ended",
     )
 
-    def __init__(self, source: Connection, sink: Connection) -> None:
+    def __init__(self, source: Connection, sink: Connection, high_water_bytes: int) -> None:
+        self.high_water_bytes = high_water_bytes
         self.source = source
         self.sink = sink
         self.held: _Held | None = None
@@ -126,7 +131,7 @@ class _Direction:
             self.last_held.behind = held
         self.last_held = held
         self.held_bytes += len(held.data)
-        if self.held_bytes > HIGH_WATER_BYTES:
+        if self.held_bytes > self.high_water_bytes:
             self.throttle()
 
     def release(self) -> None:
@@ -155,11 +160,13 @@ class _Direction:
     def throttle(self) -> None:
         """Read the source if, and only if, there is room for what it says."""
         if self.is_source_paused:
-            if self.held_bytes <= LOW_WATER_BYTES and not (self.is_sink_full or self.is_behind):
+            if self.held_bytes * 4 <= self.high_water_bytes and not (
+                self.is_sink_full or self.is_behind
+            ):
                 self.is_source_paused = False
                 if not self.source.is_closing():
                     self.source.resume_reading()
-        elif self.held_bytes > HIGH_WATER_BYTES or self.is_sink_full or self.is_behind:
+        elif self.held_bytes > self.high_water_bytes or self.is_sink_full or self.is_behind:
             self.is_source_paused = True
             if not self.source.is_closing():
                 self.source.pause_reading()
@@ -229,8 +236,9 @@ class Relay:
         self._bytes_left = session_bytes
         self._client = client
         self._target = target
-        self._up = _Direction(client, target)
-        self._down = _Direction(target, client)
+        high = SYNCED_HIGH_WATER_BYTES if self._all_synced else HIGH_WATER_BYTES
+        self._up = _Direction(client, target, high)
+        self._down = _Direction(target, client, high)
         self._ended = ended
         self._gone = gone
         self._reads: set[int] = set()

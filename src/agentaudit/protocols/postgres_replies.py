@@ -34,7 +34,7 @@ from agentaudit.protocols.postgres_ledger import (
 from agentaudit.protocols.postgres_messages import decode_row_description
 from agentaudit.protocols.postgres_prepared import Portal, Prepared
 
-_DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY = b"DE2TCZ"
+_DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY, _COPIED = b"DE2TCZd"
 _MAY_BE_LONG: Final = b"DEdNAS"
 
 _CHANGES: Final = frozenset(
@@ -147,9 +147,9 @@ class Replies:
                 continue
             if stop > end:
                 break
-            if kind == _DATA_ROW:
+            if kind == _DATA_ROW or kind == _COPIED:  # noqa: SIM109
                 try:
-                    at = self._skip_rows(data, start, stop)
+                    at = self._skip_rows(kind, data, start, stop)
                 except TargetProtocolError:
                     self._release(owner, data[start:at], steps)
                     raise
@@ -191,25 +191,28 @@ class Replies:
             return self._ready(body)
         return _REPLIES[kind](self, body)
 
-    def _skip_rows(self, data: bytes, start: int, at: int) -> int:
+    def _skip_rows(self, kind: int, data: bytes, start: int, at: int) -> int:
         """Count the row that ends at `at` and those behind it; return where the last one ends.
 
-        This loop is nearly all that a large result costs here.
+        It is a DataRow or CopyData. This loop is nearly all that a large result costs here.
         """
-        self._expect_rows()
+        if kind == _COPIED:
+            self._copy_data(data)
+        else:
+            self._expect_rows()
         rows = 1
         end = len(data)
         limit = min(end, start + MAX_EVENT_BYTES)
         last_header = end - 5
         while at <= last_header:
-            kind = data[at]
             length = int32_at(data, at + 1)
             stop = at + 1 + length
-            if kind != _DATA_ROW or stop > limit or length < 4:
+            if data[at] != kind or stop > limit or length < 4:
                 break
             at = stop
             rows += 1
-        self._rows += rows
+        if kind == _DATA_ROW:
+            self._rows += rows
         return at
 
     def _release(

@@ -245,7 +245,14 @@ class Requests:
                 self._release(cut(data, start, at), steps)
                 raise
             at = stop
-            if _IS_CLOSE[kind]:
+            if kind == COPY_DATA:
+                # What a COPY loads is row upon row of these: they are told as one.
+                while end - at >= 5 and data[at] == COPY_DATA:
+                    length = int32_at(data, at + 1)
+                    if length < 4 or length >= MAX_EVENT_BYTES or length > end - at - 1:
+                        break
+                    at += length + 1
+            elif _IS_CLOSE[kind]:
                 self._release(cut(data, start, at), steps)
                 start = at
         if at > start:
