@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from structlog.testing import capture_logs
 
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.note import CosigningKey
+from agentaudit.demo import processes
 from agentaudit.errors import RecordingError, SettingsError
+from agentaudit.gateway.connections import Connection
 from agentaudit.gateway.postgres import Door
 from agentaudit.gateway.server import Gateway, _without_content
 from agentaudit.gateway.wire import Wire
@@ -115,6 +118,29 @@ def test_a_fault_of_ours_ends_one_session_and_no_other(
             assert other.execute("SELECT 1").fetchone() == (1,)
         gateway.close()
     assert read(gateway.archive).session(user="ana")["close_reason"] != "client"
+
+
+def test_a_session_that_is_over_is_freed_at_once(
+    tmp_path: Path, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    """Not when the collector comes: in compiled code it comes once in a thousand sessions."""
+
+    def connections() -> int:
+        return sum(type(one) is Connection for one in gc.get_objects())
+
+    with hosted(tmp_path, postgres18.target(), issuer=signing_issuer) as gateway:
+        dsn = gateway.dsn("orders", signing_issuer.token("ana"))
+        gc.collect()
+        before = connections()
+        gc.disable()
+        try:
+            for _ in range(3):
+                with psycopg.connect(dsn) as connection:
+                    connection.execute("SELECT %s::int", [1], prepare=True)
+                    assert connections() == before + 2
+            processes.until(lambda: connections() == before, "the connections are freed")
+        finally:
+            gc.enable()
 
 
 class FarTransport:

@@ -479,7 +479,9 @@ class Connection:
     def _tell_lost(self, error: OSError | None) -> None:
         self.fd = -1
         self._socket.close()
-        self._protocol.connection_lost(error)
+        protocol, self._protocol = self._protocol, None
+        # Nobody is called any more. What both hold of each other would wait for the collector.
+        protocol.connection_lost(error)
 
     # --- what a protocol asks
 

@@ -394,8 +394,12 @@ class Relay:
             self._is_gone = self.is_closing = True
             if self._linger is not None:
                 self._linger.cancel()
+                self._linger = None
             self._end_session()
             self._gone(self)
+            # Whom they belong to holds on to this one: a session is freed when it is over, and does
+            # not wait for the collector.
+            self._ended = self._gone = _told
 
     def _reason_of(self, side: Side) -> str:
         if self._judge.is_goodbye(self._last_client_frame):
@@ -524,6 +528,10 @@ class Relay:
             self._has_ended = True
             self.session.close(self._reason)
             self._ended(self, self._reason)
+
+
+def _told(*_: object) -> None:
+    """What has been told is not told again."""
 
 
 def recording_words(failure: RecordingError) -> tuple[str, str, str]:

@@ -395,7 +395,7 @@ async def serve(gateway: Gateway, stop: asyncio.Event, ready: Callable[[], objec
     # What the start has made lives as long as the process: a collection need not look at it.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(10_000, 10, 10)
     await stop.wait()
     log.info("stopping", pid=os.getpid())
     try:
