@@ -56,7 +56,6 @@ cdef class Recorder:
     cdef public list _buffer
     cdef public bint _flush_scheduled
     cdef public bint _in_turn
-    cdef public bint _gathers
     cdef public bint _has_looked
     cdef public long long _now_us
     cdef public long long _mono_ns
@@ -98,7 +97,7 @@ cdef class Recorder:
         bytes extra,
     ) except -1
     cdef _schedule_flush(self)
-    cpdef _flush(self)
+    cpdef _flush(self, bint more=*)
     cpdef _sync_soon(self)
 
 cdef class _Response:

@@ -212,7 +212,6 @@ class Recorder:
         self._buffer: list[bytes] = []
         self._flush_scheduled = False
         self._in_turn = False
-        self._gathers = False
         self._has_looked = False
         self._now_us = 0
         self._mono_ns = 0
@@ -558,10 +557,8 @@ class Recorder:
         syncs do for many.
         """
         self._in_turn = self._has_looked = False
-        self._gathers = more
         if self._flush_scheduled:
-            self._flush()
-        self._gathers = False
+            self._flush(more)
         if self._sync_waiters.first is not None:
             # The loop would hear of it only after more turns than this one.
             self._syncer.look()
@@ -574,8 +571,11 @@ class Recorder:
             if not self._in_turn:
                 self._loop.call_soon(self._flush)
 
-    def _flush(self) -> None:
-        """Write what was recorded since the last turn, and release what waited for that."""
+    def _flush(self, more: bool = False) -> None:
+        """Write what was recorded since the last turn, and release what waited for that.
+
+        A sync is not asked for where `more` follows.
+        """
         self._flush_scheduled = False
         if self.failure is not None:
             return
@@ -597,7 +597,7 @@ class Recorder:
                 self._roll()
         if self._sync_waiters.first is None:
             self._sync_soon()
-        elif not self._gathers:
+        elif not more:
             self._request_sync()
         self._write_waiters.let_go(self._written_no)
 

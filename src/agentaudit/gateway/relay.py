@@ -362,9 +362,8 @@ class Relay:
         self, direction: _Direction, frames: list[bytes], synced: bool, is_whole: bool
     ) -> None:
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        held = _Held.__new__(
-            _Held
-        )  # two for each command: a call with arguments costs as much again
+        # Two are made for each command: a call with arguments would cost as much again.
+        held = _Held.__new__(_Held)
         held.relay = self
         held.direction = direction
         held.data = data
