@@ -313,6 +313,48 @@ async def test_turns_that_follow_at_once_share_one_sync_and_nothing_is_synced_tw
     await recorder.stop()
 
 
+async def test_a_turn_does_not_wait_for_the_sync_under_way(site: Site, disk: Disk) -> None:
+    recorder = await start(site)
+    await counted(recorder)
+    session = recorder.open_session(ANA)
+    disk.may_sync.clear()
+    released: list[str] = []
+    for number in range(3):
+        recorder.begin_turn()
+        exchange(session, number)
+        recorder.release(partial(released.append, "synced"), synced=True)
+        recorder.release(partial(released.append, "written"), synced=False)
+        recorder.end_turn(False)
+    assert released == ["written"] * 3
+    disk.may_sync.set()
+    await until(lambda: released[3:] == ["synced"] * 3, "the sync")
+    await recorder.stop()
+
+
+async def test_a_waiter_s_fault_keeps_no_other_waiting(site: Site, disk: Disk) -> None:
+    recorder = await start(site)
+    await counted(recorder)
+    session = recorder.open_session(ANA)
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    released: list[str] = []
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    for synced, name in ((True, "synced"), (False, "written")):
+        recorder.begin_turn()
+        exchange(session, int(synced))
+        recorder.release(fails, synced=synced)
+        recorder.release(partial(released.append, name), synced=synced)
+        recorder.end_turn(True)
+    recorder.begin_turn()
+    recorder.end_turn(False)
+    await until(lambda: released == ["written", "synced"], "both others")
+    assert [type(fault["exception"]) for fault in faults] == [ZeroDivisionError] * 2
+    await recorder.stop()
+
+
 async def test_all_who_wait_share_one_sync(site: Site, disk: Disk) -> None:
     recorder = await start(site)
     await counted(recorder)

@@ -366,5 +366,5 @@ cdef class Members:
         if self._room > MAX_KEPT:
             free(self._data)
             self._data = NULL
-            self._room = 0
+            self._room = self._size = 0
         return made

@@ -24,8 +24,10 @@ cdef class _Callback(Waiter):
 cdef class _Waiters:
     cdef public Waiter first
     cdef public Waiter last
+    cdef object _loop
 
     cpdef append(self, Waiter waiter)
+    cpdef bint is_due(self, long long event_no)
     @cython.locals(waiter=Waiter)
     cpdef let_go(self, long long event_no)
     cdef _take_off(self, Waiter waiter)

@@ -137,11 +137,12 @@ class _Callback(Waiter):
 class _Waiters:
     """A queue of them. Each knows the next, because two go through here for every command."""
 
-    __slots__ = ("first", "last")
+    __slots__ = ("_loop", "first", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.first: Waiter | None = None
         self.last: Waiter | None = None
+        self._loop = loop
 
     def append(self, waiter: Waiter) -> None:
         waiter.following = None
@@ -151,11 +152,19 @@ class _Waiters:
             self.last.following = waiter
         self.last = waiter
 
+    def is_due(self, event_no: int) -> bool:
+        """Say whether the first of them waits for no event from `event_no` on."""
+        return self.first is not None and self.first.event_no <= event_no
+
     def let_go(self, event_no: int) -> None:
         """Let those go that wait for no event from `event_no` on."""
         while (waiter := self.first) is not None and waiter.event_no <= event_no:
             self._take_off(waiter)
-            waiter.go()
+            try:
+                waiter.go()
+            except Exception as error:
+                # One waiter's fault must not keep the others waiting.
+                self._loop.call_exception_handler({"message": "release", "exception": error})
 
     def clear(self) -> None:
         # One by one: a chain that is freed at once would recurse as deep as it is long.
@@ -218,8 +227,8 @@ class Recorder:
         self._written_no = 0
         self._synced_no = 0
         self._told_synced_no = 0
-        self._write_waiters = _Waiters()
-        self._sync_waiters = _Waiters()
+        self._write_waiters = _Waiters(self._loop)
+        self._sync_waiters = _Waiters(self._loop)
         self._waiting: set[asyncio.Future[None]] = set()
         self._lazy_sync: asyncio.TimerHandle | None = None
         self._syncer = Syncer(self._loop, self._synced, self._sync_failed)
@@ -562,7 +571,7 @@ class Recorder:
         if self._sync_waiters.first is not None:
             # The loop would hear of it only after more turns than this one.
             self._syncer.look()
-            if not more and self._sync_waiters.first is not None:
+            if not more and self._sync_waiters.is_due(self._written_no):
                 self._request_sync()
 
     def _schedule_flush(self) -> None:
@@ -631,9 +640,8 @@ class Recorder:
         if self.failure is not None:
             return
         self._synced_no = max(self._synced_no, event_no)
-        waiters = self._sync_waiters
-        waiters.let_go(self._synced_no)
-        if waiters.first is not None and waiters.first.event_no <= self._written_no:
+        self._sync_waiters.let_go(self._synced_no)
+        if self._sync_waiters.is_due(self._written_no):
             self._request_sync()
         else:
             self._sync_soon()

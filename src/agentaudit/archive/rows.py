@@ -44,7 +44,9 @@ _members = Members()
 
 def command_row(command: Command, ended_us: int, duration_us: int) -> bytes:
     """Return the payload of a `command_end` event."""
+    request_id = None if command.request_id is None else str(command.request_id)
     row = _members
+    # There is one for all: nothing from here to `end` runs anybody else's Python.
     row.begin()
     # Sorted, as RFC 8785 has it.
     row.integer(b'{"bytes_in":', command.bytes_in)
@@ -76,8 +78,8 @@ def command_row(command: Command, ended_us: int, duration_us: int) -> bytes:
     row.text(b',"parser":', command.parser)
     if command.paths:
         row.texts(b',"paths":', command.paths)
-    if command.request_id is not None:
-        row.text(b',"request_id":', str(command.request_id))
+    if request_id is not None:
+        row.text(b',"request_id":', request_id)
     if command.resources:
         row.texts(b',"resources":', command.resources)
     if command.risk:

@@ -78,8 +78,8 @@ _EVIDENCE_WAIT_S = 30.0
 _SEAL_WAIT_S = 600.0
 _STOP_WORK_S = 60.0
 _NICE = 10
-_MALLOC = {-1: 256 << 20, -2: 16 << 20, -3: 256 << 20}
-"""M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD of mallopt(3)."""
+_MALLOC = {-1: 256 << 20, -2: 16 << 20, -3: 32 << 20}
+"""M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD of mallopt(3), the last at its largest."""
 
 
 class _Order:
@@ -137,7 +137,7 @@ class Sealer:
         self._epoch_began_s = 0.0
         self._tracker = Tracker(place.gateway)
         self.is_behind = False
-        """Whether the last turn left something unread that was there."""
+        """Whether the last turn knew of something unread when it ended."""
         self._open: OpenSegment | None = None
         self._announced = False
         self._ticked = 0
@@ -461,6 +461,7 @@ class Sealer:
             self._heard_s = now_s
         if is_over and not self.is_behind:
             self._seal()
+            self.is_behind = True  # the next journal is there
         elif self._open.tree.size > self._ticked and now_s >= self._tick_due_s:
             self._tick()
         elif now_s - self._heard_s >= HEARTBEAT_S:
@@ -686,7 +687,7 @@ class Sealer:
         }
         self._append(*self._announcement(), tick)
         self._ticked = n
-        # It looks every POLL_S: what it signs then is nowhere older than TICK_S.
+        # It looks every POLL_S: what waits to be signed is not much older than TICK_S.
         self._tick_due_s = time.monotonic() + TICK_S - POLL_S
         self._say({"ticked": self._open.reader.header.first_event_no + n})
 

@@ -8,6 +8,7 @@ never takes the interpreter's lock, for which it would have to wait just when th
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import threading
@@ -44,6 +45,7 @@ class Syncer:
     def start(self) -> None:
         """Start the thread."""
         self._ours, theirs = socket.socketpair()
+        self._ours.setblocking(False)
         self._loop.add_reader(self._ours.fileno(), self.look)
         self._thread = threading.Thread(
             target=_serve, args=(theirs,), name="journal-sync", daemon=True
@@ -67,8 +69,9 @@ class Syncer:
         if not self._is_busy or self._ours is None or self._is_stopped:
             return
         answer = receive(self._ours.fileno(), SYNC.size)
-        if answer:
-            self._hear(*SYNC.unpack(answer))
+        if answer is not None:
+            # Nothing at all: the thread is gone, and with it whatever it was to sync.
+            self._hear(*(SYNC.unpack(answer) if answer else (-1, errno.EIO)))
 
     def retire(self, fd: int) -> None:
         """Close `fd` once no sync of it is under way."""

@@ -33,7 +33,7 @@ MAX_SYNCED_EVENTS: Final = 256
 """Served in one turn where nothing goes on before a sync, which all of them then share."""
 
 MAX_TURNS: Final = 16
-"""Turns without a look at what else the event loop has to do: timers, logins, syncs."""
+"""Turns without a look at what else the event loop has to do: timers, logins."""
 
 MAX_ACCEPTS: Final = 64
 """Connections taken in one turn, so that a flood of them does not stop those that are open."""

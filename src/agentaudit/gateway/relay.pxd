@@ -71,7 +71,7 @@ cdef class Relay:
     cdef _hold(self, _Direction direction, list frames, bint synced, bint is_whole)
     cpdef finish(self, _Direction direction)
 
-cdef int _CONTINUED
+cdef int _CONTINUED, _LOW_SHARE
 
 @cython.locals(last=Event)
 cdef bint _is_whole(Step step) except -1

@@ -40,6 +40,9 @@ LOW_WATER_BYTES: Final = 64 * 1024
 SYNCED_HIGH_WATER_BYTES: Final = 1024 * 1024
 """Where all waits for syncs: the next one's bytes are read while one is under way."""
 
+_LOW_SHARE = 4
+"""A source that is paused is read again once no more than this part of what stopped it waits."""
+
 _CLIENT: Final = Side.CLIENT
 _CONTINUED: Final = int(Flag.CONTINUED)
 
@@ -160,7 +163,7 @@ class _Direction:
     def throttle(self) -> None:
         """Read the source if, and only if, there is room for what it says."""
         if self.is_source_paused:
-            if self.held_bytes * 4 <= self.high_water_bytes and not (
+            if self.held_bytes * _LOW_SHARE <= self.high_water_bytes and not (
                 self.is_sink_full or self.is_behind
             ):
                 self.is_source_paused = False
@@ -396,9 +399,8 @@ class Relay:
                 self._linger = None
             self._end_session()
             self._gone(self)
-            # Whom they belong to holds on to this one: a session is freed when it is over, and does
-            # not wait for the collector.
-            self._ended = self._gone = _told
+            # Both belong to who holds on to this one: without them it is freed at once.
+            self._ended = self._gone = _nobody
 
     def _reason_of(self, side: Side) -> str:
         if self._judge.is_goodbye(self._last_client_frame):
@@ -529,8 +531,8 @@ class Relay:
             self._ended(self, self._reason)
 
 
-def _told(*_: object) -> None:
-    """What has been told is not told again."""
+def _nobody(*_: object) -> None:
+    """Stands where somebody was told who is to be told no more."""
 
 
 def recording_words(failure: RecordingError) -> tuple[str, str, str]:
