@@ -832,6 +832,23 @@ def test_an_epoch_ends_with_the_day(site: Site, monkeypatch: pytest.MonkeyPatch)
     require_sound(site)
 
 
+def test_segments_that_wait_are_sealed_without_a_pause(site: Site) -> None:
+    recover(site)
+    with sealer(site) as opened:
+        opened.recover()
+        for number in range(3):
+            segment = journal.UUID(int=(1 << 120) + number)
+            header = journal.Header(segment, opened._next_event_no, marker=os.urandom(16))
+            os.close(journal.create(site.layout.journal(GATEWAY, header.segment), header))
+        behind = []
+        for _ in range(3):
+            opened.turn()
+            behind.append(opened.is_behind)
+        opened.stop()
+    assert behind == [True, True, False]
+    require_sound(site)
+
+
 def test_a_log_whose_epoch_key_is_lost_does_not_go_on(site: Site) -> None:
     recover(site)
     (site.keys / f"{GATEWAY}.epoch").unlink()
