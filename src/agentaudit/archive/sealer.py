@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
 import fcntl
 import gc
 import os
@@ -78,8 +77,6 @@ _EVIDENCE_WAIT_S = 30.0
 _SEAL_WAIT_S = 600.0
 _STOP_WORK_S = 60.0
 _NICE = 10
-_MALLOC = {-1: 256 << 20, -2: 16 << 20, -3: 32 << 20}
-"""M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD of mallopt(3), the last at its largest."""
 
 
 class _Order:
@@ -830,19 +827,6 @@ def disk_error(place: Place, error: OSError) -> tuple[str, str]:
     return f"archive {place.archive}: sealer: {why}", "mend the disk, then restart"
 
 
-def keep_memory() -> None:
-    """Let this process use freed memory again instead of giving it back.
-
-    A batch takes megabytes and frees them; what went back to the system comes from it page by page,
-    each of them cleared, which was a sixth of all that sealing cost.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # glibc has it
-        for parameter, value in _MALLOC.items():
-            mallopt(parameter, value)
-
-
 def main() -> int:
     """Run the sealer of the gateway that started this process."""
 
@@ -860,7 +844,8 @@ def main() -> int:
     # Rows come and go by the thousand and hold no cycles: looking for some each time costs 4 %.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-    keep_memory()
+    # Its buffers too come from malloc, which keeps them (`sealer_process`).
+    pa.set_memory_pool(pa.system_memory_pool())
     settings = canonical.decode(_first_line(sys.stdin.fileno()))
     place = Place(
         archive=Path(settings["archive"]),

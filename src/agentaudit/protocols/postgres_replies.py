@@ -147,7 +147,7 @@ class Replies:
                 continue
             if stop > end:
                 break
-            if kind == _DATA_ROW or kind == _COPIED:  # noqa: SIM109
+            if kind == _DATA_ROW or kind == _COPIED:  # noqa: SIM109 a tuple costs more
                 try:
                     at = self._skip_rows(kind, data, start, stop)
                 except TargetProtocolError:
