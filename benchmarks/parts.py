@@ -23,8 +23,8 @@ import duckdb
 import uvloop
 
 from agentaudit import load
-from agentaudit.archive import journal
 from agentaudit.archive.files import make_folder, replace, sync_folder
+from agentaudit.archive.journal import JournalWriter
 from agentaudit.archive.keys import People, Place, create_key
 from agentaudit.archive.layout import FORMAT_TEXT, TABLES, Layout
 from agentaudit.archive.outside import Outside
@@ -101,7 +101,7 @@ async def _seal(
         wall += time.perf_counter() - began
     began = time.perf_counter()
     header = traffic.empty_header()
-    os.close(journal.create(layout.journal(GATEWAY, header.segment), header))
+    os.close(JournalWriter(layout.journal(GATEWAY, header.segment), header).fd)
     await until("sealed", str(segment))
     wall += time.perf_counter() - began
     cpu, peak = cpu_seconds(pid) - cpu_before, peak_bytes(pid)

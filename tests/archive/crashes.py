@@ -30,6 +30,7 @@ from typing import Any, Self
 import pyarrow.parquet as pq
 import pytest
 
+from agentaudit.archive import journal
 from agentaudit.archive import recorder as recorder_module
 from agentaudit.archive import sealer as sealer_module
 from agentaudit.archive.keys import Place
@@ -174,6 +175,8 @@ class Tape:
         names += ("unlink", "remove", "mkdir", "rmdir", "posix_fallocate", "chmod", "statvfs")
         with pytest.MonkeyPatch.context() as patch:
             io_in_python(patch)
+            # So that one journal is laid out many times.
+            patch.setattr(journal, "ROOM_BYTES", 4096)
             for name in names:
                 patch.setattr(os, name, getattr(self, f"_{name}")(getattr(os, name)))
             patch.setattr(pq, "ParquetWriter", self._parquet_writer(pq.ParquetWriter))
@@ -587,9 +590,9 @@ def _change(content: bytearray, op: Op, data: bytes) -> bytearray:
         del content[op.offset :]
         content.extend(bytes(op.offset - len(content)))
     elif op.kind == "allocate":
-        content.extend(bytes(op.offset - len(content)))
+        content.extend(bytes(max(0, op.offset - len(content))))
     elif data:
-        content.extend(bytes(op.offset - len(content)))
+        content.extend(bytes(max(0, op.offset - len(content))))
         content[op.offset : op.offset + len(data)] = data
     return content
 

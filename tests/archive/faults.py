@@ -30,13 +30,14 @@ def python_of(module: ModuleType) -> ModuleType:
 
 
 def io_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the archive write with `os.write` and sync with `os.fdatasync`, on its thread.
+    """Let the archive write with `os.write` and `os.pwrite`, and sync with `os.fdatasync`.
 
     There a test can get between.
     """
     python = python_of(system)
-    for module in (files, journal, recorder_module, sealer):
+    for module in (files, sealer):
         monkeypatch.setattr(module, "write_all", python.write_all)
+    monkeypatch.setattr(journal, "write_all_at", python.write_all_at)
     monkeypatch.setattr(syncer, "sync_loop", python.sync_loop)
     monkeypatch.setattr(recorder_module, "_ALONE", -1)
 

@@ -359,7 +359,8 @@ def crashed(
         await asyncio.get_running_loop().run_in_executor(None, recorder._syncer.join)
         if recorder._watch is not None:
             recorder._watch.cancel()
-        os.close(recorder._fd)
+        assert recorder._journal is not None
+        os.close(recorder._journal.fd)
 
     asyncio.run(run())
 

@@ -234,6 +234,16 @@ def journal_vectors() -> dict[str, Any]:
         numbered = event | {"event_no": 1_000_000 + number}
         frames.append({"extra": extra.decode(), "bytes": frame(marker, numbered, extra).hex()})
     head = header(segment, 1_000_000, marker, context)
+    # Without an extra, a frame ends in the four zeros of its length.
+    last = frame(marker, events()[1] | {"event_no": 1_000_000 + len(frames)}, b"")
+    torn, room, gap = last[:60], bytes(64), bytes(32)
+    tails = [
+        ("a room that was laid out ahead: nothing was lost", room, 0, b""),
+        ("a torn tail", torn, 0, torn),
+        ("a torn tail in a room: what is cut ends before the zeros", torn + room, 0, torn),
+        ("a frame that lacks the zeros at its end is whole in a room", last[:-4] + room, 1, b""),
+        ("a gap before a frame that tells of no sync: all is cut", gap + last, 0, gap + last),
+    ]
     return {
         "what": "A journal with one session open at its start and the events of leaves.json, "
         "numbered from 1000000 on. Bytes are hex.",
@@ -244,6 +254,15 @@ def journal_vectors() -> dict[str, Any]:
         "header": head.hex(),
         "frames": frames,
         "sha256": sha256(head + b"".join(unhex(f["bytes"]) or b"" for f in frames)).hexdigest(),
+        "tails": [
+            {
+                "what": what,
+                "bytes": behind.hex(),
+                "events": len(frames) + more,
+                "cut": cut.rstrip(b"\0").hex(),
+            }
+            for what, behind, more, cut in tails
+        ],
     }
 
 

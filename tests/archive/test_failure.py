@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from agentaudit.archive import journal, sealer_process
 from agentaudit.archive import recorder as recorder_module
-from agentaudit.archive import sealer_process
 from agentaudit.archive.journal import JournalReader, encode_frame
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.verify import verify
@@ -130,35 +130,37 @@ def is_journal(fd: int) -> bool:
 
 
 class FullDisk:
-    """From a moment on, write(2) takes `room` more bytes of a journal and no more."""
+    """From a moment on, a journal can grow by `room` more bytes and no more."""
 
     def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         self.room: int | None = None
         self.reserve = 1 << 20
-        real = os.write
+        real = os.pwrite
         reserve = site.layout.reserve("gw1")
 
-        def write(fd: int, data: bytes) -> int:
+        def pwrite(fd: int, data: bytes, offset: int) -> int:
             if self.room is None or not is_journal(fd):
-                return real(fd, data)
-            room = self.room
+                return real(fd, data, offset)
             if not reserve.exists():
-                room, self.reserve = room + self.reserve, 0
-            taken = min(len(data), room)
+                self.room, self.reserve = self.room + self.reserve, 0
+            size = os.fstat(fd).st_size
+            taken = min(len(data), max(0, size - offset) + self.room)
             if taken == 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            self.room = room - taken
-            return real(fd, data[:taken])
+            self.room -= max(0, offset + taken - size)
+            return real(fd, data[:taken], offset)
 
         io_in_python(monkeypatch)
-        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "pwrite", pwrite)
 
 
+@pytest.mark.parametrize("laid_out", [1, 64, 1024], ids="rooms of {}".format)
 @pytest.mark.parametrize("room", [0, 1, 100, 500])
 async def test_a_full_disk_ends_every_session_on_the_reserve(
-    site: Site, monkeypatch: pytest.MonkeyPatch, room: int
+    site: Site, monkeypatch: pytest.MonkeyPatch, room: int, laid_out: int
 ) -> None:
     """Wherever the last write is cut, its frames come out whole, once the reserve is given back."""
+    monkeypatch.setattr(journal, "ROOM_BYTES", laid_out)
     full = FullDisk(site, monkeypatch)
     failures = Failures()
     recorder = await start(site, on_failure=failures.append)
@@ -186,6 +188,7 @@ async def test_a_full_disk_ends_every_session_on_the_reserve(
 async def test_a_full_disk_without_a_reserve_leaves_a_torn_tail_that_is_cut(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(journal, "ROOM_BYTES", 1)
     full = FullDisk(site, monkeypatch)
     full.reserve = 0
     failures = Failures()
@@ -207,16 +210,16 @@ async def test_a_write_that_fails_otherwise_stops_traffic(
     failures = Failures()
     recorder = await start(site, on_failure=failures.append)
     await counted(recorder)
-    real = os.write
+    real = os.pwrite
 
-    def write(fd: int, data: bytes) -> int:
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
         if is_journal(fd):
             raise OSError(errno.EIO, "Input/output error")
-        return real(fd, data)
+        return real(fd, data, offset)
 
     io_in_python(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", write)
+        patch.setattr(os, "pwrite", pwrite)
         recorder.open_session(ANA)
         await require_stopped(recorder, failures, "journal write: Input/output error")
     recover(site)
@@ -365,8 +368,9 @@ async def test_a_sealer_that_meets_a_contradiction_stops_traffic_and_says_which(
     # A whole frame of an event that is not the next, as no recorder writes it.
     whole = path.read_bytes()
     reader = JournalReader(path)
-    entry = next(iter(reader.read()))
-    with path.open("ab") as file:
+    entry, *_ = reader.read()
+    with path.open("r+b") as file:
+        file.seek(reader.offset)
         file.write(encode_frame(reader.header.marker, entry.fixed, None, None))
     failure = await failures.one()
     assert "event 0 at byte" in str(failure)

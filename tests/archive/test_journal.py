@@ -15,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentaudit.archive import canonical, journal
-from agentaudit.archive.journal import Entry, Header, JournalReader, OpenSession
+from agentaudit.archive.journal import (
+    ROOM_BYTES,
+    Entry,
+    Header,
+    JournalReader,
+    JournalWriter,
+    OpenSession,
+)
 from agentaudit.archive.layout import Layout
 from agentaudit.errors import ArchiveError, TamperedError
 from agentaudit.model import Flag, Kind, Side
@@ -123,7 +130,7 @@ def test_any_truncation_reads_as_a_prefix_and_leaves_a_torn_tail(tmp_path: Path)
         reader = JournalReader(path)
         complete = max(n for n, end in enumerate(ends) if end <= cut)
         assert list(reader.read()) == made[:complete]
-        assert len(reader.damage()) == cut - ends[complete]
+        assert reader.damage() == whole[start + ends[complete] : start + cut].rstrip(b"\0")
         assert reader.offset == start + ends[complete]
 
 
@@ -173,7 +180,7 @@ def test_a_torn_tail_that_looks_like_another_journal_is_still_a_torn_tail(noise:
     path.write_bytes(Header(SEGMENT, 0, MARKER).encode() + frame(event(0)) + torn)
     reader = JournalReader(path)
     assert [entry.event_no for entry in reader.read()] == [0]
-    assert reader.damage() == torn
+    assert reader.damage() == torn.rstrip(b"\0")
 
 
 def test_any_byte_changed_in_what_a_later_frame_calls_synced_is_told_from_a_torn_tail(
@@ -205,7 +212,7 @@ def test_unsynced_writes_that_a_power_cut_lost_out_of_order_are_a_torn_tail(
     path = written(tmp_path, b"".join((*frames[:2], lost, *frames[3:])))
     reader = JournalReader(path)
     assert [entry.event_no for entry in reader.read()] == [0, 1]
-    assert reader.damage() == b"".join((lost, *frames[3:]))
+    assert reader.damage() == b"".join((lost, *frames[3:])).rstrip(b"\0")
 
 
 def test_any_byte_changed_in_the_last_frame_reads_as_a_torn_tail(tmp_path: Path) -> None:
@@ -218,7 +225,7 @@ def test_any_byte_changed_in_the_last_frame_reads_as_a_torn_tail(tmp_path: Path)
         path.write_bytes(changed)
         reader = JournalReader(path)
         assert len(list(reader.read())) == 1
-        assert reader.damage() == changed[-len(frames[-1]) :]
+        assert reader.damage() == changed[-len(frames[-1]) :].rstrip(b"\0")
 
 
 def test_any_byte_changed_in_the_header_is_refused(tmp_path: Path) -> None:
@@ -254,7 +261,7 @@ def test_frames_that_lie_about_their_length_end_the_journal(tmp_path: Path) -> N
         lying = whole[:16] + length.to_bytes(4) + whole[20:]
         reader = JournalReader(written(tmp_path, lying))
         assert list(reader.read()) == []
-        assert reader.damage() == lying
+        assert reader.damage() == lying.rstrip(b"\0")
 
 
 @pytest.mark.parametrize(
@@ -276,15 +283,108 @@ def test_an_event_belongs_to_the_side_that_its_kind_and_flags_say(
     assert event(0, kind=int(kind), flags=int(flags)).side is side
 
 
-def test_a_journal_is_readable_by_its_owner_only_and_appended_to(tmp_path: Path) -> None:
+def test_a_journal_is_readable_by_its_owner_only_and_laid_out_ahead(tmp_path: Path) -> None:
     path = tmp_path / f"{SEGMENT}.journal"
-    fd = journal.create(path, Header(SEGMENT, 0, MARKER))
+    header = Header(SEGMENT, 0, MARKER)
+    writer = JournalWriter(path, header)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    os.write(fd, frame(event(0)))
-    os.lseek(fd, 0, os.SEEK_SET)
-    os.write(fd, frame(event(1)))
-    os.close(fd)
-    assert [entry.event_no for entry in JournalReader(path).read()] == [0, 1]
+    reader = JournalReader(path)
+    frames = [frame(event(number, b"%0700d" % number)) for number in range(900)]
+    read: list[int] = []
+    for written in frames:
+        writer.write(written)
+        if len(read) % 7 == 0:
+            assert path.stat().st_size % ROOM_BYTES == 0
+        read += [entry.event_no for entry in reader.read()]
+        assert reader.damage() == b""
+    assert len(frames) * len(frames[0]) > 2 * ROOM_BYTES
+    assert read == list(range(900))
+    writer.finish()
+    os.close(writer.fd)
+    assert path.read_bytes() == header.encode() + b"".join(frames)
+
+
+def test_what_is_large_is_written_without_a_room(tmp_path: Path) -> None:
+    path = tmp_path / f"{SEGMENT}.journal"
+    writer = JournalWriter(path, Header(SEGMENT, 0, MARKER))
+    writer.write(frame(event(0)))
+    writer.write(large := frame(event(1, bytes(ROOM_BYTES))))
+    assert path.stat().st_size == writer.end
+    writer.write(large := frame(event(2, bytes(ROOM_BYTES // 2))))
+    assert path.stat().st_size == writer.end
+    writer.write(frame(event(3)))
+    assert path.stat().st_size == (writer.end // ROOM_BYTES + 1) * ROOM_BYTES
+    os.close(writer.fd)
+    assert len(large) > ROOM_BYTES // 4
+    assert [entry.event_no for entry in JournalReader(path).read()] == [0, 1, 2, 3]
+
+
+def test_a_tail_is_torn_in_its_room_and_ends_in_zeros(tmp_path: Path) -> None:
+    """Frames end in zeros themselves: what a room adds is not taken for a part of them."""
+    path = tmp_path / f"{SEGMENT}.journal"
+    writer = JournalWriter(path, Header(SEGMENT, 0, MARKER))
+    writer.write(frame(event(0)))
+    end = writer.end
+    writer.write(lost := frame(event(1, b"lost")))
+    os.close(writer.fd)
+    whole = path.read_bytes()
+    assert lost.endswith(bytes(4))
+    for kept in range(len(lost) + 1):
+        torn = bytearray(whole)
+        torn[end + kept : end + len(lost)] = bytes(len(lost) - kept)
+        path.write_bytes(torn)
+        reader = JournalReader(path)
+        read = [entry.event_no for entry in reader.read()]
+        is_whole = not lost[kept:].strip(b"\0")
+        assert read == ([0, 1] if is_whole else [0])
+        assert reader.damage() == (b"" if is_whole else lost[:kept].rstrip(b"\0"))
+
+
+def test_a_gap_of_zeros_before_a_frame_is_told_from_a_room(tmp_path: Path) -> None:
+    """A power cut loses unsynced writes in any order; what was synced it does not lose."""
+    path = tmp_path / f"{SEGMENT}.journal"
+    for synced in (0, 1, 2):
+        writer = JournalWriter(path, Header(SEGMENT, 0, MARKER))
+        writer.write(frame(event(0)))
+        end = writer.end
+        writer.write(lost := frame(event(1)))
+        writer.write(kept := frame(event(2, extra={"synced": synced})))
+        os.pwrite(writer.fd, bytes(len(lost)), end)
+        os.close(writer.fd)
+        reader = JournalReader(path)
+        assert [entry.event_no for entry in reader.read()] == [0]
+        if synced == 2:
+            with pytest.raises(TamperedError, match="had been synced"):
+                reader.damage()
+        else:
+            assert reader.damage() == bytes(len(lost)) + kept.rstrip(b"\0")
+
+
+def test_what_a_failed_write_has_left_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"{SEGMENT}.journal"
+    writer = JournalWriter(path, Header(SEGMENT, 0, MARKER))
+    writer.write(frame(event(0)))
+    end = writer.end
+
+    def failing(fd: int, data: bytes, offset: int) -> None:
+        os.pwrite(fd, data[: len(data) // 2], offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "write_all_at", failing)
+        with pytest.raises(OSError, match="No space"):
+            writer.write(frame(event(1, bytes(ROOM_BYTES))))
+    assert writer.end == end
+    assert path.stat().st_size > end
+    writer.cut()
+    assert path.stat().st_size == end
+    writer.write(frame(event(1)))
+    os.close(writer.fd)
+    reader = JournalReader(path)
+    assert [entry.event_no for entry in reader.read()] == [0, 1]
+    assert reader.damage() == b""
 
 
 def test_a_journal_that_cannot_be_synced_is_not_there(
@@ -298,7 +398,7 @@ def test_a_journal_that_cannot_be_synced_is_not_there(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
         with pytest.raises(OSError, match="Input/output"):
-            journal.create(path, Header(SEGMENT, 0, MARKER))
+            JournalWriter(path, Header(SEGMENT, 0, MARKER))
     assert not path.exists()
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
@@ -309,7 +409,8 @@ def test_journals_are_ordered_by_their_events_whatever_their_ids_say(tmp_path: P
     layout.journals("gw1").mkdir(parents=True)
     ids = [UUID(int=n << 96) for n in (5, 3, 9, 1)]
     for first, segment in enumerate(ids):
-        os.close(journal.create(layout.journal("gw1", segment), Header(segment, first, MARKER)))
+        header = Header(segment, first, MARKER)
+        os.close(JournalWriter(layout.journal("gw1", segment), header).fd)
     assert journal.in_order(layout, "gw1") == ids
     assert all(a.int != b.int for a, b in pairwise(ids))
     layout.journal("gw1", ids[2]).write_bytes(b"AA1J")

@@ -24,9 +24,10 @@ from uuid import UUID
 import pytest
 
 from agentaudit.archive import journal
-from agentaudit.archive.journal import JournalReader, OpenSession
+from agentaudit.archive.journal import JournalReader, JournalWriter, OpenSession
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.recorder import Recorder
+from agentaudit.archive.sealer import POLL_S, TICK_S
 from agentaudit.archive.snapshot import open_archive
 from agentaudit.archive.verify import verify
 from agentaudit.errors import ArchiveError, RecordingError, TamperedError
@@ -219,16 +220,21 @@ def test_a_torn_tail_is_cut_at_every_byte_of_the_last_frame(
 ) -> None:
     (path,) = site.journals()
     whole = path.read_bytes()
-    last = boundaries(path)[-2]
-    for cut in range(last + 1, len(whole), stride):
+    last, end = boundaries(path)[-2:]
+    # A frame that lacks only zeros is whole in a room.
+    end = last + len(whole[last:end].rstrip(b"\0"))
+    for number, cut in enumerate(range(last + 1, end, stride)):
         torn = site.copy_to(tmp_path / f"torn-{cut}")
         (torn_path,) = torn.journals()
-        os.truncate(torn_path, cut)
+        # A file that did not grow, or a room in which less was written.
+        room = bytes(len(whole) - cut if number % 2 else 0)
+        torn_path.write_bytes(whole[:cut] + room)
+        tail = whole[last:cut].rstrip(b"\0")
         recover(torn)
         result = verify(torn.archive, key=torn.vkey, deep=True, remember=False)
         assert result.ok is True, (cut, [str(finding) for finding in result.findings])
         (entry,) = (e for e in torn.log_entries() if e["type"] == "recovery")
-        assert entry["cut_bytes"] == cut - last
+        assert entry.get("cut_bytes", 0) == len(tail)
         # The command in flight was what the last frame held.
         assert len(rows(torn, "commands")) == 3
         shutil.rmtree(torn.folder)
@@ -241,7 +247,7 @@ def test_a_journal_without_events_leaves_nothing(tmp_path: Path) -> None:
     header = journal.Header(
         journal.UUID(int=1 << 120), first_event_no=before, marker=os.urandom(16)
     )
-    os.close(journal.create(site.layout.journal(GATEWAY, header.segment), header))
+    os.close(JournalWriter(site.layout.journal(GATEWAY, header.segment), header).fd)
     recover(site)
     require_sound(site)
     assert len(rows(site, "events")) == before
@@ -588,7 +594,7 @@ def test_a_torn_tail_where_a_segment_was_over_is_refused(tmp_path: Path) -> None
     reader = JournalReader(path)
     events = len(list(reader.read()))
     header = journal.Header(journal.UUID(int=1 << 127), events, os.urandom(16))
-    os.close(journal.create(site.layout.journal(GATEWAY, header.segment), header))
+    os.close(JournalWriter(site.layout.journal(GATEWAY, header.segment), header).fd)
     with path.open("ab") as file:
         file.write(reader.header.marker + b"torn")
     require_refused(site, "invalid at byte .*, and its segment was over")
@@ -720,7 +726,7 @@ def test_a_missing_segment_before_a_journal_is_refused(tmp_path: Path) -> None:
     header = JournalReader(path).header
     later = journal.Header(journal.UUID(int=1 << 127), header.first_event_no + 5, os.urandom(16))
     path.unlink()
-    os.close(journal.create(site.layout.journal(GATEWAY, later.segment), later))
+    os.close(JournalWriter(site.layout.journal(GATEWAY, later.segment), later).fd)
     require_refused(site, "begins at event 5, 0 expected")
 
 
@@ -822,7 +828,7 @@ def test_an_epoch_ends_with_the_day(site: Site, monkeypatch: pytest.MonkeyPatch)
         header = journal.Header(
             journal.UUID(int=1 << 120), opened._next_event_no, marker=os.urandom(16)
         )
-        os.close(journal.create(site.layout.journal(GATEWAY, header.segment), header))
+        os.close(JournalWriter(site.layout.journal(GATEWAY, header.segment), header).fd)
         opened.turn()
         opened.turn()
         opened.stop()
@@ -839,13 +845,54 @@ def test_segments_that_wait_are_sealed_without_a_pause(site: Site) -> None:
         for number in range(3):
             segment = journal.UUID(int=(1 << 120) + number)
             header = journal.Header(segment, opened._next_event_no, marker=os.urandom(16))
-            os.close(journal.create(site.layout.journal(GATEWAY, header.segment), header))
+            os.close(JournalWriter(site.layout.journal(GATEWAY, header.segment), header).fd)
         behind = []
         for _ in range(3):
             opened.turn()
             behind.append(opened.is_behind)
         opened.stop()
     assert behind == [True, True, False]
+    require_sound(site)
+
+
+@pytest.mark.parametrize(
+    ("due_s", "waits_s"),
+    [(0.0, TICK_S - POLL_S), (1000.5, 0.5)],
+    ids=["nothing came before", "something waits for a tick"],
+)
+def test_a_burst_is_left_alone_until_a_tick_is_due(
+    site: Site, monkeypatch: pytest.MonkeyPatch, due_s: float, waits_s: float
+) -> None:
+    recover(site)
+    now_s = 1000.0
+    monkeypatch.setattr("agentaudit.archive.sealer.BURST_BYTES", 64 << 10)
+    with sealer(site) as opened:
+        opened.recover()
+        assert not opened.is_to_wait()
+        segment = journal.UUID(int=1 << 120)
+        header = journal.Header(segment, opened._next_event_no, marker=os.urandom(16))
+        writer = JournalWriter(site.layout.journal(GATEWAY, segment), header)
+        opened.turn()
+        assert not opened.is_to_wait()
+        os.ftruncate(writer.fd, writer.end + (64 << 10))
+        monkeypatch.setattr(time, "monotonic", lambda: now_s)
+        opened._tick_due_s = due_s
+        assert opened.is_to_wait()
+        now_s += waits_s - 0.01
+        assert opened.is_to_wait()
+        now_s += 0.02
+        # It goes on and on: from now on it is sealed as fast as can be.
+        assert not opened.is_to_wait()
+        now_s += 10 * TICK_S
+        assert not opened.is_to_wait()
+        os.ftruncate(writer.fd, writer.end)
+        assert not opened.is_to_wait()
+        os.ftruncate(writer.fd, writer.end + (64 << 10))
+        assert opened.is_to_wait()
+        os.ftruncate(writer.fd, writer.end)
+        os.close(writer.fd)
+        monkeypatch.undo()
+        opened.stop()
     require_sound(site)
 
 
@@ -884,7 +931,7 @@ def test_a_heartbeat_shows_that_recording_goes_on_where_nothing_happens(
         header = journal.Header(
             journal.UUID(int=1 << 120), opened._next_event_no, marker=os.urandom(16)
         )
-        os.close(journal.create(site.layout.journal(GATEWAY, header.segment), header))
+        os.close(JournalWriter(site.layout.journal(GATEWAY, header.segment), header).fd)
         opened.turn()
         assert "heartbeat" not in types(site)
         monkeypatch.setattr("agentaudit.archive.sealer.HEARTBEAT_S", 0.0)

@@ -119,6 +119,12 @@ def test_the_frozen_journal_is_read_back_as_what_it_holds(tmp_path: Path) -> Non
         expected.extra = json.loads(extra) if extra else {}
         assert entry == expected
     assert reader.damage() == b""
+    whole = path.read_bytes()
+    for tail in vectors["tails"]:
+        path.write_bytes(whole + bytes.fromhex(tail["bytes"]))
+        reader = JournalReader(path)
+        assert len(list(reader.read())) == tail["events"], tail["what"]
+        assert reader.damage().hex() == tail["cut"], tail["what"]
 
 
 def test_a_log_is_written_signed_and_proven_as_the_frozen_one() -> None:

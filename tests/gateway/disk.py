@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from agentaudit.archive import journal
 from agentaudit.archive import recorder as recorder_module
 from tests.archive.faults import io_in_python
 
@@ -22,9 +23,9 @@ class Disk:
         self.write_error: OSError | None = None
         self.syncs_wanted = 0
         self._sync = os.fdatasync
-        self._write = recorder_module.write_all
+        self._write = journal.write_all_at
         monkeypatch.setattr(recorder_module.os, "fdatasync", self.sync)
-        monkeypatch.setattr(recorder_module, "write_all", self.write)
+        monkeypatch.setattr(journal, "write_all_at", self.write)
 
     def sync(self, fd: int) -> None:
         self.syncs_wanted += 1
@@ -33,7 +34,7 @@ class Disk:
             raise self.sync_error
         self._sync(fd)
 
-    def write(self, fd: int, data: bytes) -> None:
+    def write(self, fd: int, data: bytes, offset: int) -> None:
         if self.write_error is not None:
             raise self.write_error
-        self._write(fd, data)
+        self._write(fd, data, offset)

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from agentaudit.archive import recorder as recorder_module
+from agentaudit.archive import journal
 from agentaudit.demo.processes import until
 from agentaudit.errors import RecordingError
 from tests.gateway.disk import Disk
@@ -174,14 +174,14 @@ def test_a_disk_that_fills_up_under_an_answer_cuts_it_rather_than_lie(
         cursor = connection.cursor()
         heard = threading.Event()
 
-        def fill(fd: int, data: bytes) -> None:
+        def fill(fd: int, data: bytes, offset: int) -> None:
             if len(data) > 200_000:
                 if heard.is_set():
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 heard.set()
-            disk.write(fd, data)
+            disk.write(fd, data, offset)
 
-        monkeypatch.setattr(recorder_module, "write_all", fill)
+        monkeypatch.setattr(journal, "write_all_at", fill)
         with pytest.raises(psycopg.OperationalError) as caught:
             cursor.execute("SELECT repeat('x', 50000000)")
         assert caught.value.sqlstate is None

@@ -9,10 +9,12 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+from posix.types cimport off_t
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t c_read "read"(int fd, void *to, size_t size)
     ssize_t c_write "write"(int fd, const void *data, size_t size)
+    ssize_t c_pwrite "pwrite"(int fd, const void *data, size_t size, off_t offset)
     int c_fdatasync "fdatasync"(int fd)
 
 
@@ -53,6 +55,24 @@ def write_all(int fd, bytes data):
         at += written
         if not left:
             return
+
+
+def write_all_at(int fd, bytes data, long long offset):
+    """See `system.py`."""
+    cdef const char *at = PyBytes_AS_STRING(data)
+    cdef size_t left = PyBytes_GET_SIZE(data)
+    cdef ssize_t written
+    while left:
+        with nogil:
+            written = c_pwrite(fd, at, left, offset)
+        if written < 0:
+            if errno != EINTR:
+                PyErr_SetFromErrno(OSError)
+            PyErr_CheckSignals()
+            continue
+        left -= written
+        at += written
+        offset += written
 
 
 SYNC = Struct("=qq")

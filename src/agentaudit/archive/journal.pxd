@@ -1,3 +1,5 @@
+cimport cython
+
 cdef class OpenSession:
     cdef public object session_id
     cdef public dict facts
@@ -11,3 +13,11 @@ cdef class OpenSession:
     cdef public long long bytes_in
     cdef public long long bytes_out
     cdef public long long masked
+
+cdef class JournalWriter:
+    cdef public int fd
+    cdef public long long end
+    cdef public long long _room_end
+
+    @cython.locals(end=cython.longlong, room_end=cython.longlong)
+    cpdef write(self, bytes data)

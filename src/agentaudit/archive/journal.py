@@ -1,9 +1,10 @@
 """The journal: what was recorded, from its first write until its segment is sealed.
 
-One file a segment, append only. Every frame begins with a marker that is random per file, and
-recovery looks for nothing else: bytes that an agent sends can never pass for a frame. The
-journal holds no hash, because hashing here would cost the data path what the sealer can do
-later; the CRC is there to find a torn tail, not a forger.
+One file a segment, to which frames are only added. Each begins with a marker that is random per
+file, and recovery looks for nothing else: bytes that an agent sends can never pass for a frame.
+The journal holds no hash, because hashing here would cost the data path what the sealer can do
+later; the CRC is there to find a torn tail, not a forger. It is laid out ahead in zeros, because
+a file that grows takes the disk two writes to sync.
 
 Format: docs/formats/archive.md, "Journal"
 """
@@ -21,7 +22,7 @@ from uuid import UUID
 from zlib import crc32
 
 from agentaudit import _native
-from agentaudit._native.system import write_all
+from agentaudit._native.system import write_all_at
 from agentaudit.archive import canonical
 from agentaudit.archive.batch import BATCH_ROWS, FIXED, NO_STATUS, Batch, Entry, Values
 from agentaudit.archive.files import PRIVATE_MODE, open_regular, sync_folder
@@ -34,14 +35,17 @@ __all__ = (
     "Entry",
     "Header",
     "JournalReader",
+    "JournalWriter",
     "OpenSession",
-    "create",
     "encode_frame",
     "in_order",
 )
 
 MAGIC = b"AA1J"
 VERSION = 1
+ROOM_BYTES = 256 << 10
+"""A journal is laid out ahead up to the next multiple of this."""
+
 _NULL = 0xFFFFFFFF
 _MAX_FRAME_BYTES = 64 << 20
 _MAX_CONTEXT_BYTES = 1 << 30
@@ -276,6 +280,7 @@ class JournalReader:
     def damage(self) -> bytes:
         """Return the bytes after the last whole frame: empty, or a torn tail.
 
+        Zeros at the very end are no part of it: they are the room that was laid out ahead.
         A power cut loses unsynced writes in any order, so whole frames may follow the gap; they
         were not acknowledged either, unless one of them says that what is missing was synced.
         Where a whole frame has come since `read`, somebody writes, and there is nothing to say.
@@ -298,7 +303,7 @@ class JournalReader:
                     hint="the journal was changed or the disk lost a write; keep a copy of it",
                 )
             position = tail.find(self.header.marker, position + 1 if end is None else end)
-        return tail
+        return tail.rstrip(b"\0")
 
     def _frame_end(self, buffer: bytes, start: int) -> int | None:
         """Return where the valid frame at `start` ends, or None where there is none (yet)."""
@@ -371,17 +376,67 @@ def _read_header(head: bytes, file: Any, path: Path) -> tuple[Header, int]:
     return header, _HEADER.size + length + 4
 
 
-def create(path: Path, header: Header) -> int:
-    """Create the journal durably, whole or not at all, and return its descriptor for appending."""
-    temporary = path.with_name(path.name + ".tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-    fd = os.open(temporary, flags, PRIVATE_MODE)
-    try:
-        write_all(fd, header.encode())
-        os.fsync(fd)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+class JournalWriter:
+    """Writes one journal, laid out ahead: behind what was written there is a room of zeros.
+
+    To sync a file that has grown takes the disk two writes, one after the other: of the bytes, and
+    of where they lie. In a room it takes one. `finish` cuts off what is left of it; a reader takes
+    zeros at the end for what they are.
+    """
+
+    __slots__ = ("_room_end", "end", "fd")
+
+    def __init__(self, path: Path, header: Header) -> None:
+        """Create the journal durably, whole or not at all.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        temporary = path.with_name(path.name + ".tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        data = header.encode()
+        self._room_end = self.end = len(data)
+        self.fd = os.open(temporary, flags, PRIVATE_MODE)
+        try:
+            write_all_at(self.fd, data, 0)
+            os.fsync(self.fd)
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def write(self, data: bytes) -> None:
+        """Write `data` behind what was written.
+
+        Raises:
+            OSError: it cannot be, and a part of it may have been.
+        """
+        end = self.end + len(data)
+        if end > self._room_end:
+            room_end = end
+            if len(data) <= ROOM_BYTES // 4:
+                room_end = (end // ROOM_BYTES + 1) * ROOM_BYTES
+                data += bytes(room_end - end)
+            # Else a room would not last for long, and its zeros cost more than it saves.
+            self._room_end = room_end
+        write_all_at(self.fd, data, self.end)
+        self.end = end
+
+    def cut(self) -> None:
+        """Take the room away, and with it what a failed write has left there.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        os.ftruncate(self.fd, self.end)
+        self._room_end = self.end
+
+    def finish(self) -> None:
+        """Cut the room off and sync all; `fd` is the caller's to close.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        self.cut()
+        os.fdatasync(self.fd)

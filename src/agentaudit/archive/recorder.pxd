@@ -3,7 +3,7 @@ cimport cython
 from agentaudit._native.raw cimport frame
 from agentaudit._native.system cimport mono_ns, now_us
 
-from agentaudit.archive.journal cimport OpenSession
+from agentaudit.archive.journal cimport JournalWriter, OpenSession
 from agentaudit.archive.rows cimport command_row
 from agentaudit.model cimport Command, Event
 
@@ -50,10 +50,9 @@ cdef class Recorder:
     cdef public object _loop
     cdef public dict _sessions
     cdef public long long _next_event_no
-    cdef public int _fd
+    cdef public JournalWriter _journal
     cdef public bytes _marker
     cdef public long long _segment_first
-    cdef public long long _journal_bytes
     cdef public double _segment_born_s
     cdef public list _buffer
     cdef public bint _flush_scheduled
@@ -99,6 +98,7 @@ cdef class Recorder:
         bytes extra,
     ) except -1
     cdef _schedule_flush(self)
+    @cython.locals(data=bytes)
     cpdef _flush(self, bint more=*)
     cpdef _sync_soon(self)
 

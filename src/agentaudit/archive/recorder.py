@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from agentaudit._native.raw import frame
-from agentaudit._native.system import mono_ns, now_us, write_all
+from agentaudit._native.system import mono_ns, now_us
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.files import (
     PRIVATE_MODE,
@@ -33,6 +33,7 @@ from agentaudit.archive.files import (
     sync_folder,
 )
 from agentaudit.archive.ids import uuid7
+from agentaudit.archive.journal import JournalWriter
 from agentaudit.archive.keys import People, Place, load_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
 from agentaudit.archive.outside import Outside
@@ -212,10 +213,9 @@ class Recorder:
         self._sessions: dict[UUID, SessionRecorder] = {}
         self._next_event_no = 0
 
-        self._fd = -1
+        self._journal: JournalWriter | None = None
         self._marker = b""
         self._segment_first = 0
-        self._journal_bytes = 0
         self._segment_born_s = 0.0
 
         self._buffer: list[bytes] = []
@@ -482,14 +482,14 @@ class Recorder:
             self._cancel_lazy_sync()
             self._syncer.stop()
             await self._loop.run_in_executor(None, self._syncer.join)
-            if self.failure is None and self._synced_no < self._written_no:
-                try:
-                    os.fdatasync(self._fd)
-                except OSError as error:
-                    self._fail("sync", error)
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            if self._journal is not None:
+                if self.failure is None:
+                    try:
+                        self._journal.finish()
+                    except OSError as error:
+                        self._fail("sync", error)
+                os.close(self._journal.fd)
+                self._journal = None
             await self._sealer.stop(failed=self.failure is not None and not self._ended_cleanly)
         if self.failure is not None:
             raise self.failure
@@ -589,18 +589,18 @@ class Recorder:
         if self.failure is not None:
             return
         if self._buffer:
+            assert self._journal is not None
             data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
             try:
-                write_all(self._fd, data)
+                self._journal.write(data)
             except OSError as error:
                 self._write_failed(error)
                 return
             self._buffer = []
-            self._journal_bytes += len(data)
             self._written_no = self._next_event_no
             # Before anything is released: what a callback records belongs to the next segment.
             if (
-                self._journal_bytes >= self._segment_bytes
+                self._journal.end >= self._segment_bytes
                 or self._written_no - self._segment_first >= self._segment_events
             ):
                 self._roll()
@@ -619,16 +619,17 @@ class Recorder:
         self._cancel_lazy_sync()
         if self.failure is not None:
             return
+        assert self._journal is not None
         if self._sync_waiters.first is not None and len(self._sessions) <= _ALONE:
             # Nobody else would go on meanwhile, and waking a thread costs as much as a sync.
             try:
-                os.fdatasync(self._fd)
+                os.fdatasync(self._journal.fd)
             except OSError as error:
                 self._sync_failed(error)
             else:
                 self._synced(self._written_no)
             return
-        self._syncer.request(self._fd, self._written_no)
+        self._syncer.request(self._journal.fd, self._written_no)
 
     def _cancel_lazy_sync(self) -> None:
         if self._lazy_sync is not None:
@@ -657,22 +658,22 @@ class Recorder:
             sessions=tuple(session.state for session in self._sessions.values()),
         )
         path = self._layout.journal(self._place.gateway, header.segment)
-        self._fd = journal.create(path, header)
+        self._journal = JournalWriter(path, header)
         self._segment_first = self._told_synced_no = self._next_event_no
-        self._journal_bytes = os.fstat(self._fd).st_size
         self._segment_born_s = self._loop.time()
 
     def _roll(self) -> None:
         """Begin the next segment. The sealer seals this one when it sees the next one's journal."""
-        old = self._fd
+        old = self._journal
+        assert old is not None
         try:
             # What the old journal holds must be durable before anything follows it in the next.
-            os.fdatasync(old)
+            old.finish()
             self._open_segment()
         except OSError as error:
             self._fail("start of a segment", error)
             return
-        self._syncer.retire(old)
+        self._syncer.retire(old.fd)
         self._synced(self._written_no)
 
     # --- watching
@@ -749,12 +750,13 @@ class Recorder:
         """Fail, but journal what was recorded and every session's close first."""
         try:
             self._layout.reserve(self._place.gateway).unlink(missing_ok=True)
+            assert self._journal is not None
             # The failed write may have left a part of a frame behind.
-            os.ftruncate(self._fd, self._journal_bytes)
+            self._journal.cut()
             for session in list(self._sessions.values()):
                 session.close("recording_failed")
-            write_all(self._fd, b"".join(self._buffer))
-            os.fdatasync(self._fd)
+            self._journal.write(b"".join(self._buffer))
+            self._journal.finish()
             self._ended_cleanly = True
         except OSError:
             pass  # the first failure is the one to report, and the journal's tail is torn

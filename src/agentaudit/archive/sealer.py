@@ -70,6 +70,8 @@ TURN_S = 0.5
 HEARTBEAT_S = 60.0
 EPOCH_S = 24 * 3600.0
 POLL_S = 0.2
+BURST_BYTES = 16 << 20
+"""What comes faster than this in `POLL_S` is more than can be sealed as fast."""
 WITNESS_WAIT_S = 5.0
 """How long the end of a gateway waits for its last checkpoint to be cosigned."""
 _LOCK_WAIT_S = 10.0
@@ -135,6 +137,7 @@ class Sealer:
         self._tracker = Tracker(place.gateway)
         self.is_behind = False
         """Whether the last turn knew of something unread when it ended."""
+        self._burst_until_s: float | None = None
         self._open: OpenSegment | None = None
         self._announced = False
         self._ticked = 0
@@ -430,6 +433,24 @@ class Sealer:
             self._append({"type": "incident", "journal": path.name, "what": str(error)})
 
     # --- following
+
+    def is_to_wait(self) -> bool:
+        """Say whether so much comes in that it is better left alone until a tick is due.
+
+        What is large is mostly short, a table that is read or copied: while that goes on, the
+        processors and the disk are its own.
+        """
+        folder = self._layout.journals(self._place.gateway)
+        read = 0 if self._open is None else self._open.reader.offset
+        if sum(path.stat().st_size for path in folder.glob("*.journal")) - read < BURST_BYTES:
+            self._burst_until_s = None
+            return False
+        now_s = time.monotonic()
+        if self._burst_until_s is None:
+            # Long without traffic a tick is due at once, and what began just now would wait.
+            is_due = now_s >= self._tick_due_s
+            self._burst_until_s = now_s + TICK_S - POLL_S if is_due else self._tick_due_s
+        return now_s < self._burst_until_s
 
     def turn(self) -> bool:
         """Read what was journaled since the last turn, seal and tick; say whether there was any."""
@@ -788,7 +809,7 @@ def _follow(
     sealer = Sealer(place, clock, say, outside)
     say({"ready": {"next_event_no": sealer.recover()}})
     received = b""
-    wait_s = POLL_S
+    wait_s, has_more = POLL_S, False
     while True:
         readable, _, _ = select.select([sys.stdin.fileno()], [], [], wait_s)
         if readable:
@@ -801,11 +822,15 @@ def _follow(
                     sealer.set_policy(message["policy"])
                 elif "order" in message:
                     sealer.order(message)
+                    has_more = True
                 elif message["stop"]:
                     sealer.stop()
                     return 0
                 else:
                     return 0
+        if not has_more and sealer.is_to_wait():
+            wait_s = POLL_S
+            continue
         sealer.turn()
         has_more = sealer.work()
         # A batch costs as much as a thousand events: under load they are let to gather.

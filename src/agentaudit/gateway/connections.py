@@ -26,6 +26,9 @@ MIN_READ_BYTES: Final = 16 * 1024
 MAX_READ_BYTES: Final = 256 * 1024
 """What one read asks for grows and shrinks between these with what comes."""
 
+KEPT_BYTES: Final = 16 * MAX_READ_BYTES
+"""What is freed stays with the process up to twice this."""
+
 MAX_EVENTS: Final = 16
 """Served in one turn: with more, what the first of them said would wait for the last one's."""
 
@@ -75,6 +78,9 @@ class Poller:
         self._most = most
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
+        # Once glibc has freed a block as large as this it keeps as much at hand, and no longer
+        # asks the kernel for memory at each large read, to give it back at once.
+        _ = bytearray(KEPT_BYTES)
         self.loop.add_reader(self._epoll.fileno(), self._run)
 
     def close(self) -> None:

@@ -104,10 +104,10 @@ class Replies:
             TargetProtocolError: bytes that the protocol does not allow, or not here.
         """
         if self._held:
-            self._held += data
-            if len(self._held) < self._need:
+            if len(self._held) + len(data) < self._need:
+                self._held += data
                 return
-            data = bytes(self._held)
+            data = b"".join((self._held, data))
             self._held.clear()
         ledger = self._ledger
         owed = ledger.owed

@@ -182,10 +182,10 @@ class Requests:
             ClientProtocolError: bytes that the protocol does not allow.
         """
         if self._held:
-            self._held += data
-            if len(self._held) < self._need:
+            if len(self._held) + len(data) < self._need:
+                self._held += data
                 return
-            data = bytes(self._held)
+            data = b"".join((self._held, data))
             self._held.clear()
         self.is_waiting = False
         start = at = 0
