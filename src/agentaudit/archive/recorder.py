@@ -486,6 +486,7 @@ class Recorder:
                 if self.failure is None:
                     try:
                         self._journal.finish()
+                        self._synced_no = self._written_no
                     except OSError as error:
                         self._fail("sync", error)
                 os.close(self._journal.fd)
