@@ -360,6 +360,28 @@ def test_a_gap_of_zeros_before_a_frame_is_told_from_a_room(tmp_path: Path) -> No
             assert reader.damage() == bytes(len(lost)) + kept.rstrip(b"\0")
 
 
+def test_a_gap_that_is_filled_while_it_is_read_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is read piece by piece, and rooms are filled meanwhile."""
+    path = tmp_path / f"{SEGMENT}.journal"
+    writer = JournalWriter(path, Header(SEGMENT, 0, MARKER))
+    writer.write(frame(event(0)))
+    reader = JournalReader(path)
+    assert [entry.event_no for entry in reader.read()] == [0]
+    missed = frame(event(1))
+    writer.write(missed)
+    writer.write(frame(event(2, extra={"synced": 2})))
+    os.close(writer.fd)
+    seen = reader._tail()
+    looks = iter([bytes(len(missed)) + seen[len(missed) :], seen])
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_tail", lambda: next(looks))
+        assert reader.damage() == b""
+    assert next(looks, None) is None
+    assert [entry.event_no for entry in reader.read()] == [1, 2]
+
+
 def test_what_a_failed_write_has_left_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

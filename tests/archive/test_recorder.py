@@ -23,7 +23,7 @@ from agentaudit.archive import recorder as recorder_module
 from agentaudit.archive.files import make_folder, replace
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
-from agentaudit.archive.recorder import Recorder, _prepare_archive
+from agentaudit.archive.recorder import LAZY_SYNC_S, Recorder, _prepare_archive
 from agentaudit.archive.segment import read_entries
 from agentaudit.archive.verify import verify
 from agentaudit.errors import RecordingError, TamperedError
@@ -671,6 +671,27 @@ async def test_nothing_follows_a_close(site: Site) -> None:
             late()
     await recorder.stop()
     require_sound(site)
+
+
+async def test_a_stop_leaves_nothing_to_be_done_on_the_loop(site: Site) -> None:
+    """What was still to be flushed and synced when it came finds no journal any more."""
+    faults: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    recorder = await start(site)
+    for facts in (ANA, BOB):
+        recorder.open_session(facts)
+    await counted(recorder)
+    stop = recorder._sealer.stop
+
+    async def slowly(*, failed: bool) -> None:
+        await asyncio.sleep(3 * LAZY_SYNC_S)
+        await stop(failed=failed)
+
+    recorder._sealer.stop = slowly
+    await recorder.stop()
+    recorder.end_turn(False)
+    assert faults == []
 
 
 async def test_nothing_follows_a_stop(site: Site) -> None:

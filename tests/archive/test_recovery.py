@@ -874,8 +874,9 @@ def test_a_burst_is_left_alone_until_a_tick_is_due(
         writer = JournalWriter(site.layout.journal(GATEWAY, segment), header)
         opened.turn()
         assert not opened.is_to_wait()
-        os.ftruncate(writer.fd, writer.end + (64 << 10))
         monkeypatch.setattr(time, "monotonic", lambda: now_s)
+        assert not opened.is_to_wait()
+        os.ftruncate(writer.fd, writer.end + (64 << 10))
         opened._tick_due_s = due_s
         assert opened.is_to_wait()
         now_s += waits_s - 0.01
@@ -889,6 +890,12 @@ def test_a_burst_is_left_alone_until_a_tick_is_due(
         assert not opened.is_to_wait()
         os.ftruncate(writer.fd, writer.end + (64 << 10))
         assert opened.is_to_wait()
+        os.ftruncate(writer.fd, writer.end)
+        assert not opened.is_to_wait()
+        # Overdue because a seal took so long: what came meanwhile has waited enough.
+        now_s += TICK_S
+        os.ftruncate(writer.fd, writer.end + (64 << 10))
+        assert not opened.is_to_wait()
         os.ftruncate(writer.fd, writer.end)
         os.close(writer.fd)
         monkeypatch.undo()

@@ -288,15 +288,16 @@ class JournalReader:
         Raises:
             TamperedError: what is missing was once durable, so this is no torn tail but corruption.
         """
-        with self._file() as file:
-            file.seek(self.offset)
-            tail = file.read()
+        tail = self._tail()
         if self._frame_end(tail, 0) is not None:
             return b""
         position = tail.find(self.header.marker, 1)
         while position >= 0:
             end = self._frame_end(tail, position)
             if end is not None and _synced_before(tail, position) > self._next_event_no:
+                if self._frame_end(self._tail(), 0) is not None:
+                    # Read piece by piece: the room of the first had been filled when the next came.
+                    return b""
                 raise TamperedError(
                     f"{self.path.name}: invalid at byte {self.offset}, and the frame at byte "
                     f"{self.offset + position} was written after what was there had been synced",
@@ -304,6 +305,11 @@ class JournalReader:
                 )
             position = tail.find(self.header.marker, position + 1 if end is None else end)
         return tail.rstrip(b"\0")
+
+    def _tail(self) -> bytes:
+        with self._file() as file:
+            file.seek(self.offset)
+            return file.read()
 
     def _frame_end(self, buffer: bytes, start: int) -> int | None:
         """Return where the valid frame at `start` ends, or None where there is none (yet)."""

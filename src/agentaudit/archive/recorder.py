@@ -618,9 +618,8 @@ class Recorder:
 
     def _request_sync(self) -> None:
         self._cancel_lazy_sync()
-        if self.failure is not None:
+        if self.failure is not None or self._journal is None:
             return
-        assert self._journal is not None
         if self._sync_waiters.first is not None and len(self._sessions) <= _ALONE:
             # Nobody else would go on meanwhile, and waking a thread costs as much as a sync.
             try:

@@ -138,6 +138,8 @@ class Sealer:
         self.is_behind = False
         """Whether the last turn knew of something unread when it ended."""
         self._burst_until_s: float | None = None
+        self._calm_s = time.monotonic()
+        """When there was last no burst: what waits now has come since."""
         self._open: OpenSegment | None = None
         self._announced = False
         self._ticked = 0
@@ -444,12 +446,15 @@ class Sealer:
         read = 0 if self._open is None else self._open.reader.offset
         if sum(path.stat().st_size for path in folder.glob("*.journal")) - read < BURST_BYTES:
             self._burst_until_s = None
+            self._calm_s = time.monotonic()
             return False
         now_s = time.monotonic()
         if self._burst_until_s is None:
-            # Long without traffic a tick is due at once, and what began just now would wait.
-            is_due = now_s >= self._tick_due_s
-            self._burst_until_s = now_s + TICK_S - POLL_S if is_due else self._tick_due_s
+            # Long without traffic a tick is overdue, and the burst has only begun.
+            is_overdue = now_s >= self._tick_due_s
+            self._burst_until_s = (
+                (self._calm_s + TICK_S - POLL_S) if is_overdue else self._tick_due_s
+            )
         return now_s < self._burst_until_s
 
     def turn(self) -> bool:
