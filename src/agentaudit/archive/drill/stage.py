@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -226,6 +227,11 @@ def _copy_tail(source: Layout, machine: Machine, gateway: str, log: Log) -> bool
     try:
         for segment in source.journal_segments(gateway):
             _copy(source, machine, source.journal(gateway, segment))
+            copy = JournalReader(machine.layout.journal(gateway, segment))
+            for _ in copy.batches():
+                pass
+            # It may be written meanwhile, and copied with a gap and more behind that.
+            os.truncate(copy.path, copy.offset)
     except ArchiveError:
         return False  # only the gateway may read them, or it has just sealed one
     return begun <= machine.layout.journal_segments(gateway)
