@@ -502,7 +502,7 @@ def test_the_log_holds_no_content(
         with pytest.raises(psycopg.errors.UndefinedColumn):
             connection.execute(f'SELECT "{marker}"')
     with logged_in(gw, signing_issuer.token()) as client:
-        client.say(f"{marker} is no message".encode()).hear_until_closed()
+        client.say(f"0{marker} is no message".encode()).hear_until_closed()
     gw.wait_until_idle()
     gw.terminate()
 
