@@ -209,6 +209,12 @@ class JournalReader:
             self.offset = ends[-1]
             yield batch
 
+    def skip(self) -> int:
+        """Go behind the last whole entry, and return the offset in the file at which it ends."""
+        for _ in self.batches():
+            pass
+        return self.offset
+
     def _scan(
         self, room: Callable[[], int], *, whole: bool
     ) -> Iterator[tuple[Batch, Sequence[int]]]:

@@ -91,13 +91,6 @@ class Attacker:
         (segment,) = self.machine.layout.journal_segments(self.gateway)
         return self.machine.layout.journal(self.gateway, segment)
 
-    def journal_end(self) -> int:
-        """Return where the last event of that journal ends."""
-        reader = JournalReader(self.journal())
-        for _ in reader.batches():
-            pass
-        return reader.offset
-
     def log_file(self, pattern: str) -> Path:
         """Return the last file of the log that matches `pattern`."""
         folder = self.machine.layout.log(self.gateway)

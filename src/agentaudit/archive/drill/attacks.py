@@ -41,7 +41,7 @@ from agentaudit.archive.drill.stage import (
 )
 from agentaudit.archive.gaps import KEY_COLUMNS, read_keys
 from agentaudit.archive.ids import uuid7
-from agentaudit.archive.journal import Entry, OpenSession
+from agentaudit.archive.journal import Entry, JournalReader, OpenSession
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.layout import TILE_WIDTH, entries_path, segment_path, tile_path
 from agentaudit.archive.note import CosigningKey, Signer
@@ -165,7 +165,8 @@ def _(a: Attacker) -> None:
 @attack("flip-journal", "flips a bit in the journal of the open segment", base=Base.LIVE)
 def _(a: Attacker) -> None:
     # In the middle of its events: behind them is room for more, and nothing in it to change.
-    a.flip(a.journal(), at=a.journal_end() // 2)
+    path = a.journal()
+    a.flip(path, at=JournalReader(path).skip() // 2)
 
 
 @attack("drop-row", "removes a row of events")

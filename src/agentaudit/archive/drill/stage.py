@@ -227,11 +227,9 @@ def _copy_tail(source: Layout, machine: Machine, gateway: str, log: Log) -> bool
     try:
         for segment in source.journal_segments(gateway):
             _copy(source, machine, source.journal(gateway, segment))
-            copy = JournalReader(machine.layout.journal(gateway, segment))
-            for _ in copy.batches():
-                pass
+            copy = machine.layout.journal(gateway, segment)
             # It may be written meanwhile, and copied with a gap and more behind that.
-            os.truncate(copy.path, copy.offset)
+            os.truncate(copy, JournalReader(copy).skip())
     except ArchiveError:
         return False  # only the gateway may read them, or it has just sealed one
     return begun <= machine.layout.journal_segments(gateway)
