@@ -478,6 +478,22 @@ def test_files_named_after_the_live_segment_are_named_but_for_those_that_its_sea
     assert all(any(note.startswith(one) for note in result.notes) for one in noted)
 
 
+def test_a_file_in_the_making_that_has_been_made_meanwhile_is_passed_over(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sealer at work renames it between the moment it is listed and the one it is looked at."""
+    walk = os.walk
+
+    def walk_and_rename(root: Path) -> Iterator[Any]:
+        for folder, folders, files in walk(root):
+            yield folder, folders, [*files, "65.tmp"]
+
+    monkeypatch.setattr(os, "walk", walk_and_rename)
+    result = check(site)
+    assert result.findings == []
+    assert result.ok
+
+
 def test_a_policy_whose_entry_a_crash_forestalled_is_passed_over(site: Site) -> None:
     document = b'{"rules":[]}'
     path = site.layout.policy(sha256(document).hexdigest())

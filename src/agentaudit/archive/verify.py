@@ -10,6 +10,7 @@ What is promised, and against what: docs/limits.md
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from hashlib import sha256
 from itertools import islice
@@ -296,11 +297,13 @@ class _Check:
         for folder, folders, files in os.walk(root):
             for path in (Path(folder) / name for name in (*folders, *files)):
                 relative = path.relative_to(root).as_posix()
-                if path.is_dir() and not path.is_symlink():
+                try:
+                    mode = path.lstat().st_mode
+                except FileNotFoundError:
+                    continue  # it has been made, and bears its own name now, or is sealed
+                if stat.S_ISDIR(mode) or (stat.S_ISSOCK(mode) and _is_control(relative)):
                     continue
-                if path.is_socket() and not path.is_symlink() and _is_control(relative):
-                    continue
-                if path.is_symlink() or not path.is_file():
+                if not stat.S_ISREG(mode):
                     self._found("stray", relative, "not a regular file")
                 elif relative not in self.scope.expected and not self._is_harmless(relative):
                     strays.append(relative)
