@@ -12,7 +12,6 @@ import pytest
 
 from agentaudit._native import system
 from agentaudit.archive import files, journal, sealer, syncer
-from agentaudit.archive import recorder as recorder_module
 from agentaudit.archive.journal import JournalReader
 from agentaudit.errors import AgentauditError
 from tests.archive.recording import Site
@@ -39,7 +38,8 @@ def io_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "write_all", python.write_all)
     monkeypatch.setattr(journal, "write_all_at", python.write_all_at)
     monkeypatch.setattr(syncer, "sync_loop", python.sync_loop)
-    monkeypatch.setattr(recorder_module, "_ALONE", -1)
+    # On the thread, so that the event loop can go on while a test holds it up.
+    monkeypatch.setattr(syncer, "QUICK_S", -1.0)
 
 
 class Disk:

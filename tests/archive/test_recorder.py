@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import uvloop
 
-from agentaudit.archive import canonical
+from agentaudit.archive import canonical, syncer
 from agentaudit.archive import recorder as recorder_module
 from agentaudit.archive.files import make_folder, replace
 from agentaudit.archive.keys import create_key
@@ -233,11 +233,14 @@ def test_the_durability_mode_is_in_every_event_s_flags(site: Site, mode: Durabil
 # --- what counts when
 
 
+@pytest.mark.parametrize("is_quick", [False, True])
 @pytest.mark.parametrize("synced", [False, True])
 async def test_nothing_is_released_before_it_is_on_its_way_to_the_disk(
-    site: Site, disk: Disk, synced: bool
+    site: Site, disk: Disk, synced: bool, is_quick: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not before write(2) has taken it, or fdatasync(2) has returned, as was asked."""
+    if is_quick:
+        monkeypatch.setattr(syncer, "QUICK_S", 3600.0)
     recorder = await start(site, segment_events=40)
     session = recorder.open_session(ANA)
     late: list[int] = []

@@ -3,7 +3,7 @@
 The surprising decision: nothing is hashed and no Parquet is written here. An event costs a
 struct, a CRC and a copy into the next write; the sealer, a process of its own, does the rest.
 Frames of one turn of the event loop share one write(2), and all writers that wait share one
-fdatasync, made on a thread because it blocks.
+fdatasync, which a `Syncer` makes.
 
 Everything here runs on the event loop's thread, except the `Syncer`'s own.
 
@@ -72,7 +72,6 @@ MAX_TEXT_BYTES = 32 << 20
 
 RESERVE_BYTES = 64 << 20
 _CHECK_S = 1.0
-_ALONE = 2  # the control session and one more
 _MODE_SHIFT = 5
 # Plain integers: `|` with an enum member costs more than all else that is done to an event.
 _CLIENT, _TARGET = Side.CLIENT, Side.TARGET
@@ -620,16 +619,8 @@ class Recorder:
         self._cancel_lazy_sync()
         if self.failure is not None or self._journal is None:
             return
-        if self._sync_waiters.first is not None and len(self._sessions) <= _ALONE:
-            # Nobody else would go on meanwhile, and waking a thread costs as much as a sync.
-            try:
-                os.fdatasync(self._journal.fd)
-            except OSError as error:
-                self._sync_failed(error)
-            else:
-                self._synced(self._written_no)
-            return
-        self._syncer.request(self._journal.fd, self._written_no)
+        is_awaited = self._sync_waiters.first is not None
+        self._syncer.request(self._journal.fd, self._written_no, is_awaited=is_awaited)
 
     def _cancel_lazy_sync(self) -> None:
         if self._lazy_sync is not None:

@@ -1,7 +1,12 @@
-"""The one thread of a recorder: it waits for the disk, so that the event loop need not.
+"""Syncs a recorder's journal: on the event loop where the disk is quick, else on a thread.
 
-Format and promise are the recorder's; here is only when a sync begins, and who hears of it. What
-the thread is asked and what it answers goes through a pair of sockets: where it is compiled it
+Format and promise are the recorder's; here is only when a sync begins, and who hears of it.
+
+The surprising decision: the event loop itself waits for a disk that is quick, because to wake a
+thread and be woken by it costs more. Whatever comes meanwhile stays with the kernel and shares the
+next sync. A disk that is slow, or has become slow, is the thread's to wait for.
+
+What the thread is asked and what it answers goes through a pair of sockets: where it is compiled it
 never takes the interpreter's lock, for which it would have to wait just when there is most to do.
 """
 
@@ -12,9 +17,18 @@ import errno
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from agentaudit._native.system import SYNC, receive, sync_loop
+
+QUICK_S = 0.001
+"""The event loop waits for a disk that takes less for a sync, in the mean of the last few."""
+
+SLOW_DISK_S = 1.0
+"""A disk that takes longer is left to the thread for so long, and then tried again."""
+
+_MEAN_OF = 8
 
 
 class Syncer:
@@ -39,6 +53,8 @@ class Syncer:
         self._has_failed = False
         self._next: tuple[int, int] | None = None
         self._retired: list[int] = []
+        self._mean_s = QUICK_S
+        self._slow_until_s = 0.0
         self._ours: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -52,17 +68,45 @@ class Syncer:
         )
         self._thread.start()
 
-    def request(self, fd: int, event_no: int) -> None:
-        """Ask that the events below `event_no`, all written to `fd`, be synced."""
+    def request(self, fd: int, event_no: int, *, is_awaited: bool) -> None:
+        """Ask that the events below `event_no`, all written to `fd`, be synced.
+
+        Where somebody waits for that, and the disk is quick, it has been done on return.
+        """
         if self._has_failed or self._ours is None or self._is_stopped:
             return
         if self._is_busy:
             if event_no > self._asked_no:
                 self._next = (fd, event_no)
             return
+        if is_awaited and self._is_quick():
+            self._sync(fd, event_no)
+            return
         self._is_busy = True
         self._asked_no = event_no
         self._ours.send(SYNC.pack(fd, event_no))
+
+    def _is_quick(self) -> bool:
+        if self._mean_s >= QUICK_S and time.monotonic() >= self._slow_until_s:
+            # Just quick enough: where the next one is slow, it is the thread's again.
+            self._mean_s = QUICK_S * (1 - 1 / _MEAN_OF)
+        return self._mean_s < QUICK_S
+
+    def _sync(self, fd: int, event_no: int) -> None:
+        """Sync on the event loop, which waits."""
+        began_s = time.monotonic()
+        try:
+            os.fdatasync(fd)
+        except OSError as error:
+            self._fail(error)
+            return
+        now_s = time.monotonic()
+        # One that took long, because this process had to wait for a processor, says little.
+        took_s = min(now_s - began_s, 2 * QUICK_S)
+        self._mean_s += (took_s - self._mean_s) / _MEAN_OF
+        if self._mean_s >= QUICK_S:
+            self._slow_until_s = now_s + SLOW_DISK_S
+        self._synced(event_no)
 
     def look(self) -> None:
         """Hear of the sync that is under way, if it is done."""
@@ -102,13 +146,16 @@ class Syncer:
         self._is_busy = False
         self._close_retired()
         if number:
-            self._has_failed = True
-            self._failed(OSError(number, os.strerror(number)))
+            self._fail(OSError(number, os.strerror(number)))
             return
         following, self._next = self._next, None
         if following is not None:
-            self.request(*following)
+            self.request(*following, is_awaited=False)
         self._synced(event_no)
+
+    def _fail(self, error: OSError) -> None:
+        self._has_failed = True
+        self._failed(error)
 
     def _close_retired(self) -> None:
         for fd in self._retired:
