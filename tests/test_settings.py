@@ -193,6 +193,10 @@ def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None
         (MINIMAL + 'segment_bytes = "256MB"', "expected a size like 512KiB"),
         (MINIMAL + "segment_bytes = true", "expected a size like 512KiB"),
         (MINIMAL + "segment_bytes = 0", "segment_bytes: "),
+        (
+            MINIMAL + 'segment_bytes = "1GiB"\n[limits]\njournal_max = "2047MiB"',
+            "journal_max must be at least twice gateway.segment_bytes",
+        ),
         (MINIMAL + 'tls_cert_file = "a"', "given together or not at all"),
         (MINIMAL + "[listen]\npostgres_oauth = true", "there is no [[issuer]] to name"),
         (MINIMAL + "[listen]\npostgres_oauth = 1", "listen.postgres_oauth: "),

@@ -269,6 +269,7 @@ class Limits(_Table):
 
     disk_warn: Size = 10 << 30
     disk_stop: Size = 1 << 30
+    journal_max: Size = 4 << 30
     session_bytes: Size = 50 << 30
     actor_connections: Annotated[int, Field(ge=1)] = 200
     preauth_connections: Annotated[int, Field(ge=1)] = 200
@@ -508,6 +509,11 @@ class Settings(_Table):
         ):
             for name in sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f'{what} "{name}" is given twice')
+        if self.limits.journal_max < 2 * self.gateway.segment_bytes:
+            raise ValueError(
+                "limits.journal_max must be at least twice gateway.segment_bytes: one segment is "
+                "written while another is sealed"
+            )
         classes = [retention.name for retention in self.retention]
         for target in self.target:
             if target.retention is not None and target.retention not in classes:
@@ -587,7 +593,7 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "control": _ON,
         "proxy_protocol": [],
     },
-    "limits": {"journal_max": _ON, "max_holds_per_actor": _ON},
+    "limits": {"max_holds_per_actor": _ON},
     "roles": {"auditor": []},
     "issuer": {},
     "retention": {},
@@ -768,6 +774,7 @@ postgres = "127.0.0.1:6432"
 [limits]
 disk_warn = "10GiB"                # less free space than this is logged
 disk_stop = "1GiB"                 # less than this stops all traffic
+journal_max = "4GiB"               # traffic waits while more than this is not sealed yet
 session_bytes = "50GiB"            # a session that moved more is ended
 actor_connections = 200            # of one user at a time
 preauth_connections = 200          # that have not shown a valid token yet

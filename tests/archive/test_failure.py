@@ -357,6 +357,52 @@ async def test_a_sealer_is_not_missed_while_nothing_is_recorded(
     await recorder.stop()
 
 
+async def test_a_sealer_that_is_behind_is_told_and_so_is_that_it_has_caught_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
+    told: list[bool] = []
+    recorder = await start(site, segment_bytes=100_000, journal_max=300_000, on_behind=told.append)
+    session = recorder.open_session(ANA)
+    exchange(session, 0)
+    await counted(recorder)
+    os.kill(sealer_pid(recorder), signal.SIGSTOP)
+    events = 0
+    while not recorder.is_behind:
+        session.record(Event(kind=Kind.NOTICE, side=Side.TARGET, payload=bytes(10_000)))
+        events += 1
+        await counted(recorder, synced=False)
+        assert events <= 30 + 10, "a segment more than the limit, at most"
+    assert events >= 29
+    assert told == [True]
+    loop = CheckedLoop(recorder)
+    await until(lambda: loop.checks >= 10, "ten checks")
+    assert told == [True]
+    os.kill(sealer_pid(recorder), signal.SIGCONT)
+    await until(lambda: not recorder.is_behind, "it catches up")
+    assert told == [True, False]
+    monkeypatch.undo()
+    await recorder.stop()
+    require_sound(site)
+
+
+async def test_one_segment_alone_is_never_too_much(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There would be nothing to seal, and traffic would wait for ever."""
+    monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
+    told: list[bool] = []
+    recorder = await start(site, journal_max=1000, on_behind=told.append)
+    recorder.open_session(ANA).record(
+        Event(kind=Kind.NOTICE, side=Side.TARGET, payload=bytes(10_000))
+    )
+    await counted(recorder)
+    loop = CheckedLoop(recorder)
+    await until(lambda: loop.checks >= 10, "ten checks")
+    assert told == []
+    await recorder.stop()
+
+
 async def test_a_sealer_that_meets_a_contradiction_stops_traffic_and_says_which(
     site: Site,
 ) -> None:

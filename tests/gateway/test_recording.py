@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -23,6 +24,7 @@ from tests.gateway.disk import Disk
 from tests.gateway.hosted import Hosted, hosted
 from tests.gateway.raw import Raw, error_fields, login_error, startup
 from tests.gateway.recorded import read
+from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
 
@@ -207,6 +209,50 @@ def test_little_space_stops_traffic_before_there_is_none(
         assert error["C"] == "53100"
         with pytest.raises(RecordingError):
             gateway.close()
+
+
+def test_traffic_waits_for_a_sealer_that_is_behind_and_loses_nothing(
+    gateway: GatewayFactory, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    gw = gateway(
+        postgres18.target(),
+        issuer=signing_issuer,
+        durability="relaxed",
+        segment_bytes="1MiB",
+        limits={"journal_max": "2MiB"},
+    )
+    rows: list[Any] = []
+    late: list[Any] = []
+
+    def ask(statement: str, answer: list[Any]) -> threading.Thread:
+        def work() -> None:
+            with psycopg.connect(gw.dsn("orders", signing_issuer.token())) as ana:
+                answer.extend(ana.execute(statement))
+
+        return in_background(work)
+
+    (sealer,) = psutil.Process(gw.pid).children()
+    sealer.suspend()
+    asking = ask("SELECT repeat('x', 1000) FROM generate_series(1, 50000)", rows)
+    until(lambda: '"the sealer is behind, traffic waits"' in gw.log_text(), "traffic waits")
+    journals = (gw.archive / "journal/gw1").glob("*.journal")
+    assert 2 << 20 < sum(path.stat().st_size for path in journals) < 8 << 20
+    coming_late = ask("SELECT 1", late)
+    until(lambda: gw.log_text().count('"session opened"') == 2, "somebody else comes in")
+    assert asking.is_alive()
+    assert (rows, late) == ([], [])
+    sealer.resume()
+    asking.join()
+    coming_late.join()
+    assert rows == [("x" * 1000,)] * 50_000
+    assert late == [(1,)]
+    assert '"the sealer has caught up, traffic goes on"' in gw.log_text()
+    gw.wait_until_idle()
+    assert gw.terminate() == 0
+    recorded = read(gw.archive)
+    (command,) = [one for one in recorded.commands if "generate_series" in one["text"]]
+    assert command["rows_returned"] == 50_000
+    assert command["bytes_out"] > 50_000_000
 
 
 def is_healthy(gateway: Hosted) -> bool:

@@ -276,6 +276,25 @@ async def test_a_source_is_not_read_while_too_much_of_it_waits(
     session.relay.abort()
 
 
+async def test_a_session_that_is_held_up_reads_from_neither_side_and_loses_nothing(
+    recording: Recording,
+) -> None:
+    session = recording.session()
+    session.client.says(query("SELECT 1"))
+    session.relay.hold_up(True)
+    assert not session.client.is_reading
+    assert not session.target.is_reading
+    await session.settle()
+    assert session.target.heard == query("SELECT 1"), "what had come goes on"
+    session.client.protocol.pause_writing()
+    session.relay.hold_up(False)
+    assert session.client.is_reading
+    assert not session.target.is_reading, "its sink is full all the same"
+    session.client.protocol.resume_writing()
+    assert session.target.is_reading
+    session.relay.abort()
+
+
 async def test_a_session_that_is_ended_says_so_once_and_reads_no_more(
     recording: Recording,
 ) -> None:

@@ -35,6 +35,7 @@ cdef class _Waiters:
 cdef class Recorder:
     cdef public object failure
     cdef public bint is_recording
+    cdef public bint is_behind
     cdef public object clock
     cdef public bint _is_system_clock
     cdef public object _place
@@ -45,13 +46,16 @@ cdef class Recorder:
     cdef public long long _segment_bytes
     cdef public double _segment_age_s
     cdef public long long _disk_stop
+    cdef public long long _journal_max
     cdef public object _on_failure
     cdef public object _on_notice
+    cdef public object _on_behind
     cdef public object _loop
     cdef public dict _sessions
     cdef public long long _next_event_no
     cdef public JournalWriter _journal
     cdef public bytes _marker
+    cdef public object _segment
     cdef public long long _segment_first
     cdef public double _segment_born_s
     cdef public list _buffer

@@ -190,12 +190,16 @@ class Recorder:
         segment_bytes: int,
         segment_age_s: float,
         disk_stop: int,
+        journal_max: int,
         on_failure: Callable[[RecordingError], None],
         on_notice: Callable[[dict[str, Any]], None],
+        on_behind: Callable[[bool], None],
         clock: Clock,
     ) -> None:
         self.failure: RecordingError | None = None
         self.is_recording = True
+        self.is_behind = False
+        """Whether the sealer is, so far that what can wait should."""
         self.clock = clock
         self._is_system_clock = type(clock) is SystemClock
         self._place = place
@@ -206,14 +210,17 @@ class Recorder:
         self._segment_bytes = segment_bytes
         self._segment_age_s = segment_age_s
         self._disk_stop = disk_stop
+        self._journal_max = journal_max
         self._on_failure = on_failure
         self._on_notice = on_notice
+        self._on_behind = on_behind
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[UUID, SessionRecorder] = {}
         self._next_event_no = 0
 
         self._journal: JournalWriter | None = None
         self._marker = b""
+        self._segment = UUID(int=0)
         self._segment_first = 0
         self._segment_born_s = 0.0
 
@@ -253,9 +260,11 @@ class Recorder:
         segment_bytes: int = 256 << 20,
         segment_age_s: float = 86_400.0,
         disk_stop: int = 0,
+        journal_max: int = 0,
         outside: Outside | None = None,
         on_failure: Callable[[RecordingError], None] = lambda error: None,
         on_notice: Callable[[dict[str, Any]], None] = lambda notice: None,
+        on_behind: Callable[[bool], None] = lambda is_behind: None,
         clock: Clock | None = None,
         policy: bytes | None = None,
     ) -> Recorder:
@@ -263,8 +272,10 @@ class Recorder:
 
         `outside` is who is told of the log: witnesses and time-stamping authorities. `on_notice`
         is called on the loop with what the operational log is to say of them (`notice`, `level`).
-        `on_failure` is called once, on the loop, when recording has become impossible. `policy`
-        is the document of the rules in force, see `set_policy`.
+        `on_failure` is called once, on the loop, when recording has become impossible. `on_behind`
+        is called there with True when journals that are not sealed take more than `journal_max`
+        bytes, at least twice `segment_bytes`, and with False when there is room for one again; 0
+        is no limit. `policy` is the document of the rules in force, see `set_policy`.
 
         Raises:
             RecordingError: the archive cannot be written, another gateway has its lock, or the log
@@ -278,8 +289,10 @@ class Recorder:
             segment_bytes=segment_bytes,
             segment_age_s=segment_age_s,
             disk_stop=disk_stop,
+            journal_max=journal_max,
             on_failure=on_failure,
             on_notice=on_notice,
+            on_behind=on_behind,
             clock=clock or SystemClock(),
         )
         # The sealer would say the same, but only after a folder was made.
@@ -650,6 +663,7 @@ class Recorder:
         )
         path = self._layout.journal(self._place.gateway, header.segment)
         self._journal = JournalWriter(path, header)
+        self._segment = header.segment
         self._segment_first = self._told_synced_no = self._next_event_no
         self._segment_born_s = self._loop.time()
 
@@ -665,14 +679,34 @@ class Recorder:
             self._fail("start of a segment", error)
             return
         self._syncer.retire(old.fd)
+        self._look_behind()
         self._synced(self._written_no)
 
     # --- watching
+
+    def _look_behind(self) -> None:
+        """See whether traffic is to wait for the sealer, or no longer."""
+        if not self._journal_max or self._journal is None:
+            return
+        over = 0  # bytes of the journals to which nothing is added any more
+        try:
+            for segment in self._layout.journal_segments(self._place.gateway) - {self._segment}:
+                with contextlib.suppress(FileNotFoundError):  # sealed since it was listed
+                    over += self._layout.journal(self._place.gateway, segment).stat().st_size
+        except OSError:
+            return  # a disk that does this fails the next write
+        limit = self._journal_max - (self._segment_bytes if self.is_behind else 0)
+        # Without those there is nothing that it could do about it.
+        is_behind = over > 0 and over + self._journal.end > limit
+        if is_behind != self.is_behind:
+            self.is_behind = is_behind
+            self._on_behind(is_behind)
 
     def _check(self) -> None:
         self._watch = self._loop.call_later(_CHECK_S, self._check)
         if self.failure is not None:
             return
+        self._look_behind()
         now_s = self._loop.time()
         if self._written_no == self._ticked_no:
             self._ticked_s = now_s

@@ -19,6 +19,7 @@ cdef class _Direction:
     cdef public bint is_behind
     cdef public bint is_sink_full
     cdef public bint is_source_paused
+    cdef public bint must_wait
     cdef public bint is_whole
     cdef public object sink
     cdef public bint sink_lost

@@ -106,6 +106,7 @@ class _Direction:
         "is_source_paused",
         "is_whole",
         "last_held",
+        "must_wait",
         "sink",
         "sink_lost",
         "source",
@@ -122,6 +123,7 @@ class _Direction:
         self.is_behind = False
         self.is_sink_full = False
         self.is_source_paused = False
+        self.must_wait = False
         self.source_ended = False
         self.sink_lost = False
         self.is_whole = True  # what left last was not the first part of a longer message
@@ -164,12 +166,17 @@ class _Direction:
         """Read the source if, and only if, there is room for what it says."""
         if self.is_source_paused:
             if self.held_bytes * _LOW_SHARE <= self.high_water_bytes and not (
-                self.is_sink_full or self.is_behind
+                self.is_sink_full or self.is_behind or self.must_wait
             ):
                 self.is_source_paused = False
                 if not self.source.is_closing():
                     self.source.resume_reading()
-        elif self.held_bytes > self.high_water_bytes or self.is_sink_full or self.is_behind:
+        elif (
+            self.held_bytes > self.high_water_bytes
+            or self.is_sink_full
+            or self.is_behind
+            or self.must_wait
+        ):
             self.is_source_paused = True
             if not self.source.is_closing():
                 self.source.pause_reading()
@@ -266,7 +273,11 @@ class Relay:
         if client_rest:
             self.receive(Side.CLIENT, client_rest)
         for direction in (self._up, self._down):
-            if not direction.is_source_paused and not direction.source.is_closing():
+            if direction.source.is_closing():
+                continue
+            if direction.is_source_paused:
+                direction.source.pause_reading()  # the login has left it reading
+            else:
                 direction.source.resume_reading()
 
     # --- bytes
@@ -374,6 +385,13 @@ class Relay:
         held.is_whole = is_whole
         direction.hold(held)
         self._recorder.hold(held, synced)
+
+    def hold_up(self, must_wait: bool) -> None:
+        """Read nothing more from either side, or go on."""
+        if not self.is_closing:
+            for direction in (self._up, self._down):
+                direction.must_wait = must_wait
+                direction.throttle()
 
     # --- the end
 

@@ -57,6 +57,7 @@ _NEEDS_RESTART: Final = (
     "segment_bytes",
     "segment_age",
 )
+_LIMITS_THAT_NEED_RESTART: Final = ("disk_stop", "journal_max")
 
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -113,10 +114,12 @@ class Gateway:
             segment_bytes=gateway.segment_bytes,
             segment_age_s=gateway.segment_age.total_seconds(),
             disk_stop=settings.limits.disk_stop,
+            journal_max=settings.limits.journal_max,
             policy=settings.policy_document(),
             outside=outside(settings),
             on_failure=self._recording_failed,
             on_notice=self._notice,
+            on_behind=lambda is_behind: self.sessions.hold_up(is_behind),
         )
         try:
             places = None if self._team is None else self._team.places
@@ -265,8 +268,9 @@ class Gateway:
         for table in ("witness", "anchor"):
             if getattr(settings, table) != getattr(self._settings, table):
                 log.warning("a changed key needs a restart", key=table)
-        if settings.limits.disk_stop != self._settings.limits.disk_stop:
-            log.warning("a changed key needs a restart", key="limits.disk_stop")
+        for key in _LIMITS_THAT_NEED_RESTART:
+            if getattr(settings.limits, key) != getattr(self._settings.limits, key):
+                log.warning("a changed key needs a restart", key=f"limits.{key}")
         has_other_issuers = serving.verifier is not self._serving.verifier
         try:
             # Sessions name what was in force when they began, so the archive must have it first.
@@ -331,7 +335,9 @@ def as_begun(settings: Settings, begun: Settings) -> Settings:
     gateway = settings.gateway.model_copy(
         update={key: getattr(begun.gateway, key) for key in _NEEDS_RESTART}
     )
-    limits = settings.limits.model_copy(update={"disk_stop": begun.limits.disk_stop})
+    limits = settings.limits.model_copy(
+        update={key: getattr(begun.limits, key) for key in _LIMITS_THAT_NEED_RESTART}
+    )
     tables = {key: getattr(begun, key) for key in ("listen", "witness", "anchor")}
     return settings.model_copy(update={"gateway": gateway, "limits": limits, **tables})
 

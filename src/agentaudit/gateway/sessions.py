@@ -212,6 +212,17 @@ class Sessions:
             "this session has lasted as long as it may",
             "connect again; the operator sets [limits] max_session",
         )
+        if self.recorder.is_behind:
+            relay.hold_up(True)
+
+    def hold_up(self, is_behind: bool) -> None:
+        """Let all traffic wait while the sealer is behind, and go on when it has caught up."""
+        if is_behind:
+            log.warning("the sealer is behind, traffic waits", limit="limits.journal_max")
+        else:
+            log.info("the sealer has caught up, traffic goes on")
+        for relay in list(self._relays):
+            relay.hold_up(is_behind)
 
     def remove(self, relay: Relay) -> None:
         """Count a session no more that has ended; its connections may still be closing."""
