@@ -442,6 +442,9 @@ def test_what_is_not_sealed_yet_is_counted_and_not_proven(site: Site, tmp_path: 
         await until(
             lambda: any(one["session_id"] == identity for one in rows(site, "sessions")), "a seal"
         )
+        exchange(session, 5)
+        await counted(recorder)
+        assert recorder._written_no > recorder._segment_first, "the open segment has some of it"
         proven = prove(site.archive, identity, out=tmp_path / "live")
         assert not proven.is_whole
         assert proven.live_events
