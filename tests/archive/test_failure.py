@@ -7,7 +7,9 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +317,81 @@ async def test_a_sealer_that_dies_stops_traffic(site: Site) -> None:
     assert len(rows(site, "commands")) == 1
     # docs/operate.md says so: nobody was left to record another reason.
     assert {row["close_reason"] for row in rows(site, "sessions")} == {"gateway_crash"}
+
+
+class OnceOnly:
+    """A disk that tells once that a write has failed, as Linux does of each open file."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        io_in_python(monkeypatch)
+        self.is_broken = False
+        self.is_asked = threading.Event()
+        self.may_answer = threading.Event()
+        self._loop_thread = threading.get_ident()
+        monkeypatch.setattr(os, "fdatasync", self._sync)
+
+    def _sync(self, fd: int) -> None:
+        if self.is_broken and threading.get_ident() != self._loop_thread:
+            self.is_asked.set()
+            assert self.may_answer.wait(60)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+async def test_a_roll_does_not_pass_over_a_sync_that_has_failed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = OnceOnly(monkeypatch)
+    failures = Failures()
+    recorder = await start(site, segment_events=10, on_failure=failures.append)
+    session = recorder.open_session(ANA)
+    await counted(recorder)
+    disk.is_broken = True
+    released: list[str] = []
+    for name, events in (("before", 1), ("behind", 12)):
+        recorder.begin_turn()
+        for _ in range(events):
+            session.record(Event(kind=Kind.NOTICE, side=Side.TARGET))
+        recorder.release(partial(released.append, name), synced=True)
+        recorder.end_turn(False)
+        disk.may_answer.set()  # nobody has looked for it when the next turn ends
+    assert released == []
+    await require_stopped(recorder, failures, "sync: Input/output error")
+    assert released == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_stop_does_not_pass_over_the_sync_under_way(
+    site: Site, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    disk = OnceOnly(monkeypatch)
+    failures = Failures()
+    recorder = await start(site, on_failure=failures.append)
+    session = recorder.open_session(ANA)
+    await counted(recorder)
+    disk.is_broken = fails
+    session.record(Event(kind=Kind.NOTICE, side=Side.TARGET))
+    heard: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await recorder.recorded()
+            heard.append("recorded")
+        except RecordingError as error:
+            heard.append(str(error))
+
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(60):
+        tasks.create_task(wait())
+        if fails:
+            await until(disk.is_asked.is_set, "the sync is under way")
+            asyncio.get_running_loop().call_later(0.05, disk.may_answer.set)
+            with pytest.raises(RecordingError, match="sync: Input/output error"):
+                await recorder.stop()
+            assert len(failures) == 1
+        else:
+            await asyncio.sleep(0)
+            await recorder.stop()
+    assert len(heard) == 1
+    assert heard[0].endswith("sync: Input/output error" if fails else "recorded")
 
 
 async def test_a_sealer_that_dies_while_it_should_seal_is_told(site: Site) -> None:

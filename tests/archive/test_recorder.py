@@ -392,6 +392,26 @@ async def test_what_nobody_waits_for_is_synced_all_the_same(site: Site, disk: Di
     await recorder.stop()
 
 
+async def test_the_event_loop_waits_for_no_disk_where_nobody_does(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However quick it is."""
+    recorder = await start(site, durability=Durability.RELAXED)
+    await counted(recorder)
+    monkeypatch.setattr(syncer, "QUICK_S", 3600.0)
+    threads: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: threads.append(threading.get_ident()))
+    recorder.open_session(ANA)
+    await until(lambda: recorder._synced_no == recorder._next_event_no, "a sync")
+    assert threads == []
+    await counted(recorder)
+    exchange(recorder.open_session(BOB), 0)
+    await counted(recorder)
+    assert set(threads) == {threading.get_ident()}
+    monkeypatch.undo()
+    await recorder.stop()
+
+
 async def test_a_release_with_nothing_recorded_since_comes_at_once(site: Site) -> None:
     recorder = await start(site)
     for synced in (False, True, True, False):

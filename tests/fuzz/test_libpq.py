@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg import pq
 
@@ -253,6 +253,8 @@ def test_where_both_accept_what_a_server_garbles_they_tell_the_same(
 ) -> None:
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(pipelines if in_pipeline else simple, st.integers(0, 5_000), st.integers(1, 255))
+    # A notice before the answer that becomes an error.
+    @example([Answer("rows", 0, wire.notice("n"))], 0, ord("N") ^ ord("E"))
     def holds(many: list[Answer], at: int, bits: int) -> None:
         agree(many, in_pipeline=in_pipeline, flip=(at, bits))
 

@@ -1482,6 +1482,20 @@ def test_the_end_of_a_copy_that_was_sent_ahead_of_the_one_under_way_is_its_own()
     ]
 
 
+@pytest.mark.parametrize(
+    "answer", [row_description(("a", 23)), data_row(b"1"), command_complete("SELECT 1")]
+)
+def test_nothing_answers_a_query_that_has_failed(talk: Talk, answer: bytes) -> None:
+    """It would be told as done, and the client's library tells an error and a result."""
+    talk.client(query("SELECT 1"))
+    talk.target(error("42601"))
+
+    with pytest.raises(TargetProtocolError, match="has failed already"):
+        talk.target(answer + ready())
+
+    assert talk.commands[0].status == "error"
+
+
 def test_a_row_out_of_its_place_does_not_take_the_message_before_it_along() -> None:
     talk = Talk()
     talk.client(parse("", "SELECT 1") + describe_statement() + SYNC)

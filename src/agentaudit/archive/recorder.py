@@ -199,7 +199,7 @@ class Recorder:
         self.failure: RecordingError | None = None
         self.is_recording = True
         self.is_behind = False
-        """Whether the sealer is, so far that what can wait should."""
+        """Whether the sealer has fallen so far behind that traffic should wait for it."""
         self.clock = clock
         self._is_system_clock = type(clock) is SystemClock
         self._place = place
@@ -493,12 +493,15 @@ class Recorder:
             self.is_recording = False
             self._cancel_lazy_sync()
             self._syncer.stop()
-            await self._loop.run_in_executor(None, self._syncer.join)
+            sync_error = await self._loop.run_in_executor(None, self._syncer.join)
+            if sync_error is not None:
+                self._sync_failed(sync_error)
             if self._journal is not None:
                 if self.failure is None:
                     try:
                         self._journal.finish()
                         self._synced_no = self._written_no
+                        self._sync_waiters.let_go(self._synced_no)
                     except OSError as error:
                         self._fail("sync", error)
                 os.close(self._journal.fd)
@@ -671,6 +674,10 @@ class Recorder:
         """Begin the next segment. The sealer seals this one when it sees the next one's journal."""
         old = self._journal
         assert old is not None
+        sync_error = self._syncer.settle()
+        if sync_error is not None:
+            self._sync_failed(sync_error)
+            return
         try:
             # What the old journal holds must be durable before anything follows it in the next.
             old.finish()
@@ -776,6 +783,9 @@ class Recorder:
         try:
             self._layout.reserve(self._place.gateway).unlink(missing_ok=True)
             assert self._journal is not None
+            sync_error = self._syncer.settle()
+            if sync_error is not None:
+                raise sync_error
             # The failed write may have left a part of a frame behind.
             self._journal.cut()
             for session in list(self._sessions.values()):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import socket
 import threading
 import time
@@ -24,6 +25,9 @@ from agentaudit._native.system import SYNC, receive, sync_loop
 
 QUICK_S = 0.001
 """The event loop waits for a disk that takes less for a sync, in the mean of the last few."""
+
+STALL_S = 0.05
+"""No sync takes so long because the process had to wait for a processor: one is enough to tell."""
 
 SLOW_DISK_S = 1.0
 """A disk that takes longer is left to the thread for so long, and then tried again."""
@@ -51,7 +55,7 @@ class Syncer:
         self._is_stopped = False
         self._asked_no = -1
         self._has_failed = False
-        self._next: tuple[int, int] | None = None
+        self._next: tuple[int, int, bool] | None = None
         self._retired: list[int] = []
         self._mean_s = QUICK_S
         self._slow_until_s = 0.0
@@ -77,7 +81,8 @@ class Syncer:
             return
         if self._is_busy:
             if event_no > self._asked_no:
-                self._next = (fd, event_no)
+                was_awaited = self._next is not None and self._next[2]
+                self._next = (fd, event_no, is_awaited or was_awaited)
             return
         if is_awaited and self._is_quick():
             self._sync(fd, event_no)
@@ -101,9 +106,10 @@ class Syncer:
             self._fail(error)
             return
         now_s = time.monotonic()
-        # One that took long, because this process had to wait for a processor, says little.
-        took_s = min(now_s - began_s, 2 * QUICK_S)
-        self._mean_s += (took_s - self._mean_s) / _MEAN_OF
+        took_s = now_s - began_s
+        # One that took a little longer may have waited for a processor, which says nothing.
+        counted_s = took_s if took_s >= STALL_S else min(took_s, 2 * QUICK_S)
+        self._mean_s += (counted_s - self._mean_s) / _MEAN_OF
         if self._mean_s >= QUICK_S:
             self._slow_until_s = now_s + SLOW_DISK_S
         self._synced(event_no)
@@ -125,6 +131,26 @@ class Syncer:
         if not self._is_busy:
             self._close_retired()
 
+    def settle(self) -> OSError | None:
+        """Wait for the sync that is under way and return why it failed, if it did; this blocks.
+
+        Nobody is told, and what was to follow is forgotten: whoever calls this syncs everything
+        next. A kernel tells of a failed write once, so without this that sync would succeed.
+        """
+        if not self._is_busy or self._ours is None:
+            return None
+        answer = select.poll()
+        answer.register(self._ours, select.POLLIN)
+        answer.poll()
+        told = receive(self._ours.fileno(), SYNC.size)
+        _, number = SYNC.unpack(told) if told else (-1, errno.EIO)
+        self._is_busy = False
+        self._next = None
+        if not number:
+            return None
+        self._has_failed = True
+        return OSError(number, os.strerror(number))
+
     def stop(self) -> None:
         """Ask nothing any more; `join` waits for the sync that is under way."""
         if self._ours is not None and not self._is_stopped:
@@ -132,15 +158,17 @@ class Syncer:
             self._loop.remove_reader(self._ours.fileno())
             self._ours.shutdown(socket.SHUT_WR)
 
-    def join(self) -> None:
-        """Return when the thread has ended, after `stop`; this blocks."""
+    def join(self) -> OSError | None:
+        """Return when the thread has ended, after `stop`, and what `settle` does; this blocks."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        error = self.settle()
         if self._ours is not None:
             self._ours.close()
             self._ours = None
         self._close_retired()
+        return error
 
     def _hear(self, event_no: int, number: int) -> None:
         self._is_busy = False
@@ -150,7 +178,8 @@ class Syncer:
             return
         following, self._next = self._next, None
         if following is not None:
-            self.request(*following, is_awaited=False)
+            fd, following_no, is_awaited = following
+            self.request(fd, following_no, is_awaited=is_awaited)
         self._synced(event_no)
 
     def _fail(self, error: OSError) -> None:

@@ -19,7 +19,7 @@ cdef class _Direction:
     cdef public bint is_behind
     cdef public bint is_sink_full
     cdef public bint is_source_paused
-    cdef public bint must_wait
+    cdef public bint is_held_up
     cdef public bint is_whole
     cdef public object sink
     cdef public bint sink_lost
@@ -30,6 +30,7 @@ cdef class _Direction:
     @cython.locals(held=_Held)
     cdef release(self)
     cdef _take_off(self, _Held held)
+    @cython.locals(must_wait=cython.bint)
     cpdef throttle(self)
 
 cdef class _Leg:

@@ -102,11 +102,11 @@ class _Direction:
         "held_bytes",
         "high_water_bytes",
         "is_behind",
+        "is_held_up",
         "is_sink_full",
         "is_source_paused",
         "is_whole",
         "last_held",
-        "must_wait",
         "sink",
         "sink_lost",
         "source",
@@ -122,8 +122,8 @@ class _Direction:
         self.held_bytes = 0
         self.is_behind = False
         self.is_sink_full = False
+        self.is_held_up = False
         self.is_source_paused = False
-        self.must_wait = False
         self.source_ended = False
         self.sink_lost = False
         self.is_whole = True  # what left last was not the first part of a longer message
@@ -164,19 +164,13 @@ class _Direction:
 
     def throttle(self) -> None:
         """Read the source if, and only if, there is room for what it says."""
+        must_wait = self.is_sink_full or self.is_behind or self.is_held_up
         if self.is_source_paused:
-            if self.held_bytes * _LOW_SHARE <= self.high_water_bytes and not (
-                self.is_sink_full or self.is_behind or self.must_wait
-            ):
+            if not must_wait and self.held_bytes * _LOW_SHARE <= self.high_water_bytes:
                 self.is_source_paused = False
                 if not self.source.is_closing():
                     self.source.resume_reading()
-        elif (
-            self.held_bytes > self.high_water_bytes
-            or self.is_sink_full
-            or self.is_behind
-            or self.must_wait
-        ):
+        elif must_wait or self.held_bytes > self.high_water_bytes:
             self.is_source_paused = True
             if not self.source.is_closing():
                 self.source.pause_reading()
@@ -386,11 +380,11 @@ class Relay:
         direction.hold(held)
         self._recorder.hold(held, synced)
 
-    def hold_up(self, must_wait: bool) -> None:
+    def hold_up(self, is_held_up: bool) -> None:
         """Read nothing more from either side, or go on."""
         if not self.is_closing:
             for direction in (self._up, self._down):
-                direction.must_wait = must_wait
+                direction.is_held_up = is_held_up
                 direction.throttle()
 
     # --- the end

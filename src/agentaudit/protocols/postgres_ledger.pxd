@@ -17,6 +17,7 @@ cdef class Batch:
     cdef public Py_ssize_t at
 
     cpdef bint is_last(self)
+    cpdef bint is_over(self)
 
 cdef class Refused:
     cdef public tuple commands

@@ -113,6 +113,10 @@ class Batch:
         """Whether the statement under way is the last one that we know of."""
         return self.at + 1 >= len(self.commands)
 
+    def is_over(self) -> bool:
+        """Whether one has failed: then the server looks at none behind it."""
+        return self.at == len(self.commands)
+
 
 class Refused:
     """What stood in one place until it was refused, and the ErrorResponse that its client gets."""
@@ -330,6 +334,8 @@ class Ledger:
         """
         act = self.owed.first
         if act is not None and (act.kind == kind or act.kind == other):
+            if kind != SYNC and isinstance(act.thing, Batch) and act.thing.is_over():
+                raise TargetProtocolError("an answer to a query that has failed already")
             return act
         expected = chr(kind) if other < 0 else f"{chr(kind)} or {chr(other)}"
         seen = "nothing" if act is None else chr(act.kind) if act.kind else "a refusal"
