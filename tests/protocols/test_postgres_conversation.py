@@ -1496,6 +1496,18 @@ def test_nothing_answers_a_query_that_has_failed(talk: Talk, answer: bytes) -> N
     assert talk.commands[0].status == "error"
 
 
+@pytest.mark.parametrize("asked", [query("SELECT 1"), run("SELECT 1")])
+def test_a_command_has_the_first_of_its_errors(talk: Talk, asked: bytes) -> None:
+    """A server whose own cleaning up fails tells of that too, before it is ready."""
+    talk.client(asked)
+    steps = talk.target(error("22012", "first") + error("XX000", "second") + ready())
+
+    assert [(c.status, c.error_code, c.error_text) for c in talk.ended] == [
+        ("error", "22012", "first")
+    ]
+    assert [text for _, text in told(steps) if text] == ["ERROR 22012 first", "ERROR XX000 second"]
+
+
 def test_a_row_out_of_its_place_does_not_take_the_message_before_it_along() -> None:
     talk = Talk()
     talk.client(parse("", "SELECT 1") + describe_statement() + SYNC)

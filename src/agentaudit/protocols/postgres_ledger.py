@@ -30,6 +30,7 @@ MAX_OWED: Final = 10_000
 """Messages without an answer, of one connection, beyond which no more are taken in."""
 
 _QUERY_CANCELED: Final = "57014"
+_FAILURES: Final = frozenset({"denied", "error", "cancelled"})
 _SKIPPED: Final = "not run: a command before it failed"
 
 
@@ -290,8 +291,8 @@ class Ledger:
         self.end(command, None)
 
     def blame(self, command: Execution, report: Report) -> None:
-        """Let a command have failed."""
-        if command.status != "denied":
+        """Let a command have failed, of the first error where more than one is told."""
+        if command.status not in _FAILURES:
             command.status = "cancelled" if report.code == _QUERY_CANCELED else "error"
             command.error_code = report.code
             command.error_text = cut_text(report.message)
