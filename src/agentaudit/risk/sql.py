@@ -344,9 +344,35 @@ def _transaction(body: Node) -> tuple[str, str]:
 
 def _set(body: Node) -> tuple[str, str]:
     operation = "RESET" if body["kind"].startswith("VAR_RESET") else "SET"
-    # These change whose rights count.
-    is_admin = body.get("name") in ("role", "session_authorization")
-    return operation, "admin" if is_admin else "session"
+    # The server takes a quoted name in any case.
+    name = body.get("name", "").lower()
+    values = [_constant(value) for value in body.get("args", ())]
+    if name == "search_path" and "pg_catalog" in values[1:]:
+        # What calls itself `lower` or `+` from here on is looked for elsewhere first.
+        return operation, "unknown"
+    if name == "standard_conforming_strings" and values and values[0] in _ON:
+        return operation, "session"
+    return operation, "admin" if name in _ADMIN_SETTINGS else "session"
+
+
+def _constant(node: Node) -> str:
+    constant = node.get("A_Const", {})
+    return str(constant.get("sval", {}).get("sval", "")).lower()
+
+
+_ON: Final = frozenset({"on", "true", "yes", "1"})
+
+_ADMIN_SETTINGS: Final = frozenset(
+    _names(
+        """
+        allow_system_table_mods createrole_self_grant dynamic_library_path event_triggers
+        extension_control_path local_preload_libraries lo_compat_privileges role row_security
+        session_authorization session_preload_libraries session_replication_role
+        standard_conforming_strings
+        """
+    )
+)
+"""They change whose rights count, which code is loaded, which triggers run, or what a text says."""
 
 
 def _copy(body: Node) -> tuple[str, str]:
