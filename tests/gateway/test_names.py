@@ -82,3 +82,61 @@ def test_a_delete_that_ran_is_never_recorded_as_a_certain_read(
     assert [row["rows_affected"] for row in changed] == [5]
     assert changed[0]["class"] in ("write", "unknown")
     assert changed[0]["text"] == "DELETE FROM victim" or changed[0]["confidence"] == "uncertain"
+
+
+TWO_WAYS = r"SELECT '\'', wipe_victim() --'"
+"""A constant, or a call: whether a backslash escapes in plain strings is a setting."""
+
+
+def query(sql: str) -> bytes:
+    return wire.frame(b"Q", sql.encode() + b"\0")
+
+
+ESCAPING, STANDARD = (query(f"SET standard_conforming_strings = {way}") for way in ("off", "on"))
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        (ESCAPING, query(TWO_WAYS)),
+        (query("SELECT 1"), ESCAPING + query(TWO_WAYS)),
+        (ESCAPING, parse(b"x", TWO_WAYS) + SYNC + STANDARD + bind(b"x") + EXECUTE + SYNC),
+        (
+            parse(b"", ESCAPING[5:-1].decode()) + bind(b"") + EXECUTE + SYNC,
+            query("BEGIN") + parse(b"", TWO_WAYS) + bind(b"") + EXECUTE + SYNC + query("COMMIT"),
+        ),
+    ],
+    ids=["reported", "sent along", "parsed before", "behind a BEGIN"],
+)
+def test_a_call_is_never_recorded_as_the_text_of_a_string(
+    gateway: GatewayFactory,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    attempt: tuple[bytes, bytes],
+) -> None:
+    postgres18.execute(
+        "DROP TABLE IF EXISTS victim",
+        "CREATE TABLE victim AS SELECT generate_series(1, 5) AS n",
+        "GRANT ALL ON victim TO PUBLIC",
+        "CREATE OR REPLACE FUNCTION wipe_victim() RETURNS bigint LANGUAGE sql"
+        " AS 'DELETE FROM victim; SELECT 1::bigint'",
+        database="orders",
+    )
+    gw = gateway(postgres18.target(), issuer=signing_issuer)
+    with Raw(gw) as client:
+        client.say(startup()).hear_one()
+        client.say(wire.password_message(signing_issuer.token()))
+        while client.hear_one()[0] != b"Z":
+            pass
+        client.say(attempt[0])
+        while client.hear_one()[0] != b"Z":
+            pass
+        client.say(attempt[1] + wire.terminate()).hear_until_closed()
+    gw.wait_until_idle()
+    gw.terminate()
+
+    rows = [row for row in read(gw.archive).commands if row["text"] == TWO_WAYS]
+    with postgres18.connect() as direct:
+        left = direct.execute("SELECT count(*) FROM victim").fetchone()
+    assert left == (0,)
+    assert [(row["class"], row["status"]) for row in rows] == [("unknown", "ok")]

@@ -194,6 +194,21 @@ def test_with_backslashes_in_plain_strings_a_query_is_not_divided() -> None:
     assert [c.text for c in step.starts] == [r"SELECT 'it\'s; x'; SELECT 2"]
 
 
+def test_a_backslash_in_what_is_sent_ahead_of_a_report_is_ambiguous(talk: Talk) -> None:
+    """The server tells of a setting when it is ready, and reads what follows by it before."""
+    said = r"SELECT '\d; x'"
+    (ahead,) = talk.client(query(said))
+    talk.client(query("SELECT f()"))
+    (behind,) = talk.client(query(said))
+    talk.target((command_complete("SELECT 1") + ready()) * 3)
+    talk.client(query("BEGIN"))
+    (settled,) = talk.client(query(said))
+
+    steps = (ahead, behind, settled)
+    assert [step.starts[0].is_ambiguous for step in steps] == [False, True, False]
+    assert [len(step.starts) for step in steps] == [2, 1, 2]  # our divider is naive on purpose
+
+
 def test_texts_are_read_in_the_client_encoding_that_the_server_reports() -> None:
     talk = Talk(Conversation(parameters={"client_encoding": "LATIN1"}))
     talk.client(query("SELECT 'é'".encode("latin-1")))

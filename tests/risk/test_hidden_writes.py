@@ -1,7 +1,8 @@
 """Texts that change something and look as if they did not: a server says so, and no text is less.
 
-Each runs in a transaction of a real server, which tells whether something has changed behind it. What
-changes something must be at least a write by its text alone, together with the texts before it.
+Each runs in a transaction of a real server, which tells whether something has changed behind it.
+What changes something must be at least a write by its text alone, together with the texts before
+it.
 """
 
 from __future__ import annotations

@@ -80,11 +80,12 @@ class Judge:
             return _Known(sql.classify(command.text))
         portal = command.portal
         if portal is None:
-            return _Known(sql.classify(command.sql))
+            return _Known(_read(command.sql, is_ambiguous=command.is_ambiguous))
         prepared = portal.statement
         known: _Known | None = prepared.judged
         if known is None:
-            known = prepared.judged = _Known(sql.classify(prepared.sql))
+            is_ambiguous = prepared.is_ambiguous
+            known = prepared.judged = _Known(_read(prepared.sql, is_ambiguous=is_ambiguous))
         return known
 
     def is_goodbye(self, frame: bytes) -> bool:
@@ -100,6 +101,10 @@ class Judge:
             detail=f"session {self._session.session_id}",
             hint=hint,
         )
+
+
+def _read(text: str, *, is_ambiguous: bool) -> sql.Statement:
+    return sql.UNKNOWN if is_ambiguous else sql.classify(text)
 
 
 _TERMINATE: Final = messages.terminate()

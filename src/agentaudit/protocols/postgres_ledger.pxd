@@ -9,6 +9,7 @@ cdef class Execution(Command):
     cdef public RowShape shape
     cdef public Portal portal
     cdef public bytes closing
+    cdef public bint is_ambiguous
     cdef public bint is_ended
 
 cdef class Batch:
@@ -42,6 +43,7 @@ cdef class Owed:
 
 cdef class Ledger:
     cdef public str codec
+    cdef public bint is_reported
     cdef public bint is_standard_strings
     cdef public Names names
     cdef public Py_ssize_t next_command_no
@@ -60,6 +62,7 @@ cdef class Ledger:
 
     @cython.locals(command=Execution)
     cpdef Execution begin(self, str sql, str text, Portal portal=*)
+    cpdef bint is_ambiguous(self, str sql)
     cpdef end(self, Execution command, str txn_status)
     cpdef use_transaction(self, Execution command)
     cpdef end_transaction(self)

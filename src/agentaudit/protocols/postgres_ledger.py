@@ -31,6 +31,15 @@ MAX_OWED: Final = 10_000
 
 _QUERY_CANCELED: Final = "57014"
 _FAILURES: Final = frozenset({"denied", "error", "cancelled"})
+_SETS_NOTHING: Final = frozenset(
+    {
+        word + end
+        for word in ("BEGIN", "COMMIT", "ROLLBACK", "START TRANSACTION")
+        for end in ("", ";", " READ ONLY")
+    }
+)
+"""What drivers send ahead of a statement, and what changes no setting."""
+
 _SKIPPED: Final = "not run: a command before it failed"
 
 
@@ -39,15 +48,16 @@ class Execution(Command):
 
     `sql` is the whole text where `text` is cut to 64 KiB: what judges a statement must read this.
     `portal` is None for a statement of a simple query; `closing` is the Sync or Flush that came
-    with it.
+    with it. `is_ambiguous` says that its strings may end elsewhere than a parser of ours thinks.
     """
 
-    __slots__ = ("closing", "is_ended", "portal", "shape", "sql")
+    __slots__ = ("closing", "is_ambiguous", "is_ended", "portal", "shape", "sql")
 
     sql: str
     portal: Portal | None
     shape: RowShape
     closing: bytes
+    is_ambiguous: bool
     is_ended: bool
 
     __eq__ = object.__eq__
@@ -224,6 +234,7 @@ class Ledger:
         "ending",
         "ends",
         "is_copy_ended",
+        "is_reported",
         "is_skipping",
         "is_standard_strings",
         "is_txn_used",
@@ -239,6 +250,7 @@ class Ledger:
     def __init__(self) -> None:
         self.codec = "utf-8"
         self.is_standard_strings = True
+        self.is_reported = True
         self.names = Names()
         self.next_command_no = 0
         self.owed = Owed()
@@ -274,8 +286,19 @@ class Ledger:
         command.portal = portal
         command.shape = NO_SHAPE
         command.closing = b""
+        command.is_ambiguous = False
         command.is_ended = False
+        if self.is_reported and sql not in _SETS_NOTHING:
+            self.is_reported = False
         return command
+
+    def is_ambiguous(self, sql: str) -> bool:
+        """Say whether the strings in `sql` may end elsewhere for the server than for our parser.
+
+        Which of them a backslash escapes in is a setting, and the server reports a change of it no
+        sooner than it is ready: what is sent ahead of that may be read by it already.
+        """
+        return "\\" in sql and not (self.is_standard_strings and self.is_reported)
 
     def end(self, command: Execution, txn_status: str | None) -> None:
         """Let a command end with the next step, unless it has already."""

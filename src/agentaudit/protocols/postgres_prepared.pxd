@@ -14,6 +14,7 @@ cdef class Prepared:
     cdef public bint is_agreed
     cdef public bint is_void
     cdef public bint is_closed
+    cdef public bint is_ambiguous
     cdef public object judged
 
 @cython.freelist(64)

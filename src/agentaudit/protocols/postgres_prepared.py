@@ -41,7 +41,8 @@ class Prepared:
     """A statement under a name; `text` is its first 64 KiB, `types` and `shape` as far as known.
 
     `older` is what the name stood for before, until the server has agreed to this one; `cycle`
-    counts the Syncs before its Parse. `judged` is for who judges its text, once.
+    counts the Syncs before its Parse. `judged` is for who judges its text, once; `is_ambiguous` is
+    that of its executions.
     """
 
     name: bytes
@@ -55,6 +56,7 @@ class Prepared:
     is_agreed: bool = False
     is_void: bool = False
     is_closed: bool = False
+    is_ambiguous: bool = False
     judged: Any = None
 
 

@@ -552,6 +552,7 @@ class Replies:
         ledger.copy = ""
         if not owed:
             ledger.swallowed_syncs = 0
+            ledger.is_reported = True
         if status == "I":
             ledger.end_transaction()
             assert isinstance(cycle, int)

@@ -370,7 +370,9 @@ class Requests:
                 self._skipped[parse.name] = Prepared(parse.name, sql, cut_text(sql), parse.types)
             self._acts.append(Act(PARSE, None))
             return
-        self._owe(PARSE, ledger.names.prepare(parse.name, sql, parse.types, ledger.cycle))
+        statement = ledger.names.prepare(parse.name, sql, parse.types, ledger.cycle)
+        statement.is_ambiguous = ledger.is_ambiguous(sql)
+        self._owe(PARSE, statement)
 
     def _statement(self, name: bytes) -> Prepared:
         """Return what `name` means here.
@@ -462,6 +464,7 @@ class Requests:
             portal = Portal(Prepared(b"", sql, cut_text(sql)), None, (), ledger.cycle)
         statement = portal.statement
         command = ledger.last = ledger.begin(statement.sql, statement.text, portal)
+        command.is_ambiguous = statement.is_ambiguous
         for act in self._acts:
             act.command = command
         self._text = statement.sql
@@ -477,12 +480,13 @@ class Requests:
         ledger = self._ledger
         sql = text_of(decode_query(body), ledger.codec)
         texts: Sequence[str] = ()
-        # With backslash escapes in plain strings our parser would find other ends than the server.
-        if self._split is not None and ledger.is_standard_strings:
+        is_ambiguous = ledger.is_ambiguous(sql)
+        if self._split is not None and not is_ambiguous:
             texts = self._split(sql)
         if len(texts) < 2:
             texts = (sql,)
         commands = tuple([ledger.begin(text, cut_text(text)) for text in texts])
+        commands[0].is_ambiguous = is_ambiguous
         self._text = sql
         self._owner = commands[0]
         self._starts = commands

@@ -6,7 +6,7 @@ A class is never guessed downward; `confidence` is `certain` only where the gram
 A plain read stays `uncertain` as soon as it names a relation or a function: a view may hide a
 call, `t.f` may be one, and `search_path` may lead a name elsewhere.
 
-The text is read as under `standard_conforming_strings = on`; whoever knows better must not ask.
+The text is read as under `standard_conforming_strings = on`; whoever knows better takes `UNKNOWN`.
 
 Grammar: PostgreSQL 18, `src/backend/parser/gram.y`. Lists: `pg_proc` and `pg_operator`.
 """
@@ -54,7 +54,8 @@ class Statement:
     parser: str = PARSER
 
 
-_UNKNOWN: Final = Statement(operation="", cls="unknown")
+UNKNOWN: Final = Statement(operation="", cls="unknown")
+"""What cannot be read."""
 
 
 def classify(text: str) -> Statement:
@@ -102,12 +103,12 @@ def _is_too_long(text: str) -> bool:
 
 def _classify(text: str) -> Statement:
     if _is_too_long(text) or "\0" in text:
-        return _UNKNOWN
+        return UNKNOWN
     try:
         tree = json.loads(libpg_query.parse_sql_json(text))
         fingerprint = libpg_query.fingerprint(text)
     except (libpg_query.ParseError, UnicodeError, RecursionError, ValueError):
-        return _UNKNOWN
+        return UNKNOWN
     parts = [_judge(statement["stmt"]) for statement in tree.get("stmts", ()) if statement]
     if not parts:
         # Nothing but comments: the server answers with EmptyQueryResponse.
