@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -136,6 +136,8 @@ class _Judgement:
     cls: str
     resources: dict[str, None]
     is_certain: bool = True
+    has_own_types: bool = False
+    """Whether it names a type that is none of PostgreSQL's."""
 
     def raise_to(self, cls: str) -> None:
         if _RANK[cls] > _RANK[self.cls]:
@@ -149,19 +151,39 @@ def _judge(statement: Node) -> _Judgement:
     if cls == "unknown" or kind == "FetchStmt":
         judgement.is_certain = False
     if kind in _NOT_RUN:
-        # What it holds is stored, not run; only its names are of interest.
+        # What it holds is stored, not run; only its names are of interest. But a constant is read
+        # as its type at once: a row's or an array's input runs the CHECK of a domain in it.
         inner = _Judgement(operation, "session", {})
         _walk(statement, inner)
         judgement.resources = inner.resources
+        if inner.has_own_types:
+            judgement.raise_to("unknown")
+            judgement.is_certain = False
         return judgement
+    if kind == "ConstraintsSetStmt":
+        return judgement  # a constraint is named like a relation, and is none
     _walk(statement, judgement)
-    if kind in ("DropStmt", "CommentStmt"):
-        objects = body.get("objects", [body.get("object", {})])
-        judgement.resources.update(dict.fromkeys(filter(None, map(_dotted, objects))))
+    judgement.resources.update(dict.fromkeys(filter(None, _named_objects(kind, body))))
     if kind == "ExplainStmt" and not _is_on(body, "analyze"):
         # Planned, not run; but planning evaluates functions, so unknown stays unknown.
         judgement.cls = "unknown" if judgement.cls == "unknown" else "read"
     return judgement
+
+
+def _named_objects(kind: str, body: Node) -> Iterator[str]:
+    """Yield the relations that a statement names otherwise than by a RangeVar."""
+    if kind in ("DropStmt", "CommentStmt", "SecLabelStmt", "AlterExtensionContentsStmt"):
+        of = _object(body.get("removeType") or body.get("objtype", ""))
+        for node in body.get("objects", [body.get("object", {})]):
+            name = _dotted(node)
+            if of in _PARTS_OF_RELATIONS:
+                yield name.rpartition(".")[0]
+            elif of in _RELATIONS:
+                yield name
+    elif kind in ("CreateSeqStmt", "AlterSeqStmt"):
+        for option, value in _options(body):
+            if option == "owned_by":
+                yield _dotted(value).rpartition(".")[0]
 
 
 def _kind(kind: str, body: Node) -> tuple[str, str]:
@@ -191,6 +213,10 @@ def _walk(statement: Node, judgement: _Judgement) -> None:
         for key, value in reversed(node.items()):
             if key == "withClause":
                 continue
+            if key == "tableElts":
+                value = [_untyped(element) for element in value]
+            elif key in ("CompositeTypeStmt", "CreateDomainStmt"):
+                value = {name: part for name, part in value.items() if name not in _PARTS_OF_TYPES}
             if key in _CHECKS:
                 _CHECKS[key](value, judgement)
             elif key.endswith("Stmt") and key[0].isupper():  # `selectStmt` is a field
@@ -248,11 +274,45 @@ def _check_operator(names: Any, judgement: _Judgement) -> None:
         judgement.is_certain = False
 
 
-def _check_cast(cast: Node, judgement: _Judgement) -> None:
-    names = [part["String"]["sval"] for part in cast["typeName"].get("names", ())]
-    if names[:-1] not in ([], ["pg_catalog"]) or names[-1] not in _TYPES:
+def _check_type(name: Any, judgement: _Judgement) -> None:
+    if isinstance(name, list):
+        return  # the type that a statement is about
+    names = [part["String"]["sval"] for part in name.get("names", ())]
+    if names[:-1] not in ([], ["pg_catalog"]) or names[-1:] == [] or names[-1] not in _TYPES:
         judgement.raise_to("unknown")
         judgement.is_certain = False
+        judgement.has_own_types = True
+
+
+def _check_definition(body: Node, judgement: _Judgement) -> None:
+    # An aggregate's first state is read as its type when it is created.
+    parts = dict(_options(body, "definition"))
+    for state, condition in (("stype", "initcond"), ("mstype", "minitcond")):
+        if condition in parts and state in parts:
+            _check_type(parts[state].get("TypeName", {}), judgement)
+
+
+def _check_index(element: Node, judgement: _Judgement) -> None:
+    names = [part["String"]["sval"] for part in element.get("opclass", ())]
+    if names and (names[:-1] not in ([], ["pg_catalog"]) or names[-1] not in _OPERATOR_CLASSES):
+        judgement.raise_to("unknown")
+        judgement.is_certain = False
+
+
+def _check_exclusions(pairs: list[Node], judgement: _Judgement) -> None:
+    for pair in pairs:
+        _check_operator(pair["List"]["items"][1]["List"]["items"], judgement)
+
+
+_PARTS_OF_TYPES: Final = ("coldeflist", "typeName")
+
+
+def _untyped(element: Node) -> Node:
+    """Return a column of a new table without its type: there is no row that has to be of it."""
+    column = element.get("ColumnDef")
+    if column is None:
+        return element
+    return {"ColumnDef": {name: part for name, part in column.items() if name != "typeName"}}
 
 
 def _check_sample(sample: Node, judgement: _Judgement) -> None:
@@ -262,17 +322,23 @@ def _check_sample(sample: Node, judgement: _Judgement) -> None:
 
 
 def _check_alteration(command: Node, judgement: _Judgement) -> None:
-    if command.get("subtype", "").removeprefix("AT_") in _RIGHTS:
+    subtype = command.get("subtype", "").removeprefix("AT_")
+    if subtype in _RIGHTS:
         judgement.raise_to("admin")
+    elif subtype in ("SetRelOptions", "ResetRelOptions"):
+        items = command.get("def", {}).get("List", {}).get("items", ())
+        if any(item["DefElem"]["defname"].startswith("security_") for item in items):
+            judgement.raise_to("admin")
 
 
-# What ALTER TABLE can do to rights rather than to columns.
+# What ALTER TABLE can do to rights rather than to columns; what a foreign table's options name.
 _RIGHTS: Final = (
     "ChangeOwner",
     "EnableRowSecurity",
     "DisableRowSecurity",
     "ForceRowSecurity",
     "NoForceRowSecurity",
+    "GenericOptions",
 )
 
 
@@ -287,7 +353,10 @@ _CHECKS: Final[dict[str, Callable[[Any, _Judgement], None]]] = {
     "A_Expr": lambda expression, judgement: _check_operator(expression["name"], judgement),
     "operName": _check_operator,  # of `x OP ANY (SELECT …)`
     "useOp": _check_operator,  # of ORDER BY … USING
-    "TypeCast": _check_cast,
+    "typeName": _check_type,
+    "DefineStmt": _check_definition,
+    "IndexElem": _check_index,
+    "exclusions": _check_exclusions,
     "RangeTableSample": _check_sample,
     "lockingClause": _raises("write"),  # it marks rows, which READ ONLY forbids as well
     "intoClause": _raises("schema"),
@@ -307,7 +376,28 @@ def _words(kind: str) -> str:
 def _object(name: str) -> str:
     """Return `OBJECT_MATVIEW` as SQL says it."""
     words = name.removeprefix("OBJECT_").replace("_", " ")
-    return {"MATVIEW": "MATERIALIZED VIEW", "TABCONSTRAINT": "CONSTRAINT"}.get(words, words)
+    if words.startswith("TS"):
+        return f"TEXT SEARCH {words.removeprefix('TS')}"
+    return _OBJECTS.get(words, words)
+
+
+_OBJECTS: Final = {
+    "ATTRIBUTE": "TYPE",
+    "DOMCONSTRAINT": "DOMAIN",
+    "FDW": "FOREIGN DATA WRAPPER",
+    "FOREIGN SERVER": "SERVER",
+    "LARGEOBJECT": "LARGE OBJECT",
+    "MATVIEW": "MATERIALIZED VIEW",
+    "OPCLASS": "OPERATOR CLASS",
+    "OPFAMILY": "OPERATOR FAMILY",
+    "STATISTIC EXT": "STATISTICS",
+    "TABCONSTRAINT": "CONSTRAINT",
+}
+
+_RELATIONS: Final = frozenset(
+    ["TABLE", "VIEW", "MATERIALIZED VIEW", "INDEX", "SEQUENCE", "FOREIGN TABLE"]
+)
+_PARTS_OF_RELATIONS: Final = frozenset(["COLUMN", "CONSTRAINT", "POLICY", "RULE", "TRIGGER"])
 
 
 def _dotted(node: Node) -> str:
@@ -317,8 +407,8 @@ def _dotted(node: Node) -> str:
     return ".".join(parts) if all(isinstance(part, str) for part in parts) else ""
 
 
-def _options(body: Node) -> Iterator[tuple[str, Any]]:
-    for option in body.get("options", ()):
+def _options(body: Node, field: str = "options") -> Iterator[tuple[str, Any]]:
+    for option in body.get(field, ()):
         element = option.get("DefElem", {})
         yield element.get("defname", ""), element.get("arg")
 
@@ -339,7 +429,7 @@ _ZERO: Final = str({"Integer": {}}).lower()
 def _transaction(body: Node) -> tuple[str, str]:
     kind = body["kind"].removeprefix("TRANS_STMT_").replace("_", " ")
     # It outlives the session, and the second half is another session's work.
-    cls = "write" if kind in ("COMMIT PREPARED", "ROLLBACK PREPARED") else "session"
+    cls = "write" if "PREPARE" in kind else "session"
     return {"START": "BEGIN", "PREPARE": "PREPARE TRANSACTION"}.get(kind, kind), cls
 
 
@@ -353,7 +443,8 @@ def _set(body: Node) -> tuple[str, str]:
         return operation, "unknown"
     if name == "standard_conforming_strings" and values and values[0] in _ON:
         return operation, "session"
-    return operation, "admin" if name in _ADMIN_SETTINGS else "session"
+    is_admin = name in _ADMIN_SETTINGS or name.startswith(("log_", "pgaudit."))
+    return operation, "admin" if is_admin else "session"
 
 
 def _constant(node: Node) -> str:
@@ -367,13 +458,14 @@ _ADMIN_SETTINGS: Final = frozenset(
     _names(
         """
         allow_system_table_mods createrole_self_grant dynamic_library_path event_triggers
-        extension_control_path local_preload_libraries lo_compat_privileges role row_security
-        session_authorization session_preload_libraries session_replication_role
-        standard_conforming_strings
+        extension_control_path ignore_checksum_failure local_preload_libraries
+        lo_compat_privileges role row_security session_authorization session_preload_libraries
+        session_replication_role standard_conforming_strings track_activities zero_damaged_pages
         """
     )
 )
-"""They change whose rights count, which code is loaded, which triggers run, or what a text says."""
+"""They change whose rights count, what code is loaded, which triggers run, what a text says, what
+the server itself records, or what it takes for sound."""
 
 
 def _copy(body: Node) -> tuple[str, str]:
@@ -388,6 +480,43 @@ def _of_object(verb: str, field: str) -> Callable[[Node], tuple[str, str]]:
         return f"{verb} {kind}".strip(), "admin" if kind in _ADMIN_OBJECTS else "schema"
 
     return judge
+
+
+def _rename(body: Node) -> tuple[str, str]:
+    kind = body.get("renameType", "")
+    if kind == "OBJECT_TABCONSTRAINT":
+        return "ALTER TABLE", "schema"
+    return _of_object("ALTER", "relationType" if kind == "OBJECT_COLUMN" else "renameType")(body)
+
+
+def _function(body: Node) -> tuple[str, str]:
+    operation = "CREATE PROCEDURE" if body.get("is_procedure") else "CREATE FUNCTION"
+    for option, value in _options(body):
+        if option == "language":
+            # It loads a library, calls what it likes of the server, or is not trusted.
+            language = str((value or {}).get("String", {}).get("sval", "")).lower()
+            if language in ("c", "internal") or language.endswith("u"):
+                return operation, "admin"
+    return operation, "admin" if _is_definer(body.get("options", ())) else "schema"
+
+
+def _alter_function(body: Node) -> tuple[str, str]:
+    operation = f"ALTER {_object(body.get('objtype', 'FUNCTION'))}"
+    return operation, "admin" if _is_definer(body.get("actions", ())) else "schema"
+
+
+def _is_definer(options: Iterable[Node]) -> bool:
+    """Whether whoever calls it has the rights of its owner."""
+    elements = (option.get("DefElem", {}) for option in options)
+    return any(
+        element.get("defname") == "security" and element["arg"].get("Boolean", {}).get("boolval")
+        for element in elements
+    )
+
+
+def _create_as(body: Node) -> tuple[str, str]:
+    is_view = body.get("objtype") == "OBJECT_MATVIEW"
+    return ("CREATE MATERIALIZED VIEW" if is_view else "CREATE TABLE AS"), "schema"
 
 
 def _grant(body: Node) -> tuple[str, str]:
@@ -407,12 +536,12 @@ _ADMIN_OBJECTS: Final = frozenset(
         "ACCESS METHOD",
         "EVENT TRIGGER",
         "EXTENSION",
-        "FDW",
-        "FOREIGN SERVER",
+        "FOREIGN DATA WRAPPER",
         "LANGUAGE",
         "POLICY",
         "PUBLICATION",
         "ROLE",
+        "SERVER",
         "SUBSCRIPTION",
         "TABLESPACE",
         "TRANSFORM",
@@ -426,7 +555,11 @@ _SPECIAL: Final[dict[str, Callable[[Node], tuple[str, str]]]] = {
     "VariableSetStmt": _set,
     "CopyStmt": _copy,
     "DropStmt": _of_object("DROP", "removeType"),
-    "RenameStmt": _of_object("ALTER", "renameType"),
+    "RenameStmt": _rename,
+    "CreateFunctionStmt": _function,
+    "AlterFunctionStmt": _alter_function,
+    "CreateTableAsStmt": _create_as,
+    "AlterTableMoveAllStmt": lambda body: (_of_object("ALTER", "objtype")(body)[0], "admin"),
     "AlterTableStmt": _of_object("ALTER", "objtype"),
     "AlterOwnerStmt": lambda body: (_of_object("ALTER", "objectType")(body)[0], "admin"),
     "AlterObjectSchemaStmt": _of_object("ALTER", "objectType"),
@@ -463,14 +596,11 @@ _PLAIN: Final[dict[str, tuple[str, str]]] = {
     "DoStmt": ("DO", "unknown"),
     "CallStmt": ("CALL", "unknown"),
     "CreateStmt": ("CREATE TABLE", "schema"),
-    "CreateTableAsStmt": ("CREATE TABLE AS", "schema"),
     "CreateSchemaStmt": ("CREATE SCHEMA", "schema"),
     "IndexStmt": ("CREATE INDEX", "schema"),
     "ViewStmt": ("CREATE VIEW", "schema"),
     "CreateSeqStmt": ("CREATE SEQUENCE", "schema"),
     "AlterSeqStmt": ("ALTER SEQUENCE", "schema"),
-    "CreateFunctionStmt": ("CREATE FUNCTION", "schema"),
-    "AlterFunctionStmt": ("ALTER FUNCTION", "schema"),
     "CreateTrigStmt": ("CREATE TRIGGER", "schema"),
     "RuleStmt": ("CREATE RULE", "schema"),
     "CreateEnumStmt": ("CREATE TYPE", "schema"),
@@ -491,7 +621,7 @@ _PLAIN: Final[dict[str, tuple[str, str]]] = {
     "AlterCollationStmt": ("ALTER COLLATION", "schema"),
     "AlterTSDictionaryStmt": ("ALTER TEXT SEARCH DICTIONARY", "schema"),
     "AlterTSConfigurationStmt": ("ALTER TEXT SEARCH CONFIGURATION", "schema"),
-    "CreateForeignTableStmt": ("CREATE FOREIGN TABLE", "schema"),
+    "ReplicaIdentityStmt": ("ALTER TABLE", "schema"),
     "CreatePolicyStmt": ("CREATE POLICY", "admin"),
     "AlterPolicyStmt": ("ALTER POLICY", "admin"),
     "CreateRoleStmt": ("CREATE ROLE", "admin"),
@@ -510,7 +640,8 @@ _PLAIN: Final[dict[str, tuple[str, str]]] = {
     "CreateTableSpaceStmt": ("CREATE TABLESPACE", "admin"),
     "DropTableSpaceStmt": ("DROP TABLESPACE", "admin"),
     "AlterTableSpaceOptionsStmt": ("ALTER TABLESPACE", "admin"),
-    "AlterTableMoveAllStmt": ("ALTER TABLE", "admin"),
+    # Its options may name a program, or a file, of the server.
+    "CreateForeignTableStmt": ("CREATE FOREIGN TABLE", "admin"),
     "CreateExtensionStmt": ("CREATE EXTENSION", "admin"),
     "AlterExtensionStmt": ("ALTER EXTENSION", "admin"),
     "AlterExtensionContentsStmt": ("ALTER EXTENSION", "admin"),
@@ -547,40 +678,41 @@ _NOT_RUN: Final = frozenset({"PrepareStmt", "ViewStmt", "CreateFunctionStmt", "R
 _HARMLESS_FUNCTIONS: Final = frozenset(
     _names(
         """
-        abs acos acosd age any_value array_agg array_append array_cat array_dims array_fill
+        abs acos acosd age any_value area array_agg array_append array_cat array_dims array_fill
         array_length array_lower array_ndims array_position array_positions array_prepend
-        array_remove array_replace array_to_json array_to_string array_upper ascii asin asind
-        atan atan2 atand avg bit_and bit_count bit_length bit_or bit_xor bool bool_and bool_or
-        bpchar btrim cardinality cbrt ceil ceiling char_length character_length chr
-        clock_timestamp coalesce col_description concat concat_ws corr cos cosd cosh cot count
-        covar_pop covar_samp cume_dist current_catalog current_database current_query
-        current_schema current_schemas current_setting current_user currval date date_bin
-        date_part date_trunc decode degrees dense_rank div encode enum_first enum_last enum_range
-        every exp extract factorial first_value float4 float8 floor format format_type gcd
-        gen_random_uuid generate_series generate_subscripts get_bit get_byte getdatabaseencoding
-        has_any_column_privilege has_column_privilege has_database_privilege
+        array_remove array_replace array_to_json array_to_string array_upper ascii asin asind atan
+        atan2 atand avg bit_and bit_count bit_length bit_or bit_xor bool bool_and bool_or bound_box
+        box bpchar btrim cardinality cbrt ceil ceiling center char_length character_length chr
+        circle clock_timestamp coalesce col_description concat concat_ws corr cos cosd cosh cot
+        count covar_pop covar_samp cume_dist current_catalog current_database current_query
+        current_schema current_schemas current_setting current_user currval date date_bin date_part
+        date_trunc decode degrees dense_rank diagonal diameter div encode enum_first enum_last
+        enum_range every exp extract factorial first_value float4 float8 floor format format_type
+        gcd gen_random_uuid generate_series generate_subscripts get_bit get_byte
+        getdatabaseencoding has_any_column_privilege has_column_privilege has_database_privilege
         has_function_privilege has_schema_privilege has_sequence_privilege has_table_privilege
-        has_type_privilege host hostmask inet inet_client_addr inet_client_port inet_server_addr
-        inet_server_port initcap int2 int4 int8 interval is_normalized isempty isfinite json
-        json_agg json_array_elements json_array_elements_text json_array_length json_build_array
-        json_build_object json_each json_each_text json_extract_path json_extract_path_text
-        json_object json_object_agg json_object_keys json_populate_record json_populate_recordset
-        json_strip_nulls json_to_record json_to_recordset json_typeof jsonb jsonb_agg
-        jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_build_array
-        jsonb_build_object jsonb_each jsonb_each_text jsonb_extract_path jsonb_extract_path_text
-        jsonb_insert jsonb_object jsonb_object_agg jsonb_object_keys jsonb_path_exists
-        jsonb_path_match jsonb_path_query jsonb_path_query_array jsonb_path_query_first
-        jsonb_populate_record jsonb_populate_recordset jsonb_pretty jsonb_set jsonb_set_lax
-        jsonb_strip_nulls jsonb_to_record jsonb_to_recordset jsonb_typeof justify_days
-        justify_hours justify_interval lag last_value lastval lcm lead least left length
-        like_escape ln localtime localtimestamp log log10 lower lower_inc lower_inf lpad ltrim
-        make_date make_interval make_time make_timestamp make_timestamptz masklen max md5 min mod
-        mode name netmask network normalize now nth_value ntile nullif num_nonnulls num_nulls
-        numeric numnode obj_description octet_length oid overlaps overlay parse_ident
-        percent_rank percentile_cont percentile_disc pg_backend_pid pg_char_to_encoding
-        pg_client_encoding pg_collation_for pg_collation_is_visible pg_column_size
-        pg_conversion_is_visible pg_database_size pg_describe_object pg_encoding_to_char
-        pg_function_is_visible pg_get_constraintdef pg_get_expr pg_get_function_arguments
+        has_type_privilege height host hostmask inet inet_client_addr inet_client_port
+        inet_server_addr inet_server_port initcap int2 int4 int8 interval is_normalized isclosed
+        isempty isfinite isopen json json_agg json_array_elements json_array_elements_text
+        json_array_length json_build_array json_build_object json_each json_each_text
+        json_extract_path json_extract_path_text json_object json_object_agg json_object_keys
+        json_populate_record json_populate_recordset json_strip_nulls json_to_record
+        json_to_recordset json_typeof jsonb jsonb_agg jsonb_array_elements
+        jsonb_array_elements_text jsonb_array_length jsonb_build_array jsonb_build_object
+        jsonb_each jsonb_each_text jsonb_extract_path jsonb_extract_path_text jsonb_insert
+        jsonb_object jsonb_object_agg jsonb_object_keys jsonb_path_exists jsonb_path_match
+        jsonb_path_query jsonb_path_query_array jsonb_path_query_first jsonb_populate_record
+        jsonb_populate_recordset jsonb_pretty jsonb_set jsonb_set_lax jsonb_strip_nulls
+        jsonb_to_record jsonb_to_recordset jsonb_typeof justify_days justify_hours justify_interval
+        lag last_value lastval lcm lead least left length like_escape line ln localtime
+        localtimestamp log log10 lower lower_inc lower_inf lpad lseg ltrim make_date make_interval
+        make_time make_timestamp make_timestamptz masklen max md5 min mod mode name netmask network
+        normalize now npoints nth_value ntile nullif num_nonnulls num_nulls numeric numnode
+        obj_description octet_length oid overlaps overlay parse_ident path pclose percent_rank
+        percentile_cont percentile_disc pg_backend_pid pg_char_to_encoding pg_client_encoding
+        pg_collation_for pg_collation_is_visible pg_column_size pg_conversion_is_visible
+        pg_database_size pg_describe_object pg_encoding_to_char pg_function_is_visible
+        pg_get_constraintdef pg_get_expr pg_get_function_arguments
         pg_get_function_identity_arguments pg_get_function_result pg_get_functiondef
         pg_get_indexdef pg_get_keywords pg_get_partition_constraintdef pg_get_partkeydef
         pg_get_ruledef pg_get_serial_sequence pg_get_statisticsobjdef
@@ -590,22 +722,22 @@ _HARMLESS_FUNCTIONS: Final = frozenset(
         pg_postmaster_start_time pg_relation_is_publishable pg_relation_size pg_size_pretty
         pg_statistics_obj_is_visible pg_table_is_visible pg_table_size pg_tablespace_location
         pg_tablespace_size pg_total_relation_size pg_trigger_depth pg_ts_config_is_visible
-        pg_ts_dict_is_visible pg_ts_parser_is_visible pg_ts_template_is_visible
-        pg_type_is_visible pg_typeof phraseto_tsquery pi plainto_tsquery position pow power
-        querytree quote_ident quote_literal quote_nullable radians random range_agg range_merge
-        rank regclass regexp_count regexp_instr regexp_like regexp_match regexp_matches
+        pg_ts_dict_is_visible pg_ts_parser_is_visible pg_ts_template_is_visible pg_type_is_visible
+        pg_typeof phraseto_tsquery pi plainto_tsquery point polygon popen position pow power
+        querytree quote_ident quote_literal quote_nullable radians radius random range_agg
+        range_merge rank regclass regexp_count regexp_instr regexp_like regexp_match regexp_matches
         regexp_replace regexp_split_to_array regexp_split_to_table regexp_substr regr_avgx
         regr_avgy regr_count regr_intercept regr_r2 regr_slope repeat replace reverse right round
         row_number row_security_active row_to_json rpad rtrim scale session_user setweight sha224
-        sha256 sha384 sha512 shobj_description sign similar_to_escape sin sind sinh split_part
-        sqrt starts_with statement_timestamp stddev stddev_pop stddev_samp string_agg
+        sha256 sha384 sha512 shobj_description sign similar_to_escape sin sind sinh slope
+        split_part sqrt starts_with statement_timestamp stddev stddev_pop stddev_samp string_agg
         string_to_array string_to_table strip strpos substr substring sum tan tand tanh text time
         timeofday timestamp timestamptz timetz timezone to_char to_date to_hex to_json to_jsonb
         to_number to_regclass to_regnamespace to_regproc to_regprocedure to_regrole to_regtype
         to_timestamp to_tsquery to_tsvector transaction_timestamp translate trim_array trim_scale
         trunc ts_headline ts_rank ts_rank_cd txid_current_if_assigned unnest upper upper_inc
-        upper_inf uuid uuid_extract_timestamp uuid_extract_version uuidv7 var_pop var_samp
-        varchar variance version websearch_to_tsquery width_bucket
+        upper_inf uuid uuid_extract_timestamp uuid_extract_version uuidv7 var_pop var_samp varchar
+        variance version websearch_to_tsquery width width_bucket
         """
     )
 )
@@ -663,6 +795,15 @@ _OPERATORS: Final = frozenset(
         """
     )
 ) | {"BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"}
+
+_OPERATOR_CLASSES: Final = frozenset(
+    _names(
+        """
+        bpchar_pattern_ops inet_ops jsonb_ops jsonb_path_ops text_ops text_pattern_ops
+        varchar_ops varchar_pattern_ops
+        """
+    )
+)
 
 _TYPES: Final = frozenset(
     _names(
