@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from agentaudit.risk.sql import CLASSES, classify
+from agentaudit.protocols import postgres_messages as wire
+from agentaudit.risk.sql import CLASSES, classify, split
 from tests.peers.postgres import PostgresPeer
 
 PREPARED = r"""
@@ -238,10 +239,10 @@ def administrator(postgres18: PostgresPeer) -> Iterator[psycopg.Connection[Any]]
         yield connection
 
 
-def run(connection: psycopg.Connection[Any], text: str) -> None:
+def run(connection: psycopg.Connection[Any], text: bytes) -> None:
     """Send `text` as one simple query, and read whatever comes."""
     pgconn, errors = connection.pgconn, []
-    pgconn.send_query(text.encode())
+    pgconn.send_query(text)
     while (result := pgconn.get_result()) is not None:
         if result.status == pq.ExecStatus.COPY_OUT:
             while pgconn.get_copy_data(0)[0] > 0:
@@ -256,7 +257,7 @@ def test_what_changes_something_is_a_write_or_worse(
 ) -> None:
     before = administrator.execute(STATE).fetchone()
     try:
-        run(administrator, text)
+        run(administrator, text.encode())
         administrator.execute("RESET search_path")
         after = administrator.execute(STATE).fetchone()
     finally:
@@ -266,3 +267,21 @@ def test_what_changes_something_is_a_write_or_worse(
 
     assert after != before, "nothing is hidden here"
     assert CLASSES.index(classify(text).cls) >= CLASSES.index("write")
+
+
+def test_bytes_that_say_nothing_do_not_end_a_string(postgres18: PostgresPeer) -> None:
+    """A database without an encoding takes every byte, and its clients' texts are read as UTF-8."""
+    said = b"SELECT $\x80$ $\x81$, '$\x80$, wipe() --'"
+    postgres18.execute("CREATE DATABASE raw ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
+    with psycopg.connect(postgres18.superuser_dsn("raw")) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS a")
+        connection.execute(
+            "CREATE FUNCTION wipe() RETURNS int LANGUAGE sql AS 'DELETE FROM t; SELECT 1'"
+        )
+        run(connection, said)
+        left = connection.execute("SELECT count(*) FROM t").fetchone()
+
+    text = wire.text_of(said, wire.codec_of("SQL_ASCII"))
+    assert left == (0,)
+    assert classify(text).cls == "unknown"
+    assert split(f"{text}; SELECT 1") == (f"{text}; SELECT 1",)

@@ -86,7 +86,7 @@ def split(text: str) -> tuple[str, ...]:
 
 
 def _split(text: str) -> tuple[str, ...]:
-    if _is_too_long(text):
+    if _is_unreadable(text):
         return (text,)
     try:
         return tuple(libpg_query.split(text)) or (text,)
@@ -97,12 +97,18 @@ def _split(text: str) -> tuple[str, ...]:
 _split_cached: Final = lru_cache(maxsize=1024)(_split)
 
 
+def _is_unreadable(text: str) -> bool:
+    # Bytes that say nothing in the client's encoding all became U+FFFD, and may differ: a string
+    # that `$\x80$` begins ends at that, and not at `$\x81$`.
+    return "\0" in text or "\ufffd" in text or _is_too_long(text)
+
+
 def _is_too_long(text: str) -> bool:
     return len(text) > MAX_PARSED_BYTES or len(text.encode("utf-8", "replace")) > MAX_PARSED_BYTES
 
 
 def _classify(text: str) -> Statement:
-    if _is_too_long(text) or "\0" in text:
+    if _is_unreadable(text):
         return UNKNOWN
     try:
         tree = json.loads(libpg_query.parse_sql_json(text))
