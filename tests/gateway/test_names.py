@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agentaudit.protocols import postgres_messages as wire
@@ -23,6 +25,39 @@ def bind(statement: bytes) -> bytes:
 
 
 EXECUTE = wire.frame(b"E", b"\0" + bytes(4))
+
+
+def tried(
+    gateway: GatewayFactory,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    attempt: tuple[bytes, bytes],
+) -> list[dict[str, Any]]:
+    """Say both halves of an attempt, and require that it works; return the commands recorded."""
+    postgres18.execute(
+        "DROP TABLE IF EXISTS victim",
+        "CREATE TABLE victim AS SELECT generate_series(1, 5) AS n",
+        "GRANT ALL ON victim TO PUBLIC",
+        "CREATE OR REPLACE FUNCTION wipe_victim() RETURNS bigint LANGUAGE sql"
+        " AS 'DELETE FROM victim; SELECT 1::bigint'",
+        database="orders",
+    )
+    gw = gateway(postgres18.target(), issuer=signing_issuer)
+    with Raw(gw) as client:
+        client.say(startup()).hear_one()
+        client.say(wire.password_message(signing_issuer.token()))
+        while client.hear_one()[0] != b"Z":
+            pass
+        client.say(attempt[0])
+        while client.hear_one()[0] != b"Z":
+            pass
+        client.say(attempt[1] + wire.terminate()).hear_until_closed()
+    gw.wait_until_idle()
+    gw.terminate()
+    with postgres18.connect() as direct:
+        left = direct.execute("SELECT count(*) FROM victim").fetchone()
+    assert left == (0,)
+    return read(gw.archive).commands
 
 
 @pytest.mark.parametrize(
@@ -56,29 +91,8 @@ def test_a_delete_that_ran_is_never_recorded_as_a_certain_read(
     signing_issuer: SigningIssuer,
     attempt: tuple[bytes, bytes],
 ) -> None:
-    postgres18.execute(
-        "DROP TABLE IF EXISTS victim",
-        "CREATE TABLE victim AS SELECT generate_series(1, 5) AS n",
-        "GRANT ALL ON victim TO PUBLIC",
-        database="orders",
-    )
-    gw = gateway(postgres18.target(), issuer=signing_issuer)
-    with Raw(gw) as client:
-        client.say(startup()).hear_one()
-        client.say(wire.password_message(signing_issuer.token()))
-        while client.hear_one()[0] != b"Z":
-            pass
-        client.say(attempt[0])
-        while client.hear_one()[0] != b"Z":
-            pass
-        client.say(attempt[1] + wire.terminate()).hear_until_closed()
-    gw.wait_until_idle()
-    gw.terminate()
-
-    changed = [row for row in read(gw.archive).commands if row["rows_affected"]]
-    with postgres18.connect() as direct:
-        left = direct.execute("SELECT count(*) FROM victim").fetchone()
-    assert left == (0,)
+    commands = tried(gateway, postgres18, signing_issuer, attempt)
+    changed = [row for row in commands if row["rows_affected"]]
     assert [row["rows_affected"] for row in changed] == [5]
     assert changed[0]["class"] in ("write", "unknown")
     assert changed[0]["text"] == "DELETE FROM victim" or changed[0]["confidence"] == "uncertain"
@@ -114,29 +128,6 @@ def test_a_call_is_never_recorded_as_the_text_of_a_string(
     signing_issuer: SigningIssuer,
     attempt: tuple[bytes, bytes],
 ) -> None:
-    postgres18.execute(
-        "DROP TABLE IF EXISTS victim",
-        "CREATE TABLE victim AS SELECT generate_series(1, 5) AS n",
-        "GRANT ALL ON victim TO PUBLIC",
-        "CREATE OR REPLACE FUNCTION wipe_victim() RETURNS bigint LANGUAGE sql"
-        " AS 'DELETE FROM victim; SELECT 1::bigint'",
-        database="orders",
-    )
-    gw = gateway(postgres18.target(), issuer=signing_issuer)
-    with Raw(gw) as client:
-        client.say(startup()).hear_one()
-        client.say(wire.password_message(signing_issuer.token()))
-        while client.hear_one()[0] != b"Z":
-            pass
-        client.say(attempt[0])
-        while client.hear_one()[0] != b"Z":
-            pass
-        client.say(attempt[1] + wire.terminate()).hear_until_closed()
-    gw.wait_until_idle()
-    gw.terminate()
-
-    rows = [row for row in read(gw.archive).commands if row["text"] == TWO_WAYS]
-    with postgres18.connect() as direct:
-        left = direct.execute("SELECT count(*) FROM victim").fetchone()
-    assert left == (0,)
+    commands = tried(gateway, postgres18, signing_issuer, attempt)
+    rows = [row for row in commands if row["text"] == TWO_WAYS]
     assert [(row["class"], row["status"]) for row in rows] == [("unknown", "ok")]

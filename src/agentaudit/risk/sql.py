@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -149,6 +149,10 @@ class _Judgement:
         if _RANK[cls] > _RANK[self.cls]:
             self.cls = cls
 
+    def raise_to_unknown(self) -> None:
+        self.cls = "unknown"
+        self.is_certain = False
+
 
 def _judge(statement: Node) -> _Judgement:
     ((kind, body),) = statement.items()
@@ -163,8 +167,7 @@ def _judge(statement: Node) -> _Judgement:
         _walk(statement, inner)
         judgement.resources = inner.resources
         if inner.has_own_types:
-            judgement.raise_to("unknown")
-            judgement.is_certain = False
+            judgement.raise_to_unknown()
         return judgement
     if kind == "ConstraintsSetStmt":
         return judgement  # a constraint is named like a relation, and is none
@@ -273,20 +276,22 @@ def _check_function(call: Node, judgement: _Judgement) -> None:
         judgement.is_certain = False
 
 
-def _check_operator(names: Any, judgement: _Judgement) -> None:
-    texts = [part["String"]["sval"] for part in names]
-    if texts[:-1] not in ([], ["pg_catalog"]) or texts[-1] not in _OPERATORS:
-        judgement.raise_to("unknown")
-        judgement.is_certain = False
+def _is_among(known: frozenset[str], name: Sequence[Node]) -> bool:
+    """Whether a name is one of those of pg_catalog that are `known`."""
+    *schema, last = [part["String"]["sval"] for part in name] or [""]
+    return schema in ([], ["pg_catalog"]) and last in known
 
 
-def _check_type(name: Any, judgement: _Judgement) -> None:
-    if isinstance(name, list):
+def _check_operator(name: Any, judgement: _Judgement) -> None:
+    if not _is_among(_OPERATORS, name):
+        judgement.raise_to_unknown()
+
+
+def _check_type(type_name: Any, judgement: _Judgement) -> None:
+    if isinstance(type_name, list):
         return  # the type that a statement is about
-    names = [part["String"]["sval"] for part in name.get("names", ())]
-    if names[:-1] not in ([], ["pg_catalog"]) or names[-1:] == [] or names[-1] not in _TYPES:
-        judgement.raise_to("unknown")
-        judgement.is_certain = False
+    if not _is_among(_TYPES, type_name.get("names", ())):
+        judgement.raise_to_unknown()
         judgement.has_own_types = True
 
 
@@ -299,10 +304,9 @@ def _check_definition(body: Node, judgement: _Judgement) -> None:
 
 
 def _check_index(element: Node, judgement: _Judgement) -> None:
-    names = [part["String"]["sval"] for part in element.get("opclass", ())]
-    if names and (names[:-1] not in ([], ["pg_catalog"]) or names[-1] not in _OPERATOR_CLASSES):
-        judgement.raise_to("unknown")
-        judgement.is_certain = False
+    name = element.get("opclass", ())
+    if name and not _is_among(_OPERATOR_CLASSES, name):
+        judgement.raise_to_unknown()
 
 
 def _check_exclusions(pairs: list[Node], judgement: _Judgement) -> None:
@@ -323,8 +327,7 @@ def _untyped(element: Node) -> Node:
 
 def _check_sample(sample: Node, judgement: _Judgement) -> None:
     if _dotted({"List": {"items": sample.get("method", ())}}) not in ("bernoulli", "system"):
-        judgement.raise_to("unknown")
-        judgement.is_certain = False
+        judgement.raise_to_unknown()
 
 
 def _check_alteration(command: Node, judgement: _Judgement) -> None:
