@@ -209,6 +209,25 @@ def test_a_backslash_in_what_is_sent_ahead_of_a_report_is_ambiguous(talk: Talk) 
     assert [len(step.starts) for step in steps] == [2, 1, 2]  # our divider is naive on purpose
 
 
+@pytest.mark.parametrize(
+    ("ahead", "is_ambiguous"),
+    [
+        ("BEGIN", False),
+        ("START TRANSACTION READ ONLY", False),
+        ("COMMIT", True),
+        ("ROLLBACK", True),
+    ],
+)
+def test_the_end_of_a_transaction_may_undo_a_setting(
+    talk: Talk, ahead: str, is_ambiguous: bool
+) -> None:
+    talk.client(query(ahead))
+
+    (step,) = talk.client(query(r"SELECT '\'"))
+
+    assert step.starts[0].is_ambiguous == is_ambiguous
+
+
 def test_texts_are_read_in_the_client_encoding_that_the_server_reports() -> None:
     talk = Talk(Conversation(parameters={"client_encoding": "LATIN1"}))
     talk.client(query("SELECT 'é'".encode("latin-1")))

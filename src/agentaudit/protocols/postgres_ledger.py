@@ -32,13 +32,9 @@ MAX_OWED: Final = 10_000
 _QUERY_CANCELED: Final = "57014"
 _FAILURES: Final = frozenset({"denied", "error", "cancelled"})
 _SETS_NOTHING: Final = frozenset(
-    {
-        word + end
-        for word in ("BEGIN", "COMMIT", "ROLLBACK", "START TRANSACTION")
-        for end in ("", ";", " READ ONLY")
-    }
+    {word + end for word in ("BEGIN", "START TRANSACTION") for end in ("", ";", " READ ONLY")}
 )
-"""What drivers send ahead of a statement, and what changes no setting."""
+"""What drivers send ahead of a statement and changes no setting. COMMIT undoes a `SET LOCAL`."""
 
 _SKIPPED: Final = "not run: a command before it failed"
 

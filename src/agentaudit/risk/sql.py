@@ -3,8 +3,8 @@
 The surprising decision is how much is `unknown`: what does not parse, what is over 1 MiB, and
 whatever calls a function, an operator or a cast that is not on the lists below, for it may write.
 A class is never guessed downward; `confidence` is `certain` only where the grammar alone decides.
-A plain read stays `uncertain` as soon as it names a relation or a function: a view may hide a
-call, `t.f` may be one, and `search_path` may lead a name elsewhere.
+A plain read stays `uncertain` as soon as it names a relation or a function: a view, a type, a cast
+or an index may hide a call, `t.f` may be one, and `search_path` may lead a name elsewhere.
 
 The text is read as under `standard_conforming_strings = on`; whoever knows better takes `UNKNOWN`.
 
