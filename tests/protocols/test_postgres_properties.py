@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
@@ -158,6 +158,8 @@ def dict_of(command: object) -> dict[str, object]:
 def test_every_command_has_the_outcome_that_the_server_gave_it(
     held: list[list[tuple[str, str]]], is_ahead: bool
 ) -> None:
+    # With a backslash, what is asked ahead is not divided: `is_ambiguous` has tests of its own.
+    assume(not is_ahead or not any("\\" in text for cycle in held for _, text in cycle))
     server = Server()
     asked = [(Side.CLIENT, bytes_of(cycle)) for cycle in held]
     answered = [(Side.TARGET, server.answer(cycle)) for cycle in held]
