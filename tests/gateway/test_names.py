@@ -20,11 +20,23 @@ def parse(name: bytes, sql: str) -> bytes:
     return wire.frame(b"P", name + b"\0" + sql.encode() + b"\0\0\0")
 
 
-def bind(statement: bytes) -> bytes:
-    return wire.frame(b"B", b"\0" + statement + b"\0" + bytes(6))
+def bind(statement: bytes, portal: bytes = b"") -> bytes:
+    return wire.frame(b"B", portal + b"\0" + statement + b"\0" + bytes(6))
 
 
-EXECUTE = wire.frame(b"E", b"\0" + bytes(4))
+def execute(portal: bytes) -> bytes:
+    return wire.frame(b"E", portal + b"\0" + bytes(4))
+
+
+def close(kind: bytes, name: bytes) -> bytes:
+    return wire.frame(b"C", kind + name + b"\0")
+
+
+def query(sql: str) -> bytes:
+    return wire.frame(b"Q", sql.encode() + b"\0")
+
+
+EXECUTE = execute(b"")
 
 
 def tried(
@@ -73,10 +85,9 @@ def tried(
         ),
         (
             parse(b"x", "SELECT 1") + SYNC,
-            wire.frame(
-                b"Q",
-                b"DO $$ BEGIN EXECUTE 'DEALLOCATE x'; "
-                b"EXECUTE 'PREPARE x AS DELETE FROM victim'; END $$\0",
+            query(
+                "DO $$ BEGIN EXECUTE 'DEALLOCATE x'; "
+                "EXECUTE 'PREPARE x AS DELETE FROM victim'; END $$"
             )
             + bind(b"x")
             + EXECUTE
@@ -98,12 +109,103 @@ def test_a_delete_that_ran_is_never_recorded_as_a_certain_read(
     assert changed[0]["text"] == "DELETE FROM victim" or changed[0]["confidence"] == "uncertain"
 
 
+CALL = "SELECT wipe_victim()"
+"""Answered as the SELECT that it is: the server's tag does not give it away."""
+
+LONG = b"n" * 63
+"""As much of a name as PostgreSQL looks at (NAMEDATALEN)."""
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        (
+            parse(LONG + b"a", "SELECT 1") + SYNC,
+            close(b"S", LONG + b"b")
+            + parse(LONG + b"b", CALL)
+            + bind(LONG + b"a")
+            + EXECUTE
+            + SYNC,
+        ),
+        (
+            parse(b"", "SELECT 1") + bind(b"", LONG + b"a") + SYNC,
+            parse(b"", "SELECT 1")
+            + bind(b"", LONG + b"a")
+            + close(b"P", LONG + b"b")
+            + parse(b"", CALL)
+            + bind(b"", LONG + b"b")
+            + execute(LONG + b"a")
+            + SYNC,
+        ),
+        (
+            query("BEGIN"),
+            parse(b"", CALL)
+            + bind(b"", b"c")
+            + SYNC
+            + query("SAVEPOINT s")
+            + (parse(b"", "no statement") + close(b"P", b"c") + SYNC)
+            + query("ROLLBACK TO s")
+            + (execute(b"c") + SYNC)
+            + query("COMMIT"),
+        ),
+        (
+            query("BEGIN"),
+            parse(b"", "SELECT 1")
+            + bind(b"", b"c")
+            + SYNC
+            + query("CLOSE c")
+            + query("DECLARE c CURSOR FOR SELECT 2")
+            + query("CLOSE ALL")
+            + (parse(b"", CALL) + bind(b"", b"c") + execute(b"c") + SYNC)
+            + query("COMMIT"),
+        ),
+    ],
+    ids=[
+        "one name for the server",
+        "one portal for the server",
+        "a Close that was skipped",
+        "closed by SQL",
+    ],
+)
+def test_a_call_under_a_name_that_stood_for_a_read_is_never_recorded_as_one(
+    gateway: GatewayFactory,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    attempt: tuple[bytes, bytes],
+) -> None:
+    commands = tried(gateway, postgres18, signing_issuer, attempt)
+    answered = [row for row in commands if row["status"] == "ok"]
+    assert "unknown" in {row["class"] for row in answered}
+    assert [row["text"] for row in answered if row["operation"] in ("SELECT", "FETCH")] == [CALL]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        (b"c", query("FETCH ALL FROM c")),
+        (b"C", query('MOVE FORWARD 9 IN "C"')),
+        (b"c", parse(b"f", "FETCH ALL C") + bind(b"f") + EXECUTE + SYNC),
+        (LONG + b"a", query(f"FETCH ALL FROM {LONG.decode()}b")),
+        ("\u00e7".encode(), query("FETCH ALL FROM \u00e7")),
+    ],
+    ids=["fetched", "moved", "fetched by a portal", "a long name", "a name in UTF-8"],
+)
+def test_a_fetch_from_what_a_client_bound_is_what_that_does(
+    gateway: GatewayFactory,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    name: bytes,
+    how: bytes,
+) -> None:
+    bound = parse(b"", "DELETE FROM victim RETURNING n") + bind(b"", name) + SYNC
+    attempt = (query("BEGIN"), bound + how + query("COMMIT"))
+    commands = tried(gateway, postgres18, signing_issuer, attempt)
+    (row,) = [row for row in commands if row["operation"] in ("FETCH", "MOVE")]
+    assert (row["class"], row["resources"]) in [("write", ["victim"]), ("unknown", [])]
+
+
 TWO_WAYS = r"SELECT '\'', wipe_victim() --'"
 """A constant, or a call: whether a backslash escapes in plain strings is a setting."""
-
-
-def query(sql: str) -> bytes:
-    return wire.frame(b"Q", sql.encode() + b"\0")
 
 
 ESCAPING, STANDARD = (query(f"SET standard_conforming_strings = {way}") for way in ("off", "on"))

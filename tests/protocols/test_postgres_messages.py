@@ -545,5 +545,8 @@ def test_client_encodings_are_read_by_their_postgresql_names(
 
 
 @pytest.mark.parametrize("name", sorted(messages._CODECS.values()))
-def test_every_codec_that_is_named_exists(name: str) -> None:
+def test_all_of_ascii_is_itself_in_every_codec(name: str) -> None:
+    # For a server too: a backslash that reads as a yen would say that a text has none.
+    ascii_bytes = bytes(range(1, 128))
+    assert ascii_bytes.decode(name) == ascii_bytes.decode("ascii")
     assert "a".encode(name) == b"a"

@@ -154,6 +154,10 @@ def test_a_statement_is_taken_for_what_it_does(
         ("SELECT pg_catalog.now() FROM pg_catalog.pg_class", "certain"),
         ("SELECT a FROM t", "uncertain"),  # t may be a view, and the view may call anything
         ("SELECT now()", "uncertain"),  # search_path may lead it elsewhere
+        ("SELECT true + true", "uncertain"),  # an operator of the path may fit better
+        ("SELECT 1 OPERATOR(pg_catalog.+) 1", "certain"),
+        ("PREPARE p AS SELECT 1", "certain"),
+        ("PREPARE p AS SELECT FROM t WHERE a = '{5}'", "uncertain"),  # read as a's type at once
         ("FETCH 1 FROM c", "uncertain"),
         ("SELECT f()", "uncertain"),
         ("DO 'x'", "uncertain"),

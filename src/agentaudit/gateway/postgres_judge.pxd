@@ -12,6 +12,7 @@ cdef class _Known:
     cdef public str fingerprint
     cdef public str confidence
     cdef public str parser
+    cdef public str cursor
 
 cdef class Judge:
     cdef public object _conversation
@@ -20,5 +21,11 @@ cdef class Judge:
 
     @cython.locals(known=_Known)
     cpdef judge(self, Command command)
-    @cython.locals(portal=Portal, prepared=Prepared, known=_Known)
+    @cython.locals(portal=Portal, known=_Known)
     cdef _Known _classify(self, Command command)
+    cdef _Known _fetch(self, str text, str cursor)
+
+cdef _Known _UNKNOWN
+
+@cython.locals(known=_Known)
+cdef _Known _known(Prepared prepared)

@@ -11,6 +11,7 @@ from agentaudit.model import Command, Refusal
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.protocols.postgres_ledger import Execution
+from agentaudit.protocols.postgres_prepared import Prepared
 from agentaudit.risk import sql
 
 SQLSTATE: Final = {
@@ -27,7 +28,7 @@ SQLSTATE: Final = {
 class _Known:
     """What a text does, for its every execution."""
 
-    __slots__ = ("cls", "confidence", "fingerprint", "operation", "parser", "resources")
+    __slots__ = ("cls", "confidence", "cursor", "fingerprint", "operation", "parser", "resources")
 
     def __init__(self, statement: sql.Statement) -> None:
         self.operation = statement.operation
@@ -36,6 +37,7 @@ class _Known:
         self.fingerprint = statement.fingerprint
         self.confidence = statement.confidence
         self.parser = statement.parser
+        self.cursor = statement.cursor
 
 
 class Judge:
@@ -78,15 +80,21 @@ class Judge:
     def _classify(self, command: Command) -> _Known:
         if not isinstance(command, Execution):
             return _Known(sql.classify(command.text))
+        if command.is_ambiguous:
+            return _UNKNOWN
         portal = command.portal
         if portal is None:
-            return _Known(_read(command.sql, is_ambiguous=command.is_ambiguous))
-        prepared = portal.statement
-        known: _Known | None = prepared.judged
-        if known is None:
-            is_ambiguous = prepared.is_ambiguous
-            known = prepared.judged = _Known(_read(prepared.sql, is_ambiguous=is_ambiguous))
-        return known
+            known = _Known(sql.classify(command.sql))
+        else:
+            known = _known(portal.statement)
+        return known if known.cursor is None else self._fetch(command.sql, known.cursor)
+
+    def _fetch(self, text: str, cursor: str) -> _Known:
+        """Judge a FETCH, which runs what its cursor stands for where a client bound that."""
+        run = self._conversation.fetched(cursor)
+        if run is None or any(statement.is_ambiguous for statement in run):
+            return _Known(sql.fetch(text, None))
+        return _Known(sql.fetch(text, [statement.sql for statement in run]))
 
     def is_goodbye(self, frame: bytes) -> bool:
         return frame == _TERMINATE
@@ -103,8 +111,14 @@ class Judge:
         )
 
 
-def _read(text: str, *, is_ambiguous: bool) -> sql.Statement:
-    return sql.UNKNOWN if is_ambiguous else sql.classify(text)
+_UNKNOWN: Final = _Known(sql.UNKNOWN)
+
+
+def _known(prepared: Prepared) -> _Known:
+    known: _Known | None = prepared.judged
+    if known is None:
+        known = prepared.judged = _Known(sql.classify(prepared.sql))
+    return known
 
 
 _TERMINATE: Final = messages.terminate()

@@ -26,6 +26,7 @@ from agentaudit import model
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
 from agentaudit.model import Refusal, Side, Step
 from agentaudit.protocols.postgres_ledger import MAX_OWED, Execution, Ledger
+from agentaudit.protocols.postgres_prepared import Prepared
 from agentaudit.protocols.postgres_replies import Replies
 from agentaudit.protocols.postgres_requests import Requests
 
@@ -84,6 +85,14 @@ class Conversation(model.Conversation):
     def in_transaction(self) -> bool:
         """Whether the server last reported an open transaction, failed or not."""
         return self._ledger.status != "I"
+
+    def fetched(self, cursor: str) -> tuple[Prepared, ...] | None:
+        """Return the statements that an SQL FETCH from `cursor` may run, if a client bound it.
+
+        An Execute is not the only message that runs a portal: `FETCH` and `MOVE` do too. Empty for
+        a cursor that DECLARE made; None where what it stands for is not known.
+        """
+        return self._ledger.names.fetched(cursor)
 
     def receive(self, side: Side, data: bytes) -> list[Step]:
         """Return the steps that `data` completes; it may be cut anywhere.

@@ -44,7 +44,7 @@ class Execution(Command):
 
     `sql` is the whole text where `text` is cut to 64 KiB: what judges a statement must read this.
     `portal` is None for a statement of a simple query; `closing` is the Sync or Flush that came
-    with it. `is_ambiguous` says that its strings may end elsewhere than a parser of ours thinks.
+    with it. `is_ambiguous` says that what ran may not be what its text seems to say.
     """
 
     __slots__ = ("closing", "is_ambiguous", "is_ended", "portal", "shape", "sql")
@@ -373,8 +373,8 @@ class Ledger:
     def void(self, act: Act) -> None:
         """Undo what a message meant for names: the server has refused or skipped it."""
         thing = act.thing
-        if act.kind == BIND and isinstance(thing, Portal):
-            thing.is_void = True
+        if isinstance(thing, Portal):
+            thing.is_void = act.kind == BIND or act.kind == CLOSE or thing.is_void
             return
         statement = thing.statement if isinstance(thing, Refused) else thing
         if act.kind != DESCRIBE and isinstance(statement, Prepared):

@@ -10,10 +10,11 @@ Format: postgresql.org/docs/current/protocol-message-formats.html
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentaudit._native.raw import cut, int32_at, nul_at, uint16_at
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
@@ -748,7 +749,7 @@ _CODECS: Final = {
     "EUC_KR": "euc_kr",
     "EUC_CN": "gb2312",
     "EUC_JIS_2004": "euc_jis_2004",
-    "SHIFT_JIS_2004": "shift_jis_2004",
+    "SHIFT_JIS_2004": "postgres_shift_jis_2004",
     "SJIS": "cp932",
     "BIG5": "big5",
     "GBK": "gbk",
@@ -756,6 +757,24 @@ _CODECS: Final = {
     "UHC": "cp949",
     "JOHAB": "johab",
 }
+
+
+_SHIFT_JIS_2004: Final = codecs.lookup("shift_jis_2004")
+
+
+def _decode_shift_jis_2004(data: Any, errors: str = "strict") -> tuple[str, int]:
+    text, length = _SHIFT_JIS_2004.decode(data, errors)
+    # For a server all that is ASCII is itself; Python has JIS X 0201's two other characters.
+    return text.replace("\u00a5", "\\").replace("\u203e", "~"), length
+
+
+def _find_codec(name: str) -> codecs.CodecInfo | None:
+    if name != "postgres_shift_jis_2004":
+        return None
+    return codecs.CodecInfo(_SHIFT_JIS_2004.encode, _decode_shift_jis_2004, name=name)
+
+
+codecs.register(_find_codec)
 
 
 def codec_of(client_encoding: str) -> str:

@@ -19,6 +19,7 @@ cdef class Prepared:
 
 @cython.freelist(64)
 cdef class Portal:
+    cdef public bytes name
     cdef public Prepared statement
     cdef public tuple params
     cdef public tuple result_formats
@@ -28,11 +29,13 @@ cdef class Portal:
     cdef public Portal older
     cdef public bint is_agreed
     cdef public bint is_void
+    cdef public bint is_closed
 
 cdef class Names:
     cdef public dict _statements
     cdef public dict _portals
     cdef public Py_ssize_t _bytes
+    cdef public bint is_doubtful
 
     @cython.locals(known=Prepared)
     cpdef Prepared statement(self, bytes name, str codec)
@@ -40,12 +43,14 @@ cdef class Names:
     cpdef bint is_unsettled(self, bytes name, Py_ssize_t cycle)
     @cython.locals(statement=Prepared)
     cdef Prepared _known(self, bytes name)
-    @cython.locals(portals=dict)
-    cpdef bind(self, bytes name, Portal portal)
+    @cython.locals(portals=dict, name=bytes)
+    cpdef bind(self, Portal portal)
     cpdef agree_portal(self, Portal portal)
-    @cython.locals(portals=dict, portal=Portal)
+    @cython.locals(portal=Portal)
     cpdef Portal portal(self, bytes name)
     @cython.locals(portal=Portal)
     cpdef bint is_unsettled_portal(self, bytes name, Py_ssize_t cycle)
     @cython.locals(portals=dict, portal=Portal, ended=list)
     cpdef end_transaction(self, Py_ssize_t cycle)
+    @cython.locals(portals=dict, portal=Portal)
+    cdef Portal _bound(self, bytes name)

@@ -9,6 +9,9 @@ agent could have one statement recorded and another one run.
 
 What the memory's bound pushes out is forgotten, not refused: an Execute of it reads as
 `EXECUTE "name"`, which nothing takes for a harmless statement.
+
+The server looks at the first 63 bytes of a name, and in its own encoding. So two ASCII names may
+be one here too, and of others, which two may be one is not known: `is_doubtful`.
 """
 
 from __future__ import annotations
@@ -28,12 +31,16 @@ MAX_PREPARED_BYTES: Final = 64 * 1024 * 1024
 MAX_PORTALS: Final = 10_000
 """Open portals that are remembered for one connection; a driver uses one."""
 
+MAX_NAME_BYTES: Final = 63
+"""As much of a name as the server looks at (NAMEDATALEN, src/include/pg_config_manual.h)."""
+
 NO_SHAPE: Final = RowShape()
 
 _OVERHEAD_BYTES: Final = 512
 _DEALLOCATE: Final = re.compile(
     r'\s*DEALLOCATE\s+(?:PREPARE\s+)?(?:"((?:[^"]|"")+)"|(\w+))\s*;?\s*\Z', re.IGNORECASE
 )
+_CLOSE: Final = re.compile(r'\s*CLOSE\s+(?:"((?:[^"]|"")+)"|(\w+))\s*;?\s*\Z', re.IGNORECASE)
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +75,8 @@ class Portal:
     is what its name stood for before, until the server has agreed to this one.
     """
 
+    name: bytes
+
     statement: Prepared
     params: tuple[str | None, ...] | None
     result_formats: tuple[int, ...]
@@ -77,6 +86,7 @@ class Portal:
     older: Portal | None = None
     is_agreed: bool = False
     is_void: bool = False
+    is_closed: bool = False
 
 
 def cut_text(sql: str) -> str:
@@ -102,11 +112,14 @@ class Names:
         self._statements: dict[bytes, Prepared] = {}
         self._portals: dict[bytes, Portal] = {}
         self._bytes = 0
+        self.is_doubtful = False
+        """Whether a name may stand for something else than we know."""
 
     # Statements.
 
     def prepare(self, name: bytes, sql: str, types: tuple[int, ...], cycle: int) -> Prepared:
         """Let `name` stand for `sql` from here on."""
+        name = self._looked_at(name)
         statement = Prepared(
             name,
             sql,
@@ -126,6 +139,7 @@ class Names:
 
     def close(self, name: bytes, cycle: int) -> Prepared:
         """Let `name` stand for nothing from here on."""
+        name = self._looked_at(name)
         mark = Prepared(name, "", "", cycle=cycle, older=self._known(name), is_closed=True)
         self._statements[name] = mark
         return mark
@@ -143,7 +157,7 @@ class Names:
 
     def statement(self, name: bytes, codec: str) -> Prepared:
         """Return what a Bind or Describe of `name` is about."""
-        known = self._known(name)
+        known = self._known(name[:MAX_NAME_BYTES])
         if known is not None and not known.is_closed:
             return known
         # PREPARE makes statements that a Bind may name, and only the server knows them all.
@@ -152,7 +166,7 @@ class Names:
 
     def is_unsettled(self, name: bytes, cycle: int) -> bool:
         """Say whether what `name` means in `cycle` depends on an answer still owed."""
-        statement = self._known(name)
+        statement = self._known(name[:MAX_NAME_BYTES])
         return statement is not None and not statement.is_agreed and statement.cycle < cycle
 
     def deallocate(self, sql: str) -> None:
@@ -161,8 +175,7 @@ class Names:
         if found is None:
             self.deallocate_all()
             return
-        name = found[1].replace('""', '"') if found[1] else found[2].lower()
-        statement = self._known(name.encode())
+        statement = self._known(_sql_name(found))
         if statement is not None and statement.is_agreed:
             self._drop(statement)
 
@@ -208,39 +221,74 @@ class Names:
 
     # Portals.
 
-    def bind(self, name: bytes, portal: Portal) -> None:
-        """Let `name` stand for `portal` from here on."""
+    def bind(self, portal: Portal) -> None:
+        """Let its name stand for `portal` from here on."""
         portals = self._portals
-        portal.older = self.portal(name)
+        name = portal.name
+        if name:
+            name = portal.name = self._looked_at(name)
+        portal.older = self._bound(name)
         if len(portals) >= MAX_PORTALS and name not in portals:
             del portals[next(iter(portals))]
+            self.is_doubtful = True
         portals[name] = portal
 
     def agree_portal(self, portal: Portal) -> None:
-        """The server has bound `portal`."""
+        """The server has done what the Bind or Close of `portal` asked."""
         portal.is_agreed = True
         portal.older = None
+        if portal.is_closed and self._portals.get(portal.name) is portal:
+            del self._portals[portal.name]
 
     def portal(self, name: bytes) -> Portal | None:
         """Return what `name` stands for, None for a cursor that DECLARE made."""
-        portals = self._portals
-        portal = portals.get(name)
-        while portal is not None and portal.is_void:
+        portal = self._bound(name[:MAX_NAME_BYTES])
+        return None if portal is None or portal.is_closed else portal
+
+    def fetched(self, cursor: str) -> tuple[Prepared, ...] | None:
+        """Return the statements that an SQL FETCH from `cursor` may run, if a client bound it.
+
+        Empty for a cursor that DECLARE made; None where that is not known.
+        """
+        if self.is_doubtful:
+            return None
+        statements: list[Prepared] = []
+        portal = self._bound(cursor.encode())
+        while portal is not None:
+            statements.append(portal.statement)
             portal = portal.older
-            if portal is None:
-                del portals[name]
-            else:
-                portals[name] = portal
-        return portal
+        return tuple(statements)
 
     def is_unsettled_portal(self, name: bytes, cycle: int) -> bool:
         """As `is_unsettled`, for a portal."""
-        portal = self.portal(name)
+        portal = self._bound(name[:MAX_NAME_BYTES])
         return portal is not None and not portal.is_agreed and portal.cycle < cycle
 
-    def close_portal(self, name: bytes) -> None:
-        """Let `name` stand for nothing."""
-        self._portals.pop(name, None)
+    def close_portal(self, name: bytes, cycle: int) -> Portal | None:
+        """Let `name` stand for nothing from here on; None if it does not stand for a portal."""
+        portal = self.portal(self._looked_at(name))
+        if portal is None:
+            return None
+        mark = Portal(portal.name, portal.statement, None, (), cycle, older=portal, is_closed=True)
+        self._portals[portal.name] = mark
+        return mark
+
+    def close_cursor(self, sql: str) -> None:
+        """Forget the portal that an SQL CLOSE took away, which has succeeded."""
+        found = _CLOSE.match(sql)
+        if found is not None:
+            portal = self._bound(_sql_name(found))
+            if portal is not None and portal.is_agreed:
+                del self._portals[portal.name]
+        elif any(self._portals):
+            self.is_doubtful = True
+
+    def close_all(self) -> None:
+        """Forget all portals that the server knew: CLOSE ALL or DISCARD ALL has succeeded."""
+        portals = self._portals
+        for portal in list(portals.values()):
+            if portal.is_agreed:
+                del portals[portal.name]
 
     def end_transaction(self, cycle: int) -> None:
         """Forget the portals that ended when the server answered Sync number `cycle` as idle."""
@@ -252,3 +300,26 @@ class Names:
                 ended.append(name)
         for name in ended:
             del portals[name]
+
+    def _bound(self, name: bytes) -> Portal | None:
+        portals = self._portals
+        portal = portals.get(name)
+        while portal is not None and portal.is_void:
+            portal = portal.older
+            if portal is None:
+                del portals[name]
+            else:
+                portals[name] = portal
+        return portal
+
+    def _looked_at(self, name: bytes) -> bytes:
+        """Return what the server looks at of a name that the client gives or takes."""
+        if not name.isascii():
+            self.is_doubtful = True
+        return name[:MAX_NAME_BYTES]
+
+
+def _sql_name(found: re.Match[str]) -> bytes:
+    """Return the identifier that is the one or the other group of a match."""
+    name = found[1].replace('""', '"') if found[1] else found[2].lower()
+    return name.encode()[:MAX_NAME_BYTES]

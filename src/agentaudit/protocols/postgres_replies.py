@@ -43,6 +43,8 @@ _CHANGES: Final = frozenset(
 )
 """First words of the tags with which the server reports that something was changed."""
 
+_FORGETTING: Final = frozenset(["CLOSE CURSOR ALL", "DEALLOCATE ALL", "DISCARD ALL"])
+
 _ROW_VERBS: Final = ("SELECT", "FETCH", "SHOW", "EXPLAIN")
 
 _COMMENT: Final = re.compile(r"/\*|--[^\r\n]*")
@@ -315,10 +317,12 @@ class Replies:
         return None
 
     def _close_complete(self, body: bytes) -> bytes | None:
-        statement = self._ledger.expect(CLOSE).thing
+        closed = self._ledger.expect(CLOSE).thing
         self._ledger.owed.drop()
-        if isinstance(statement, Prepared):
-            self._ledger.names.agree(statement)
+        if isinstance(closed, Prepared):
+            self._ledger.names.agree(closed)
+        elif isinstance(closed, Portal):
+            self._ledger.names.agree_portal(closed)
         return None
 
     def _parameter_description(self, body: bytes) -> bytes | None:
@@ -358,10 +362,15 @@ class Replies:
             # Idle need not follow: in a chain, or within a query. A COMMIT may say so too.
             if not _goes_back_to_savepoint(command.text):
                 self._ledger.end_transaction()
-        elif tag in ("DEALLOCATE ALL", "DISCARD ALL"):
-            self._ledger.names.deallocate_all()
         elif tag == "DEALLOCATE":
             self._ledger.names.deallocate(command.sql)
+        elif tag == "CLOSE CURSOR":
+            self._ledger.names.close_cursor(command.sql)
+        elif tag in _FORGETTING:
+            if tag != "CLOSE CURSOR ALL":
+                self._ledger.names.deallocate_all()
+            if tag != "DEALLOCATE ALL":
+                self._ledger.names.close_all()
         return None
 
     def _empty_query(self, body: bytes) -> bytes | None:

@@ -56,7 +56,7 @@ cdef class Requests:
     cdef Prepared _statement(self, bytes name)
     @cython.locals(ledger=Ledger)
     cdef Portal _portal(self, bytes name)
-    cdef _bind_name(self, bytes name, Portal portal)
+    cdef _bind_name(self, Portal portal)
     cdef _describe_or_close(self, int kind, bytes body)
     @cython.locals(ledger=Ledger, statement=Prepared, portal=Portal, bind=Bind)
     cdef _bind(self, bytes body)

@@ -398,11 +398,11 @@ class Requests:
             raise _Unsettled
         return ledger.names.portal(name)
 
-    def _bind_name(self, name: bytes, portal: Portal) -> None:
+    def _bind_name(self, portal: Portal) -> None:
         if not self._ledger.is_skipping:
-            self._ledger.names.bind(name, portal)
+            self._ledger.names.bind(portal)
         elif len(self._skipped_portals) < MAX_SKIPPED:
-            self._skipped_portals[name] = portal
+            self._skipped_portals[portal.name] = portal
         self._owe(BIND, portal)
 
     def _describe_or_close(self, kind: int, body: bytes) -> None:
@@ -413,7 +413,7 @@ class Requests:
             is_close = kind == CLOSE
             thing = names.close(name, self._ledger.cycle) if is_close else self._statement(name)
         elif kind == CLOSE:
-            names.close_portal(name)
+            thing = names.close_portal(name, self._ledger.cycle)
         else:
             thing = self._portal(name)
         self._owe(kind, thing)
@@ -427,8 +427,8 @@ class Requests:
             # With the length before it, no value is four times as long in any of its texts.
             is_short = len(body) * 4 <= MAX_TEXT_BYTES
             params = self._params(bind, statement.types, is_short)
-        portal = Portal(statement, params, bind.result_formats, ledger.cycle)
-        self._bind_name(bind.portal, portal)
+        portal = Portal(bind.portal, statement, params, bind.result_formats, ledger.cycle)
+        self._bind_name(portal)
 
     def _params(
         self, bind: messages.Bind, types: tuple[int, ...], is_short: bool
@@ -461,10 +461,12 @@ class Requests:
             # A cursor of DECLARE is a portal too.
             rows = max_rows if max_rows > 0 else "ALL"
             sql = f"FETCH {rows} FROM {quoted(name.decode(ledger.codec, 'replace'))}"
-            portal = Portal(Prepared(b"", sql, cut_text(sql)), None, (), ledger.cycle)
+            portal = Portal(name, Prepared(b"", sql, cut_text(sql)), None, (), ledger.cycle)
         statement = portal.statement
         command = ledger.last = ledger.begin(statement.sql, statement.text, portal)
         command.is_ambiguous = statement.is_ambiguous
+        if ledger.names.is_doubtful and (portal.name or statement.name):
+            command.is_ambiguous = True
         for act in self._acts:
             act.command = command
         self._text = statement.sql
@@ -588,8 +590,8 @@ class Requests:
     def _bind_long(self, long: _Long) -> None:
         ledger = self._ledger
         name, statement, _ = messages.decode_bind_names(long.start[5:])
-        long.portal = Portal(self._statement(statement), None, (), ledger.cycle)
-        self._bind_name(name, long.portal)
+        long.portal = Portal(name, self._statement(statement), None, (), ledger.cycle)
+        self._bind_name(long.portal)
 
     def _begin_refused(self, long: _Long, refused: Refused) -> str:
         """Start the command of a message that is refused as it comes; return what it says."""

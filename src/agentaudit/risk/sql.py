@@ -3,8 +3,9 @@
 The surprising decision is how much is `unknown`: what does not parse, what is over 1 MiB, and
 whatever calls a function, an operator or a cast that is not on the lists below, for it may write.
 A class is never guessed downward; `confidence` is `certain` only where the grammar alone decides.
-A plain read stays `uncertain` as soon as it names a relation or a function: a view, a type, a cast
-or an index may hide a call, `t.f` may be one, and `search_path` may lead a name elsewhere.
+A plain read stays `uncertain` as soon as it names a relation, a function or an operator: a view, a
+type, a cast or an index may hide a call, `t.f` may be one, and `search_path` may lead a name
+elsewhere.
 
 The text is read as under `standard_conforming_strings = on`; whoever knows better takes `UNKNOWN`.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -43,7 +44,8 @@ class Statement:
     """What a text does; field names are those of a command.
 
     `resources` are the relations that it names, as written; `fingerprint` is libpg_query's, which
-    groups statements that differ in constants, and must never decide anything.
+    groups statements that differ in constants, and must never decide anything. `cursor` is the one
+    that a FETCH or MOVE runs further: what that does is said by who knows what it stands for.
     """
 
     operation: str
@@ -52,6 +54,7 @@ class Statement:
     fingerprint: str = ""
     confidence: str = "uncertain"
     parser: str = PARSER
+    cursor: str | None = None
 
 
 UNKNOWN: Final = Statement(operation="", cls="unknown")
@@ -69,6 +72,23 @@ def classify(text: str) -> Statement:
         return _classify(text)
     # Plain numbers change no class: one that counts through a table is parsed once.
     return _classify_cached(_native.without_numbers(text))
+
+
+def fetch(text: str, run: Iterable[str] | None) -> Statement:
+    """Return what the FETCH or MOVE `text` does, whose cursor may stand for any of the texts `run`.
+
+    None says that nobody knows for what it stands.
+
+    >>> fetch("FETCH ALL FROM c", ["DELETE FROM orders RETURNING id"]).cls
+    'write'
+    """
+    fetched = classify(text)
+    statements = [fetched, *([UNKNOWN] if run is None else map(classify, run))]
+    return replace(
+        fetched,
+        cls=max((statement.cls for statement in statements), key=_RANK.__getitem__),
+        resources=tuple(dict.fromkeys(name for each in statements for name in each.resources)),
+    )
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -125,7 +145,16 @@ def _classify(text: str) -> Statement:
         resources=tuple(dict.fromkeys(name for part in parts for name in part.resources)),
         fingerprint=fingerprint,
         confidence="certain" if all(part.is_certain for part in parts) else "uncertain",
+        cursor=_cursor(tree["stmts"]),
     )
+
+
+def _cursor(statements: Sequence[Node]) -> str | None:
+    """Return the cursor of a FETCH or MOVE that is alone."""
+    if len(statements) != 1:
+        return None
+    cursor: str | None = statements[0]["stmt"].get("FetchStmt", {}).get("portalname")
+    return cursor
 
 
 _classify_cached: Final = lru_cache(maxsize=4096)(_classify)
@@ -168,6 +197,8 @@ def _judge(statement: Node) -> _Judgement:
         judgement.resources = inner.resources
         if inner.has_own_types:
             judgement.raise_to_unknown()
+        elif kind == "PrepareStmt" and inner.resources:
+            judgement.is_certain = False  # as it is of a column that it is compared with
         return judgement
     if kind == "ConstraintsSetStmt":
         return judgement  # a constraint is named like a relation, and is none
@@ -285,6 +316,8 @@ def _is_among(known: frozenset[str], name: Sequence[Node]) -> bool:
 def _check_operator(name: Any, judgement: _Judgement) -> None:
     if not _is_among(_OPERATORS, name):
         judgement.raise_to_unknown()
+    elif len(name) == 1 and judgement.cls in ("read", "session"):
+        judgement.is_certain = False
 
 
 def _check_type(type_name: Any, judgement: _Judgement) -> None:
