@@ -1,31 +1,187 @@
-"""Until rules exist, the policy says one thing, and says it for everything."""
+"""Which rule decides about a command, and what happens where none does."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from agentaudit import policy
 from agentaudit.model import Command
+from agentaudit.policy import MAX_SEARCHED_CHARACTERS, NO_RULE, Decision, Policy
+from agentaudit.risk import sql
+
+TARGETS = [
+    {"name": "orders", "default": "deny", "tags": {"env": "prod", "team": "shop"}},
+    {"name": "scratch", "default": "allow"},
+]
 
 
-@pytest.mark.parametrize("cls", ["read", "write", "schema", "admin", "session", "unknown"])
-def test_without_rules_a_command_of_any_class_is_allowed_by_the_rule_none(cls: str) -> None:
-    decision = policy.decide(Command(command_no=0, text="DROP TABLE orders", cls=cls))
+def decided(
+    text: str, *rules: dict[str, Any], target: str = "orders", groups: tuple[str, ...] = ("agents",)
+) -> Decision:
+    """Return what is decided about a statement, by rules that are named `1`, `2` and so on."""
+    named = [{"name": str(number), **rule} for number, rule in enumerate(rules, 1)]
+    policy = Policy(json.dumps({"rules": named, "targets": TARGETS}).encode())
+    session = policy.for_session(target=target, protocol="postgres", groups=groups)
+    known = sql.classify(text)
+    command = Command(
+        command_no=0,
+        text=text[:1000],
+        cls=known.cls,
+        operation=known.operation,
+        resources=known.resources,
+    )
+    return session.decide(command, text)
 
-    assert (decision.action, decision.rule) == ("allow", "none")
+
+def allow(**when: Any) -> dict[str, Any]:
+    return {"action": "allow", "when": when}
 
 
-def test_the_decision_is_what_a_command_records_by_default() -> None:
-    command = Command(command_no=0)
-
-    assert policy.decide(command) == policy.Decision(command.decision, command.rule)
+def deny(**when: Any) -> dict[str, Any]:
+    return {"action": "deny", "when": when}
 
 
-def test_a_rule_that_cannot_be_judged_yet_is_never_taken_for_one_that_does_not_match() -> None:
-    with pytest.raises(ValueError, match="1 rules given, expected none"):
-        policy.decide(Command(command_no=0), rules=[object()])  # type: ignore[list-item]
+DEFAULT = Decision("deny", "default")
+
+
+@pytest.mark.parametrize("text", ["SELECT a FROM t", "BEGIN", "SET TimeZone = 'UTC'"])
+@pytest.mark.parametrize("target", ["orders", "scratch", "nowhere"])
+def test_reads_and_what_concerns_the_session_pass_where_no_rule_matches(
+    text: str, target: str
+) -> None:
+    assert decided(text, target=target) is NO_RULE
+
+
+@pytest.mark.parametrize("text", ["DELETE FROM t", "DROP TABLE t", "CREATE ROLE r", "SELECT f()"])
+def test_for_the_rest_the_targets_default_holds(text: str) -> None:
+    assert decided(text, target="orders") == DEFAULT
+    assert decided(text, target="scratch") is NO_RULE
+    assert decided(text, target="nowhere") == DEFAULT
+
+
+def test_the_first_rule_that_matches_decides() -> None:
+    rules = [deny(operation=["UPDATE"]), allow(**{"class": ["write"]}), deny()]
+
+    assert decided("UPDATE t SET a = 1", *rules) == Decision("deny", "1")
+    assert decided("DELETE FROM t", *rules) == Decision("allow", "2")
+    assert decided("SELECT 1", *rules) == Decision("deny", "3")
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"target": ["scratch"]},
+        {"protocol": ["ssh"]},
+        {"groups": ["admins", "people"]},
+        {"tags": {"env": "test"}},
+        {"tags": {"env": "prod", "team": "data"}},
+        {"class": ["schema", "admin"]},
+        {"operation": ["UPDATE", "MERGE"]},
+        {"resource": ["customers"]},
+        {"text": "(?i)truncate"},
+    ],
+)
+def test_all_conditions_must_be_met(when: dict[str, Any]) -> None:
+    met = {
+        "target": ["scratch", "orders"],
+        "protocol": ["postgres"],
+        "groups": ["agents", "people"],
+        "tags": {"team": "shop"},
+        "class": ["write", "unknown"],
+        "operation": ["delete"],
+        "resource": ["orders", "items"],
+        "text": r"where\s+id",
+    }
+    text = "DELETE FROM items where  id = 5"
+
+    assert decided(text, deny(**met)) == Decision("deny", "1")
+    assert decided(text, allow(**met)) == Decision("allow", "1")
+    assert decided(text, allow(**(met | when))) == DEFAULT
+    assert decided(text, allow(**met), deny(**(met | when))) == Decision("allow", "1")
+
+
+@pytest.mark.parametrize(
+    ("written", "pattern", "denies", "allows"),
+    [
+        ("customers", "customers", True, True),
+        ("customers", "*.customers", True, False),
+        ("crm.customers", "customers", True, False),
+        ("crm.customers", "crm.customers", True, True),
+        ("crm.customers", "crm.*", True, True),
+        ("customers", "crm.*", True, False),  # search_path may lead it there
+        ("crm.customers", "hr.customers", False, False),
+        ("db.crm.customers", "crm.customers", True, False),
+        ('"Customers"', "customers", False, False),
+        ("customers_old", "customers", False, False),
+        ("customers_old", "customers*", True, True),
+        ("crm.customers", "crm*", False, False),
+        ('crm."[a]"', "crm.a", False, False),
+    ],
+)
+def test_a_name_that_may_be_meant_is_denied_and_only_one_that_is_meant_is_allowed(
+    written: str, pattern: str, denies: bool, allows: bool
+) -> None:
+    text = f"DELETE FROM {written}"
+
+    assert (decided(text, deny(resource=[pattern])).rule == "1") is denies
+    assert (decided(text, allow(resource=[pattern])).rule == "1") is allows
+
+
+def test_one_of_its_resources_is_enough_to_deny_and_not_to_allow() -> None:
+    text = "INSERT INTO log SELECT * FROM customers"
+
+    assert decided(text, deny(resource=["customers"])) == Decision("deny", "1")
+    assert decided(text, allow(resource=["customers"])) == DEFAULT
+    assert decided(text, allow(resource=["customers", "log"])) == Decision("allow", "1")
+    assert decided("NOTIFY x", allow(resource=["*"])) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    "when", [{"operation": ["SELECT"]}, {"resource": ["t"]}, {"text": "FROM t$"}]
+)
+def test_what_is_unknown_is_allowed_only_by_a_rule_that_says_so(when: dict[str, Any]) -> None:
+    text = "SELECT wipe(a) FROM t"
+
+    assert decided(text, allow(**when)) == DEFAULT
+    assert decided(text, allow(**when, **{"class": ["unknown"]})) == Decision("allow", "1")
+    assert decided(text, allow()) == Decision("allow", "1")
+    assert decided(text, deny(**when)) == Decision("deny", "1")
+
+
+def test_a_text_too_long_to_search_is_denied_by_any_pattern_and_allowed_by_none() -> None:
+    text = "DELETE FROM t --" + "x" * MAX_SEARCHED_CHARACTERS
+    as_unknown = {"class": ["unknown"], "text": "DELETE"}
+
+    assert decided(text, deny(text="nowhere")) == Decision("deny", "1")
+    assert decided(text, allow(**as_unknown)) == DEFAULT
+
+
+def test_the_whole_text_is_searched_and_not_what_a_row_has_of_it() -> None:
+    text = "DELETE FROM t WHERE a IN (" + "1, " * 1000 + "99)"
+
+    assert decided(text, deny(text=r"\b99\b")) == Decision("deny", "1")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"[]",
+        b"not json",
+        b'{"rules": []}',
+        b'{"rules": [{"name": "x", "action": "hold", "when": {}}], "targets": []}',
+        b'{"rules": [{"name": "x", "action": "deny", "when": {"moon": "full"}}], "targets": []}',
+        b'{"rules": [{"name": "x", "action": "deny", "when": {"text": "("}}], "targets": []}',
+    ],
+)
+def test_a_rule_that_is_not_understood_is_never_taken_for_one_that_does_not_match(
+    document: bytes,
+) -> None:
+    with pytest.raises(ValueError):
+        Policy(document)
 
 
 def test_a_decision_cannot_be_changed_after_it_was_made() -> None:
     with pytest.raises(AttributeError):
-        policy.NO_RULE.action = "deny"  # type: ignore[misc]
+        NO_RULE.action = "deny"  # type: ignore[misc]

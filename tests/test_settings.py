@@ -12,6 +12,7 @@ import pytest
 import rfc8785
 
 from agentaudit import settings as settings_module
+from agentaudit.demo.gateways import to_toml
 from agentaudit.errors import SettingsError
 from agentaudit.model import Durability
 from agentaudit.settings import Address, Settings, load, write_default
@@ -157,7 +158,14 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
         (MINIMAL + 'state = "sqlite:///state.db"', "gateway.state: not available yet"),
         (MINIMAL + '[listen]\nssh = "127.0.0.1:2222"', "listen.ssh: not available yet"),
         (MINIMAL + '[listen]\ncontrol = "127.0.0.1:1"', "listen.control: not available yet"),
-        (MINIMAL + '[[rule]]\nname = "x"', "rule: not available yet"),
+        (
+            MINIMAL + '[[rule]]\nname = "x"\naction = "hold"\napprovers = ["dba"]',
+            'rule[1].action: "hold" is not available yet',
+        ),
+        (
+            MINIMAL + '[[rule]]\nname = "x"\naction = "deny"\nwhen.rows_over = 5',
+            "rule[1].when.rows_over: not available yet",
+        ),
         (MINIMAL + '[[mask]]\nname = "x"', "mask: not available yet"),
         (MINIMAL + '[roles]\nauditor = ["a"]', "roles.auditor: not available yet"),
         (MINIMAL + "[limits]\nmax_holds_per_actor = 4", "limits.max_holds_per_actor"),
@@ -166,7 +174,6 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
         (MINIMAL + TARGET + 'protocol = "ssh"', 'protocol: "ssh" is not available yet'),
         (MINIMAL + TARGET + 'max_window = "1h"', "target[1].max_window: not available yet"),
         (MINIMAL + TARGET + "enforce_read_only = true", "enforce_read_only: not available yet"),
-        (MINIMAL + TARGET + "tags = { env = 'prod' }", "target[1].tags: not available yet"),
         # The number 1 equals True in Python and means something else in a file.
         (MINIMAL + TARGET + "single_window = 0", "single_window: not available yet"),
     ],
@@ -483,3 +490,94 @@ def test_each_worker_has_a_name_of_its_own_and_one_alone_has_the_gateways(tmp_pa
     assert load(written(tmp_path, MINIMAL + "workers = 2\n")).gateway.names == ("gw1-1", "gw1-2")
     long = MINIMAL.replace("gw1", "g" * 61)
     assert len(load(written(tmp_path, long + "workers = 9\n")).gateway.names[-1]) == 63
+
+
+# --- rules
+
+
+def rule(name: str, action: str, **when: object) -> str:
+    return to_toml({"rule": [{"name": name, "action": action, "when": when}]})
+
+
+def test_rules_are_part_of_the_policy_document_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = MINIMAL + TARGET + 'default = "deny"\ntags = { env = "prod" }\n'
+    text += rule("no DDL", "deny", **{"class": ["schema", "admin"], "target": ["orders"]})
+    text += rule("the rest", "allow")
+    document = json.loads(load(written(tmp_path, text)).policy_document())
+
+    assert document["rules"] == [
+        {
+            "action": "deny",
+            "name": "no DDL",
+            "when": {"class": ["admin", "schema"], "target": ["orders"]},
+        },
+        {"action": "allow", "name": "the rest", "when": {}},
+    ]
+    (target,) = document["targets"]
+    assert (target["default"], target["tags"]) == ("deny", {"env": "prod"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (rule("a", "deny", klass=["read"]), 'unknown key, the nearest valid one is "class"'),
+        (rule("a", "deny", **{"class": ["writes"]}), "rule[1].when.class[1]: "),
+        (rule("a", "deny", operation=[]), "rule[1].when.operation: "),
+        (rule("a", "allow", target=["order"]), 'no target, the nearest is "orders"'),
+        (rule("a", "deny", text="(drop"), "rule[1].when.text: no pattern of RE2: missing )"),
+        (rule("a", "deny", text="(?=drop)"), "rule[1].when.text: no pattern of RE2"),
+        (rule("a", "deny", resource=["a.b.c.d"]), "rule[1].when.resource[1]: "),
+        (rule("a", "deny", tags={}), "rule[1].when.tags: "),
+        (rule("default", "deny"), "rule[1].name: "),
+        (rule("a", "deny") * 2, 'rule name "a" is given twice'),
+        (rule("a", "ask"), "rule[1].action: "),
+        ('[[rule]]\nname = "a"', "rule[1].action: missing"),
+    ],
+)
+def test_a_rule_that_is_not_understood_fails_with_its_place(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    assert said in refusal(tmp_path, MINIMAL + TARGET + text)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_reached"),
+    [
+        (rule("a", "deny"), rule("b", "allow", groups=["x"]), False),
+        (rule("a", "allow"), rule("b", "deny", operation=["DROP TABLE"]), False),
+        (
+            rule("a", "deny", operation=["DELETE", "UPDATE"]),
+            rule("b", "allow", operation=["UPDATE"], resource=["t"]),
+            False,
+        ),
+        (
+            rule("a", "deny", tags={"env": "prod"}),
+            rule("b", "allow", tags={"env": "prod", "team": "x"}),
+            False,
+        ),
+        (rule("a", "allow", resource=["t", "u"]), rule("b", "allow", resource=["t"]), False),
+        (rule("a", "deny", text="x"), rule("b", "deny", text="x", groups=["g"]), False),
+        # Of the same words the one that allows is about less than the one that denies.
+        (rule("a", "allow", resource=["t"]), rule("b", "deny", resource=["t"]), True),
+        (rule("a", "allow", operation=["SELECT"]), rule("b", "deny", operation=["SELECT"]), True),
+        (
+            rule("a", "allow", text="x"),
+            rule("b", "allow", text="x", **{"class": ["unknown"]}),
+            True,
+        ),
+        (rule("a", "deny", operation=["DELETE"]), rule("b", "allow", groups=["x"]), True),
+        (rule("a", "deny", groups=["x"]), rule("b", "allow", groups=["x", "y"]), True),
+        (rule("a", "deny", tags={"env": "prod"}), rule("b", "deny", tags={"env": "test"}), True),
+    ],
+)
+def test_a_rule_that_is_never_reached_is_refused(
+    tmp_path: Path, first: str, second: str, is_reached: bool
+) -> None:
+    text = MINIMAL + TARGET + first + second
+
+    if is_reached:
+        assert len(load(written(tmp_path, text)).rule) == 2
+    else:
+        assert refusal(tmp_path, text).endswith(
+            'rule "b" is never reached: all that it is about, rule "a" decides before it'
+        )

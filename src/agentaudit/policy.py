@@ -1,19 +1,36 @@
 """Whether a command may pass: rules and a command in, a decision out, and nothing else.
 
-Rules are not built yet, so there is exactly one decision: allow, by the rule `none`. It is made
-and recorded all the same, for every command, so that an archive says what was in force when the
-statement ran, and so that what calls this does not change when rules come.
+The first rule that matches decides. Where none does, reads and what concerns the session alone
+pass, and for the rest the target's default does. Rules are read from the policy document, the same
+bytes that the archive keeps of them (`policies/<sha256>.json`), so that what was in force can be
+asked again, years later, of the same code.
+
+The surprising decision is that a condition means something else where it allows. What a statement
+does is told by its text, and where that is not sure, a rule errs on the side of not letting it
+pass: see `Rule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, Never
+from fnmatch import fnmatchcase
+from typing import Any, Final, Literal
 
 from agentaudit.model import Command
+from agentaudit.patterns import Pattern, compile_pattern
 
-Action = Literal["allow", "deny", "hold"]
+Action = Literal["allow", "deny"]
+
+MAX_SEARCHED_CHARACTERS: Final = 1024 * 1024
+"""A longer text is not searched: a pattern is met by it where that refuses, and not where it
+allows."""
+
+RESERVED_NAMES: Final = frozenset({"none", "default", "protocol"})
+"""What a command's `rule` says where no rule of the settings decided."""
+
+_PASSING: Final = frozenset({"read", "session"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +42,144 @@ class Decision:
 
 
 NO_RULE: Final = Decision("allow", "none")
-"""What every command gets until rules exist."""
+"""Of a command that no rule is about."""
+
+_DENIED: Final = Decision("deny", "default")
 
 
-def decide(command: Command, rules: Sequence[Never] = ()) -> Decision:
-    """Return the decision of the first rule that matches `command`; with no rules, `NO_RULE`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A rule, and what it is about; an empty condition is none, and all others must be met.
 
-    Raises:
-        ValueError: rules are given, and none can be judged yet: a rule that is not understood
-            must never read as one that does not match.
+    `resources` are patterns of names, part by part from the right (`*` is any part): where a rule
+    denies, one of the command's is enough, and a name that lacks a part matches, because
+    `search_path` may lead it there. Where it allows, all must match, with all their parts.
+
+    A command of class `unknown` may do more than its text says. A rule that allows by operation,
+    resource or text is not about it, unless it names that class.
     """
-    if rules:
-        raise ValueError(f"policy: {len(rules)} rules given, expected none")
-    return NO_RULE
+
+    name: str
+    action: Action
+    targets: frozenset[str] = frozenset()
+    protocols: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    tags: frozenset[tuple[str, str]] = frozenset()
+    classes: frozenset[str] = frozenset()
+    operations: frozenset[str] = frozenset()
+    resources: tuple[tuple[str, ...], ...] = ()
+    text: Pattern | None = None
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Rule:
+        """Return a rule of a policy document.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is not one of ours.
+        """
+        when = dict(document["when"])
+        text = when.pop("text", None)
+        rule = cls(
+            name=document["name"],
+            action=document["action"],
+            targets=frozenset(when.pop("target", ())),
+            protocols=frozenset(when.pop("protocol", ())),
+            groups=frozenset(when.pop("groups", ())),
+            tags=frozenset(when.pop("tags", {}).items()),
+            classes=frozenset(when.pop("class", ())),
+            operations=frozenset(name.upper() for name in when.pop("operation", ())),
+            resources=tuple(tuple(name.split(".")) for name in when.pop("resource", ())),
+            text=None if text is None else compile_pattern(text),
+        )
+        if when or rule.action not in ("allow", "deny"):
+            raise ValueError(f'rule "{rule.name}": a condition or an action that is not known')
+        return rule
+
+    def is_about_session(
+        self, target: str, protocol: str, tags: Mapping[str, str], groups: Collection[str]
+    ) -> bool:
+        """Return whether commands of such a session can match."""
+        return (
+            (not self.targets or target in self.targets)
+            and (not self.protocols or protocol in self.protocols)
+            and (not self.groups or not self.groups.isdisjoint(groups))
+            and all(tags.get(name) == value for name, value in self.tags)
+        )
+
+    def matches(self, command: Command, text: str) -> bool:
+        """Return whether it is about a command of a session that it is about."""
+        allows = self.action == "allow"
+        if self.classes:
+            if command.cls not in self.classes:
+                return False
+        elif (
+            allows and command.cls == "unknown" and (self.operations or self.resources or self.text)
+        ):
+            return False
+        if self.operations and command.operation.upper() not in self.operations:
+            return False
+        if self.resources and not self._is_about(command.resources):
+            return False
+        if self.text is None:
+            return True
+        if len(text) > MAX_SEARCHED_CHARACTERS:
+            return not allows
+        return self.text.search(text) is not None
+
+    def _is_about(self, resources: tuple[str, ...]) -> bool:
+        found = [
+            any(self._names(one, name.split(".")) for one in self.resources) for name in resources
+        ]
+        return all(found) and bool(found) if self.action == "allow" else any(found)
+
+    def _names(self, wanted: tuple[str, ...], parts: list[str]) -> bool:
+        if self.action == "allow" and len(wanted) != len(parts):
+            return False
+        pairs = zip(reversed(wanted), reversed(parts), strict=False)
+        return all(fnmatchcase(part, glob) for glob, part in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """The rules that are about one session, and what happens to what they do not decide."""
+
+    rules: tuple[Rule, ...]
+    default: Action
+
+    def decide(self, command: Command, text: str) -> Decision:
+        """Return what may happen to `command`; `text` is all of it, where its row has a part."""
+        for rule in self.rules:
+            if rule.matches(command, text):
+                return Decision(rule.action, rule.name)
+        if self.default == "allow" or command.cls in _PASSING:
+            return NO_RULE
+        return _DENIED
+
+
+class Policy:
+    """What a policy document says of commands."""
+
+    def __init__(self, document: bytes) -> None:
+        """Read it.
+
+        Raises:
+            ValueError: it is no policy document, or of a newer release.
+        """
+        try:
+            read = json.loads(document)
+            self._rules = tuple(map(Rule.read, read["rules"]))
+            self._targets = {target["name"]: target for target in read["targets"]}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no policy document: {type(error).__name__}") from None
+
+    def for_session(self, *, target: str, protocol: str, groups: Collection[str]) -> SessionPolicy:
+        """Return what holds in a session of somebody who is in `groups`.
+
+        Of a target that the document does not name, all that no rule decides is denied.
+        """
+        known = self._targets.get(target, {})
+        tags = known.get("tags", {})
+        return SessionPolicy(
+            tuple(r for r in self._rules if r.is_about_session(target, protocol, tags, groups)),
+            "allow" if known.get("default") == "allow" else "deny",
+        )

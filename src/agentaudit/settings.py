@@ -19,7 +19,7 @@ import re
 import socket
 import subprocess
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -42,6 +42,7 @@ from pydantic import (
 
 from agentaudit.errors import SettingsError
 from agentaudit.model import Durability
+from agentaudit.patterns import compile_pattern
 
 MAX_SECRET_BYTES = 64 * 1024
 SECRET_COMMAND_TIMEOUT_S = 10
@@ -174,6 +175,11 @@ def _located(value: Path, info: ValidationInfo) -> Path:
 LocatedPath = Annotated[Path, AfterValidator(_located)]
 
 
+def _pattern(value: str) -> str:
+    compile_pattern(value)
+    return value
+
+
 def refuse_unsafe_url(url: str, *, needs_https: bool = True) -> str:
     """Return `url` if keys may be fetched from it: https, or plain http on loopback.
 
@@ -196,6 +202,17 @@ def refuse_unsafe_url(url: str, *, needs_https: bool = True) -> str:
 
 
 SafeUrl = Annotated[str, AfterValidator(refuse_unsafe_url)]
+
+
+RESERVED_RULES: Final = frozenset({"none", "default", "protocol"})
+"""What a command's `rule` says where no rule of the settings decided."""
+
+Word = Annotated[str, Field(min_length=1, max_length=200)]
+Class = Literal["read", "write", "schema", "admin", "session", "unknown"]
+Operation = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9:_./ -]{0,99}$")]
+# Up to three parts, `*` in any of them.
+ResourceText = Annotated[str, Field(pattern=r"^[^.?\[\]]+(\.[^.?\[\]]+){0,2}$", max_length=200)]
+PatternText = Annotated[str, AfterValidator(_pattern)]
 
 
 class _Table(BaseModel):
@@ -366,7 +383,8 @@ class Target(_Table):
     require_auth: Annotated[tuple[AuthMethod, ...], Field(min_length=1)] = ("scram-sha-256",)
     groups: tuple[str, ...] = ()
     access: Literal["standing"] = "standing"
-    default: Literal["allow"] = "allow"
+    default: Literal["allow", "deny"] = "allow"
+    tags: dict[Word, Word] = {}
     replication: Literal["refuse", "pass"] = "refuse"
     retention: str | None = None
     payload_limit: Annotated[int, Field(ge=MIN_PAYLOAD_LIMIT)] | None = None
@@ -460,6 +478,69 @@ def _decode_secret(raw: bytes, where: str) -> str:
     return text
 
 
+class When(_Table):
+    """`when` of a rule: conditions that must all be met; of a list, one is enough."""
+
+    target: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
+    protocol: Annotated[tuple[Literal["postgres"], ...], Field(min_length=1)] | None = None
+    groups: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
+    tags: Annotated[dict[Word, Word], Field(min_length=1)] | None = None
+    cls: Annotated[tuple[Class, ...], Field(min_length=1)] | None = Field(
+        default=None, alias="class"
+    )
+    operation: Annotated[tuple[Operation, ...], Field(min_length=1)] | None = None
+    resource: Annotated[tuple[ResourceText, ...], Field(min_length=1)] | None = None
+    text: Annotated[PatternText, Field(min_length=1, max_length=10_000)] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the conditions that there are, as the policy document has them."""
+        found = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return {name: sorted(set(v)) if isinstance(v, list) else v for name, v in found.items()}
+
+    def covers(self, other: When) -> bool:
+        """Return whether each of its conditions is one of `other`'s too, no wider there."""
+        theirs = other.document()
+        return all(
+            name in theirs and _is_within(theirs[name], wanted)
+            for name, wanted in self.document().items()
+        )
+
+
+def _is_within(narrow: Any, wide: Any) -> bool:
+    if isinstance(wide, list):
+        return set(narrow) <= set(wide)
+    if isinstance(wide, dict):
+        # Each tag is a condition more.
+        return bool(wide.items() <= narrow.items())
+    return bool(narrow == wide)
+
+
+class Rule(_Table):
+    """`[[rule]]`: what happens to the commands that meet its conditions; the first one decides."""
+
+    name: Word
+    when: When = When()
+    action: Literal["allow", "deny"]
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, value: str) -> str:
+        if value in RESERVED_RULES:
+            raise ValueError(f'"{value}" is what is recorded where no rule decided')
+        return value
+
+    def hides(self, later: Rule) -> bool:
+        """Return whether a `later` rule is never reached behind this one."""
+        if not self.when.covers(later.when):
+            return False
+        if self.action == "deny" or not (
+            self.when.operation or self.when.resource or self.when.text
+        ):
+            return True
+        # Of what a text says, a rule allows less than one that denies by the same words.
+        return later.action == "allow" and "unknown" not in (later.when.cls or ())
+
+
 class Witness(_Table):
     """`[[witness]]`: somebody who says which checkpoint of the log was the largest they saw."""
 
@@ -489,6 +570,7 @@ class Settings(_Table):
     retention: tuple[Retention, ...] = ()
     witness: tuple[Witness, ...] = ()
     anchor: tuple[Anchor, ...] = ()
+    rule: tuple[Rule, ...] = ()
 
     _path: Path | None = PrivateAttr(default=None)
 
@@ -502,6 +584,7 @@ class Settings(_Table):
         for what, names in (
             ("issuer url", [issuer.url for issuer in self.issuer]),
             ("target name", [target.name for target in self.target]),
+            ("rule name", [rule.name for rule in self.rule]),
             ("retention name", [retention.name for retention in self.retention]),
             ("witness url", [witness.url for witness in self.witness]),
             ("witness key", [witness.key for witness in self.witness]),
@@ -522,6 +605,7 @@ class Settings(_Table):
                 raise ValueError(
                     f'target "{target.name}": retention "{target.retention}" is no class, {there}'
                 )
+        self._reaches_every_rule()
         if self.listen.postgres_oauth and not self.issuer:
             raise ValueError("listen.postgres_oauth is true, and there is no [[issuer]] to name")
         address = self.listen.postgres
@@ -531,6 +615,22 @@ class Settings(_Table):
                 " only loopback may be listened on: tokens would cross the network in clear"
             )
         return self
+
+    def _reaches_every_rule(self) -> None:
+        targets = [target.name for target in self.target]
+        for number, rule in enumerate(self.rule):
+            where = f'rule "{rule.name}"'
+            for name in rule.when.target or ():
+                if name not in targets:
+                    near = difflib.get_close_matches(name, targets, n=1, cutoff=0)
+                    there = f'the nearest is "{near[0]}"' if near else "there is no [[target]]"
+                    raise ValueError(f'{where}: "{name}" is no target, {there}')
+            for before in self.rule[:number]:
+                if before.hides(rule):
+                    raise ValueError(
+                        f'{where} is never reached: all that it is about, rule "{before.name}" '
+                        "decides before it"
+                    )
 
     def policy_document(self) -> bytes:
         """Return what is in force for sessions as canonical JSON (RFC 8785), without secrets."""
@@ -550,7 +650,10 @@ class Settings(_Table):
                 },
                 "targets": {t.name: t.retention for t in self.target if t.retention is not None},
             },
-            "rules": [],
+            "rules": [
+                {"action": rule.action, "name": rule.name, "when": rule.when.document()}
+                for rule in self.rule
+            ],
             "targets": [
                 {
                     "access": t.access,
@@ -559,8 +662,9 @@ class Settings(_Table):
                     "name": t.name,
                     "payload_limit": t.payload_limit,
                 }
-                # Named only where it is let through, so that other policies keep their digests.
+                # Named only where they say something, so that other policies keep their digests.
                 | ({"replication": t.replication} if t.replication == "pass" else {})
+                | ({"tags": t.tags} if t.tags else {})
                 for t in sorted(self.target, key=lambda t: t.name)
             ],
         }
@@ -582,7 +686,6 @@ _ON = object()
 # one file can be explicit; any other is refused by name, because an ignored rule is a hole.
 _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "": {
-        "rule": [],
         "mask": [],
         "webhook": [],
     },
@@ -599,6 +702,8 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "retention": {},
     "witness": {},
     "anchor": {},
+    "rule": {"approvers": [], "approvals": _ON, "timeout": _ON},
+    "rule.when": {"rows_over": _ON},
     "target": {
         "credential_command": [],
         "inspect_user": "",
@@ -608,15 +713,18 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "linger": _ON,
         "single_window": False,
         "enforce_read_only": False,
-        "tags": {},
         "recheck": False,
     },
 }
 _LATER_VALUES: Final[Mapping[tuple[str, str], tuple[object, ...]]] = {
     ("target", "protocol"): ("ssh", "aws", "kubernetes", "mcp", "http"),
     ("target", "access"): ("request",),
-    ("target", "default"): ("hold", "deny"),
+    ("target", "default"): ("hold",),
+    ("rule", "action"): ("hold",),
 }
+_REQUIRED: Final = {("rule", "action"): "deny"}
+"""Stands in for a value that was refused, or its key would be said to be missing besides."""
+_Location = tuple[str | int, ...]
 
 
 def load(path: Path) -> Settings:
@@ -670,13 +778,25 @@ def _refuse_later(document: dict[str, Any]) -> list[str]:
     """Return a problem for each key of a later release, and take all of those out of `document`."""
     problems = _refuse_later_keys(document, "", "")
     for section in filter(None, _SECTIONS):
-        value = document.get(section)
-        tables = value if isinstance(value, list) else [value]
-        for number, table in enumerate(tables):
-            if isinstance(table, dict):
-                where = _place((section, number) if isinstance(value, list) else (section,))
-                problems += _refuse_later_keys(table, section, f"{where}.")
+        tables: list[tuple[_Location, dict[str, Any]]] = [((), document)]
+        for key in section.split("."):
+            tables = [each for place, table in tables for each in _tables(table, key, place)]
+        for place, table in tables:
+            problems += _refuse_later_keys(table, section, f"{_place(place)}.")
     return problems
+
+
+def _tables(
+    table: dict[str, Any], key: str, place: _Location
+) -> Iterator[tuple[_Location, dict[str, Any]]]:
+    """Yield what is under `key`, a table or a list of tables, each with its place."""
+    value = table.get(key)
+    if isinstance(value, dict):
+        yield (*place, key), value
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            if isinstance(each, dict):
+                yield (*place, key, number), each
 
 
 def _refuse_later_keys(table: dict[str, Any], section: str, prefix: str) -> list[str]:
@@ -689,6 +809,8 @@ def _refuse_later_keys(table: dict[str, Any], section: str, prefix: str) -> list
     for (owner, key), later in _LATER_VALUES.items():
         if owner == section and isinstance(table.get(key), str) and table[key] in later:
             problems.append(f'{prefix}{key}: "{table.pop(key)}" is not available yet')
+            if (owner, key) in _REQUIRED:
+                table[key] = _REQUIRED[owner, key]
     return problems
 
 
@@ -724,28 +846,35 @@ _SECTIONS: Final[Mapping[str, type[_Table]]] = {
     "retention": Retention,
     "witness": Witness,
     "anchor": Anchor,
+    "rule": Rule,
+    "rule.when": When,
 }
 
 
 def _nearest(location: Sequence[str | int]) -> str:
     """Return the valid key most like the last part of `location`: of its own table if it can be."""
     wrong = str(location[-1])
-    section = str(location[0]) if len(location) > 1 else ""
-    here = [*_SECTIONS[section].model_fields, *_LATER[section]]
+    section = ".".join(part for part in location[:-1] if isinstance(part, str))
+    here = _keys_of(section)
     near = difflib.get_close_matches(wrong, here, n=1, cutoff=0.7)
     if near:
         return near[0]
     # A key in the wrong table is as common a slip as a misspelt one.
     elsewhere = {
         key: f"{name}.{key}"
-        for name, table in _SECTIONS.items()
+        for name in _SECTIONS
         if name not in ("", section)
-        for key in (*table.model_fields, *_LATER[name])
+        for key in _keys_of(name)
     }
     near = difflib.get_close_matches(wrong, elsewhere, n=1, cutoff=0.7)
     if near:
         return elsewhere[near[0]]
     return difflib.get_close_matches(wrong, here, n=1, cutoff=0)[0]
+
+
+def _keys_of(section: str) -> list[str]:
+    fields = _SECTIONS[section].model_fields
+    return [*(field.alias or name for name, field in fields.items()), *_LATER[section]]
 
 
 _DEFAULT: Final = """\
@@ -803,9 +932,17 @@ max_session = "12h"
 # tls_ca_file = "tls/db-ca.pem"
 # require_auth = ["scram-sha-256"]
 # groups = ["data-agents"]         # who may connect at all; nobody if absent
+# default = "allow"                # deny: what no rule matches and is no plain read is denied
+# tags = {{ env = "prod" }}          # what rules may ask for
 # replication = "refuse"           # pass: base backups and streams of changes are let through
 # payload_limit = "1MiB"           # keep the beginning of a longer response, and the hash of all
 # retention = "standard"           # a class below; kept for ever if absent
+
+# What agents may do: the first rule that matches decides, and else the target's default.
+# [[rule]]
+# name = "no schema changes"
+# when = {{ target = ["orders"], class = ["schema", "admin", "unknown"] }}
+# action = "deny"                  # or allow
 
 # How long sessions are kept, counted from their end.
 # [[retention]]

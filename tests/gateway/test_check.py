@@ -61,6 +61,7 @@ def test_settings_that_will_do_are_all_ok_and_say_what_was_seen(
     assert "1 keys" in named(findings, f"issuer {signing_issuer.issuer}").message
     assert "audit.test/gw1" in named(findings, "keys").message
     assert "kept for ever" in named(findings, "retention").message
+    assert named(findings, "rules").message == "0 rules; orders: the rest is allowed"
     assert not (tmp_path / "archive").exists(), "looking leaves nothing behind"
 
 

@@ -44,7 +44,7 @@ class Check:
 def check(settings: Settings) -> list[Check]:
     """Return what came of trying the settings; blocks, for up to half a minute an address."""
     findings = [_archive(settings), _sealing(), _workers(settings), *_keys(settings)]
-    findings.append(_retention(settings))
+    findings += [_retention(settings), _rules(settings)]
     findings += _listener(settings)
     findings += [_witness(witness) for witness in settings.witness]
     findings += [_anchor(anchor) for anchor in settings.anchor]
@@ -132,6 +132,14 @@ def _retention(settings: Settings) -> Check:
                 f"{target.name} kept for {_days(kept.keep)}, payloads {_days(kept.payload_keep)}"
             )
     return Check("retention", True, "; ".join([*told, "what has no target is kept for ever"]))
+
+
+def _rules(settings: Settings) -> Check:
+    """Say of each target what happens to what no rule is about."""
+    defaults = {"allow": "allowed", "deny": "denied, but for reads"}
+    told = [f"{target.name}: the rest is {defaults[target.default]}" for target in settings.target]
+    count = len(settings.rule)
+    return Check("rules", True, "; ".join([f"{count} rule{'' if count == 1 else 's'}", *told]))
 
 
 def _days(duration: timedelta) -> str:

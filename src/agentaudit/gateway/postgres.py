@@ -368,7 +368,14 @@ class Door:
         conversation = Conversation(split=sql.split, parameters=server.parameters)
         relay = Relay(
             conversation=conversation,
-            judge=Judge(conversation, session, is_walsender=bool(connection.replication)),
+            judge=Judge(
+                conversation,
+                session,
+                connection.serving.policy.for_session(
+                    target=access.settings.name, protocol="postgres", groups=actor.groups
+                ),
+                is_walsender=bool(connection.replication),
+            ),
             recorder=sessions.recorder,
             session=session,
             durability=sessions.durability,

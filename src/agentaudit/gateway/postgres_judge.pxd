@@ -13,10 +13,12 @@ cdef class _Known:
     cdef public str confidence
     cdef public str parser
     cdef public str cursor
+    cdef public object decision
 
 cdef class Judge:
     cdef public object _conversation
     cdef public SessionRecorder _session
+    cdef public object _policy
     cdef public bint _is_walsender
 
     @cython.locals(known=_Known)
@@ -24,8 +26,6 @@ cdef class Judge:
     @cython.locals(portal=Portal, known=_Known)
     cdef _Known _classify(self, Command command)
     cdef _Known _fetch(self, str text, str cursor)
-
-cdef _Known _UNKNOWN
 
 @cython.locals(known=_Known)
 cdef _Known _known(Prepared prepared)

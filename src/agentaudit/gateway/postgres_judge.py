@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from agentaudit import policy
 from agentaudit.archive.recorder import SessionRecorder
 from agentaudit.model import Command, Refusal
+from agentaudit.policy import NO_RULE, Decision, SessionPolicy
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.protocols.postgres_ledger import Execution
@@ -26,9 +26,18 @@ SQLSTATE: Final = {
 
 
 class _Known:
-    """What a text does, for its every execution."""
+    """What a text does, and may do in its session, for its every execution."""
 
-    __slots__ = ("cls", "confidence", "cursor", "fingerprint", "operation", "parser", "resources")
+    __slots__ = (
+        "cls",
+        "confidence",
+        "cursor",
+        "decision",
+        "fingerprint",
+        "operation",
+        "parser",
+        "resources",
+    )
 
     def __init__(self, statement: sql.Statement) -> None:
         self.operation = statement.operation
@@ -38,6 +47,7 @@ class _Known:
         self.confidence = statement.confidence
         self.parser = statement.parser
         self.cursor = statement.cursor
+        self.decision: Decision | None = None
 
 
 class Judge:
@@ -47,10 +57,16 @@ class Judge:
     """
 
     def __init__(
-        self, conversation: Conversation, session: SessionRecorder, *, is_walsender: bool = False
+        self,
+        conversation: Conversation,
+        session: SessionRecorder,
+        policy: SessionPolicy,
+        *,
+        is_walsender: bool = False,
     ) -> None:
         self._conversation = conversation
         self._session = session
+        self._policy = policy
         self._is_walsender = is_walsender
 
     def judge(self, command: Command) -> Refusal | None:
@@ -63,8 +79,11 @@ class Judge:
         command.parser = known.parser
         if self._is_walsender:
             _judge_replication(command)
-        decision = policy.decide(command)
-        if decision is policy.NO_RULE:
+        decision = known.decision
+        if decision is None:
+            text = command.sql if isinstance(command, Execution) else command.text
+            decision = known.decision = self._policy.decide(command, text)
+        if decision is NO_RULE:
             return None  # as every command begins
         command.decision = decision.action
         command.rule = decision.rule
@@ -81,7 +100,7 @@ class Judge:
         if not isinstance(command, Execution):
             return _Known(sql.classify(command.text))
         if command.is_ambiguous:
-            return _UNKNOWN
+            return _Known(sql.UNKNOWN)
         portal = command.portal
         if portal is None:
             known = _Known(sql.classify(command.sql))
@@ -109,9 +128,6 @@ class Judge:
             detail=f"session {self._session.session_id}",
             hint=hint,
         )
-
-
-_UNKNOWN: Final = _Known(sql.UNKNOWN)
 
 
 def _known(prepared: Prepared) -> _Known:

@@ -354,12 +354,21 @@ class Relay:
                 # The conversation has refused it already, and made the answer too.
                 command.decision, command.rule = "deny", "protocol"
             else:
-                refusal = self._judge.judge(command) or refusal
+                refused = self._judge.judge(command)
+                if step.side is _CLIENT:
+                    refusal = refusal or refused
+                else:
+                    # Known by its answer alone, it was only prepared: nobody was asked.
+                    command.decision, command.rule = "allow", "none"
             self.session.begin(command)
             if self._reads_unsynced and command.cls == "read":
                 self._reads.add(command.command_no)
-        # A command that is known by its answer alone has happened: there is nothing to refuse.
-        return refusal if step.side is _CLIENT else None
+        if refusal is not None:
+            # They go together or not at all: what denies one of them denies the others.
+            rule = next(c.rule for c in step.starts if c.decision == "deny")
+            for command in step.starts:
+                command.decision, command.rule = "deny", rule
+        return refusal
 
     def _is_of_reads(self, step: Step) -> bool:
         """Return whether all that `step` recorded belongs to plain reads that are under way."""

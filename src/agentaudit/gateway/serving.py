@@ -16,6 +16,7 @@ from agentaudit.archive.note import Cosigner
 from agentaudit.archive.outside import AnchorPeer, Outside, WitnessPeer
 from agentaudit.errors import ArchiveError, SettingsError
 from agentaudit.identity import Verifier
+from agentaudit.policy import Policy
 from agentaudit.protocols.scram import ScramKeys
 from agentaudit.settings import Settings, Target
 
@@ -49,6 +50,7 @@ class Serving:
     verifier: Verifier
     tls: ssl.SSLContext | None
     targets: Mapping[str, TargetAccess]
+    policy: Policy
     policy_digest: str
 
 
@@ -70,6 +72,7 @@ def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
         verifier=verifier,
         tls=_server_tls(settings),
         targets={target.name: target_access(target) for target in settings.target},
+        policy=Policy(settings.policy_document()),
         policy_digest=settings.policy_digest(),
     )
 
