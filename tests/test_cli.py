@@ -87,6 +87,7 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "retention",
         "erase",
         "legal-hold",
+        "rules",
         "sessions",
         "commands",
         "replay",
@@ -149,6 +150,66 @@ def run(*words: object, **options: object) -> subprocess.CompletedProcess[bytes]
         timeout=60,
         **options,  # type: ignore[call-overload]
     )
+
+
+# --- rules ---------------------------------------------------------------------------------------
+
+
+RULES = """
+[gateway]
+name = "gw1"
+origin = "audit.example.com"
+[[target]]
+name = "orders"
+address = "db:5432"
+database = "orders"
+user = "app"
+default = "deny"
+[[rule]]
+name = "the DBA's"
+when = { groups = ["dba"], class = ["schema"] }
+action = "allow"
+"""
+
+STATEMENTS = """
+-- allow
+SELECT 1; -- a comment; of no statement
+-- DENY
+DELETE FROM t WHERE a = 'x;y';
+-- deny
+DROP TABLE t;
+no sql '\x1b[2J';
+"""
+
+
+@pytest.mark.parametrize(("group", "status", "mark"), [("agents", 0, "ok"), ("dba", 1, "FAIL")])
+def test_rules_are_tried_on_a_file_of_statements(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    group: str,
+    status: int,
+    mark: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("agentaudit.toml").write_text(RULES)
+    Path("statements.sql").write_text(STATEMENTS)
+
+    assert main(["rules", "test", "statements.sql", "--group", group]) == status
+    _, *lines = capsys.readouterr().out.splitlines()
+    decision, rule = ("deny", "default") if status == 0 else ("allow", "the DBA's")
+    assert [line.split(maxsplit=1)[0] for line in lines] == ["ok", "ok", mark, "ok"]
+    assert re.fullmatch(rf"{mark} +{decision} +{rule} +schema +DROP TABLE t", lines[2])
+    assert "\x1b" not in lines[3]
+
+    assert main(["rules", "test", "statements.sql", "--group", group, "--json"]) == status
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["class"] for one in said] == ["read", "write", "schema", "unknown"]
+    assert (said[2]["action"], said[2]["rule"], said[2]["ok"]) == (decision, rule, status == 0)
+    assert said[1]["text"] == "DELETE FROM t WHERE a = 'x;y'"
+
+    assert main(["rules", "test", "statements.sql", "--target", "order"]) == 2
+    assert 'target "order": one of orders expected' in capsys.readouterr().err
 
 
 # --- who needs what -------------------------------------------------------------------------------

@@ -139,6 +139,55 @@ def gateway(arguments: argparse.Namespace) -> int:
     return server.run(whole) if whole.gateway.workers == 1 else supervisor.run(whole)
 
 
+def rules_test(arguments: argparse.Namespace) -> int:
+    """Say what the rules decide about each statement of a file, and whether that was expected.
+
+    A line `-- allow` or `-- deny` before a statement says what is.
+    """
+    from agentaudit import settings
+    from agentaudit.analysis.printable import printable
+    from agentaudit.model import Command
+    from agentaudit.policy import Policy
+    from agentaudit.risk import sql
+
+    whole = settings.load(arguments.config)
+    targets = [target.name for target in whole.target]
+    target = arguments.target or (targets[0] if len(targets) == 1 else "")
+    if target not in targets:
+        there = f"one of {', '.join(targets)} expected" if targets else "the settings name none"
+        raise QuestionError(f'target "{target}": {there}', hint="say which one by --target")
+    session = Policy(whole.policy_document()).for_session(
+        target=target, protocol="postgres", groups=arguments.group
+    )
+    lines, is_as_expected = [], True
+    for text in sql.script(_read_text(arguments.file)):
+        known = sql.classify(text)
+        command = Command(
+            command_no=0, cls=known.cls, operation=known.operation, resources=known.resources
+        )
+        decision = session.decide(command, text)
+        statement = _COMMENTS.sub("", text, count=1)
+        expected = _EXPECTED.findall(text[: len(text) - len(statement)])
+        ok = not expected or expected[-1].lower() == decision.action
+        is_as_expected = is_as_expected and ok
+        if arguments.json:
+            _print_json(
+                {"text": statement, "class": known.cls, "operation": known.operation}
+                | {"resources": known.resources, "action": decision.action}
+                | {"rule": decision.rule, "ok": ok}
+            )
+        mark = "ok" if ok else "FAIL"
+        cells = [mark, decision.action, decision.rule, known.cls, statement]
+        lines.append([printable(cell) for cell in cells])
+    if not arguments.json:
+        _print_table(["", "decision", "rule", "class", "statement"], lines)
+    return YES if is_as_expected else NO
+
+
+_COMMENTS = re.compile(r"(?:\s*--[^\n]*\n)*\s*")
+_EXPECTED = re.compile(r"^\s*--[ \t]*(allow|deny)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+
+
 def keygen(arguments: argparse.Namespace) -> int:
     """Make the keys that sign a gateway's log, and print the verifier keys for auditors.
 
@@ -1020,6 +1069,15 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--dry-run", action="store_true", help="only say what would be erased")
     _add_config_and_json(one)
+    rules = group("rules", "rules, before they are in force")
+    one = add(rules_test, rules, "test")
+    one.add_argument("file", type=Path, metavar="FILE", help="statements, as psql reads them")
+    one.add_argument("--target", help="on this target; needed where there are several")
+    one.add_argument(
+        "--group", action="append", default=[], help="of somebody in this group; may be repeated"
+    )
+    _add_config_and_json(one)
+
     legal_hold = group("legal-hold", "what no purge may take")
     one = add(legal_hold_set, legal_hold, "set")
     one.add_argument("--session", metavar="ID", help="this session")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from agentaudit.analysis import asked
+from agentaudit.analysis.backtest import judged, policy_of
 from agentaudit.analysis.session import Session
 from agentaudit.analysis.store import Store, named
 from agentaudit.archive import snapshot
@@ -193,6 +194,23 @@ class Case:
             since=_instant("since", since),
             until=_instant("until", until),
         )
+
+    def backtest(self, rules: str | PathLike[str]) -> duckdb.DuckDBPyRelation:
+        """Return every command, oldest first, with what `rules` would have decided about it.
+
+        `rules` is a settings file, or the SHA-256 of a policy that was in force (`policy_digest` of
+        a session). Beside columns of `commands`, among them the `decision` that was made and its
+        `rule`, there are `would` (`allow` or `deny`) and `would_rule`. Each command is judged as if
+        all others had passed, by what its row says that it does; a condition on texts sees the
+        first 64 KiB, which is what a row has.
+
+        Raises:
+            SettingsError: the file cannot be read, or a key of it is wrong.
+            QuestionError: no such policy is in this archive.
+        """
+        policy = policy_of(rules, self._layout)
+        self.refresh()
+        return self._store.relation(judged(self._store, policy))
 
     def sql(
         self, query: str, parameters: Mapping[str, Any] | None = None

@@ -94,6 +94,10 @@ class Store:
             )
         return self._connection.cursor().sql(sql, params=dict(parameters or {}))
 
+    def relation(self, rows: pa.Table) -> duckdb.DuckDBPyRelation:
+        """Return rows that were made here as a relation, like an answer."""
+        return self._connection.cursor().from_arrow(rows)
+
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return the whole answer as one dictionary a row; for answers known to be small."""
         relation = self.ask(sql, parameters)

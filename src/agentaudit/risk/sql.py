@@ -14,6 +14,7 @@ Grammar: PostgreSQL 18, `src/backend/parser/gram.y`. Lists: `pg_proc` and `pg_op
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -103,6 +104,36 @@ def split(text: str) -> tuple[str, ...]:
     if ";" not in text.rstrip("; \t\r\n"):
         return (text,)
     return _split_cached(text) if len(text) <= _CACHED_CHARACTERS else _split(text)
+
+
+def script(text: str) -> tuple[str, ...]:
+    """Return the statements of a script, with the comments before each, whether they parse or not.
+
+    >>> script("-- first\\nselect 1; no sql; -- nothing more")
+    ('-- first\\nselect 1', 'no sql')
+    """
+    try:
+        ends = _ends(text)
+    except (libpg_query.ParseError, UnicodeError):
+        return (text,)
+    begins = [0, *ends]
+    return tuple(text[b:e].strip("; \t\r\n") for b, e in zip(begins, ends, strict=False))
+
+
+def _ends(text: str) -> list[int]:
+    """Return where each statement of `text` ends."""
+    with contextlib.suppress(libpg_query.ParseError):
+        return [each.stop for each in libpg_query.split(text, only_slices=True)]
+    # One of them is none: semicolons it is, but for those in strings and comments.
+    ends: list[int] = []
+    end = 0
+    for token in libpg_query.scan(text):
+        if token.name == "ASCII_59":
+            ends += [end] if end else []
+            end = 0
+        elif not token.name.endswith("_COMMENT"):
+            end = token.end + 1
+    return [*ends, end] if end else ends
 
 
 def _split(text: str) -> tuple[str, ...]:

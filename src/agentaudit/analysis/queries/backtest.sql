@@ -1,0 +1,8 @@
+-- question: What did each command do, and what was decided about it, oldest first?
+-- parameters: none
+-- columns: of the view commands, and the groups of the session's user
+SELECT c.started_at, c.session_id, c.command_no, c."user", c.agent, c.target, c.protocol,
+    c.class, c.operation, c.resources, c.text, c.status, c.decision, c.rule, s.groups
+FROM commands AS c
+JOIN sessions AS s USING (session_id)
+ORDER BY c.started_at, c.session_id, c.command_no
