@@ -146,7 +146,6 @@ def rules_test(arguments: argparse.Namespace) -> int:
     """
     from agentaudit import settings
     from agentaudit.analysis.printable import printable
-    from agentaudit.model import Command
     from agentaudit.policy import Policy
     from agentaudit.risk import sql
 
@@ -162,10 +161,7 @@ def rules_test(arguments: argparse.Namespace) -> int:
     lines, is_as_expected = [], True
     for text in sql.script(_read_text(arguments.file)):
         known = sql.classify(text)
-        command = Command(
-            command_no=0, cls=known.cls, operation=known.operation, resources=known.resources
-        )
-        decision = session.decide(command, text)
+        decision = session.decide(known, text)
         statement = _COMMENTS.sub("", text, count=1)
         expected = _EXPECTED.findall(text[: len(text) - len(statement)])
         ok = not expected or expected[-1].lower() == decision.action

@@ -16,9 +16,8 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
-from agentaudit.model import Command
 from agentaudit.patterns import Pattern, compile_pattern
 
 Action = Literal["allow", "deny"]
@@ -31,6 +30,17 @@ RESERVED_NAMES: Final = frozenset({"none", "default", "protocol"})
 """What a command's `rule` says where no rule of the settings decided."""
 
 _PASSING: Final = frozenset({"read", "session"})
+
+
+class Judged(Protocol):
+    """What rules ask of a command: what it does, as far as its text tells."""
+
+    @property
+    def cls(self) -> str: ...
+    @property
+    def operation(self) -> str: ...
+    @property
+    def resources(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,7 @@ class Rule:
             and all(tags.get(name) == value for name, value in self.tags)
         )
 
-    def matches(self, command: Command, text: str) -> bool:
+    def matches(self, command: Judged, text: str) -> bool:
         """Return whether it is about a command of a session that it is about."""
         allows = self.action == "allow"
         if self.classes:
@@ -146,7 +156,7 @@ class SessionPolicy:
     rules: tuple[Rule, ...]
     default: Action
 
-    def decide(self, command: Command, text: str) -> Decision:
+    def decide(self, command: Judged, text: str) -> Decision:
         """Return what may happen to `command`; `text` is all of it, where its row has a part."""
         for rule in self.rules:
             if rule.matches(command, text):

@@ -17,6 +17,8 @@ import pytest
 from agentaudit.demo.database import embedded_postgres
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until, without_libpq_variables
+from agentaudit.protocols import postgres_messages as wire
+from tests.gateway.raw import Raw, startup
 from tests.gateway.recorded import Row, read
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
@@ -173,6 +175,52 @@ def test_a_prepared_statement_is_denied_at_each_execution_and_the_connection_goe
     assert left(postgres18) == 5
     assert [row[1:3] for row in decisions(gw) if row[0].startswith("DELETE")] == [
         ("deny", "nobody deletes")
+    ] * 3
+
+
+def test_a_fetch_may_do_what_the_statement_of_its_portal_may(
+    gateway: GatewayFactory, postgres18: PostgresPeer, signing_issuer: SigningIssuer, governed: Any
+) -> None:
+    gw = gateway(postgres18.target(), issuer=signing_issuer, tables={"rule": [NO_DELETE]})
+    with Raw(gw) as client:
+        client.say(startup()).hear_one()
+        client.say(wire.password_message(signing_issuer.token()))
+        while client.hear_one()[0] != b"Z":
+            pass
+        deleting = wire.parse("", "DELETE FROM victim RETURNING n")
+        client.say(wire.frame(b"Q", b"BEGIN\0"))
+        client.say(deleting + wire.frame(b"B", b"c\0\0" + bytes(6)) + wire.sync())
+        client.say(wire.frame(b"Q", b"FETCH ALL FROM c\0") + wire.frame(b"Q", b"COMMIT\0"))
+        client.say(wire.terminate()).hear_until_closed()
+
+    assert left(postgres18) == 5
+    assert [row[:4] for row in decisions(gw)] == [
+        ("BEGIN", "allow", "none", "ok"),
+        ("FETCH ALL FROM c", "deny", "nobody deletes", "denied"),
+        ("COMMIT", "allow", "none", "ok"),
+    ]
+
+
+@pytest.mark.parametrize("size", [100, 2_000_000, 17_000_000])
+def test_what_went_ahead_of_a_denied_execution_is_answered_and_the_connection_goes_on(
+    governed: Governed, postgres18: PostgresPeer, signing_issuer: SigningIssuer, size: int
+) -> None:
+    gw = governed(NO_DELETE)
+    with psycopg.connect(gw.dsn("orders", signing_issuer.token()), autocommit=True) as client:
+        denied = pytest.raises(psycopg.errors.InsufficientPrivilege, match="nobody deletes")
+        for _ in range(2):
+            with denied:
+                client.execute("DELETE FROM victim WHERE n::text <> %s", ["x" * size])
+        with denied, client.pipeline():
+            before = client.execute("SELECT length(%s)", ["y" * size])
+            client.execute("DELETE FROM victim WHERE n::text <> %s", ["x" * size])
+            client.execute("SELECT %s", ["z" * size])
+        assert before.fetchone() == (size,)
+        assert client.execute("SELECT length(%s)", ["y" * size]).fetchone() == (size,)
+
+    assert left(postgres18) == 5
+    assert [row[1:4] for row in decisions(gw) if row[0].startswith("DELETE")] == [
+        ("deny", "nobody deletes", "denied")
     ] * 3
 
 

@@ -64,9 +64,7 @@ def judged(store: Store, policy: Policy) -> pa.Table:
         text: str,
     ) -> Decision:
         session = policy.for_session(target=target, protocol=protocol, groups=groups)
-        command = Command(
-            command_no=0, text=text, cls=cls, operation=operation, resources=resources
-        )
+        command = Command(command_no=0, cls=cls, operation=operation, resources=resources)
         return session.decide(command, text)
 
     def decide(row: dict[str, Any]) -> Decision:

@@ -113,7 +113,12 @@ class Judge:
         run = self._conversation.fetched(cursor)
         if run is None or any(statement.is_ambiguous for statement in run):
             return _Known(sql.fetch(text, None))
-        return _Known(sql.fetch(text, [statement.sql for statement in run]))
+        known = _Known(sql.fetch(text, [statement.sql for statement in run]))
+        for statement in run:
+            decision = self._policy.decide(_known(statement), statement.sql)
+            if decision.action != "allow":
+                known.decision = decision
+        return known
 
     def is_goodbye(self, frame: bytes) -> bool:
         return frame == _TERMINATE

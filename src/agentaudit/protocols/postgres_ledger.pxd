@@ -31,6 +31,7 @@ cdef class Act:
     cdef public Execution command
     cdef public object thing
     cdef public bint ends_copy
+    cdef public bint is_ahead
     cdef public Act next
 
 cdef class Owed:
@@ -52,6 +53,8 @@ cdef class Ledger:
     cdef public Execution ending
     cdef public list ends
     cdef public bint is_skipping
+    cdef public dict skipped
+    cdef public dict skipped_portals
     cdef public str copy
     cdef public bint is_copy_ended
     cdef public Py_ssize_t swallowed_syncs

@@ -26,6 +26,9 @@ REFUSED: Final = 0
 MAX_HASHES: Final = 1_000
 """Long messages of one command that its row names hashes of; each event has its leaf anyway."""
 
+MAX_SKIPPED: Final = 1_000
+"""Statements and portals that are remembered of what the server skips, up to the next Sync."""
+
 MAX_OWED: Final = 10_000
 """Messages without an answer, of one connection, beyond which no more are taken in."""
 
@@ -145,10 +148,11 @@ class Act:
     """A message that the server owes an answer.
 
     `thing` is what it is about: a statement, a portal, the number of a Sync. `ends_copy` says
-    that the client ended a COPY behind it, before it knew whether there would be one.
+    that the client ended a COPY behind it, before it knew whether there would be one. `is_ahead`
+    says that it passed before the Execute that it belongs to, which may be refused without it.
     """
 
-    __slots__ = ("command", "ends_copy", "kind", "next", "thing")
+    __slots__ = ("command", "ends_copy", "is_ahead", "kind", "next", "thing")
 
     def __init__(
         self,
@@ -160,6 +164,7 @@ class Act:
         self.command = command
         self.thing = thing
         self.ends_copy = False
+        self.is_ahead = False
         self.next: Act | None = None
 
     def commands_ended(self) -> tuple[Execution, ...]:
@@ -238,6 +243,8 @@ class Ledger:
         "names",
         "next_command_no",
         "owed",
+        "skipped",
+        "skipped_portals",
         "status",
         "swallowed_syncs",
         "txn_no",
@@ -258,6 +265,9 @@ class Ledger:
         """What has ended since the last step."""
         self.is_skipping = False
         """Whether the server will skip what the client sends, up to a Sync not sent yet."""
+        # What the server skips has a text too; none of it is there behind the next Sync.
+        self.skipped: dict[bytes, Prepared] = {}
+        self.skipped_portals: dict[bytes, Portal] = {}
         self.copy = ""
         """`in`, `out` or `both` while a COPY is under way."""
         self.is_copy_ended = False
@@ -343,6 +353,8 @@ class Ledger:
     def owe_ready(self) -> None:
         """Wait for a ReadyForQuery, which ends skipping."""
         self.is_skipping = False
+        self.skipped.clear()
+        self.skipped_portals.clear()
         self.cycle += 1
         self.owed.append(Act(SYNC, None, self.cycle))
 
@@ -380,13 +392,22 @@ class Ledger:
         if act.kind != DESCRIBE and isinstance(statement, Prepared):
             self.names.void(statement)
 
+    def remember_skipped(self, thing: object) -> None:
+        """Keep what a name would stand for, did the server not skip the Parse or Bind of it."""
+        if isinstance(thing, Portal) and len(self.skipped_portals) < MAX_SKIPPED:
+            self.skipped_portals[thing.name] = thing
+        elif isinstance(thing, Prepared) and len(self.skipped) < MAX_SKIPPED:
+            self.skipped[thing.name] = thing
+
     def fail(self, culprit: Execution | None) -> None:
         """Take off what the server skips after an error in the extended protocol."""
         owed = self.owed
+        skipped: list[Act] = []
         while owed.first is not None and owed.first.kind != SYNC:
             act = owed.first
             owed.drop()
             self.void(act)
+            skipped.append(act)
             for command in act.commands_ended():
                 if command is not culprit:
                     self.skip(command)
@@ -394,6 +415,9 @@ class Ledger:
             self.ending = culprit
             return
         self.is_skipping = True
+        for act in skipped:
+            if act.kind == PARSE or act.kind == BIND:
+                self.remember_skipped(act.thing)
         self.ending = None
         if culprit is not None:
             self.end(culprit, None)
@@ -401,12 +425,13 @@ class Ledger:
     def replace(self, commands: tuple[Execution, ...], place: Act) -> int | None:
         """Put `place` where the messages of `commands` are owed; return the last one's kind.
 
-        None where nothing is owed for them, for the server skips them anyway.
+        None where nothing is owed for them, for the server skips them anyway. What has passed
+        already stays owed.
         """
         replaced: int | None = None
         kept: list[Act] = []
         for act in self.owed:
-            if not any(act.command is command for command in commands):
+            if act.is_ahead or not any(act.command is command for command in commands):
                 kept.append(act)
                 continue
             self.void(act)

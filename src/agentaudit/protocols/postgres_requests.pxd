@@ -37,8 +37,6 @@ cdef class Requests:
     cdef public str _text
     cdef public bint _is_due
     cdef public bint _is_copy
-    cdef public dict _skipped
-    cdef public dict _skipped_portals
     cdef public bint is_waiting
 
     @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, least=int, length=cython.longlong)

@@ -63,9 +63,6 @@ MAX_DECIDED_BYTES: Final = 16 * 1024 * 1024
 MAX_GROUP: Final = 1_000
 """Messages that are held back together; beyond, they pass, and are no command's in particular."""
 
-MAX_SKIPPED: Final = 1_000
-"""Statements and portals that are remembered of what the server skips, up to the next Sync."""
-
 MAX_BIND_BYTES: Final = 1024 * 1024
 """A longer Bind is passed on in pieces, and its parameters are not decoded."""
 
@@ -169,9 +166,6 @@ class Requests:
         self._text: str | None = None
         self._is_due = False
         self._is_copy = False
-        # What the server skips has a text too; none of it is there behind the next Sync.
-        self._skipped: dict[bytes, Prepared] = {}
-        self._skipped_portals: dict[bytes, Portal] = {}
         self.is_waiting = False
         """Whether a message waits for an answer of the target; `receive` then goes on with it."""
 
@@ -304,8 +298,15 @@ class Requests:
         self._owner = self._text = None
         self._starts = ()
         self._is_due = self._is_copy = False
-        if not keep_acts:
+        if keep_acts:
+            self._let_ahead()
+        else:
             self._acts = []
+
+    def _let_ahead(self) -> None:
+        """Note that what was collected passes before the Execute that it belongs to."""
+        for act in self._acts:
+            act.is_ahead = True
 
     def _hold_or_release(self, frame: bytes, steps: list[Step]) -> None:
         if self._is_due or len(self._acts) > MAX_GROUP:
@@ -356,8 +357,6 @@ class Requests:
             ledger.swallowed_syncs += 1
             return
         ledger.owe_ready()
-        self._skipped.clear()
-        self._skipped_portals.clear()
 
     # Messages.
 
@@ -366,8 +365,7 @@ class Requests:
         parse = decode_parse(body)
         sql = self._text = text_of(parse.sql, ledger.codec)
         if ledger.is_skipping:
-            if len(self._skipped) < MAX_SKIPPED:
-                self._skipped[parse.name] = Prepared(parse.name, sql, cut_text(sql), parse.types)
+            ledger.remember_skipped(Prepared(parse.name, sql, cut_text(sql), parse.types))
             self._acts.append(Act(PARSE, None))
             return
         statement = ledger.names.prepare(parse.name, sql, parse.types, ledger.cycle)
@@ -382,7 +380,7 @@ class Requests:
         """
         ledger = self._ledger
         if ledger.is_skipping:
-            skipped = self._skipped.get(name)
+            skipped = ledger.skipped.get(name)
             if skipped is not None:
                 return skipped
         elif ledger.names.is_unsettled(name, ledger.cycle):
@@ -393,16 +391,16 @@ class Requests:
         """Return the portal `name`, as `_statement` does."""
         ledger = self._ledger
         if ledger.is_skipping:
-            return self._skipped_portals.get(name) or ledger.names.portal(name)
+            return ledger.skipped_portals.get(name) or ledger.names.portal(name)
         if ledger.names.is_unsettled_portal(name, ledger.cycle):
             raise _Unsettled
         return ledger.names.portal(name)
 
     def _bind_name(self, portal: Portal) -> None:
-        if not self._ledger.is_skipping:
+        if self._ledger.is_skipping:
+            self._ledger.remember_skipped(portal)
+        else:
             self._ledger.names.bind(portal)
-        elif len(self._skipped_portals) < MAX_SKIPPED:
-            self._skipped_portals[portal.name] = portal
         self._owe(BIND, portal)
 
     def _describe_or_close(self, kind: int, body: bytes) -> None:
@@ -541,6 +539,7 @@ class Requests:
         refused = long.refused
         if is_first and long.kind == BIND:
             self._bind_long(long)
+            self._let_ahead()
         starts: tuple[Execution, ...] = ()
         text: str | None = None
         if is_first and refused is not None:
@@ -624,6 +623,7 @@ class Requests:
         ledger.owed.append(act)
         if long.kind == PARSE:
             self._acts.append(act)
+            self._let_ahead()
             return _STAND_IN
         ledger.owe_ready()
         return _STAND_IN + _SYNC_FRAME
