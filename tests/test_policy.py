@@ -173,6 +173,7 @@ def test_the_whole_text_is_searched_and_not_what_a_row_has_of_it() -> None:
         b'{"rules": [{"name": "x", "action": "hold", "when": {}}], "targets": []}',
         b'{"rules": [{"name": "x", "action": "deny", "when": {"moon": "full"}}], "targets": []}',
         b'{"rules": [{"name": "x", "action": "deny", "when": {"text": "("}}], "targets": []}',
+        b'{"rules": [{"name": "x", "action": "deny", "when": {"class": "read"}}], "targets": []}',
     ],
 )
 def test_a_rule_that_is_not_understood_is_never_taken_for_one_that_does_not_match(

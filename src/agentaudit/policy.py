@@ -92,13 +92,13 @@ class Rule:
         rule = cls(
             name=document["name"],
             action=document["action"],
-            targets=frozenset(when.pop("target", ())),
-            protocols=frozenset(when.pop("protocol", ())),
-            groups=frozenset(when.pop("groups", ())),
+            targets=frozenset(_words(when, "target")),
+            protocols=frozenset(_words(when, "protocol")),
+            groups=frozenset(_words(when, "groups")),
             tags=frozenset(when.pop("tags", {}).items()),
-            classes=frozenset(when.pop("class", ())),
-            operations=frozenset(name.upper() for name in when.pop("operation", ())),
-            resources=tuple(tuple(name.split(".")) for name in when.pop("resource", ())),
+            classes=frozenset(_words(when, "class")),
+            operations=frozenset(name.upper() for name in _words(when, "operation")),
+            resources=tuple(tuple(name.split(".")) for name in _words(when, "resource")),
             text=None if text is None else compile_pattern(text),
         )
         if when or rule.action not in ("allow", "deny"):
@@ -147,6 +147,13 @@ class Rule:
             return False
         pairs = zip(reversed(wanted), reversed(parts), strict=False)
         return all(fnmatchcase(part, glob) for glob, part in pairs)
+
+
+def _words(when: dict[str, Any], condition: str) -> list[str]:
+    words = when.pop(condition, [])
+    if not isinstance(words, list):
+        raise TypeError(condition)  # of a word there are letters too
+    return words
 
 
 @dataclass(frozen=True, slots=True)
