@@ -208,6 +208,11 @@ def test_rules_are_tried_on_a_file_of_statements(
     assert (said[2]["action"], said[2]["rule"], said[2]["ok"]) == (decision, rule, status == 0)
     assert said[1]["text"] == "DELETE FROM t WHERE a = 'x;y'"
 
+    for broken in ("SELECT 'x;\n-- deny\nDROP TABLE t;\n", "\\set x 1\n-- deny\nDELETE FROM t;\n"):
+        Path("broken.sql").write_text(broken)
+        assert main(["rules", "test", "broken.sql"]) == 2
+        assert "it cannot be told where this ends" in capsys.readouterr().err
+
     assert main(["rules", "test", "statements.sql", "--target", "order"]) == 2
     assert 'target "order": one of orders expected' in capsys.readouterr().err
 

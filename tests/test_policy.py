@@ -31,6 +31,7 @@ def decided(
         cls=known.cls,
         operation=known.operation,
         resources=known.resources,
+        risk=known.risk,
     )
     return session.decide(command, text)
 
@@ -113,7 +114,9 @@ def test_all_conditions_must_be_met(when: dict[str, Any]) -> None:
         ("customers", "crm.*", True, False),  # search_path may lead it there
         ("crm.customers", "hr.customers", False, False),
         ("db.crm.customers", "crm.customers", True, False),
-        ('"Customers"', "customers", False, False),
+        ('"Customers"', "customers", True, False),
+        ("CRM.Customers", "CRM.Customers", True, False),  # it is crm.customers
+        ('"crm.customers"', "crm.customers", False, False),
         ("customers_old", "customers", False, False),
         ("customers_old", "customers*", True, True),
         ("crm.customers", "crm*", False, False),
@@ -156,6 +159,49 @@ def test_a_text_too_long_to_search_is_denied_by_any_pattern_and_allowed_by_none(
 
     assert decided(text, deny(text="nowhere")) == Decision("deny", "1")
     assert decided(text, allow(**as_unknown)) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "WITH gone AS (DELETE FROM t RETURNING a) SELECT * FROM gone",
+        "EXPLAIN ANALYZE DELETE FROM t",
+        "COPY (DELETE FROM t RETURNING a) TO STDOUT",
+        "MERGE INTO t USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE",
+        "PREPARE p AS DELETE FROM t",
+        "CREATE RULE r AS ON UPDATE TO t DO INSTEAD DELETE FROM t",
+    ],
+)
+def test_an_operation_inside_another_one_is_denied_and_not_allowed_with_it(text: str) -> None:
+    outer = sql.classify(text).operation
+
+    assert decided(text, deny(operation=["DELETE"]), target="scratch") == Decision("deny", "1")
+    assert decided(text, allow(operation=[outer]), deny()) == Decision("deny", "2")
+    assert decided(text, allow(operation=[outer, "DELETE"]), deny()) == Decision("allow", "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "cls"),
+    [
+        ("COPY t TO PROGRAM 'x'", "admin"),
+        ("GRANT ALL ON t TO PUBLIC", "admin"),
+        ("DROP TABLE t CASCADE", "schema"),
+        ("SELECT a INTO u FROM t", "schema"),
+    ],
+)
+def test_a_name_alone_allows_no_more_than_to_read_and_write(text: str, cls: str) -> None:
+    named = {"resource": ["t", "u"]}
+
+    assert decided(text, allow(**named)) == DEFAULT
+    assert decided(text, allow(**named, **{"class": [cls]})) == Decision("allow", "1")
+    assert decided("INSERT INTO t VALUES (1)", allow(**named)) == Decision("allow", "1")
+
+
+def test_what_a_function_changes_is_no_resource_that_a_rule_could_allow() -> None:
+    text = "SELECT setval('elsewhere', 9) FROM t"
+
+    assert decided(text, allow(resource=["t"])) == DEFAULT
+    assert decided(text, allow(**{"class": ["write"]})) == Decision("allow", "1")
 
 
 def test_the_whole_text_is_searched_and_not_what_a_row_has_of_it() -> None:

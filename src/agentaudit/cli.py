@@ -160,10 +160,16 @@ def rules_test(arguments: argparse.Namespace) -> int:
     )
     lines, is_as_expected = [], True
     for text in sql.script(_read_text(arguments.file)):
-        known = sql.classify(text)
-        decision = session.decide(known, text)
         statement = _COMMENTS.sub("", text, count=1)
         expected = _EXPECTED.findall(text[: len(text) - len(statement)])
+        if _EXPECTED.search(statement) or statement.startswith("\\"):
+            raise QuestionError(
+                f"{arguments.file}: it cannot be told where this ends: {statement[:60]!r}",
+                hint="close what is quoted, end each statement with a semicolon, and leave out "
+                "psql's own commands",
+            )
+        known = sql.classify(statement)
+        decision = session.decide(known, statement)
         ok = not expected or expected[-1].lower() == decision.action
         is_as_expected = is_as_expected and ok
         if arguments.json:
@@ -1067,7 +1073,9 @@ def parser() -> argparse.ArgumentParser:
     _add_config_and_json(one)
     rules = group("rules", "rules, before they are in force")
     one = add(rules_test, rules, "test")
-    one.add_argument("file", type=Path, metavar="FILE", help="statements, as psql reads them")
+    one.add_argument(
+        "file", type=Path, metavar="FILE", help="statements, each ended by a semicolon"
+    )
     one.add_argument("--target", help="on this target; needed where there are several")
     one.add_argument(
         "--group", action="append", default=[], help="of somebody in this group; may be repeated"

@@ -30,6 +30,8 @@ RESERVED_NAMES: Final = frozenset({"none", "default", "protocol"})
 """What a command's `rule` says where no rule of the settings decided."""
 
 _PASSING: Final = frozenset({"read", "session"})
+_NEVER_IMPLIED: Final = frozenset({"unknown", "admin"})
+_CONTAINS, _CALLS = "contains ", "calls "
 
 
 class Judged(Protocol):
@@ -41,6 +43,8 @@ class Judged(Protocol):
     def operation(self) -> str: ...
     @property
     def resources(self) -> tuple[str, ...]: ...
+    @property
+    def risk(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,12 @@ class Rule:
 
     `resources` are patterns of names, part by part from the right (`*` is any part): where a rule
     denies, one of the command's is enough, and a name that lacks a part matches, because
-    `search_path` may lead it there. Where it allows, all must match, with all their parts.
+    `search_path` may lead it there. Where it allows, all must match, with all their parts. It is
+    the same with `operations`: of a statement inside another one the operation counts too.
 
-    A command of class `unknown` may do more than its text says. A rule that allows by operation,
-    resource or text is not about it, unless it names that class.
+    A command of class `unknown` may do more than its text says, and one of class `admin` more than
+    its operation and resources say. A rule that allows by what a text says is about neither,
+    unless it names the class; and about `schema` only if it names that or an operation.
     """
 
     name: str
@@ -97,7 +103,7 @@ class Rule:
             groups=frozenset(_words(when, "groups")),
             tags=frozenset(when.pop("tags", {}).items()),
             classes=frozenset(_words(when, "class")),
-            operations=frozenset(name.upper() for name in _words(when, "operation")),
+            operations=frozenset(" ".join(n.upper().split()) for n in _words(when, "operation")),
             resources=tuple(tuple(name.split(".")) for name in _words(when, "resource")),
             text=None if text is None else compile_pattern(text),
         )
@@ -122,19 +128,29 @@ class Rule:
         if self.classes:
             if command.cls not in self.classes:
                 return False
-        elif (
-            allows and command.cls == "unknown" and (self.operations or self.resources or self.text)
-        ):
+        elif allows and command.cls in self._unnamed:
             return False
-        if self.operations and command.operation.upper() not in self.operations:
-            return False
-        if self.resources and not self._is_about(command.resources):
-            return False
+        if self.operations:
+            of_any = [name in self.operations for name in _operations(command)]
+            if not (all(of_any) if allows else any(of_any)):
+                return False
+        if self.resources:
+            if not self._is_about(command.resources):
+                return False
+            if allows and any(risk.startswith(_CALLS) for risk in command.risk):
+                return False  # and so about something that is no resource
         if self.text is None:
             return True
         if len(text) > MAX_SEARCHED_CHARACTERS:
             return not allows
         return self.text.search(text) is not None
+
+    @property
+    def _unnamed(self) -> frozenset[str]:
+        """The classes that a rule which names none does not allow."""
+        if self.operations:
+            return _NEVER_IMPLIED
+        return _NEVER_IMPLIED | {"schema"} if self.resources or self.text else frozenset()
 
     def _is_about(self, resources: tuple[str, ...]) -> bool:
         found = [
@@ -143,10 +159,15 @@ class Rule:
         return all(found) and bool(found) if self.action == "allow" else any(found)
 
     def _names(self, wanted: tuple[str, ...], parts: list[str]) -> bool:
-        if self.action == "allow" and len(wanted) != len(parts):
-            return False
         pairs = zip(reversed(wanted), reversed(parts), strict=False)
-        return all(fnmatchcase(part, glob) for glob, part in pairs)
+        if self.action == "allow":
+            return len(wanted) == len(parts) and all(fnmatchcase(part, w) for w, part in pairs)
+        return all(fnmatchcase(part.lower(), w.lower()) for w, part in pairs)
+
+
+def _operations(command: Judged) -> list[str]:
+    inner = [risk.removeprefix(_CONTAINS) for risk in command.risk if risk.startswith(_CONTAINS)]
+    return [name.upper() for name in (command.operation, *inner)]
 
 
 def _words(when: dict[str, Any], condition: str) -> list[str]:

@@ -61,10 +61,13 @@ def judged(store: Store, policy: Policy) -> pa.Table:
         cls: str,
         operation: str,
         resources: tuple[str, ...],
+        risk: tuple[str, ...],
         text: str,
     ) -> Decision:
         session = policy.for_session(target=target, protocol=protocol, groups=groups)
-        command = Command(command_no=0, cls=cls, operation=operation, resources=resources)
+        command = Command(
+            command_no=0, cls=cls, operation=operation, resources=resources, risk=risk
+        )
         return session.decide(command, text)
 
     def decide(row: dict[str, Any]) -> Decision:
@@ -77,6 +80,7 @@ def judged(store: Store, policy: Policy) -> pa.Table:
             row["class"],
             row["operation"] or "",
             tuple(row["resources"] or ()),
+            tuple(row["risk"] or ()),
             row["text"] or "",
         )
 

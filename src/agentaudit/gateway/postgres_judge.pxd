@@ -13,6 +13,7 @@ cdef class _Known:
     cdef public str confidence
     cdef public str parser
     cdef public str cursor
+    cdef public tuple risk
     cdef public object decision
 
 cdef class Judge:

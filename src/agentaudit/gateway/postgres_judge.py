@@ -37,6 +37,7 @@ class _Known:
         "operation",
         "parser",
         "resources",
+        "risk",
     )
 
     def __init__(self, statement: sql.Statement) -> None:
@@ -47,6 +48,7 @@ class _Known:
         self.confidence = statement.confidence
         self.parser = statement.parser
         self.cursor = statement.cursor
+        self.risk = statement.risk
         self.decision: Decision | None = None
 
 
@@ -77,6 +79,7 @@ class Judge:
         command.fingerprint = known.fingerprint
         command.confidence = known.confidence
         command.parser = known.parser
+        command.risk = known.risk
         if self._is_walsender:
             _judge_replication(command)
         decision = known.decision

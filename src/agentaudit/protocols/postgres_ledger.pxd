@@ -45,6 +45,8 @@ cdef class Owed:
 cdef class Ledger:
     cdef public str codec
     cdef public bint is_reported
+    cdef public bint is_converted
+    cdef public list renaming
     cdef public bint is_standard_strings
     cdef public Names names
     cdef public Py_ssize_t next_command_no
@@ -65,7 +67,7 @@ cdef class Ledger:
 
     @cython.locals(command=Execution)
     cpdef Execution begin(self, str sql, str text, Portal portal=*)
-    cpdef bint is_ambiguous(self, str sql)
+    cpdef bint is_ambiguous(self, bytes data, str sql)
     cpdef end(self, Execution command, str txn_status)
     cpdef use_transaction(self, Execution command)
     cpdef end_transaction(self)

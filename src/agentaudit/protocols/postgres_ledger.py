@@ -16,7 +16,14 @@ from typing import Final
 from agentaudit.errors import TargetProtocolError
 from agentaudit.model import Command, begin
 from agentaudit.protocols.postgres_messages import Column, Report, RowShape
-from agentaudit.protocols.postgres_prepared import NO_SHAPE, Names, Portal, Prepared, cut_text
+from agentaudit.protocols.postgres_prepared import (
+    NO_SHAPE,
+    Names,
+    Portal,
+    Prepared,
+    cut_text,
+    may_rename,
+)
 
 # The type bytes of requests; what a client sends besides owes nothing.
 QUERY, PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, SYNC = b"QPBDECS"
@@ -234,6 +241,7 @@ class Ledger:
         "cycle",
         "ending",
         "ends",
+        "is_converted",
         "is_copy_ended",
         "is_reported",
         "is_skipping",
@@ -243,6 +251,7 @@ class Ledger:
         "names",
         "next_command_no",
         "owed",
+        "renaming",
         "skipped",
         "skipped_portals",
         "status",
@@ -254,7 +263,11 @@ class Ledger:
         self.codec = "utf-8"
         self.is_standard_strings = True
         self.is_reported = True
+        self.is_converted = True
+        """Whether the server reads texts in the client's encoding, and not byte by byte."""
         self.names = Names()
+        self.renaming: list[tuple[Execution, int]] = []
+        """Commands that may change what names stand for, each with its cycle, until answered."""
         self.next_command_no = 0
         self.owed = Owed()
         self.last: Execution | None = None
@@ -296,15 +309,33 @@ class Ledger:
         command.is_ended = False
         if self.is_reported and sql not in _SETS_NOTHING:
             self.is_reported = False
+        if may_rename(sql):
+            self.is_renaming()  # lets go of what has been answered
+            self.renaming.append((command, self.cycle))
         return command
 
-    def is_ambiguous(self, sql: str) -> bool:
-        """Say whether the strings in `sql` may end elsewhere for the server than for our parser.
+    def is_ambiguous(self, data: bytes, sql: str) -> bool:
+        """Say whether the strings in a text may end elsewhere for the server than for our parser.
 
-        Which of them a backslash escapes in is a setting, and the server reports a change of it no
-        sooner than it is ready: what is sent ahead of that may be read by it already.
+        Which of them a backslash escapes in is a setting, and so is whether that byte is one at
+        all: it is the second half of a character in some encodings. The server reports a change of
+        them no sooner than it is ready: what is sent ahead of that may be read by it already.
         """
-        return "\\" in sql and not (self.is_standard_strings and self.is_reported)
+        if b"\\" not in data:
+            return False
+        if not (self.is_standard_strings and self.is_reported):
+            return True
+        return not self.is_converted and data.count(b"\\") != sql.count("\\")
+
+    def is_renaming(self) -> bool:
+        """Say whether a command is under way that may change what names stand for."""
+        if self.renaming:
+            self.renaming = [each for each in self.renaming if not each[0].is_ended]
+        return bool(self.renaming)
+
+    def can_wait(self) -> bool:
+        """Say whether the server will answer those commands before it gets anything more."""
+        return all(cycle < self.cycle for _, cycle in self.renaming)
 
     def end(self, command: Execution, txn_status: str | None) -> None:
         """Let a command end with the next step, unless it has already."""

@@ -30,6 +30,11 @@ cdef class Portal:
     cdef public bint is_agreed
     cdef public bint is_void
     cdef public bint is_closed
+    cdef public bint is_doubtful
+
+cdef frozenset _FIRST
+
+cpdef bint may_rename(str sql)
 
 cdef class Names:
     cdef public dict _statements

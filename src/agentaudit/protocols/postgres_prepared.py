@@ -37,10 +37,17 @@ MAX_NAME_BYTES: Final = 63
 NO_SHAPE: Final = RowShape()
 
 _OVERHEAD_BYTES: Final = 512
+_NAME: Final = r'(?:"((?:[^"]|"")+)"|(\w+))'
 _DEALLOCATE: Final = re.compile(
-    r'\s*DEALLOCATE\s+(?:PREPARE\s+)?(?:"((?:[^"]|"")+)"|(\w+))\s*;?\s*\Z', re.IGNORECASE
+    rf"\s*DEALLOCATE\s+(?:PREPARE\s+)?{_NAME}\s*;?\s*\Z", re.IGNORECASE | re.ASCII
 )
-_CLOSE: Final = re.compile(r'\s*CLOSE\s+(?:"((?:[^"]|"")+)"|(\w+))\s*;?\s*\Z', re.IGNORECASE)
+_PREPARE: Final = re.compile(rf"\s*PREPARE\s+{_NAME}[\s(]", re.IGNORECASE | re.ASCII)
+_CLOSE: Final = re.compile(rf"\s*CLOSE\s+{_NAME}\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
+_DECLARE: Final = re.compile(rf"\s*DECLARE\s+{_NAME}\s", re.IGNORECASE | re.ASCII)
+_FIRST: Final = frozenset(" \t\r\n\v\f/-(;dDcCpP")
+_FORGETS: Final = re.compile(
+    r"\b(?:deallocate|discard|prepare|close|declare)\b", re.IGNORECASE | re.ASCII
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +94,15 @@ class Portal:
     is_agreed: bool = False
     is_void: bool = False
     is_closed: bool = False
+    is_doubtful: bool = False
+
+
+def may_rename(sql: str) -> bool:
+    """Say whether a statement may, by its own words, change what a name stands for.
+
+    What a function or a DO block does is not told by its words.
+    """
+    return (sql[:1] in _FIRST or ";" in sql) and _FORGETS.search(sql) is not None
 
 
 def cut_text(sql: str) -> str:
@@ -171,11 +187,17 @@ class Names:
 
     def deallocate(self, sql: str) -> None:
         """Forget what a DEALLOCATE took away that has succeeded."""
-        found = _DEALLOCATE.match(sql)
-        if found is None:
+        self._forget_statement(_sql_name(_DEALLOCATE.match(sql)))
+
+    def prepared_by_sql(self, sql: str) -> None:
+        """Forget whatever had the name that an SQL PREPARE gave, which has succeeded."""
+        self._forget_statement(_sql_name(_PREPARE.match(sql)))
+
+    def _forget_statement(self, name: bytes | None) -> None:
+        if name is None:
             self.deallocate_all()
             return
-        statement = self._known(_sql_name(found))
+        statement = self._known(name)
         if statement is not None and statement.is_agreed:
             self._drop(statement)
 
@@ -255,6 +277,8 @@ class Names:
         statements: list[Prepared] = []
         portal = self._bound(cursor.encode())
         while portal is not None:
+            if portal.is_doubtful:
+                return None
             statements.append(portal.statement)
             portal = portal.older
         return tuple(statements)
@@ -275,13 +299,24 @@ class Names:
 
     def close_cursor(self, sql: str) -> None:
         """Forget the portal that an SQL CLOSE took away, which has succeeded."""
-        found = _CLOSE.match(sql)
-        if found is not None:
-            portal = self._bound(_sql_name(found))
-            if portal is not None and portal.is_agreed:
-                del self._portals[portal.name]
-        elif any(self._portals):
-            self.is_doubtful = True
+        self._forget_portal(_sql_name(_CLOSE.match(sql)))
+
+    def declared(self, sql: str) -> None:
+        """Forget whatever had the name of a cursor that DECLARE has made.
+
+        It would have failed, were there still a portal of that name: a `ROLLBACK TO` takes away
+        those of its subtransaction, without a word.
+        """
+        self._forget_portal(_sql_name(_DECLARE.match(sql)))
+
+    def _forget_portal(self, name: bytes | None) -> None:
+        if name is None:
+            for portal in self._portals.values():
+                portal.is_doubtful = portal.is_doubtful or bool(portal.name)
+            return
+        bound = self._bound(name)
+        if bound is not None and bound.is_agreed:
+            del self._portals[bound.name]
 
     def close_all(self) -> None:
         """Forget all portals that the server knew: CLOSE ALL or DISCARD ALL has succeeded."""
@@ -319,7 +354,12 @@ class Names:
         return name[:MAX_NAME_BYTES]
 
 
-def _sql_name(found: re.Match[str]) -> bytes:
-    """Return the identifier that is the one or the other group of a match."""
+def _sql_name(found: re.Match[str] | None) -> bytes | None:
+    """Return the identifier that is one of the groups of a match; None where it is not sure.
+
+    The server cuts a name at a character, in its own encoding.
+    """
+    if found is None:
+        return None
     name = found[1].replace('""', '"') if found[1] else found[2].lower()
-    return name.encode()[:MAX_NAME_BYTES]
+    return name.encode()[:MAX_NAME_BYTES] if name.isascii() else None

@@ -364,8 +364,12 @@ class Replies:
                 self._ledger.end_transaction()
         elif tag == "DEALLOCATE":
             self._ledger.names.deallocate(command.sql)
+        elif tag == "PREPARE":
+            self._ledger.names.prepared_by_sql(command.sql)
         elif tag == "CLOSE CURSOR":
             self._ledger.names.close_cursor(command.sql)
+        elif tag == "DECLARE CURSOR":
+            self._ledger.names.declared(command.sql)
         elif tag in _FORGETTING:
             if tag != "CLOSE CURSOR ALL":
                 self._ledger.names.deallocate_all()
@@ -532,6 +536,8 @@ class Replies:
             self._ledger.codec = messages.codec_of(value)
         elif name == "standard_conforming_strings":
             self._ledger.is_standard_strings = value == "on"
+        elif name == "server_encoding":
+            self._ledger.is_converted = value != "SQL_ASCII"
 
     def _ready(self, body: bytes) -> bytes | None:
         ledger = self._ledger

@@ -53,6 +53,8 @@ cdef class Requests:
     @cython.locals(ledger=Ledger)
     cdef Prepared _statement(self, bytes name)
     @cython.locals(ledger=Ledger)
+    cdef bint _is_unsettled(self, bytes name)
+    @cython.locals(ledger=Ledger)
     cdef Portal _portal(self, bytes name)
     cdef _bind_name(self, Portal portal)
     cdef _describe_or_close(self, int kind, bytes body)

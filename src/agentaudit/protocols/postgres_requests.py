@@ -369,7 +369,7 @@ class Requests:
             self._acts.append(Act(PARSE, None))
             return
         statement = ledger.names.prepare(parse.name, sql, parse.types, ledger.cycle)
-        statement.is_ambiguous = ledger.is_ambiguous(sql)
+        statement.is_ambiguous = ledger.is_ambiguous(parse.sql, sql)
         self._owe(PARSE, statement)
 
     def _statement(self, name: bytes) -> Prepared:
@@ -383,9 +383,16 @@ class Requests:
             skipped = ledger.skipped.get(name)
             if skipped is not None:
                 return skipped
-        elif ledger.names.is_unsettled(name, ledger.cycle):
+        elif self._is_unsettled(name):
             raise _Unsettled
         return ledger.names.statement(name, ledger.codec)
+
+    def _is_unsettled(self, name: bytes) -> bool:
+        """Say whether what a statement's `name` means depends on answers that will come."""
+        ledger = self._ledger
+        if ledger.names.is_unsettled(name, ledger.cycle):
+            return True
+        return bool(name) and ledger.is_renaming() and ledger.can_wait()
 
     def _portal(self, name: bytes) -> Portal | None:
         """Return the portal `name`, as `_statement` does."""
@@ -394,7 +401,13 @@ class Requests:
             return ledger.skipped_portals.get(name) or ledger.names.portal(name)
         if ledger.names.is_unsettled_portal(name, ledger.cycle):
             raise _Unsettled
-        return ledger.names.portal(name)
+        portal = ledger.names.portal(name)
+        if name and ledger.is_renaming():
+            if ledger.can_wait():
+                raise _Unsettled
+            if portal is not None:
+                portal.is_doubtful = True
+        return portal
 
     def _bind_name(self, portal: Portal) -> None:
         if self._ledger.is_skipping:
@@ -426,6 +439,7 @@ class Requests:
             is_short = len(body) * 4 <= MAX_TEXT_BYTES
             params = self._params(bind, statement.types, is_short)
         portal = Portal(bind.portal, statement, params, bind.result_formats, ledger.cycle)
+        portal.is_doubtful = bool(bind.statement) and ledger.is_renaming()
         self._bind_name(portal)
 
     def _params(
@@ -462,7 +476,7 @@ class Requests:
             portal = Portal(name, Prepared(b"", sql, cut_text(sql)), None, (), ledger.cycle)
         statement = portal.statement
         command = ledger.last = ledger.begin(statement.sql, statement.text, portal)
-        command.is_ambiguous = statement.is_ambiguous
+        command.is_ambiguous = statement.is_ambiguous or portal.is_doubtful
         if ledger.names.is_doubtful and (portal.name or statement.name):
             command.is_ambiguous = True
         for act in self._acts:
@@ -478,9 +492,10 @@ class Requests:
 
     def _query(self, body: bytes) -> None:
         ledger = self._ledger
-        sql = text_of(decode_query(body), ledger.codec)
+        data = decode_query(body)
+        sql = text_of(data, ledger.codec)
         texts: Sequence[str] = ()
-        is_ambiguous = ledger.is_ambiguous(sql)
+        is_ambiguous = ledger.is_ambiguous(data, sql)
         if self._split is not None and not is_ambiguous:
             texts = self._split(sql)
         if len(texts) < 2:
@@ -532,7 +547,7 @@ class Requests:
         if long.start or long.kind != BIND or self._ledger.is_skipping:
             return False
         _, statement, _ = messages.decode_bind_names(piece[5:])
-        return self._ledger.names.is_unsettled(statement, self._ledger.cycle)
+        return self._is_unsettled(statement)
 
     def _take_piece(self, long: _Long, piece: bytes, steps: list[Step]) -> None:
         is_first = long.take(piece)
@@ -590,6 +605,7 @@ class Requests:
         ledger = self._ledger
         name, statement, _ = messages.decode_bind_names(long.start[5:])
         long.portal = Portal(name, self._statement(statement), None, (), ledger.cycle)
+        long.portal.is_doubtful = bool(statement) and ledger.is_renaming()
         self._bind_name(long.portal)
 
     def _begin_refused(self, long: _Long, refused: Refused) -> str:

@@ -47,6 +47,9 @@ class Statement:
     `resources` are the relations that it names, as written; `fingerprint` is libpg_query's, which
     groups statements that differ in constants, and must never decide anything. `cursor` is the one
     that a FETCH or MOVE runs further: what that does is said by who knows what it stands for.
+
+    `risk` is what its operation does not say: `contains DELETE` of a statement inside it, and
+    `calls setval` of a function of a known class that changes what is no resource of it.
     """
 
     operation: str
@@ -56,6 +59,7 @@ class Statement:
     confidence: str = "uncertain"
     parser: str = PARSER
     cursor: str | None = None
+    risk: tuple[str, ...] = ()
 
 
 UNKNOWN: Final = Statement(operation="", cls="unknown")
@@ -88,8 +92,15 @@ def fetch(text: str, run: Iterable[str] | None) -> Statement:
     return replace(
         fetched,
         cls=max((statement.cls for statement in statements), key=_RANK.__getitem__),
-        resources=tuple(dict.fromkeys(name for each in statements for name in each.resources)),
+        resources=_merged(each.resources for each in statements),
+        risk=_merged(
+            (*each.risk, f"contains {each.operation}") for each in statements if each is not fetched
+        ),
     )
+
+
+def _merged(names: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for each in names for name in each))
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -173,10 +184,12 @@ def _classify(text: str) -> Statement:
     return Statement(
         operation=parts[0].operation,
         cls=max((part.cls for part in parts), key=_RANK.__getitem__),
-        resources=tuple(dict.fromkeys(name for part in parts for name in part.resources)),
+        resources=_merged(part.resources for part in parts),
         fingerprint=fingerprint,
         confidence="certain" if all(part.is_certain for part in parts) else "uncertain",
         cursor=_cursor(tree["stmts"]),
+        risk=_merged(part.risk for part in parts)
+        + tuple(f"contains {part.operation}" for part in parts[1:]),
     )
 
 
@@ -201,6 +214,7 @@ class _Judgement:
     operation: str
     cls: str
     resources: dict[str, None]
+    risk: dict[str, None]
     is_certain: bool = True
     has_own_types: bool = False
     """Whether it names a type that is none of PostgreSQL's."""
@@ -208,6 +222,10 @@ class _Judgement:
     def raise_to(self, cls: str) -> None:
         if _RANK[cls] > _RANK[self.cls]:
             self.cls = cls
+
+    def note_operation(self, operation: str) -> None:
+        if operation not in (self.operation, "SELECT"):
+            self.risk[f"contains {operation}"] = None
 
     def raise_to_unknown(self) -> None:
         self.cls = "unknown"
@@ -217,15 +235,16 @@ class _Judgement:
 def _judge(statement: Node) -> _Judgement:
     ((kind, body),) = statement.items()
     operation, cls = _kind(kind, body)
-    judgement = _Judgement(operation, cls, {})
+    judgement = _Judgement(operation, cls, {}, {})
     if cls == "unknown" or kind == "FetchStmt":
         judgement.is_certain = False
     if kind in _NOT_RUN:
         # What it holds is stored, not run; only its names are of interest. But a constant is read
         # as its type at once: a row's or an array's input runs the CHECK of a domain in it.
-        inner = _Judgement(operation, "session", {})
+        inner = _Judgement(operation, "session", {}, {})
         _walk(statement, inner)
         judgement.resources = inner.resources
+        judgement.risk = inner.risk
         if inner.has_own_types:
             judgement.raise_to_unknown()
         elif kind == "PrepareStmt" and inner.resources:
@@ -291,7 +310,9 @@ def _walk(statement: Node, judgement: _Judgement) -> None:
             if key in _CHECKS:
                 _CHECKS[key](value, judgement)
             elif key.endswith("Stmt") and key[0].isupper():  # `selectStmt` is a field
-                judgement.raise_to(_kind(key, value)[1])
+                operation, cls = _kind(key, value)
+                judgement.raise_to(cls)
+                judgement.note_operation(operation)
             if key in _TARGETS:
                 # What is written to is a table, whatever a CTE is called.
                 others = {name: part for name, part in value.items() if name != "relation"}
@@ -320,9 +341,14 @@ def _note_relation(node: Node, relation: str, ctes: frozenset[str], judgement: _
     if schema is None and relation in ctes:
         return
     catalog = node.get("catalogname")
-    judgement.resources[".".join(filter(None, (catalog, schema, relation)))] = None
+    judgement.resources[".".join(map(_part, filter(None, (catalog, schema, relation))))] = None
     if judgement.cls in ("read", "session") and schema not in ("pg_catalog", "information_schema"):
         judgement.is_certain = False
+
+
+def _part(name: str) -> str:
+    """Return a part of a name so that its dots divide nothing."""
+    return f'"{name}"' if "." in name else name
 
 
 def _check_function(call: Node, judgement: _Judgement) -> None:
@@ -333,7 +359,10 @@ def _check_function(call: Node, judgement: _Judgement) -> None:
     elif name in _HARMLESS_FUNCTIONS:
         pass
     else:
-        judgement.raise_to(_FUNCTION_CLASSES.get(name, "unknown"))
+        cls = _FUNCTION_CLASSES.get(name, "unknown")
+        judgement.raise_to(cls)
+        if cls in ("write", "admin"):
+            judgement.risk[f"calls {name}"] = None
     if len(names) == 1 or judgement.cls == "unknown":
         judgement.is_certain = False
 
@@ -389,6 +418,17 @@ def _untyped(element: Node) -> Node:
     return {"ColumnDef": {name: part for name, part in column.items() if name != "typeName"}}
 
 
+def _check_merge(clause: Node, judgement: _Judgement) -> None:
+    command = clause.get("commandType", "").removeprefix("CMD_")
+    if command != "NOTHING":
+        judgement.note_operation(command)
+
+
+def _check_into(_: Any, judgement: _Judgement) -> None:
+    judgement.raise_to("schema")
+    judgement.note_operation("CREATE TABLE AS")
+
+
 def _check_sample(sample: Node, judgement: _Judgement) -> None:
     if _dotted({"List": {"items": sample.get("method", ())}}) not in ("bernoulli", "system"):
         judgement.raise_to_unknown()
@@ -431,8 +471,9 @@ _CHECKS: Final[dict[str, Callable[[Any, _Judgement], None]]] = {
     "IndexElem": _check_index,
     "exclusions": _check_exclusions,
     "RangeTableSample": _check_sample,
+    "MergeWhenClause": _check_merge,
     "lockingClause": _raises("write"),  # it marks rows, which READ ONLY forbids as well
-    "intoClause": _raises("schema"),
+    "intoClause": _check_into,
     "AlterTableCmd": _check_alteration,
 }
 

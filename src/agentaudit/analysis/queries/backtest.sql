@@ -2,7 +2,7 @@
 -- parameters: none
 -- columns: of the view commands, and the groups of the session's user
 SELECT c.started_at, c.session_id, c.command_no, c."user", c.agent, c.target, c.protocol,
-    c.class, c.operation, c.resources, c.text, c.status, c.decision, c.rule, s.groups
+    c.class, c.operation, c.resources, c.risk, c.text, c.status, c.decision, c.rule, s.groups
 FROM commands AS c
 JOIN sessions AS s USING (session_id)
 ORDER BY c.started_at, c.session_id, c.command_no
