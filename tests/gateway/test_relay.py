@@ -15,7 +15,8 @@ from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.gateway import relay as relay_module
 from agentaudit.gateway.postgres_judge import Judge
 from agentaudit.gateway.relay import HIGH_WATER_BYTES, Relay
-from agentaudit.model import Command, Durability, Refusal, SessionFacts
+from agentaudit.model import Durability, SessionFacts
+from agentaudit.policy import Rule, SessionPolicy
 from agentaudit.protocols import postgres_messages as wire
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.risk import sql
@@ -84,15 +85,10 @@ class Leg:
         self.close()
 
 
-class Stern(Judge):
-    """A judge that denies whatever drops something."""
-
-    def judge(self, command: Command) -> Refusal | None:
-        refusal = super().judge(command)
-        if command.operation.startswith("DROP"):
-            command.decision, command.rule = "deny", "no drops"
-            return Refusal(code="42501", message='agentaudit: denied by rule "no drops"')
-        return refusal
+NO_DROPS = SessionPolicy(
+    rules=(Rule(name="no drops", action="deny", operations=frozenset({"DROP TABLE"})),),
+    default="allow",
+)
 
 
 class Session:
@@ -109,7 +105,7 @@ class Session:
         conversation = Conversation(split=sql.split)
         self.relay = Relay(
             conversation=conversation,
-            judge=Stern(conversation, self.session),
+            judge=Judge(conversation, self.session, NO_DROPS),
             recorder=recorder,
             session=self.session,
             durability=durability,

@@ -88,10 +88,13 @@ def test_connections_are_shared_out_evenly_and_each_is_in_the_log_of_its_worker(
 def test_the_lines_of_a_worker_name_it(two: Gateway, signing_issuer: SigningIssuer) -> None:
     with connect(two, signing_issuer.token()), connect(two, signing_issuer.token()):
         pass
+
+    def named(event: str) -> set[str]:
+        return {line["gateway"] for line in two.log_lines() if line["event"] == event}
+
+    until(lambda: named("session opened") == set(NAMES), "both workers say that they serve")
     two.wait_until_idle()
-    lines = two.log_lines()
-    assert {line["gateway"] for line in lines if line["event"] == "session opened"} == set(NAMES)
-    (listening,) = [line for line in lines if line["event"] == "listening"]
+    (listening,) = [line for line in two.log_lines() if line["event"] == "listening"]
     assert (listening["gateway"], listening["port"]) == ("gw1", two.port)
 
 
