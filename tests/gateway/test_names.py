@@ -174,6 +174,12 @@ LONG = b"n" * 63
             + (bind(b"x") + EXECUTE + SYNC),
         ),
         (
+            parse(b"x", "SELECT 1") + SYNC,
+            (parse(b"", "DEALLOCATE ALL") + bind(b"") + EXECUTE)
+            + (parse(b"", f"PREPARE x AS {CALL}") + bind(b"") + EXECUTE)
+            + (bind(b"x") + EXECUTE + SYNC),
+        ),
+        (
             parse(LONG[1:], "SELECT 1") + SYNC + query(f"DEALLOCATE {LONG[1:].decode()}\u00e9"),
             query(f"PREPARE {LONG[1:].decode()} AS {CALL}") + bind(LONG[1:]) + EXECUTE + SYNC,
         ),
@@ -202,6 +208,7 @@ LONG = b"n" * 63
         "deallocated ahead",
         "discarded ahead",
         "deallocated ahead, before one Sync",
+        "all deallocated ahead, before one Sync",
         "deallocated, a name that is cut at a character",
         "a portal whose savepoint is gone",
         "closed, a name that is cut at a character",

@@ -68,6 +68,7 @@ cdef class Ledger:
     @cython.locals(command=Execution)
     cpdef Execution begin(self, str sql, str text, Portal portal=*)
     cpdef bint is_ambiguous(self, bytes data, str sql)
+    cpdef bint is_renaming(self, bytes name)
     cpdef end(self, Execution command, str txn_status)
     cpdef use_transaction(self, Execution command)
     cpdef end_transaction(self)

@@ -23,6 +23,7 @@ from agentaudit.protocols.postgres_prepared import (
     Prepared,
     cut_text,
     may_rename,
+    renamed,
 )
 
 # The type bytes of requests; what a client sends besides owes nothing.
@@ -266,8 +267,11 @@ class Ledger:
         self.is_converted = True
         """Whether the server reads texts in the client's encoding, and not byte by byte."""
         self.names = Names()
-        self.renaming: list[tuple[Execution, int]] = []
-        """Commands that may change what names stand for, each with its cycle, until answered."""
+        self.renaming: list[tuple[Execution, int, bytes | None]] = []
+        """Commands that may change what names stand for, until answered.
+
+        Each with its cycle and the name, None where it may be any.
+        """
         self.next_command_no = 0
         self.owed = Owed()
         self.last: Execution | None = None
@@ -310,8 +314,8 @@ class Ledger:
         if self.is_reported and sql not in _SETS_NOTHING:
             self.is_reported = False
         if may_rename(sql):
-            self.is_renaming()  # lets go of what has been answered
-            self.renaming.append((command, self.cycle))
+            self.is_renaming(b"")  # lets go of what has been answered
+            self.renaming.append((command, self.cycle, renamed(sql)))
         return command
 
     def is_ambiguous(self, data: bytes, sql: str) -> bool:
@@ -327,15 +331,17 @@ class Ledger:
             return True
         return not self.is_converted and data.count(b"\\") != sql.count("\\")
 
-    def is_renaming(self) -> bool:
-        """Say whether a command is under way that may change what names stand for."""
-        if self.renaming:
-            self.renaming = [each for each in self.renaming if not each[0].is_ended]
-        return bool(self.renaming)
+    def is_renaming(self, name: bytes) -> bool:
+        """Say whether a command is under way that may change what `name` stands for."""
+        if not self.renaming:
+            return False
+        self.renaming = [each for each in self.renaming if not each[0].is_ended]
+        names = [each[2] for each in self.renaming]
+        return None in names or name in names
 
     def can_wait(self) -> bool:
         """Say whether the server will answer those commands before it gets anything more."""
-        return all(cycle < self.cycle for _, cycle in self.renaming)
+        return all(each[1] < self.cycle for each in self.renaming)
 
     def end(self, command: Execution, txn_status: str | None) -> None:
         """Let a command end with the next step, unless it has already."""

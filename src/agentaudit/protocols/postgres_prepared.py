@@ -105,6 +105,16 @@ def may_rename(sql: str) -> bool:
     return (sql[:1] in _FIRST or ";" in sql) and _FORGETS.search(sql) is not None
 
 
+def renamed(sql: str) -> bytes | None:
+    """Return the only name that such a statement is about; None where it may be any."""
+    found = _DEALLOCATE.match(sql) or _CLOSE.match(sql)
+    if found is None and ";" not in sql:
+        found = _PREPARE.match(sql) or _DECLARE.match(sql)
+    if found is not None and (found[2] or "").lower() == "all":
+        return None
+    return _sql_name(found)
+
+
 def cut_text(sql: str) -> str:
     """Return the beginning of `sql` that fits into a command's row, cut at a character."""
     # At most four bytes a character: most texts need no look at their bytes.

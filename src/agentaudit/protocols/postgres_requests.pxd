@@ -54,6 +54,7 @@ cdef class Requests:
     cdef Prepared _statement(self, bytes name)
     @cython.locals(ledger=Ledger)
     cdef bint _is_unsettled(self, bytes name)
+    cdef bint _is_in_doubt(self, bytes name)
     @cython.locals(ledger=Ledger)
     cdef Portal _portal(self, bytes name)
     cdef _bind_name(self, Portal portal)

@@ -50,6 +50,7 @@ from agentaudit.protocols.postgres_messages import (
     text_of,
 )
 from agentaudit.protocols.postgres_prepared import (
+    MAX_NAME_BYTES,
     MAX_TEXT_BYTES,
     Portal,
     Prepared,
@@ -392,7 +393,11 @@ class Requests:
         ledger = self._ledger
         if ledger.names.is_unsettled(name, ledger.cycle):
             return True
-        return bool(name) and ledger.is_renaming() and ledger.can_wait()
+        return self._is_in_doubt(name) and ledger.can_wait()
+
+    def _is_in_doubt(self, name: bytes) -> bool:
+        """Say whether a command under way may change what `name` stands for."""
+        return bool(name) and self._ledger.is_renaming(name[:MAX_NAME_BYTES])
 
     def _portal(self, name: bytes) -> Portal | None:
         """Return the portal `name`, as `_statement` does."""
@@ -402,7 +407,7 @@ class Requests:
         if ledger.names.is_unsettled_portal(name, ledger.cycle):
             raise _Unsettled
         portal = ledger.names.portal(name)
-        if name and ledger.is_renaming():
+        if self._is_in_doubt(name):
             if ledger.can_wait():
                 raise _Unsettled
             if portal is not None:
@@ -439,7 +444,7 @@ class Requests:
             is_short = len(body) * 4 <= MAX_TEXT_BYTES
             params = self._params(bind, statement.types, is_short)
         portal = Portal(bind.portal, statement, params, bind.result_formats, ledger.cycle)
-        portal.is_doubtful = bool(bind.statement) and ledger.is_renaming()
+        portal.is_doubtful = self._is_in_doubt(bind.statement)
         self._bind_name(portal)
 
     def _params(
@@ -605,7 +610,7 @@ class Requests:
         ledger = self._ledger
         name, statement, _ = messages.decode_bind_names(long.start[5:])
         long.portal = Portal(name, self._statement(statement), None, (), ledger.cycle)
-        long.portal.is_doubtful = bool(statement) and ledger.is_renaming()
+        long.portal.is_doubtful = self._is_in_doubt(statement)
         self._bind_name(long.portal)
 
     def _begin_refused(self, long: _Long, refused: Refused) -> str:
