@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, Protocol
 
@@ -32,6 +32,8 @@ RESERVED_NAMES: Final = frozenset({"none", "default", "protocol"})
 _PASSING: Final = frozenset({"read", "session"})
 _NEVER_IMPLIED: Final = frozenset({"unknown", "admin"})
 _CONTAINS, _CALLS = "contains ", "calls "
+_MAX_KINDS, _MAX_NAMES = 200, 20
+"""Of commands whose rules a session remembers: an agent picks how many names it says."""
 
 
 class Judged(Protocol):
@@ -122,8 +124,8 @@ class Rule:
             and all(tags.get(name) == value for name, value in self.tags)
         )
 
-    def matches(self, command: Judged, text: str) -> bool:
-        """Return whether it is about a command of a session that it is about."""
+    def is_about(self, command: Judged) -> bool:
+        """Return whether all conditions but that on the text are met in such a session."""
         allows = self.action == "allow"
         if self.classes:
             if command.cls not in self.classes:
@@ -139,10 +141,14 @@ class Rule:
                 return False
             if allows and any(risk.startswith(_CALLS) for risk in command.risk):
                 return False  # and so about something that is no resource
+        return True
+
+    def is_met_by(self, text: str) -> bool:
+        """Return whether what `text` asks for is in a command's text."""
         if self.text is None:
             return True
         if len(text) > MAX_SEARCHED_CHARACTERS:
-            return not allows
+            return self.action == "deny"
         return self.text.search(text) is not None
 
     @property
@@ -183,11 +189,21 @@ class SessionPolicy:
 
     rules: tuple[Rule, ...]
     default: Action
+    _about: dict[object, tuple[Rule, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def decide(self, command: Judged, text: str) -> Decision:
         """Return what may happen to `command`; `text` is all of it, where its row has a part."""
-        for rule in self.rules:
-            if rule.matches(command, text):
+        # Few kinds of commands come again and again; only their texts differ.
+        kind = (command.cls, command.operation, command.resources, command.risk)
+        rules = self._about.get(kind)
+        if rules is None:
+            rules = tuple(rule for rule in self.rules if rule.is_about(command))
+            if len(self._about) >= _MAX_KINDS:
+                self._about.clear()
+            if len(command.resources) <= _MAX_NAMES:
+                self._about[kind] = rules
+        for rule in rules:
+            if rule.is_met_by(text):
                 return Decision(rule.action, rule.name)
         if self.default == "allow" or command.cls in _PASSING:
             return NO_RULE

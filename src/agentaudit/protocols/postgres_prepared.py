@@ -102,7 +102,8 @@ def may_rename(sql: str) -> bool:
 
     What a function or a DO block does is not told by its words.
     """
-    return (sql[:1] in _FIRST or ";" in sql) and _FORGETS.search(sql) is not None
+    may_be_several = 0 <= sql.find(";") < len(sql) - 1
+    return (sql[:1] in _FIRST or may_be_several) and _FORGETS.search(sql) is not None
 
 
 def renamed(sql: str) -> bytes | None:
