@@ -232,3 +232,18 @@ def test_a_rule_that_is_not_understood_is_never_taken_for_one_that_does_not_matc
 def test_a_decision_cannot_be_changed_after_it_was_made() -> None:
     with pytest.raises(AttributeError):
         NO_RULE.action = "deny"  # type: ignore[misc]
+
+
+def test_what_is_remembered_of_kinds_of_commands_changes_no_decision() -> None:
+    rules = [{"name": "odd", "action": "deny", "when": {"resource": ["*1", "*3"]}}]
+    session = Policy(json.dumps({"rules": rules, "targets": TARGETS}).encode()).for_session(
+        target="scratch", protocol="postgres", groups=()
+    )
+
+    for _ in range(2):
+        for number in range(500):
+            names = tuple(f"t{number}" for _ in range(1 + number % 40))
+            command = Command(command_no=0, cls="write", operation="INSERT", resources=names)
+            is_odd = str(number)[-1] in "13"
+            assert session.decide(command, "") == (Decision("deny", "odd") if is_odd else NO_RULE)
+    assert len(session._about) <= 200
