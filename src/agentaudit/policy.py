@@ -26,9 +26,6 @@ MAX_SEARCHED_CHARACTERS: Final = 1024 * 1024
 """A longer text is not searched: a pattern is met by it where that refuses, and not where it
 allows."""
 
-RESERVED_NAMES: Final = frozenset({"none", "default", "protocol"})
-"""What a command's `rule` says where no rule of the settings decided."""
-
 _PASSING: Final = frozenset({"read", "session"})
 _NEVER_IMPLIED: Final = frozenset({"unknown", "admin"})
 _CONTAINS, _CALLS = "contains ", "calls "

@@ -33,6 +33,17 @@ class Raw:
         self.socket.sendall(data)
         return self
 
+    def log_in(self, token: str) -> Raw:
+        """Log in to the target `orders`, up to the first ReadyForQuery."""
+        self.say(startup()).hear_one()
+        return self.say(wire.password_message(token)).hear_ready()
+
+    def hear_ready(self) -> Raw:
+        """Hear up to the next ReadyForQuery."""
+        while self.hear_one()[0] != b"Z":
+            pass
+        return self
+
     def hear_until_closed(self) -> bytes:
         heard = b""
         while True:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentaudit.protocols import postgres_messages as wire
-from tests.gateway.raw import Raw, startup
+from tests.gateway.raw import Raw
 from tests.gateway.recorded import read
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
@@ -56,13 +56,8 @@ def tried(
     )
     gw = gateway(postgres18.target(), issuer=signing_issuer)
     with Raw(gw) as client:
-        client.say(startup()).hear_one()
-        client.say(wire.password_message(signing_issuer.token()))
-        while client.hear_one()[0] != b"Z":
-            pass
-        client.say(attempt[0])
-        while client.hear_one()[0] != b"Z":
-            pass
+        client.log_in(signing_issuer.token())
+        client.say(attempt[0]).hear_ready()
         client.say(attempt[1] + wire.terminate()).hear_until_closed()
     gw.wait_until_idle()
     gw.terminate()

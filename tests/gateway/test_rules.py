@@ -18,7 +18,7 @@ from agentaudit.demo.database import embedded_postgres
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until, without_libpq_variables
 from agentaudit.protocols import postgres_messages as wire
-from tests.gateway.raw import Raw, startup
+from tests.gateway.raw import Raw
 from tests.gateway.recorded import Row, read
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
@@ -183,10 +183,7 @@ def test_a_fetch_may_do_what_the_statement_of_its_portal_may(
 ) -> None:
     gw = gateway(postgres18.target(), issuer=signing_issuer, tables={"rule": [NO_DELETE]})
     with Raw(gw) as client:
-        client.say(startup()).hear_one()
-        client.say(wire.password_message(signing_issuer.token()))
-        while client.hear_one()[0] != b"Z":
-            pass
+        client.log_in(signing_issuer.token())
         deleting = wire.parse("", "DELETE FROM victim RETURNING n")
         client.say(wire.frame(b"Q", b"BEGIN\0"))
         client.say(deleting + wire.frame(b"B", b"c\0\0" + bytes(6)) + wire.sync())

@@ -32,7 +32,7 @@ from agentaudit.protocols.postgres_ledger import (
     Refused,
 )
 from agentaudit.protocols.postgres_messages import decode_row_description
-from agentaudit.protocols.postgres_prepared import Portal, Prepared
+from agentaudit.protocols.postgres_prepared import Names, Portal, Prepared
 
 _DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY, _COPIED = b"DE2TCZd"
 _MAY_BE_LONG: Final = b"DEdNAS"
@@ -43,7 +43,22 @@ _CHANGES: Final = frozenset(
 )
 """First words of the tags with which the server reports that something was changed."""
 
-_FORGETTING: Final = frozenset(["CLOSE CURSOR ALL", "DEALLOCATE ALL", "DISCARD ALL"])
+
+def _discard_all(names: Names, sql: str) -> None:
+    names.deallocate_all()
+    names.close_all()
+
+
+_RENAMES: Final[Mapping[str, Callable[[Names, str], None]]] = {
+    "PREPARE": Names.prepared_by_sql,
+    "DEALLOCATE": Names.deallocate,
+    "DEALLOCATE ALL": lambda names, sql: names.deallocate_all(),
+    "DECLARE CURSOR": Names.declared,
+    "CLOSE CURSOR": Names.close_cursor,
+    "CLOSE CURSOR ALL": lambda names, sql: names.close_all(),
+    "DISCARD ALL": _discard_all,
+}
+"""What a statement that was answered so has done to names."""
 
 _ROW_VERBS: Final = ("SELECT", "FETCH", "SHOW", "EXPLAIN")
 
@@ -362,19 +377,8 @@ class Replies:
             # Idle need not follow: in a chain, or within a query. A COMMIT may say so too.
             if not _goes_back_to_savepoint(command.text):
                 self._ledger.end_transaction()
-        elif tag == "DEALLOCATE":
-            self._ledger.names.deallocate(command.sql)
-        elif tag == "PREPARE":
-            self._ledger.names.prepared_by_sql(command.sql)
-        elif tag == "CLOSE CURSOR":
-            self._ledger.names.close_cursor(command.sql)
-        elif tag == "DECLARE CURSOR":
-            self._ledger.names.declared(command.sql)
-        elif tag in _FORGETTING:
-            if tag != "CLOSE CURSOR ALL":
-                self._ledger.names.deallocate_all()
-            if tag != "DEALLOCATE ALL":
-                self._ledger.names.close_all()
+        elif tag in _RENAMES:
+            _RENAMES[tag](self._ledger.names, command.sql)
         return None
 
     def _empty_query(self, body: bytes) -> bytes | None:
