@@ -874,9 +874,6 @@ def main() -> int:
     # Rows come and go by the thousand and hold no cycles: looking for some each time costs 4 %.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-    # Arrays too come from malloc, which keeps them (`sealer_process`); what Arrow needs while it
-    # writes Parquet comes from its own allocator.
-    pa.set_memory_pool(pa.system_memory_pool())
     settings = canonical.decode(_first_line(sys.stdin.fileno()))
     place = Place(
         archive=Path(settings["archive"]),

@@ -30,10 +30,12 @@ _KEEPS_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_TOP_PAD_": str(16 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 """Bytes, to glibc (malloc's tunables): freed memory is used again. A batch takes megabytes and
 frees them; what the system gets back it clears page by page before it gives it out, a sixth of all
-that sealing cost."""
+that sealing cost. Arrow takes its memory there too: beside it, its own allocator went up and down
+by 20 MiB, and took 30 more."""
 
 
 class SealerProcess(asyncio.SubprocessProtocol):
