@@ -243,6 +243,10 @@ def test_only_the_whole_key_cancels(
             for key in wrong:
                 with Raw(gateway) as canceller:
                     assert canceller.say(wire.cancel_request(*key)).hear_until_closed() == b""
+            # A cancel that overtakes its query is lost, as with any server.
+            sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+            with postgres18.connect(autocommit=True) as direct:
+                until(lambda: direct.execute(sleeping).fetchone() == (1,), "the query runs")
             with Raw(gateway) as canceller:
                 canceller.say(wire.cancel_request(pid, secret))
                 assert canceller.hear_until_closed() == b""
