@@ -71,7 +71,12 @@ SELECT (SELECT array_agg(a ORDER BY a) FROM t), (SELECT count(*) FROM "T x"),
   (SELECT count(*) FROM pg_shdepend), (SELECT count(*) FROM pg_listening_channels()),
   (SELECT relacl FROM pg_class WHERE relname = 't'),
   (SELECT relrowsecurity FROM pg_class WHERE relname = 't'), to_regclass('trap'),
-  (SELECT count(*) FROM pg_description)
+  (SELECT count(*) FROM pg_description),
+  (SELECT array_agg(proconfig::text ORDER BY oid) FROM pg_proc WHERE oid > 16383),
+  (SELECT count(*) FROM pg_db_role_setting), (SELECT count(*) FROM scores),
+  (SELECT array_agg((rulename, ev_enabled, is_instead, ev_action::text) ORDER BY oid)
+    FROM pg_rewrite WHERE oid > 16383),
+  (SELECT array_agg(tgenabled ORDER BY oid) FROM pg_trigger)
 """
 
 HIDDEN = [
@@ -100,6 +105,11 @@ HIDDEN = [
     r'DELETE FROM U&"\0074"',
     'DELETE FROM U&"!0074" UESCAPE \'!\'',
     r'DELETE FROM U&"\+000074"',
+    r'UPDATE U&"\0074" SET U&"\0061" = 9',
+    r'SELECT U&"pu\0062lic".U&"w\0069pe"()',
+    'SELECT U&"!0077ipe" UESCAPE \'!\' ()',
+    r'WITH U&"\0078" AS (DELETE FROM t RETURNING *) SELECT 1',
+    'INSERT INTO U&"gr!00f6!00dfe" UESCAPE \'!\' VALUES (1)',
     'INSERT INTO "T x" VALUES (1)',
     'INSERT INTO "größe" VALUES (1)',
     "INSERT INTO größe VALUES (1)",
@@ -121,6 +131,19 @@ HIDDEN = [
     "EXPLAIN (COSTS off, TIMING off, ANALYZE 'true') UPDATE t SET a = 9",
     "EXPLAIN ANALYZE VERBOSE CREATE TABLE x AS SELECT 1",
     "EXPLAIN ANALYZE DECLARE c CURSOR FOR SELECT wipe()",
+    "EXPLAIN (ANALYZE, FORMAT json, SUMMARY off) SELECT wipe()",
+    "EXPLAIN (ANALYZE 1) WITH x AS (UPDATE t SET a = 9 RETURNING a) TABLE x",
+    "EXPLAIN ANALYZE SELECT 1 INTO x",
+    "EXPLAIN ANALYZE MERGE INTO t USING trap ON true WHEN MATCHED THEN DELETE",
+    "EXPLAIN ANALYZE INSERT INTO bait VALUES (1)",
+    "DO $$DECLARE r text; BEGIN FOR r IN EXPLAIN ANALYZE DELETE FROM t LOOP END LOOP; END$$",
+    "DO $a$BEGIN EXECUTE $b$EXPLAIN ANALYZE DELETE FROM t$b$; END$a$",
+    "DO $a$BEGIN DO $b$BEGIN DELETE FROM t; END$b$; END$a$",
+    "PREPARE p AS SELECT wipe(); EXECUTE p",
+    "PREPARE p (int) AS UPDATE t SET a = $1; EXPLAIN (ANALYZE) EXECUTE p (9)",
+    "PREPARE p AS WITH x AS (DELETE FROM t RETURNING a) TABLE x; CREATE TABLE x AS EXECUTE p",
+    'PREPARE "P" AS DELETE FROM t; PREPARE p AS SELECT 1; EXECUTE "P"',
+    "PREPARE p AS SELECT 1; DISCARD PLANS; DEALLOCATE ALL; PREPARE p AS DELETE FROM t; EXECUTE p",
     "PREPARE p AS DELETE FROM t; EXECUTE p",
     "PREPARE p AS DELETE FROM t; EXPLAIN ANALYZE EXECUTE p",
     "PREPARE p (int) AS INSERT INTO t VALUES ($1); EXECUTE p (9)",
@@ -199,6 +222,15 @@ HIDDEN = [
     "INSERT INTO scores VALUES (2, NULL)",
     "INSERT INTO v VALUES (9)",
     "DELETE FROM v",
+    "UPDATE v SET a = 9",
+    "MERGE INTO v USING trap ON true WHEN MATCHED THEN DELETE",
+    "WITH x AS (INSERT INTO scores VALUES (2, NULL)) SELECT 1",
+    "CREATE RULE later AS ON INSERT TO scores DO ALSO DELETE FROM t; INSERT INTO scores VALUES (2)",
+    "CREATE RULE instead AS ON DELETE TO bait DO INSTEAD (UPDATE t SET a = 9; DELETE FROM t); "
+    "INSERT INTO bait VALUES (1)",
+    "CREATE OR REPLACE RULE rather AS ON UPDATE TO trap DO INSTEAD NOTHING",
+    "ALTER TABLE bait DISABLE RULE also",
+    "ALTER TABLE scores DISABLE TRIGGER each",
     # Functions of the system.
     "SELECT nextval('s')",
     "SELECT setval('s', 99)",
@@ -218,6 +250,15 @@ HIDDEN = [
     'SET "Role" = reader',
     "SET SESSION AUTHORIZATION reader",
     'SET "SESSION_AUTHORIZATION" TO reader',
+    "SELECT set_config('role', 'reader', true)",
+    "SELECT pg_catalog.set_config('ro' || 'le', 'reader', false)",
+    "SELECT set_config(name, 'reader', true) FROM (VALUES ('role')) AS x (name)",
+    "SET session_replication_role = replica; INSERT INTO scores VALUES (2, NULL)",
+    "SET LOCAL standard_conforming_strings = off; INSERT INTO t VALUES (9)",
+    "SET LOCAL client_encoding = 'latin1'; DELETE FROM t",
+    "SET NAMES 'UTF8'; INSERT INTO größe VALUES (1)",
+    "ALTER FUNCTION on_row() SET row_security = off",
+    "ALTER ROLE reader SET search_path = evil, pg_catalog",
     # Rights, and the shape of things.
     "GRANT SELECT ON t TO PUBLIC",
     "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
@@ -267,6 +308,10 @@ def test_what_changes_something_is_a_write_or_worse(
 
     assert after != before, "nothing is hidden here"
     assert CLASSES.index(classify(text).cls) >= CLASSES.index("write")
+
+
+def test_they_are_many_and_no_two_are_the_same() -> None:
+    assert len(set(HIDDEN)) == len(HIDDEN) >= 170
 
 
 def test_bytes_that_say_nothing_do_not_end_a_string(postgres18: PostgresPeer) -> None:

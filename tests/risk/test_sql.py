@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,6 +167,18 @@ def test_a_statement_is_taken_for_what_it_does(
 )
 def test_only_what_the_grammar_decides_is_certain(text: str, confidence: str) -> None:
     assert classify(text).confidence == confidence
+
+
+@pytest.mark.parametrize(
+    "known",
+    [known for page in REFERENCE.values() for known in page["statements"] if "risk" in known],
+)
+def test_what_a_statement_shows_beside_its_class_is_said(known: dict[str, Any]) -> None:
+    assert list(classify(known["sql"]).risk) == known["risk"]
+
+
+def test_the_corpus_is_of_some_size() -> None:
+    assert len({text for text, *_ in CORPUS}) >= 600
 
 
 def test_several_statements_are_of_the_worst_class_among_them() -> None:

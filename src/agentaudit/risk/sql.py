@@ -15,17 +15,21 @@ Grammar: PostgreSQL 18, `src/backend/parser/gram.y`. Lists: `pg_proc` and `pg_op
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
+import orjson
 import pglast
 from pglast import parser as libpg_query
 
 from agentaudit import _native
+from agentaudit.risk import bodies, findings, names
+from agentaudit.risk.names import Ctes, Scope
+from agentaudit.risk.tree import Node, constant, dotted, options, part, relation, words
+from agentaudit.risk.truth import Condition
 
 MAX_PARSED_BYTES: Final = 1024 * 1024
 """A longer text is not parsed, and unknown."""
@@ -48,8 +52,14 @@ class Statement:
     groups statements that differ in constants, and must never decide anything. `cursor` is the one
     that a FETCH or MOVE runs further: what that does is said by who knows what it stands for.
 
-    `risk` is what its operation does not say: `contains DELETE` of a statement inside it, and
-    `calls setval` of a function of a known class that changes what is no resource of it.
+    `risk` is what its operation does not say: `contains DELETE` of a statement inside it,
+    `calls setval` of a function of a known class that changes what is no resource of it, and the
+    findings of `findings.FINDINGS`, which decide nothing.
+
+    `reads` and `writes` are the relations whose rows it reads, and whose rows, definition or
+    rights it changes, as written; what a text that it runs or stores would, counts too. `columns`
+    are those that it names, with their table as written where the text says whose they are, and
+    `orders.*` for all of one's.
     """
 
     operation: str
@@ -60,6 +70,11 @@ class Statement:
     parser: str = PARSER
     cursor: str | None = None
     risk: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    hangs_on_numbers: bool = field(default=False, repr=False, compare=False)
+    """Whether another text that differs in plain numbers alone may have another risk."""
 
 
 UNKNOWN: Final = Statement(operation="", cls="unknown")
@@ -75,8 +90,10 @@ def classify(text: str) -> Statement:
     """
     if len(text) > _CACHED_CHARACTERS:
         return _classify(text)
-    # Plain numbers change no class: one that counts through a table is parsed once.
-    return _classify_cached(_native.without_numbers(text))
+    # Plain numbers change no class: one that counts through a table is parsed once. But one row
+    # is found by `1 = 2`, and all are by `1 = 1`.
+    known = _classify_cached(_native.without_numbers(text))
+    return _classify_cached(text) if known.hangs_on_numbers else known
 
 
 def fetch(text: str, run: Iterable[str] | None) -> Statement:
@@ -96,6 +113,9 @@ def fetch(text: str, run: Iterable[str] | None) -> Statement:
         risk=_merged(
             (*each.risk, f"contains {each.operation}") for each in statements if each is not fetched
         ),
+        reads=_merged(each.reads for each in statements),
+        writes=_merged(each.writes for each in statements),
+        columns=_merged(each.columns for each in statements),
     )
 
 
@@ -166,6 +186,8 @@ def _is_unreadable(text: str) -> bool:
 
 
 def _is_too_long(text: str) -> bool:
+    if len(text) * 4 <= MAX_PARSED_BYTES:
+        return False  # a character is four bytes at most
     return len(text) > MAX_PARSED_BYTES or len(text.encode("utf-8", "replace")) > MAX_PARSED_BYTES
 
 
@@ -173,49 +195,95 @@ def _classify(text: str) -> Statement:
     if _is_unreadable(text):
         return UNKNOWN
     try:
-        tree = json.loads(libpg_query.parse_sql_json(text))
+        tree = orjson.loads(libpg_query.parse_sql_json(text))
         fingerprint = libpg_query.fingerprint(text)
-    except (libpg_query.ParseError, UnicodeError, RecursionError, ValueError):
+    except (libpg_query.ParseError, UnicodeError, ValueError):
         return UNKNOWN
-    parts = [_judge(statement["stmt"]) for statement in tree.get("stmts", ()) if statement]
-    if not parts:
+    statements = [each["stmt"] for each in tree.get("stmts", ()) if each]
+    if not statements:
         # Nothing but comments: the server answers with EmptyQueryResponse.
         return Statement(operation="", cls="session", confidence="certain")
+    parts = [_judge(statement) for statement in statements]
+    if any(map(bodies.is_code, statements)):
+        budget = bodies.Budget()
+        own = bodies.with_texts(tree, text)
+        for part, (statement, its_text) in zip(parts, own, strict=True):
+            _look_into(statement, its_text, part, budget)
+    whole, *others = parts
+    for other in others:
+        whole.add_next(other)
+    if others:
+        whole.findings["several statements"] = None
+        if any(part.operation in _ENDS for part in parts):
+            whole.findings["ends transaction"] = None
+    if any(
+        findings.has_no_limit(each["SelectStmt"]) for each in statements if "SelectStmt" in each
+    ):
+        whole.findings["no limit"] = None
     return Statement(
-        operation=parts[0].operation,
-        cls=max((part.cls for part in parts), key=_RANK.__getitem__),
-        resources=_merged(part.resources for part in parts),
+        operation=whole.operation,
+        cls=whole.cls,
+        resources=tuple(whole.resources),
         fingerprint=fingerprint,
-        confidence="certain" if all(part.is_certain for part in parts) else "uncertain",
-        cursor=_cursor(tree["stmts"]),
-        risk=_merged(part.risk for part in parts)
-        + tuple(f"contains {part.operation}" for part in parts[1:]),
+        confidence="certain" if whole.is_certain else "uncertain",
+        cursor=_cursor(statements),
+        risk=(*whole.risk, *(f"contains {other.operation}" for other in others), *whole.findings),
+        reads=tuple(whole.reads),
+        writes=tuple(whole.writes),
+        columns=tuple(whole.columns),
+        hangs_on_numbers=whole.hangs_on_numbers,
     )
+
+
+_ENDS: Final = frozenset(["COMMIT", "ROLLBACK", "PREPARE TRANSACTION"])
+
+
+def _look_into(statement: Node, text: str, judgement: _Judgement, budget: bodies.Budget) -> None:
+    """Add what the code of a DO or a function would do; its class is never told by that."""
+    stack = [(statement, text, 1)]
+    while stack:
+        outer, its_text, depth = stack.pop()
+        if not bodies.is_code(outer):
+            continue
+        code = bodies.read(outer, its_text, depth, budget)
+        judgement.findings.update(code.findings)
+        for each in bodies.statements(code.texts):
+            if each is None or not budget.takes("", depth, 1):
+                judgement.findings["body not read"] = None
+                continue
+            inner = _judge(each[0], names.CODE)
+            judgement.add_code(inner)
+            stack.append((*each, depth + 1))
+    if budget.is_over:
+        judgement.raise_to_unknown()
 
 
 def _cursor(statements: Sequence[Node]) -> str | None:
     """Return the cursor of a FETCH or MOVE that is alone."""
     if len(statements) != 1:
         return None
-    cursor: str | None = statements[0]["stmt"].get("FetchStmt", {}).get("portalname")
+    cursor: str | None = statements[0].get("FetchStmt", {}).get("portalname")
     return cursor
 
 
 _classify_cached: Final = lru_cache(maxsize=4096)(_classify)
 
 
-# One statement. Nodes are libpg_query's JSON: {"SelectStmt": {…}}.
-
-Node = dict[str, Any]
+# One statement.
 
 
 @dataclass(slots=True)
 class _Judgement:
     operation: str
     cls: str
-    resources: dict[str, None]
-    risk: dict[str, None]
+    resources: names.Names = field(default_factory=dict)
+    risk: names.Names = field(default_factory=dict)
+    findings: names.Names = field(default_factory=dict)
+    reads: names.Names = field(default_factory=dict)
+    writes: names.Names = field(default_factory=dict)
+    columns: names.Names = field(default_factory=dict)
     is_certain: bool = True
+    hangs_on_numbers: bool = False
     has_own_types: bool = False
     """Whether it names a type that is none of PostgreSQL's."""
 
@@ -231,33 +299,98 @@ class _Judgement:
         self.cls = "unknown"
         self.is_certain = False
 
+    def note_condition(self, condition: Node | None) -> None:
+        if condition is None:
+            self.findings["no where"] = None
+            return
+        known = Condition(condition)
+        self.hangs_on_numbers |= known.hangs_on_numbers
+        if known.is_always_true:
+            self.findings["where always true"] = None
 
-def _judge(statement: Node) -> _Judgement:
+    def note_call(self, function: Sequence[str], call: Node, *, is_unknown: bool) -> None:
+        self.findings.update(dict.fromkeys(findings.of_function(function, call)))
+        if is_unknown and len(self.findings) < _MAX_FINDINGS:
+            self.findings[f"unknown function {'.'.join(map(part, function))}"] = None
+
+    def add_next(self, other: _Judgement) -> None:
+        """Add what the next statement of the same text is; the operation stays the first's."""
+        self.raise_to(other.cls)
+        self.is_certain &= other.is_certain
+        self.hangs_on_numbers |= other.hangs_on_numbers
+        self.resources.update(other.resources)
+        self.risk.update(other.risk)
+        self.findings.update(other.findings)
+        self._add_names(other)
+
+    def _add_names(self, other: _Judgement) -> None:
+        self.reads.update(other.reads)
+        self.writes.update(other.writes)
+        self.columns.update(other.columns)
+
+    def add_code(self, inner: _Judgement) -> None:
+        """Add what a statement of its code is: not its class, and nothing that rules read."""
+        if inner.operation != "SELECT":
+            self.findings[f"body contains {inner.operation}"] = None
+        self.findings.update(dict.fromkeys(f"body {each}" for each in inner.risk))
+        self.findings.update(inner.findings)
+        self.hangs_on_numbers |= inner.hangs_on_numbers
+        self._add_names(inner)
+
+
+_MAX_FINDINGS: Final = 64
+"""After so many no further function is named: a text picks how many it calls."""
+
+
+def _judge(statement: Node, around: Scope | None = None) -> _Judgement:
     ((kind, body),) = statement.items()
     operation, cls = _kind(kind, body)
-    judgement = _Judgement(operation, cls, {}, {})
+    judgement = _Judgement(operation, cls)
+    scope = Scope(outer=around, does=_does(kind, body))
     if cls == "unknown" or kind == "FetchStmt":
         judgement.is_certain = False
     if kind in _NOT_RUN:
-        # What it holds is stored, not run; only its names are of interest. But a constant is read
-        # as its type at once: a row's or an array's input runs the CHECK of a domain in it.
-        inner = _Judgement(operation, "session", {}, {})
-        _walk(statement, inner)
-        judgement.resources = inner.resources
-        judgement.risk = inner.risk
+        # What it holds is stored, not run; only what it names is of interest. But a constant is
+        # read as its type at once: a row's or an array's input runs the CHECK of a domain in it.
+        inner = _Judgement(operation, "session")
+        _walk(statement, inner, scope)
         if inner.has_own_types:
-            judgement.raise_to_unknown()
-        elif kind == "PrepareStmt" and inner.resources:
-            judgement.is_certain = False  # as it is of a column that it is compared with
-        return judgement
+            inner.cls, inner.is_certain = "unknown", False
+        else:
+            # As it is of a column that a constant is compared with.
+            is_certain = kind != "PrepareStmt" or not inner.resources
+            inner.cls, inner.is_certain = cls, judgement.is_certain and is_certain
+        return inner
     if kind == "ConstraintsSetStmt":
         return judgement  # a constraint is named like a relation, and is none
-    _walk(statement, judgement)
-    judgement.resources.update(dict.fromkeys(filter(None, _named_objects(kind, body))))
-    if kind == "ExplainStmt" and not _is_on(body, "analyze"):
-        # Planned, not run; but planning evaluates functions, so unknown stays unknown.
-        judgement.cls = "unknown" if judgement.cls == "unknown" else "read"
+    _walk(statement, judgement, scope)
+    named = dict.fromkeys(filter(None, _named_objects(kind, body)))
+    judgement.resources.update(named)
+    judgement.writes.update(named)
+    if kind == "CopyStmt":
+        names.note_copied(body, judgement.columns)
+    elif kind == "ExplainStmt":
+        _judge_explained(body, judgement)
     return judgement
+
+
+def _does(kind: str, body: Node) -> str:
+    """Return what a statement does to the relations that it names outside of a query."""
+    if kind == "LockStmt":
+        return ""
+    return "reads" if kind == "CopyStmt" and not body.get("is_from") else "writes"
+
+
+def _judge_explained(body: Node, judgement: _Judgement) -> None:
+    if _is_on(body, "analyze"):
+        if judgement.cls in ("write", "schema", "admin") or judgement.writes:
+            judgement.findings["explain analyzes write"] = None
+        return
+    # Planned, not run; but planning evaluates functions, so unknown stays unknown.
+    judgement.cls = "unknown" if judgement.cls == "unknown" else "read"
+    planned = (each for each in judgement.findings if each.startswith("unknown function "))
+    judgement.findings = dict.fromkeys(planned)
+    judgement.reads, judgement.writes, judgement.columns = {}, {}, {}
 
 
 def _named_objects(kind: str, body: Node) -> Iterator[str]:
@@ -265,105 +398,190 @@ def _named_objects(kind: str, body: Node) -> Iterator[str]:
     if kind in ("DropStmt", "CommentStmt", "SecLabelStmt", "AlterExtensionContentsStmt"):
         of = _object(body.get("removeType") or body.get("objtype", ""))
         for node in body.get("objects", [body.get("object", {})]):
-            name = _dotted(node)
+            name = dotted(node)
             if of in _PARTS_OF_RELATIONS:
                 yield name.rpartition(".")[0]
             elif of in _RELATIONS:
                 yield name
     elif kind in ("CreateSeqStmt", "AlterSeqStmt"):
-        for option, value in _options(body):
+        for option, value in options(body):
             if option == "owned_by":
-                yield _dotted(value).rpartition(".")[0]
+                yield dotted(value).rpartition(".")[0]
 
 
 def _kind(kind: str, body: Node) -> tuple[str, str]:
     """Return operation and class of a statement without what is inside it."""
     special = _SPECIAL.get(kind)
-    return special(body) if special else _PLAIN.get(kind, (_words(kind), "unknown"))
+    return special(body) if special else _PLAIN.get(kind) or (_words(kind), "unknown")
 
 
-def _walk(statement: Node, judgement: _Judgement) -> None:
-    """Let everything inside `statement` raise the judgement; collect relations but not CTEs."""
-    # A stack of our own: expressions nest as deep as the parser allows.
-    stack: list[tuple[Any, frozenset[str]]] = [(statement, frozenset())]
+def _walk(statement: Node, judgement: _Judgement, scope: Scope) -> None:
+    """Let everything inside `statement` raise the judgement; collect names but not CTEs."""
+    # A stack of our own: expressions nest as deep as the parser allows. What a node is, is said
+    # where it is a query or what writes.
+    stack: list[tuple[Node, Scope, str]] = [(statement, scope, "")]
     while stack:
-        node, ctes = stack.pop()
-        if isinstance(node, list):
-            stack.extend((item, ctes) for item in reversed(node))
+        node, scope, kind = stack.pop()
+        if "relpersistence" in node and isinstance(node.get("relname"), str):
+            _note_relation(node, scope, judgement)
             continue
-        if not isinstance(node, dict):
-            continue
-        relation = node.get("relname")
-        if isinstance(relation, str) and "relpersistence" in node:
-            _note_relation(node, relation, ctes, judgement)
-            continue
-        clause = node.get("withClause")
-        if isinstance(clause, dict):
-            ctes = _push_ctes(clause, ctes, stack)
-        for key, value in reversed(node.items()):
-            if key == "withClause":
+        if kind:
+            ctes = scope.ctes
+            if "withClause" in node:
+                ctes = _push_ctes(node["withClause"], scope, stack, judgement)
+            scope = names.enter(kind, node, scope, ctes, judgement.columns)
+        inside = []
+        for key, value in node.items():
+            shape = type(value)
+            if shape is not dict and shape is not list:
                 continue
-            if key == "tableElts":
-                value = [_untyped(element) for element in value]
-            elif key in ("CompositeTypeStmt", "CreateDomainStmt"):
-                value = {name: part for name, part in value.items() if name not in _PARTS_OF_TYPES}
-            if key in _CHECKS:
-                _CHECKS[key](value, judgement)
-            elif key.endswith("Stmt") and key[0].isupper():  # `selectStmt` is a field
-                operation, cls = _kind(key, value)
-                judgement.raise_to(cls)
-                judgement.note_operation(operation)
-            if key in _TARGETS:
-                # What is written to is a table, whatever a CTE is called.
-                others = {name: part for name, part in value.items() if name != "relation"}
-                stack.append((others, ctes))
-                stack.append((value.get("relation"), frozenset()))
-            else:
-                stack.append((value, ctes))
+            its_scope, its_kind = scope, ""
+            mark = _MARKS[key]
+            if mark:
+                if mark == "leaf" or (key == "name" and shape is list):
+                    continue
+                if mark == "place":
+                    value, its_scope, its_kind = _place(key, value, node, scope, kind)
+                _check(key, value, judgement)
+            for each in (value,) if shape is dict else value:
+                if "ColumnRef" in each:
+                    names.note_column(each["ColumnRef"]["fields"], its_scope, judgement.columns)
+                elif "A_Const" not in each:
+                    inside.append((each, its_scope, its_kind))
+        stack += reversed(inside)
+
+
+def _check(key: str, value: Any, judgement: _Judgement) -> None:
+    if key in _CHECKS:
+        _CHECKS[key](value, judgement)
+    elif key[-4:] == "Stmt" and key[0].isupper():  # `selectStmt` is a field
+        operation, cls = _kind(key, value)
+        judgement.raise_to(cls)
+        judgement.note_operation(operation)
+        if key in _CONDITIONS:
+            judgement.note_condition(value.get(_CONDITIONS[key]))
+    if key in findings.OF:
+        judgement.findings.update(dict.fromkeys(findings.OF[key](value)))
+
+
+_CONDITIONS: Final = {
+    "DeleteStmt": "whereClause",
+    "UpdateStmt": "whereClause",
+    "MergeStmt": "joinCondition",
+}
+
+
+def _place(key: str, value: Any, node: Node, scope: Scope, kind: str) -> tuple[Any, Scope, str]:
+    """Return what to look at in a part of `node`, what names stand for there, and what it is."""
+    if key in _QUERIES:
+        return value, scope, key
+    if kind:
+        if key == "relation":
+            return value, _WRITES, ""  # what is written to is a table, whatever a CTE is called
+        if key in ("larg", "rarg"):
+            return value, scope, "SelectStmt"
+        if key == "sortClause":
+            # A name that the query gave wins over a column's.
+            targets = (each["ResTarget"].get("name") for each in node.get("targetList", ()))
+            given = frozenset(filter(None, targets))
+            return value, Scope(scope.ctes, scope, scope.does, outputs=given), ""
+        if key == "selectStmt":
+            return value, scope.beside(), ""
+    if key == "RangeSubselect" and not value.get("lateral"):
+        return value, scope.beside(), ""
+    if key == "tableElts":
+        return [_untyped(element) for element in value], scope, ""
+    if key in ("CompositeTypeStmt", "CreateDomainStmt"):
+        return {of: it for of, it in value.items() if of not in _PARTS_OF_TYPES}, scope, ""
+    if key in ("intoClause", "into"):
+        return value, _WRITES, ""
+    if key in ("pktable", "inhRelations", "TableLikeClause"):
+        return value, _READS, ""
+    return value, scope, ""
+
+
+class _Marks(dict[str, str]):
+    """How a part of a node is looked at, by its name: the grammar has some hundreds of them."""
+
+    def __missing__(self, key: str) -> str:
+        mark = ""
+        if key in _LEAVES:
+            mark = "leaf"
+        elif key in _PLACES:
+            mark = "place"
+        elif key in _CHECKS or key in findings.OF or key.endswith("Stmt") or key == "name":
+            mark = "other"
+        self[key] = mark
+        return mark
+
+
+_MARKS: Final = _Marks()
+
+# What has nothing in it but a constant, or parts of a name.
+_LEAVES: Final = frozenset(
+    words("A_Const ParamRef String withClause funcname names fields colnames alias")
+)
+
+_QUERIES: Final = frozenset({"SelectStmt"} | findings.WRITING)
+
+# Where what is inside stands differently from what is around it.
+_PLACES: Final = _QUERIES | frozenset(
+    words(
+        """
+        relation larg rarg sortClause selectStmt RangeSubselect TableLikeClause tableElts
+        CompositeTypeStmt CreateDomainStmt intoClause into pktable inhRelations
+        """
+    )
+)
+
+_WRITES: Final = Scope(does="writes")
+_READS: Final = Scope(does="reads")
 
 
 def _push_ctes(
-    clause: Node, ctes: frozenset[str], stack: list[tuple[Any, frozenset[str]]]
-) -> frozenset[str]:
+    clause: Node, scope: Scope, stack: list[tuple[Node, Scope, str]], judgement: _Judgement
+) -> Ctes:
     """Queue the queries of a WITH; return the names that the statement sees."""
     items = [item["CommonTableExpr"] for item in clause.get("ctes", ())]
-    names = frozenset(item["ctename"] for item in items)
-    seen = ctes | names if clause.get("recursive") else ctes
-    for item in items:
-        stack.append((item["ctequery"], seen))
-        # Without RECURSIVE a query sees those before it only: `WITH t AS (SELECT … FROM t)`.
-        seen |= {item["ctename"]}
-    return ctes | names
+    places: dict[str, int] = {}
+    for place, item in enumerate(items):
+        places.setdefault(item["ctename"], place)
+    ctes = Ctes(places, scope.ctes)
+    for place, item in enumerate(items):
+        query = item["ctequery"]
+        if not findings.WRITING.isdisjoint(query):
+            judgement.findings["writes in with"] = None
+        # `WITH t AS (SELECT … FROM t)`
+        seen = ctes if clause.get("recursive") else ctes.first(place)
+        stack.append((query, Scope(seen, scope.outer, scope.does, scope.tables), ""))
+    return ctes
 
 
-def _note_relation(node: Node, relation: str, ctes: frozenset[str], judgement: _Judgement) -> None:
+def _note_relation(node: Node, scope: Scope, judgement: _Judgement) -> None:
     schema = node.get("schemaname")
-    if schema is None and relation in ctes:
+    if schema is None and node["relname"] in scope.ctes:
         return
-    catalog = node.get("catalogname")
-    judgement.resources[".".join(map(_part, filter(None, (catalog, schema, relation))))] = None
+    name = relation(node)
+    judgement.resources[name] = None
+    if scope.does == "reads":
+        judgement.reads[name] = None
+    elif scope.does:
+        judgement.writes[name] = None
     if judgement.cls in ("read", "session") and schema not in ("pg_catalog", "information_schema"):
         judgement.is_certain = False
 
 
-def _part(name: str) -> str:
-    """Return a part of a name so that its dots divide nothing."""
-    return f'"{name}"' if "." in name else name
-
-
 def _check_function(call: Node, judgement: _Judgement) -> None:
-    names = [part["String"]["sval"] for part in call["funcname"]]
-    name = names[-1]
-    if names[:-1] not in ([], ["pg_catalog"]):
-        judgement.raise_to("unknown")
-    elif name in _HARMLESS_FUNCTIONS:
-        pass
-    else:
-        cls = _FUNCTION_CLASSES.get(name, "unknown")
+    of = [each["String"]["sval"] for each in call["funcname"]]
+    name = of[-1]
+    is_known = of[:-1] in ([], ["pg_catalog"])
+    if not is_known or name not in _HARMLESS_FUNCTIONS:
+        cls = _FUNCTION_CLASSES.get(name, "unknown") if is_known else "unknown"
         judgement.raise_to(cls)
         if cls in ("write", "admin"):
             judgement.risk[f"calls {name}"] = None
-    if len(names) == 1 or judgement.cls == "unknown":
+        judgement.note_call(of, call, is_unknown=cls == "unknown")
+    if len(of) == 1 or judgement.cls == "unknown":
         judgement.is_certain = False
 
 
@@ -374,7 +592,9 @@ def _is_among(known: frozenset[str], name: Sequence[Node]) -> bool:
 
 
 def _check_operator(name: Any, judgement: _Judgement) -> None:
-    if not _is_among(_OPERATORS, name):
+    if not (len(name) == 1 and name[0]["String"]["sval"] in _OPERATORS) and not _is_among(
+        _OPERATORS, name
+    ):
         judgement.raise_to_unknown()
     elif len(name) == 1 and judgement.cls in ("read", "session"):
         judgement.is_certain = False
@@ -390,7 +610,7 @@ def _check_type(type_name: Any, judgement: _Judgement) -> None:
 
 def _check_definition(body: Node, judgement: _Judgement) -> None:
     # An aggregate's first state is read as its type when it is created.
-    parts = dict(_options(body, "definition"))
+    parts = dict(options(body, "definition"))
     for state, condition in (("stype", "initcond"), ("mstype", "minitcond")):
         if condition in parts and state in parts:
             _check_type(parts[state].get("TypeName", {}), judgement)
@@ -419,6 +639,7 @@ def _untyped(element: Node) -> Node:
 
 
 def _check_merge(clause: Node, judgement: _Judgement) -> None:
+    judgement.findings.update(dict.fromkeys(findings.of_merge(clause)))
     command = clause.get("commandType", "").removeprefix("CMD_")
     if command != "NOTHING":
         judgement.note_operation(command)
@@ -430,7 +651,7 @@ def _check_into(_: Any, judgement: _Judgement) -> None:
 
 
 def _check_sample(sample: Node, judgement: _Judgement) -> None:
-    if _dotted({"List": {"items": sample.get("method", ())}}) not in ("bernoulli", "system"):
+    if dotted({"List": {"items": sample.get("method", ())}}) not in ("bernoulli", "system"):
         judgement.raise_to_unknown()
 
 
@@ -459,8 +680,6 @@ def _raises(cls: str) -> Callable[[Any, _Judgement], None]:
     return lambda _, judgement: judgement.raise_to(cls)
 
 
-_TARGETS: Final = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
-
 _CHECKS: Final[dict[str, Callable[[Any, _Judgement], None]]] = {
     "FuncCall": _check_function,
     "A_Expr": lambda expression, judgement: _check_operator(expression["name"], judgement),
@@ -476,10 +695,6 @@ _CHECKS: Final[dict[str, Callable[[Any, _Judgement], None]]] = {
     "intoClause": _check_into,
     "AlterTableCmd": _check_alteration,
 }
-
-
-def _names(text: str) -> list[str]:
-    return text.split()
 
 
 def _words(kind: str) -> str:
@@ -514,22 +729,9 @@ _RELATIONS: Final = frozenset(
 _PARTS_OF_RELATIONS: Final = frozenset(["COLUMN", "CONSTRAINT", "POLICY", "RULE", "TRIGGER"])
 
 
-def _dotted(node: Node) -> str:
-    """Return a name that is a list of strings, or empty where it is something else."""
-    items = node.get("List", {}).get("items", [node])
-    parts = [item.get("String", {}).get("sval") for item in items]
-    return ".".join(parts) if all(isinstance(part, str) for part in parts) else ""
-
-
-def _options(body: Node, field: str = "options") -> Iterator[tuple[str, Any]]:
-    for option in body.get(field, ()):
-        element = option.get("DefElem", {})
-        yield element.get("defname", ""), element.get("arg")
-
-
 def _is_on(body: Node, name: str) -> bool:
     """Whether an option is given; a value that is not plainly off counts as on."""
-    for option, value in _options(body):
+    for option, value in options(body):
         if option == name:
             text = str(value).lower()
             if value is None or not ("'off'" in text or "'false'" in text or text == _ZERO):
@@ -551,7 +753,7 @@ def _set(body: Node) -> tuple[str, str]:
     operation = "RESET" if body["kind"].startswith("VAR_RESET") else "SET"
     # The server takes a quoted name in any case.
     name = body.get("name", "").lower()
-    values = [_constant(value) for value in body.get("args", ())]
+    values = [constant(value) for value in body.get("args", ())]
     if name == "search_path" and "pg_catalog" in values[1:]:
         # What calls itself `lower` or `+` from here on is looked for elsewhere first.
         return operation, "unknown"
@@ -561,15 +763,10 @@ def _set(body: Node) -> tuple[str, str]:
     return operation, "admin" if is_admin else "session"
 
 
-def _constant(node: Node) -> str:
-    constant = node.get("A_Const", {})
-    return str(constant.get("sval", {}).get("sval", "")).lower()
-
-
 _ON: Final = frozenset({"on", "true", "yes", "1"})
 
 _ADMIN_SETTINGS: Final = frozenset(
-    _names(
+    words(
         """
         allow_system_table_mods createrole_self_grant dynamic_library_path event_triggers
         extension_control_path ignore_checksum_failure local_preload_libraries
@@ -605,7 +802,7 @@ def _rename(body: Node) -> tuple[str, str]:
 
 def _function(body: Node) -> tuple[str, str]:
     operation = "CREATE PROCEDURE" if body.get("is_procedure") else "CREATE FUNCTION"
-    for option, value in _options(body):
+    for option, value in options(body):
         if option == "language":
             # It loads a library, calls what it likes of the server, or is not trusted.
             language = str((value or {}).get("String", {}).get("sval", "")).lower()
@@ -790,7 +987,7 @@ _NOT_RUN: Final = frozenset({"PrepareStmt", "ViewStmt", "CreateFunctionStmt", "R
 # Not here on purpose: convert (a conversion may be anybody's), query_to_xml, ts_stat and their
 # like (they run a text as SQL), large objects, files, and what waits or signals.
 _HARMLESS_FUNCTIONS: Final = frozenset(
-    _names(
+    words(
         """
         abs acos acosd age any_value area array_agg array_append array_cat array_dims array_fill
         array_length array_lower array_ndims array_position array_positions array_prepend
@@ -868,7 +1065,7 @@ _FUNCTION_CLASSES: Final = {
     "txid_current": "write",
     "pg_current_xact_id": "write",
     **dict.fromkeys(
-        _names(
+        words(
             """
         pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all
         pg_advisory_unlock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared
@@ -879,7 +1076,7 @@ _FUNCTION_CLASSES: Final = {
         "session",
     ),
     **dict.fromkeys(
-        _names(
+        words(
             """
         lo_close lo_creat lo_create lo_from_bytea lo_lseek lo_open lo_put lo_truncate lo_unlink
         lowrite
@@ -888,7 +1085,7 @@ _FUNCTION_CLASSES: Final = {
         "write",
     ),
     **dict.fromkeys(
-        _names(
+        words(
             """
         lo_export lo_import pg_cancel_backend pg_create_logical_replication_slot
         pg_create_physical_replication_slot pg_create_restore_point pg_drop_replication_slot
@@ -901,7 +1098,7 @@ _FUNCTION_CLASSES: Final = {
 }
 
 _OPERATORS: Final = frozenset(
-    _names(
+    words(
         """
         !! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|-
         / < <-> << <<= <<| <= <> <@ <^ = > >= >> >>= >^ ? ?# ?& ?- ?-| ?| ?|| @ @-@ @> @? @@ @@@
@@ -911,7 +1108,7 @@ _OPERATORS: Final = frozenset(
 ) | {"BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"}
 
 _OPERATOR_CLASSES: Final = frozenset(
-    _names(
+    words(
         """
         bpchar_pattern_ops inet_ops jsonb_ops jsonb_path_ops text_ops text_pattern_ops
         varchar_ops varchar_pattern_ops
@@ -920,7 +1117,7 @@ _OPERATOR_CLASSES: Final = frozenset(
 )
 
 _TYPES: Final = frozenset(
-    _names(
+    words(
         """
         bit bool boolean box bpchar bytea char cidr circle date datemultirange daterange float4
         float8 inet int int2 int2vector int4 int4multirange int4range int8 int8multirange
