@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import http.client
 import json
 import re
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import SplitResult, urlsplit
 
 import jwt
@@ -47,12 +48,35 @@ KEYS_LIVE_S: Final = 60 * 60.0
 RETRY_AFTER_S: Final = 5.0
 """Between two fetches from one issuer, so that tokens with invented key ids cannot drive them."""
 
-LEEWAY_S: Final = 10.0
+LEEWAY_S: Final = 60.0
+"""How far an issuer's clock and ours may be apart, either way; a token is never taken beyond it.
+
+A fresh token is of this very second, so with less of it a clock that is off ends every login."""
+
+MAX_TIME_S: Final = 253_402_300_800
+"""The year 10000. An `exp` beyond it counts milliseconds, by mistake, and would never come."""
+
 MAX_DELEGATORS: Final = 8
 
 _CANONICAL: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _TOKEN_TYPES: Final = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 _KEY_TYPE: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+_OTHER_USES: Final = frozenset({"refresh", "offline", "logout"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Who brought a token, and which token it was."""
+
+    actor: Actor
+    token_id: str
+    """What a list of used tokens knows it by: 64 hex digits, from which nothing of it is had back.
+
+    It is of what the issuer said, (`iss`, `jti`) or else header and claims, and never of the
+    signature: of an ECDSA signature (r, s) anybody makes another one that is as good, (r, n - s).
+    """
+    expires_us: int
+    """When it expires, in microseconds since 1970; it is taken for `LEEWAY_S` longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +102,8 @@ class KeySet:
         if place not in self._made:
             try:
                 self._made[place] = jwt.PyJWK(dict(self.keys[fitting[0]]), algorithm=algorithm)
-            except jwt.PyJWTError:
-                return None
+            except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+                return None  # the library lets some of what a broken key leads to through
         return self._made[place]
 
     def count_for(self, algorithms: Sequence[str]) -> int:
@@ -154,17 +178,21 @@ def _fetch_json(
     connection = _connection(parts, context, remaining)
     # The socket's own timeout counts from the last byte: a server that drips would never end it.
     has_hung_up = threading.Event()
-    watchdog = threading.Timer(remaining, _hang_up, (connection, has_hung_up))
+    watchdog = threading.Timer(remaining, _hang_up)
     watchdog.daemon = True
-    watchdog.start()
     try:
+        connection.connect()
+        # `http.client` forgets the socket once it knows that nothing else will come on it.
+        watchdog.args = (connection.sock, has_hung_up)
+        watchdog.start()
         path = parts.path or "/"
         connection.request("GET", path, headers={"Accept": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
             raise IssuerError(f"{where}: HTTP status {response.status}")
         body = response.read(MAX_DOCUMENT_BYTES + 1)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        # ValueError: a host or a path that cannot be put into a request.
         is_late = has_hung_up.is_set() or isinstance(error, TimeoutError)
         problem = "no answer in time" if is_late else _reason(error)
         raise IssuerError(f"{where}: {problem}") from None
@@ -195,11 +223,10 @@ def _connection(
     return http.client.HTTPConnection(host, parts.port, timeout=timeout)
 
 
-def _hang_up(connection: http.client.HTTPConnection, has_hung_up: threading.Event) -> None:
+def _hang_up(connected: socket.socket, has_hung_up: threading.Event) -> None:
     has_hung_up.set()
     try:
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
+        connected.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass  # it ended by itself in the same moment
 
@@ -251,21 +278,29 @@ class _Source:
         if fetch is not None:
             # Shielded: who hangs up must not take the fetch away from the others that wait for it.
             self._keys = await asyncio.shield(fetch)
+        elif self._failure is not None:
+            # It may publish the key by now: what cannot be asked is not the token's fault.
+            raise self._failure
         elif self._keys is None or age >= KEYS_LIVE_S:
-            raise self._failure or IssuerError(f"issuer {self.settings.url}: no keys")
+            raise IssuerError(f"issuer {self.settings.url}: no keys")
         key = self._keys.find(kid, algorithm)
         if key is None:
             raise IdentityError("the token is signed with a key that its issuer does not publish")
         return key
 
     def _start(self) -> asyncio.Future[KeySet] | None:
-        """Return the fetch under way, a new one, or None if the last was too short ago."""
+        """Return the fetch under way, a new one, or None if there can be none now."""
         if self._under_way is None:
             if self._clock() - self._tried_at < RETRY_AFTER_S:
                 return None
             self._tried_at = self._clock()
             loop = asyncio.get_running_loop()
-            self._under_way = loop.run_in_executor(self._executor, self._fetch, self.settings)
+            try:
+                self._under_way = loop.run_in_executor(self._executor, self._fetch, self.settings)
+            except RuntimeError:
+                # Closed: other settings are in force since this login began.
+                self._failure = IssuerError(f"issuer {self.settings.url}: is not asked any more")
+                return None
             self._under_way.add_done_callback(self._finish)
         return self._under_way
 
@@ -306,7 +341,17 @@ class Verifier:
     async def actor(
         self, token: str, *, audience: str | None = None, login_age_s: float | None = None
     ) -> Actor:
-        """Return who `token` says its bearer is.
+        """Return who `token` says its bearer is: `bearer`, where it is not asked which token."""
+        bearer = await self.bearer(token, audience=audience, login_age_s=login_age_s)
+        return bearer.actor
+
+    async def bearer(
+        self, token: str, *, audience: str | None = None, login_age_s: float | None = None
+    ) -> Bearer:
+        """Return who `token` says its bearer is, and what the token is known by.
+
+        An access token is needed; where it is asked how long ago its bearer logged in, an ID token
+        will do as well, which is a statement of just that.
 
         `audience` is what it must be for, in place of what its issuer's settings say, and
         `login_age_s` how long ago its bearer may have logged in: a token that says nothing of the
@@ -330,10 +375,15 @@ class Verifier:
         verified = _verify(token, key, algorithm, source.settings, audiences)
         now = self._wall_clock()
         _refuse_untimely(verified, now)
+        _refuse_other_use(verified, takes_id_token=login_age_s is not None)
         if login_age_s is not None:
             _refuse_old_login(verified, now, login_age_s)
         _refuse_unmatched(verified, source.settings.require)
-        return _actor(verified, source.settings)
+        return Bearer(
+            _actor(verified, source.settings),
+            _token_id(token, verified),
+            int(verified["exp"] * 1_000_000),
+        )
 
 
 def _peek(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -359,12 +409,23 @@ def _decode_part(part: str) -> bytes:
 
 def _object(raw: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(raw)
+        # Decoded here: from bytes, json would take UTF-16 and UTF-32 too.
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_distinct)
+        # Half of a surrogate pair is no text; the archive could not tell one from another.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise IdentityError("the token's header or claims are not JSON") from None
     if not isinstance(value, dict):
         raise IdentityError("the token's header or claims are not a JSON object")
     return value
+
+
+def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return `members`; RFC 7519, section 4: names are unique, or readers disagree on values."""
+    found = dict(members)
+    if len(found) != len(members):
+        raise IdentityError("the token says something twice (two JSON members of one name)")
+    return found
 
 
 def _algorithm(header: Mapping[str, Any], issuer: Issuer) -> str:
@@ -422,8 +483,7 @@ def _refuse_untimely(claims: Mapping[str, Any], now: float) -> None:
         value = claims.get(name)
         if value is None and name != "exp":
             continue
-        # The range keeps out NaN and Infinity, which Python's JSON lets in.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        if not _is_time(value):
             raise IdentityError(f"the token's {name} is not a time")
         times[name] = value
     if times["exp"] <= now - LEEWAY_S:
@@ -432,15 +492,45 @@ def _refuse_untimely(claims: Mapping[str, Any], now: float) -> None:
         raise IdentityError("the token is not valid yet")
 
 
+def _is_time(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value < MAX_TIME_S  # so neither NaN nor Infinity, which Python's JSON lets in
+
+
+def _refuse_other_use(claims: Mapping[str, Any], *, takes_id_token: bool) -> None:
+    """Refuse what its issuer marks as something else than an access token.
+
+    Few issuers say so in the header's `typ` (RFC 9068). Amazon Cognito and nanoidp have a claim
+    `token_use`, Keycloak a claim `typ`; and the hashes of what was issued along with it are in
+    an ID token alone (OpenID Connect Core 1.0, section 3.1.3.6 and 3.3.2.11).
+    """
+    uses = {str(claims.get(name)).lower() for name in ("token_use", "typ")}
+    if uses & _OTHER_USES:
+        raise IdentityError("the token is not an access token", hint="send the access token")
+    is_id_token = "id" in uses or "at_hash" in claims or "c_hash" in claims
+    if is_id_token and not takes_id_token:
+        raise IdentityError("the token is an ID token", hint="send the access token")
+
+
+def _token_id(token: str, claims: Mapping[str, Any]) -> str:
+    """Return what tells this token from others, whatever its signature is."""
+    jti = claims.get("jti")
+    # An issuer that sets an empty one, and so always the same, does not name its tokens.
+    said = ["jti", claims["iss"], jti] if jti else ["signing input", token.rpartition(".")[0]]
+    return hashlib.sha256(json.dumps(["agentaudit token", *said]).encode("ascii")).hexdigest()
+
+
 def _refuse_old_login(claims: Mapping[str, Any], now: float, login_age_s: float) -> None:
     """Refuse who logged in longer ago; OpenID Connect Core 1.0, section 2, `auth_time`."""
     value = claims.get("auth_time")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+    if not _is_time(value):
         raise IdentityError(
             "the token does not say when its bearer logged in (auth_time)",
             hint="ask the provider for it: max_age in the request, or a setting of the client",
         )
-    if not now - login_age_s - LEEWAY_S <= value <= now + LEEWAY_S:
+    # No grace for what is old: who has to log in again loses nothing by it.
+    if not now - login_age_s <= value <= now + LEEWAY_S:
         raise IdentityError(
             f"the login was more than {login_age_s / 60:.0f} minutes ago", hint="log in again"
         )
@@ -474,14 +564,17 @@ def _refuse_unmatched(claims: Mapping[str, Any], require: Mapping[str, Any]) -> 
 
 def _groups(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
     found = _claim(claims, path)
+    # Microsoft Entra leaves the list out beyond 200 groups and points elsewhere instead. Where some
+    # are named nevertheless the list is not whole, and a rule may be about those that are missing.
+    elsewhere = claims.get("_claim_names")
+    if (claims.get("hasgroups") and not found) or (
+        isinstance(elsewhere, dict) and path in elsewhere
+    ):
+        raise IdentityError(
+            "the token does not name its bearer's groups, because they are too many",
+            hint="let the issuer put only the groups of this application into the token",
+        )
     if found is None:
-        # Microsoft Entra leaves the list out beyond 200 groups and points elsewhere instead.
-        elsewhere = claims.get("_claim_names")
-        if claims.get("hasgroups") or (isinstance(elsewhere, dict) and path in elsewhere):
-            raise IdentityError(
-                "the token names no groups because its bearer is in too many of them",
-                hint="let the issuer put only the groups of this application into the token",
-            )
         return ()
     groups = [found] if isinstance(found, str) else found
     if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
@@ -502,8 +595,8 @@ def _chain(claims: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _actor(claims: Mapping[str, Any], issuer: Issuer) -> Actor:
-    if not claims["sub"]:
-        raise IdentityError("the token's subject is empty")
+    if not claims["sub"] or not claims["sub"].isprintable():
+        raise IdentityError("the token's subject is empty, or is no text that can be shown")
     user = _claim(claims, issuer.user_claim)
     if not isinstance(user, str) or not user:
         raise IdentityError(f'the token\'s claim "{issuer.user_claim}" names no user')
@@ -513,6 +606,9 @@ def _actor(claims: Mapping[str, Any], issuer: Issuer) -> Actor:
     email = claims.get("email")
     verified = claims.get("email_verified")
     is_verified = verified is True or verified == "true"
+    if issuer.user_claim == "email" and verified is not None and not is_verified:
+        # Where people may enter an address of their own, this one could be anybody's.
+        raise IdentityError("the token's email, which names the user here, is not verified")
     return Actor(
         user=user,
         subject=claims["sub"],
