@@ -55,6 +55,8 @@ def test_the_command_line_does_what_the_script_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("CONTROL", "TOKEN", "CLIENT_SECRET"):
+        monkeypatch.delenv(f"AGENTAUDIT_{name}", raising=False)
     (tmp_path / "archive").symlink_to(recorded.path)
     (tmp_path / "keys").symlink_to(recorded.path.parent / "keys")
     named = {"FIRST": recorded.sessions[0], "SECOND": recorded.sessions[1]}
@@ -94,6 +96,19 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "prove",
         "demo",
         "lab",
+        "tail",
+        "login",
+        "request",
+        "grants",
+        "revoke",
+        "ticket",
+        "end",
+        "block",
+        "unblock",
+        "pending",
+        "approve",
+        "deny",
+        "pull",
     ]
     for verb in verbs:
         with pytest.raises(SystemExit) as ended:
@@ -241,6 +256,15 @@ def test_an_analyst_needs_no_gateway(recorded: Recorded) -> None:
         "uvloop asyncssh scramp jwt pglast structlog anywidget",
         f"import agentaudit\ncase = agentaudit.load({str(recorded.path)!r})\n"
         f"assert case.session({recorded.sessions[0]!r}).result(1).num_rows == 3",
+    )
+
+
+def test_who_decides_needs_neither_a_gateway_nor_the_analysis() -> None:
+    import_without(
+        "duckdb polars fastapi uvicorn sqlalchemy alembic uvloop jwt pglast structlog psycopg",
+        "import agentaudit.cli.shown, agentaudit.client.control, agentaudit.client.login\n"
+        "from agentaudit.cli import main\n"
+        "assert main(['pending', '--control', 'http://127.0.0.1:1', '--token-file', 'no']) == 2",
     )
 
 
