@@ -12,7 +12,7 @@ copyright = f"2026, {author}"  # Sphinx asks for this name
 
 extensions = ["myst_parser", "sphinx.ext.doctest"]
 myst_enable_extensions = ["colon_fence", "deflist"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 nitpicky = True
 

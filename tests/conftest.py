@@ -23,6 +23,7 @@ pytest_plugins = [
     "tests.peers.pump",
     "tests.peers.serverlog",
     "tests.peers.state",
+    "tests.peers.states",
 ]
 
 SOURCES = Path(__file__).parent.parent / "src"

@@ -23,6 +23,7 @@ name = "gw1"
 origin = "audit.example.com"
 """
 
+RULE = '[[rule]]\nname = "x"\n'
 TARGET = """
 [[target]]
 name = "orders"
@@ -155,36 +156,66 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MINIMAL + 'state = "sqlite:///state.db"', "gateway.state: not available yet"),
         (MINIMAL + '[listen]\nssh = "127.0.0.1:2222"', "listen.ssh: not available yet"),
-        (MINIMAL + '[listen]\ncontrol = "127.0.0.1:1"', "listen.control: not available yet"),
-        (
-            MINIMAL + '[[rule]]\nname = "x"\naction = "hold"\napprovers = ["dba"]',
-            'rule[1].action: "hold" is not available yet',
-        ),
         (
             MINIMAL + '[[rule]]\nname = "x"\naction = "deny"\nwhen.rows_over = 5',
             "rule[1].when.rows_over: not available yet",
         ),
         (MINIMAL + '[[mask]]\nname = "x"', "mask: not available yet"),
-        (MINIMAL + '[roles]\nauditor = ["a"]', "roles.auditor: not available yet"),
-        (MINIMAL + "[limits]\nmax_holds_per_actor = 4", "limits.max_holds_per_actor"),
-        (MINIMAL + TARGET + 'access = "request"', 'access: "request" is not available yet'),
-        (MINIMAL + TARGET + 'default = "hold"', 'default: "hold" is not available yet'),
         (MINIMAL + TARGET + 'protocol = "ssh"', 'protocol: "ssh" is not available yet'),
-        (MINIMAL + TARGET + 'max_window = "1h"', "target[1].max_window: not available yet"),
         (MINIMAL + TARGET + "enforce_read_only = true", "enforce_read_only: not available yet"),
         # The number 1 equals True in Python and means something else in a file.
-        (MINIMAL + TARGET + "single_window = 0", "single_window: not available yet"),
+        (MINIMAL + TARGET + "enforce_read_only = 0", "enforce_read_only: not available yet"),
     ],
 )
 def test_a_key_of_a_later_release_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
     assert said in refusal(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL + 'state = "mysql://h/d"', "gateway.state: expected sqlite:///state.db or"),
+        (MINIMAL + 'state = "sqlite://"', "the path of a file"),
+        (MINIMAL + 'state = "postgresql://u:pw@h/d"', "a password does not belong here"),
+        (MINIMAL + 'state = "postgresql://u@h/d?password=pw"', "a password does not belong here"),
+        (MINIMAL + RULE + 'action = "deny"\napprovers = ["dba"]', 'only with action = "hold"'),
+        (MINIMAL + RULE + 'action = "allow"\ntimeout = "5m"', 'only with action = "hold"'),
+        (MINIMAL + RULE + 'action = "hold"\ntimeout = "0s"', "rule[1].timeout: "),
+        (MINIMAL + RULE + 'action = "hold"\ntimeout = "13h"', "rule[1].timeout: "),
+        (MINIMAL + RULE + 'action = "hold"\napprovals = 0', "rule[1].approvals: "),
+        (MINIMAL + RULE + 'action = "hold"\napprovals = true', "rule[1].approvals: "),
+        (MINIMAL + '[[rule]]\nname = "grant"\naction = "deny"', "what is recorded where no rule"),
+        (MINIMAL + TARGET + 'wait = "50s"', 'wait means something only with access = "request"'),
+        (MINIMAL + TARGET + "single_window = 0", "target[1].single_window: "),
+        (MINIMAL + TARGET + 'max_window = "0s"', "target[1].max_window: "),
+        (MINIMAL + '[listen]\ncontrol = "0.0.0.0:8470"', "listen.control is 0.0.0.0:8470"),
+    ],
+)
+def test_what_is_decided_by_people_is_set_as_it_can_be(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    found = refusal(tmp_path, text)
+
+    assert said in found
+    assert "pw" not in found
+
+
+def test_a_state_is_needed_where_people_decide(tmp_path: Path) -> None:
+    def needs(text: str) -> bool:
+        return load(written(tmp_path, MINIMAL + text)).needs_state
+
+    assert not needs(TARGET)
+    assert needs(TARGET + 'access = "request"')
+    assert needs(TARGET + "single_window = true")
+    assert needs(TARGET + 'default = "hold"')
+    assert needs('[listen]\ncontrol = "127.0.0.1:8470"')
+    assert needs(RULE + 'action = "hold"')
+
+
 def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None:
     text = MINIMAL + "[listen]\nproxy_protocol = []\n"
-    text += TARGET + 'access = "standing"\ndefault = "allow"\ntags = {}\nsingle_window = false\n'
+    text += TARGET + 'access = "standing"\ndefault = "allow"\ntags = {}\nrecheck = false\n'
 
     assert load(written(tmp_path, text)).target[0].access == "standing"
 
@@ -240,6 +271,10 @@ def test_a_key_of_a_later_release_may_say_that_it_is_off(tmp_path: Path) -> None
         (MINIMAL + '[[witness]]\nurl = "https://w.example.com"', "witness[1].key: missing"),
         (MINIMAL + WITNESS + 'interval = "1h"', "unknown key, the nearest valid one is"),
         (MINIMAL + '[[anchor]]\nurl = "ftp://tsa.example.com"', "expected an https address"),
+        (
+            MINIMAL + '[[webhook]]\nurl = "https://h.example.com"\nsecret_file = "s"',
+            "[[webhook]] needs listen.control",
+        ),
         (MINIMAL + '[[anchor]]\nurl = "http://t.example.com"\ninterval = "0s"', "interval"),
         (MINIMAL + TARGET + 'tls = "prefer"', "target[1].tls"),
         (MINIMAL + TARGET + 'tls_cert_file = "a"', "given together or not at all"),

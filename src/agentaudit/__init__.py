@@ -41,10 +41,10 @@ def load(path: str | PathLike[str]) -> Case:
     from functools import partial
     from pathlib import Path
 
-    from agentaudit import client
     from agentaudit.analysis.case import Case
+    from agentaudit.client import local
 
-    return Case(Path(path), record=partial(client.record_access, Path(path)))
+    return Case(Path(path), record=partial(local.record_access, Path(path)))
 
 
 def __getattr__(name: str) -> Any:

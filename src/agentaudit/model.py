@@ -191,6 +191,20 @@ class Refusal:
     hint: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """That a command waits until people have decided, and who may decide.
+
+    Members of the groups `approvers`, so many of them as `approvals` says; `timeout_s` is None
+    where the rule leaves it to what the session is in.
+    """
+
+    rule: str
+    approvers: tuple[str, ...]
+    approvals: int = 1
+    timeout_s: float | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Step:
     """Bytes that may be forwarded alone, and what they mean.

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, Protocol
 
+from agentaudit.model import Hold
 from agentaudit.patterns import Pattern, compile_pattern
 
-Action = Literal["allow", "deny"]
+Action = Literal["allow", "deny", "hold"]
 
 MAX_SEARCHED_CHARACTERS: Final = 1024 * 1024
 """A longer text is not searched: a pattern is met by it where that refuses, and not where it
@@ -48,16 +49,22 @@ class Judged(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What may happen to a command, and the name of the rule that says so."""
+    """What may happen to a command, and the name of the rule that says so.
+
+    `hold` says who decides where the action is `hold`.
+    """
 
     action: Action
     rule: str
+    hold: Hold | None = None
 
 
 NO_RULE: Final = Decision("allow", "none")
 """Of a command that no rule is about."""
 
 _DENIED: Final = Decision("deny", "default")
+_BEYOND: Final = Decision("deny", "grant")
+"""Of a command that the grant, by which its session was let in, does not name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,7 @@ class Rule:
     """A rule, and what it is about; an empty condition is none, and all others must be met.
 
     `resources` are patterns of names, part by part from the right (`*` is any part): where a rule
-    denies, one of the command's is enough, and a name that lacks a part matches, because
+    denies or holds, one of the command's is enough, and a name that lacks a part matches, because
     `search_path` may lead it there. Where it allows, all must match, with all their parts. It is
     the same with `operations`: of a statement inside another one the operation counts too.
 
@@ -84,6 +91,7 @@ class Rule:
     operations: frozenset[str] = frozenset()
     resources: tuple[tuple[str, ...], ...] = ()
     text: Pattern | None = None
+    hold: Hold | None = None
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Rule:
@@ -105,8 +113,9 @@ class Rule:
             operations=frozenset(" ".join(n.upper().split()) for n in _words(when, "operation")),
             resources=tuple(tuple(name.split(".")) for name in _words(when, "resource")),
             text=None if text is None else compile_pattern(text),
+            hold=_hold(document) if document["action"] == "hold" else None,
         )
-        if when or rule.action not in ("allow", "deny"):
+        if when or rule.action not in ("allow", "deny", "hold"):
             raise ValueError(f'rule "{rule.name}": a condition or an action that is not known')
         return rule
 
@@ -145,7 +154,7 @@ class Rule:
         if self.text is None:
             return True
         if len(text) > MAX_SEARCHED_CHARACTERS:
-            return self.action == "deny"
+            return self.action != "allow"
         return self.text.search(text) is not None
 
     @property
@@ -173,6 +182,16 @@ def _operations(command: Judged) -> list[str]:
     return [name.upper() for name in (command.operation, *inner)]
 
 
+def _hold(document: Mapping[str, Any]) -> Hold:
+    timeout_us = document["timeout_us"]
+    return Hold(
+        rule=document["name"],
+        approvers=tuple(document["approvers"]),
+        approvals=document["approvals"],
+        timeout_s=None if timeout_us is None else timeout_us / 1_000_000,
+    )
+
+
 def _words(when: dict[str, Any], condition: str) -> list[str]:
     words = when.pop(condition, [])
     if not isinstance(words, list):
@@ -182,15 +201,36 @@ def _words(when: dict[str, Any], condition: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
-    """The rules that are about one session, and what happens to what they do not decide."""
+    """The rules that are about one session, and what happens to what they do not decide.
+
+    `scope` is what a grant is for, where one has let the session in: a rule that allows by these
+    classes and resources, and what it does not allow is denied before any rule is asked.
+    """
 
     rules: tuple[Rule, ...]
-    default: Action
+    default: Decision
+    scope: Rule | None = None
     _about: dict[object, tuple[Rule, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every command passes."""
+        return not self.rules and self.default is NO_RULE and self.scope is None
+
+    @property
+    def may_hold(self) -> bool:
+        """Whether there is a command that it holds."""
+        return self.default.action == "hold" or any(rule.hold for rule in self.rules)
 
     def decide(self, command: Judged, text: str) -> Decision:
         """Return what may happen to `command`; `text` is all of it, where its row has a part."""
-        if not self.rules and self.default == "allow":
+        if (
+            self.scope is not None
+            and not _is_harmless(command)
+            and not self.scope.is_about(command)
+        ):
+            return _BEYOND
+        if not self.rules and self.default is NO_RULE:
             return NO_RULE
         # Few kinds of commands come again and again; only their texts differ.
         kind = (command.cls, command.operation, command.resources, command.risk)
@@ -203,10 +243,13 @@ class SessionPolicy:
                 self._about[kind] = rules
         for rule in rules:
             if rule.is_met_by(text):
-                return Decision(rule.action, rule.name)
-        if self.default == "allow" or command.cls in _PASSING:
-            return NO_RULE
-        return _DENIED
+                return Decision(rule.action, rule.name, rule.hold)
+        return NO_RULE if command.cls in _PASSING else self.default
+
+
+def _is_harmless(command: Judged) -> bool:
+    """Say whether no grant need name it: it touches nothing, and changes no other's meaning."""
+    return command.cls in _PASSING and not command.resources and not command.risk
 
 
 class Policy:
@@ -225,8 +268,10 @@ class Policy:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no policy document: {type(error).__name__}") from None
 
-    def for_session(self, *, target: str, protocol: str, groups: Collection[str]) -> SessionPolicy:
-        """Return what holds in a session of somebody who is in `groups`.
+    def for_session(
+        self, *, target: str, protocol: str, groups: Collection[str], scope: Rule | None = None
+    ) -> SessionPolicy:
+        """Return what holds in a session of somebody who is in `groups`, within `scope`.
 
         Of a target that the document does not name, all that no rule decides is denied.
         """
@@ -234,5 +279,26 @@ class Policy:
         tags = known.get("tags", {})
         return SessionPolicy(
             tuple(r for r in self._rules if r.is_about_session(target, protocol, tags, groups)),
-            "allow" if known.get("default") == "allow" else "deny",
+            _default(known),
+            scope,
         )
+
+
+def scope(classes: Collection[str], resources: Collection[str]) -> Rule | None:
+    """Return what a grant of these classes and resources is for; None where it is for all."""
+    if not classes and not resources:
+        return None
+    return Rule(
+        name="grant",
+        action="allow",
+        classes=frozenset(classes),
+        resources=tuple(tuple(name.split(".")) for name in resources),
+    )
+
+
+def _default(target: Mapping[str, Any]) -> Decision:
+    default = target.get("default")
+    if default == "hold":
+        approvers = tuple(target.get("approvers", ()))
+        return Decision("hold", "default", Hold(rule="default", approvers=approvers))
+    return NO_RULE if default == "allow" else _DENIED

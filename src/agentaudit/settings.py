@@ -204,7 +204,24 @@ def refuse_unsafe_url(url: str, *, needs_https: bool = True) -> str:
 SafeUrl = Annotated[str, AfterValidator(refuse_unsafe_url)]
 
 
-RESERVED_RULES: Final = frozenset({"none", "default", "protocol"})
+def _state(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("sqlite", "postgresql"):
+        raise ValueError("expected sqlite:///state.db or postgresql://user@host/database")
+    if parts.scheme == "sqlite" and (parts.netloc or not parts.path.strip("/") or parts.query):
+        raise ValueError("expected sqlite:///, and the path of a file")
+    if parts.password is not None or "password=" in parts.query:
+        raise ValueError("a password does not belong here: name a ?passfile=, as libpq reads it")
+    return value
+
+
+StateText = Annotated[str, AfterValidator(_state)]
+
+MAX_APPROVALS: Final = 10
+_LONGEST_HOLD: Final = timedelta(hours=12)
+_LONGEST_WAIT: Final = timedelta(minutes=10)
+
+RESERVED_RULES: Final = frozenset({"none", "default", "protocol", "grant", "access"})
 """What a command's `rule` says where no rule of the settings decided."""
 
 Word = Annotated[str, Field(min_length=1, max_length=200)]
@@ -254,6 +271,7 @@ class Gateway(_Table):
     segment_bytes: Size = 256 << 20
     segment_age: Duration = timedelta(hours=24)
     drain_timeout: Duration = timedelta(seconds=30)
+    state: StateText = "sqlite:///state.db"
     tls_cert_file: LocatedPath | None = None
     tls_key_file: LocatedPath | None = None
 
@@ -277,6 +295,7 @@ class Listen(_Table):
     """`[listen]`: the addresses that clients connect to; port 0 takes any free port."""
 
     postgres: AddressText | None = None
+    control: AddressText | None = None
     # Strict: the number 1 is no truth value in a file.
     postgres_oauth: Annotated[bool, Field(strict=True)] = False
 
@@ -291,12 +310,14 @@ class Limits(_Table):
     actor_connections: Annotated[int, Field(ge=1)] = 200
     preauth_connections: Annotated[int, Field(ge=1)] = 200
     max_session: Duration = timedelta(hours=12)
+    max_holds_per_actor: Annotated[int, Field(ge=1)] = 4
 
 
 class Roles(_Table):
     """`[roles]`: the groups whose members may decide, and the audience of their tokens."""
 
     admin: tuple[str, ...] = ()
+    auditor: tuple[str, ...] = ()
     audience: Annotated[str, Field(min_length=1)] = "agentaudit-review"
 
 
@@ -382,8 +403,13 @@ class Target(_Table):
     tls_key_file: LocatedPath | None = None
     require_auth: Annotated[tuple[AuthMethod, ...], Field(min_length=1)] = ("scram-sha-256",)
     groups: tuple[str, ...] = ()
-    access: Literal["standing"] = "standing"
-    default: Literal["allow", "deny"] = "allow"
+    access: Literal["standing", "request"] = "standing"
+    approvers: tuple[Word, ...] = ()
+    wait: Annotated[Duration, Field(le=_LONGEST_WAIT)] = timedelta(0)
+    max_window: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
+    linger: Duration = timedelta(seconds=60)
+    single_window: Annotated[bool, Field(strict=True)] = False
+    default: Literal["allow", "hold", "deny"] = "allow"
     tags: dict[Word, Word] = {}
     replication: Literal["refuse", "pass"] = "refuse"
     retention: str | None = None
@@ -403,9 +429,26 @@ class Target(_Table):
             )
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file are given together or not at all")
+        if self.wait and self.access != "request":
+            raise ValueError('wait means something only with access = "request"')
         if self.tls == "disable" and (self.tls_ca_file or self.tls_cert_file):
             raise ValueError('tls_ca_file and tls_cert_file mean nothing with tls = "disable"')
         return self
+
+    def window_document(self) -> dict[str, Any]:
+        """Return what the policy document has of windows, where the target has any."""
+        if not self.has_windows and self.max_window is None:
+            return {}
+        return {
+            "linger_us": self.linger // _US,
+            "max_window_us": None if self.max_window is None else self.max_window // _US,
+            "single_window": self.single_window,
+        }
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether a token is let in once, for a time, so that it must be known as used."""
+        return self.access == "request" or self.single_window
 
     def read_password(self) -> str | None:
         """Return the backend's password, or None where the target names none.
@@ -418,7 +461,8 @@ class Target(_Table):
         """
         where = f'target "{self.name}"'
         if self.password_file is not None:
-            return _decode_secret(_read_limited(self.password_file, where), where)
+            raw = _read_limited(self.password_file, f"{where}: password_file")
+            return _decode_secret(raw, where)
         if self.password_env is not None:
             value = os.environ.get(self.password_env)
             if value is None:
@@ -438,7 +482,7 @@ def _read_limited(path: Path, where: str) -> bytes:
             return file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise SettingsError(
-            f"{where}: password_file {path}: {error.strerror or 'cannot be read'}",
+            f"{where} {path}: {error.strerror or 'cannot be read'}",
             hint="create the file, readable for the gateway alone",
         ) from None
 
@@ -465,16 +509,16 @@ def _run_limited(argv: Sequence[str], where: str) -> bytes:
     return done.stdout
 
 
-def _decode_secret(raw: bytes, where: str) -> str:
+def _decode_secret(raw: bytes, where: str, what: str = "password") -> str:
     if len(raw) > MAX_SECRET_BYTES:
-        raise SettingsError(f"{where}: the password is longer than {MAX_SECRET_BYTES} bytes")
+        raise SettingsError(f"{where}: the {what} is longer than {MAX_SECRET_BYTES} bytes")
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        raise SettingsError(f"{where}: the password is not UTF-8") from None
+        raise SettingsError(f"{where}: the {what} is not UTF-8") from None
     text = text.removesuffix("\n").removesuffix("\r")
     if not text or "\0" in text:
-        raise SettingsError(f"{where}: the password is empty or holds a NUL")
+        raise SettingsError(f"{where}: the {what} is empty or holds a NUL")
     return text
 
 
@@ -520,7 +564,31 @@ class Rule(_Table):
 
     name: Word
     when: When = When()
-    action: Literal["allow", "deny"]
+    action: Literal["allow", "deny", "hold"]
+    approvers: tuple[Word, ...] = ()
+    approvals: Annotated[int, Field(ge=1, le=MAX_APPROVALS, strict=True)] = 1
+    timeout: Annotated[Duration, Field(ge=timedelta(seconds=1), le=_LONGEST_HOLD)] | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Rule:
+        if self.action != "hold":
+            for key in ("approvers", "approvals", "timeout"):
+                if key in self.model_fields_set:
+                    raise ValueError(f'{key} means something only with action = "hold"')
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """Return the rule as the policy document has it."""
+        said: dict[str, Any] = {
+            "action": self.action,
+            "name": self.name,
+            "when": self.when.document(),
+        }
+        if self.action == "hold":
+            said["approvals"] = self.approvals
+            said["approvers"] = list(self.approvers)
+            said["timeout_us"] = None if self.timeout is None else self.timeout // _US
+        return said
 
     @field_validator("name")
     @classmethod
@@ -533,11 +601,11 @@ class Rule(_Table):
         """Return whether a `later` rule is never reached behind this one."""
         if not self.when.covers(later.when):
             return False
-        if self.action == "deny" or not (
+        if self.action != "allow" or not (
             self.when.operation or self.when.resource or self.when.text
         ):
             return True
-        # Of what a text says, a rule allows less than one that denies by the same words.
+        # Of what a text says, a rule allows less than one that denies or holds by the same words.
         return later.action == "allow" and "unknown" not in (later.when.cls or ())
 
 
@@ -558,6 +626,49 @@ class Anchor(_Table):
     ca_file: LocatedPath | None = None
 
 
+MAX_WEBHOOKS: Final = 16
+MIN_WEBHOOK_SECRET: Final = 16
+"""Characters: what is shorter can be guessed by whoever sees a signature."""
+
+
+class Webhook(_Table):
+    """`[[webhook]]`: who is told of requests that wait and of decisions, by HTTP."""
+
+    url: SafeUrl
+    events: Annotated[
+        tuple[Literal["hold", "access", "decision"], ...], Field(min_length=1, max_length=3)
+    ] = ("hold", "access", "decision")
+    secret_file: LocatedPath
+    ca_file: LocatedPath | None = None
+
+    @field_validator("ca_file", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @property
+    def receiver(self) -> str:
+        """Host and port; the rest of an address is often a secret of the receiver's."""
+        parts = urlsplit(self.url)
+        return parts.netloc
+
+    def read_secret(self) -> bytes:
+        """Return the key of its signatures; blocks. One newline at the end is not part of it.
+
+        Raises:
+            SettingsError: there is no such file, or what it holds will not do.
+        """
+        where = f"webhook {self.receiver}"
+        raw = _read_limited(self.secret_file, f"{where}: secret_file")
+        secret = _decode_secret(raw, where, "secret")
+        if len(secret) < MIN_WEBHOOK_SECRET:
+            raise SettingsError(
+                f"{where}: the secret is shorter than {MIN_WEBHOOK_SECRET} characters",
+                hint="openssl rand -hex 32 makes one",
+            )
+        return secret.encode()
+
+
 class Settings(_Table):
     """A whole `agentaudit.toml`; paths are absolute once `load` has returned it."""
 
@@ -570,6 +681,7 @@ class Settings(_Table):
     retention: tuple[Retention, ...] = ()
     witness: tuple[Witness, ...] = ()
     anchor: tuple[Anchor, ...] = ()
+    webhook: Annotated[tuple[Webhook, ...], Field(max_length=MAX_WEBHOOKS)] = ()
     rule: tuple[Rule, ...] = ()
 
     _path: Path | None = PrivateAttr(default=None)
@@ -589,6 +701,7 @@ class Settings(_Table):
             ("witness url", [witness.url for witness in self.witness]),
             ("witness key", [witness.key for witness in self.witness]),
             ("anchor url", [anchor.url for anchor in self.anchor]),
+            ("webhook url", [webhook.url for webhook in self.webhook]),
         ):
             for name in sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f'{what} "{name}" is given twice')
@@ -606,12 +719,16 @@ class Settings(_Table):
                     f'target "{target.name}": retention "{target.retention}" is no class, {there}'
                 )
         self._reaches_every_rule()
+        if self.webhook and self.listen.control is None:
+            raise ValueError("[[webhook]] needs listen.control: the control API's process does it")
         if self.listen.postgres_oauth and not self.issuer:
             raise ValueError("listen.postgres_oauth is true, and there is no [[issuer]] to name")
-        address = self.listen.postgres
-        if address is not None and not address.is_loopback and self.gateway.tls_cert_file is None:
+        for key in ("postgres", "control"):
+            address = getattr(self.listen, key)
+            if address is None or address.is_loopback or self.gateway.tls_cert_file is not None:
+                continue
             raise ValueError(
-                f"listen.postgres is {address}, and without gateway.tls_cert_file"
+                f"listen.{key} is {address}, and without gateway.tls_cert_file"
                 " only loopback may be listened on: tokens would cross the network in clear"
             )
         return self
@@ -632,6 +749,15 @@ class Settings(_Table):
                         "decides before it"
                     )
 
+    @property
+    def needs_state(self) -> bool:
+        """Whether people decide on something here, so that it must be known who decided what."""
+        return (
+            self.listen.control is not None
+            or any(rule.action == "hold" for rule in self.rule)
+            or any(t.default == "hold" or t.has_windows for t in self.target)
+        )
+
     def policy_document(self) -> bytes:
         """Return what is in force for sessions as canonical JSON (RFC 8785), without secrets."""
         document = {
@@ -650,10 +776,7 @@ class Settings(_Table):
                 },
                 "targets": {t.name: t.retention for t in self.target if t.retention is not None},
             },
-            "rules": [
-                {"action": rule.action, "name": rule.name, "when": rule.when.document()}
-                for rule in self.rule
-            ],
+            "rules": [rule.document() for rule in self.rule],
             "targets": [
                 {
                     "access": t.access,
@@ -662,9 +785,11 @@ class Settings(_Table):
                     "name": t.name,
                     "payload_limit": t.payload_limit,
                 }
+                | t.window_document()
                 # Named only where they say something, so that other policies keep their digests.
                 | ({"replication": t.replication} if t.replication == "pass" else {})
                 | ({"tags": t.tags} if t.tags else {})
+                | ({"approvers": list(t.approvers)} if t.approvers else {})
                 for t in sorted(self.target, key=lambda t: t.name)
             ],
         }
@@ -687,43 +812,33 @@ _ON = object()
 _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "": {
         "mask": [],
-        "webhook": [],
     },
-    "gateway": {"state": _ON},
+    "gateway": {},
     "listen": {
         "ssh": _ON,
         "http": _ON,
-        "control": _ON,
         "proxy_protocol": [],
     },
-    "limits": {"max_holds_per_actor": _ON},
-    "roles": {"auditor": []},
+    "limits": {},
+    "roles": {},
     "issuer": {},
     "retention": {},
     "witness": {},
     "anchor": {},
-    "rule": {"approvers": [], "approvals": _ON, "timeout": _ON},
+    "webhook": {},
+    "rule": {},
     "rule.when": {"rows_over": _ON},
     "target": {
         "credential_command": [],
         "inspect_user": "",
         "inspect_password_file": _ON,
-        "approvers": [],
-        "max_window": _ON,
-        "linger": _ON,
-        "single_window": False,
         "enforce_read_only": False,
         "recheck": False,
     },
 }
 _LATER_VALUES: Final[Mapping[tuple[str, str], tuple[object, ...]]] = {
     ("target", "protocol"): ("ssh", "aws", "kubernetes", "mcp", "http"),
-    ("target", "access"): ("request",),
-    ("target", "default"): ("hold",),
-    ("rule", "action"): ("hold",),
 }
-_REQUIRED: Final = {("rule", "action"): "deny"}
-"""Stands in for a value that was refused, or its key would be said to be missing besides."""
 _Location = tuple[str | int, ...]
 
 
@@ -809,8 +924,6 @@ def _refuse_later_keys(table: dict[str, Any], section: str, prefix: str) -> list
     for (owner, key), later in _LATER_VALUES.items():
         if owner == section and isinstance(table.get(key), str) and table[key] in later:
             problems.append(f'{prefix}{key}: "{table.pop(key)}" is not available yet')
-            if (owner, key) in _REQUIRED:
-                table[key] = _REQUIRED[owner, key]
     return problems
 
 
@@ -846,6 +959,7 @@ _SECTIONS: Final[Mapping[str, type[_Table]]] = {
     "retention": Retention,
     "witness": Witness,
     "anchor": Anchor,
+    "webhook": Webhook,
     "rule": Rule,
     "rule.when": When,
 }

@@ -113,7 +113,8 @@ def large(site: Site) -> None:
 _LIMITED = """
 import sys
 from agentaudit import cli
-cli._MEMORY_BYTES = 300 << 20
+from agentaudit.cli import hostile
+hostile.MEMORY_BYTES = 300 << 20
 sys.exit(cli.main(sys.argv[1:]))
 """
 

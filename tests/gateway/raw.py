@@ -19,8 +19,11 @@ def error_fields(data: bytes) -> dict[str, str]:
 class Raw:
     """A client that says exactly what a test tells it to."""
 
-    def __init__(self, gateway: Any) -> None:
-        self.socket: socket.socket = socket.create_connection((gateway.host, gateway.port))
+    def __init__(self, gateway: Any, *, source: str = "") -> None:
+        """Connect, from the loopback address `source` where what is counted by address matters."""
+        self.socket: socket.socket = socket.create_connection(
+            (gateway.host, gateway.port), source_address=(source, 0) if source else None
+        )
         self.socket.settimeout(30)
 
     def __enter__(self) -> Self:

@@ -21,6 +21,7 @@ class Recorded:
     sessions: list[Row]
     commands: list[Row]
     events: list[Row]
+    decisions: list[Row]
     blobs: dict[int, list[tuple[int, bytes]]]
 
     def session(self, **facts: Any) -> Row:
@@ -65,7 +66,7 @@ def read(archive: Path) -> Recorded:
     """Return what `archive` holds now."""
     snapshot = open_archive(archive)
     rows: dict[str, list[Row]] = {}
-    for table in ("sessions", "commands", "events"):
+    for table in ("sessions", "commands", "events", "decisions"):
         rows[table] = [
             row for path in snapshot.files[table] for row in pq.read_table(path).to_pylist()
         ]
@@ -79,7 +80,9 @@ def read(archive: Path) -> Recorded:
             blobs.setdefault(chunk["event_no"], []).append((chunk["offset"], data))
     for chunk in snapshot.live["blobs"].to_pylist():
         blobs.setdefault(chunk["event_no"], []).append((chunk["offset"], chunk["data"]))
-    return Recorded(_latest(rows["sessions"]), rows["commands"], rows["events"], blobs)
+    return Recorded(
+        _latest(rows["sessions"]), rows["commands"], rows["events"], rows["decisions"], blobs
+    )
 
 
 def _latest(sessions: list[Row]) -> list[Row]:

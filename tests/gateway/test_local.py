@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 import agentaudit as aa
-from agentaudit import cli, client
+from agentaudit import cli
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.verify import verify
+from agentaudit.client import local as client
 from agentaudit.errors import QuestionError, RecordingError
 from agentaudit.gateway import local
 from tests.gateway.disk import Disk

@@ -13,10 +13,11 @@ import pytest
 from agentaudit.archive.keys import create_key
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.gateway import relay as relay_module
+from agentaudit.gateway.holds import NobodyAsks
 from agentaudit.gateway.postgres_judge import Judge
 from agentaudit.gateway.relay import HIGH_WATER_BYTES, Relay
 from agentaudit.model import Durability, SessionFacts
-from agentaudit.policy import Rule, SessionPolicy
+from agentaudit.policy import NO_RULE, Rule, SessionPolicy
 from agentaudit.protocols import postgres_messages as wire
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.risk import sql
@@ -87,7 +88,7 @@ class Leg:
 
 NO_DROPS = SessionPolicy(
     rules=(Rule(name="no drops", action="deny", operations=frozenset({"DROP TABLE"})),),
-    default="allow",
+    default=NO_RULE,
 )
 
 
@@ -112,6 +113,7 @@ class Session:
             session_bytes=session_bytes,
             client=self.client,  # type: ignore[arg-type]
             target=self.target,  # type: ignore[arg-type]
+            asks=NobodyAsks(),
             ended=lambda relay, reason: self.reasons.append(reason),
             gone=lambda relay: setattr(self, "is_gone", True),
         )

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 import agentaudit as aa
-from agentaudit import client
 from agentaudit.archive.verify import verify
+from agentaudit.client import local
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import PeerError, until, without_libpq_variables
 from agentaudit.protocols import postgres_messages as wire
@@ -371,7 +371,7 @@ def test_a_worker_that_starts_again_has_the_settings_of_now_in_the_archive_of_be
     with pytest.raises(psycopg.OperationalError, match="no group"):
         connect(gw, signing_issuer.token("ana", ["data-agents"]))
     with connect(gw, signing_issuer.token("ana", ["others"])):
-        assert client.running(gw.archive) == NAMES
+        assert local.running(gw.archive) == NAMES
 
 
 def test_a_worker_without_keys_ends_the_start_in_its_words(
@@ -384,7 +384,7 @@ def test_a_worker_without_keys_ends_the_start_in_its_words(
         gw.start()
 
     assert f"agentaudit: log key {gw.directory}/keys/gw1-2.key: No such file" in gw.log_text()
-    assert client.running(gw.archive) == []
+    assert local.running(gw.archive) == []
 
 
 def test_a_tampered_log_of_one_worker_ends_the_start(
@@ -401,7 +401,7 @@ def test_a_tampered_log_of_one_worker_ends_the_start(
         two.start()
 
     assert "gw1-2 does not fit its text" in two.log_text()
-    assert client.running(two.archive) == []
+    assert local.running(two.archive) == []
 
 
 def test_a_gateway_with_fewer_workers_seals_what_the_others_left(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +49,15 @@ def gateway(
     tmp_path: Path, authority: Authority, request: pytest.FixtureRequest
 ) -> Iterator[GatewayFactory]:
     """Make gateways, each in a folder of its own; all of them end with the test."""
+    with gateways(tmp_path, authority, lambda: request.getfixturevalue("issuer")) as make:
+        yield make
+
+
+@contextmanager
+def gateways(
+    folder: Path, authority: Authority, provider: Callable[[], Issuer]
+) -> Iterator[GatewayFactory]:
+    """Make gateways in `folder` for the block; `provider` gives the issuer where none is named."""
     made: list[Gateway] = []
 
     def make(
@@ -61,9 +71,9 @@ def gateway(
         tables: Mapping[str, Any] | None = None,
         **gateway_keys: Any,
     ) -> Gateway:
-        directory = tmp_path / f"gateway-{len(made)}"
+        directory = folder / f"gateway-{len(made)}"
         directory.mkdir()
-        chosen = issuer if issuer is not None else request.getfixturevalue("issuer")
+        chosen = issuer if issuer is not None else provider()
         issuers = chosen if isinstance(chosen, Sequence) else [chosen]
         settings: dict[str, Any] = {
             "gateway": {"name": "gw1", "origin": f"audit-{len(made)}.test", "durability": "strict"}
@@ -84,8 +94,10 @@ def gateway(
             made[-1].start()
         return made[-1]
 
-    yield make
-    _end_all([one.terminate for one in made])
+    try:
+        yield make
+    finally:
+        _end_all([one.terminate for one in made])
 
 
 def _certificate(authority: Authority) -> dict[str, str]:

@@ -10,6 +10,7 @@ Sources: ECMA-48 (C0 and C1 controls); Unicode UAX 9 and CVE-2021-42574 (bidirec
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _OBEYED = (
     r"\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
@@ -33,6 +34,20 @@ def printable(text: str, *, block: bool = False) -> str:
     'a\\x1b[2Jb\\u202e'
     """
     return (_BLOCK if block else _LINE).sub(_escape, text)
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a printable `text` takes (UAX 11).
+
+    >>> width("abc"), width("日本"), width("e\u0301")
+    (3, 4, 1)
+    """
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
 
 
 def _escape(match: re.Match[str]) -> str:

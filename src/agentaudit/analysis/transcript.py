@@ -6,13 +6,12 @@ answered, may hold escape sequences meant for whoever looks.
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from agentaudit.analysis import cells
-from agentaudit.analysis.printable import printable
+from agentaudit.analysis.printable import printable, width
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,10 +141,10 @@ def grid(table: pa.Table) -> list[str]:
         ["NULL" if cell is None else printable(cell) for cell in row] for row in cells.texts(table)
     ]
     shown = [[_cut(cell, MAX_CELL_CHARACTERS) for cell in row] for row in shown]
-    widths = [max(_width(cell) for cell in column) for column in zip(*shown, strict=True)]
+    widths = [max(width(cell) for cell in column) for column in zip(*shown, strict=True)]
     lines = [
         " | ".join(
-            cell + " " * (wide - _width(cell)) for cell, wide in zip(row, widths, strict=True)
+            cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths, strict=True)
         )
         for row in shown
     ]
@@ -185,10 +184,3 @@ def size(count: int) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _width(text: str) -> int:
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )

@@ -9,8 +9,11 @@ What is only read may be hostile: it is opened by `open_regular`, which waits fo
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import file_digest
 from io import BufferedReader
 from pathlib import Path
@@ -97,6 +100,17 @@ def replace(path: Path, data: bytes, *, mode: int = FILE_MODE, writer: str = "")
     """
     write_new(path, data, mode=mode, writer=writer)
     sync_folder(path.parent)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let nobody else who asks so change the file `path` meanwhile; others of the user wait."""
+    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, PRIVATE_MODE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def write_new(path: Path, data: bytes, *, mode: int = FILE_MODE, writer: str = "") -> None:

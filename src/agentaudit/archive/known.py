@@ -7,16 +7,13 @@ forked. The file is the user's own state, never part of the archive.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentaudit.archive import canonical
-from agentaudit.archive.files import PRIVATE_MODE, make_folder, replace
+from agentaudit.archive.files import PRIVATE_MODE, locked, make_folder, replace
 from agentaudit.archive.log import Contradiction
 from agentaudit.archive.note import Checkpoint
 from agentaudit.errors import SettingsError
@@ -57,7 +54,7 @@ def remember(known: Known) -> None:
     path = _file()
     make_folder(path.parent)
     checkpoint = known.checkpoint
-    with _locked(path):
+    with locked(path):
         logs = _load(path)
         before = _known(logs, checkpoint.origin)
         trusted = known.trusted
@@ -119,13 +116,3 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(logs, dict):
         raise _damaged(path)
     return logs
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

@@ -36,6 +36,7 @@ from agentaudit.archive.ids import uuid7
 from agentaudit.archive.journal import JournalWriter
 from agentaudit.archive.keys import People, Place, load_key
 from agentaudit.archive.layout import FORMAT_TEXT, Layout
+from agentaudit.archive.leaves import text_commit
 from agentaudit.archive.outside import Outside
 from agentaudit.archive.rows import (
     RESPONSE_HASH,
@@ -854,6 +855,11 @@ class SessionRecorder:
     @property
     def session_id(self) -> UUID:
         return self.state.session_id
+
+    def commit_next(self, text: str | None) -> str:
+        """Return the archive's commitment to `text` if the next event has it, as hex."""
+        state = self.state
+        return text_commit(state.key_t, state.events, None if text is None else _utf8(text)).hex()
 
     def record(self, event: Event) -> int:
         """Append `event`; return its event_no, or that of its last piece.

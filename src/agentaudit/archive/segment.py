@@ -271,6 +271,9 @@ def _array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
         ids = [UUID(value).bytes if isinstance(value, str) else value for value in values]
         storage = pa.array(ids, pa.binary(16))
         return pa.ExtensionArray.from_storage(type_, storage)
+    if type_ == _KEY:
+        # JSON has no bytes.
+        values = [bytes.fromhex(value) if isinstance(value, str) else value for value in values]
     return pa.array(values, type_)
 
 

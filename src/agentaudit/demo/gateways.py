@@ -57,6 +57,11 @@ class Gateway:
         """Port of the PostgreSQL listener."""
         return self._ports["postgres"]
 
+    @property
+    def control_url(self) -> str:
+        """Where the control API is."""
+        return f"http://{self.host}:{self._ports['control']}"
+
     def start(self) -> None:
         """Start the gateway and return when it says that it listens.
 

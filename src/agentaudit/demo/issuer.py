@@ -1,4 +1,4 @@
-"""Runs nanoidp, an OpenID Connect provider, on a port that the kernel picks.
+"""Runs nanoidp, an OpenID Connect provider, on a port that the kernel picks, or on the one it had.
 
 Its own command line cannot: there, port 0 means its default. Everything else is the provider as
 it ships, with the settings that this module writes. Its address is written to `address` in the
@@ -25,7 +25,7 @@ session:
 """
 
 
-def serve(directory: Path, audience: str) -> None:
+def serve(directory: Path, audience: str, port: int) -> None:
     """Serve until the process is ended; users and clients are added over its own API."""
     from nanoidp.app import create_app
     from werkzeug.serving import make_server
@@ -33,7 +33,7 @@ def serve(directory: Path, audience: str) -> None:
     settings = _SETTINGS.format(audience=audience, directory=directory, secret=os.urandom(16).hex())
     (directory / "settings.yaml").write_text(settings, encoding="utf-8")
     (directory / "users.yaml").write_text("config_version: 1\nusers: {}\n", encoding="utf-8")
-    server = make_server("127.0.0.1", 0, create_app(str(directory)), threaded=True)
+    server = make_server("127.0.0.1", port, create_app(str(directory)), threaded=True)
     # Renamed into place: who finds the file finds all of it.
     pending = directory / "address.tmp"
     pending.write_text(f"http://127.0.0.1:{server.server_port}", encoding="ascii")
@@ -42,4 +42,4 @@ def serve(directory: Path, audience: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), sys.argv[2])
+    serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

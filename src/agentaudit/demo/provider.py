@@ -41,15 +41,19 @@ class IdentityProvider:
         self.stop()
 
     def start(self) -> None:
-        """Start the provider and return when it answers.
+        """Start the provider and return when it answers: where it did before, with the same keys.
 
         Raises:
             PeerError: it does not come up; the message ends with its log.
         """
         address = self._directory / "address"
         address.unlink(missing_ok=True)
+        port = urllib.parse.urlsplit(self.issuer).port or 0
         child = Child(
-            [sys.executable, "-m", "agentaudit.demo.issuer", self._directory, self.audience],
+            [
+                *(sys.executable, "-m", "agentaudit.demo.issuer"),
+                *(self._directory, self.audience, str(port)),
+            ],
             log=self._directory / "provider.log",
             directory=self._directory,
         )
@@ -83,28 +87,28 @@ class IdentityProvider:
         `at_least_bytes` pads it with a claim, as tokens with many entitlements are long;
         `audience` must be an absolute URI where given (RFC 8707).
         """
-        self._declare("users", user, {"username": user, "groups": list(groups)})
-        self._declare("clients", agent, {"client_id": agent})
-        form = {
-            "grant_type": "password",
-            "username": user,
-            "password": self._password,
-            "exp": str(minutes),
-        }
+        form = self._form(user, groups, agent) | {"exp": str(minutes)}
         if audience is not None:
             form["resource"] = audience
         extra = dict(claims or {})
-        token = self._request_token(agent, form, extra)
+        token = str(self._request(agent, form, extra)["access_token"])
         if len(token) < at_least_bytes:
             # Base64 turns three bytes of claims into four of token.
             missing = (at_least_bytes - len(token)) * 3 // 4 + 3
             entitlement = "orders:customer:read "
             extra["entitlement_list"] = (entitlement * (missing // len(entitlement) + 1))[:missing]
-            token = self._request_token(agent, form, extra)
+            token = str(self._request(agent, form, extra)["access_token"])
         return token
 
+    def login(
+        self, user: str, groups: Sequence[str] = (), *, agent: str = "agent"
+    ) -> dict[str, Any]:
+        """Return all that a login of `user` brings: `access_token`, `id_token`, `refresh_token`."""
+        form = self._form(user, groups, agent) | {"scope": "openid", "nonce": "n-0S6_WzA2Mj"}
+        return self._request(agent, form, {})
+
     def rotate_keys(self) -> None:
-        """Sign with a new key from now on; the old one stays in the key set."""
+        """Sign with a new key from now on; the two before it stay in the key set."""
         self._call("POST", "/api/keys/rotate", {})
 
     def _declare(self, kind: str, name: str, entry: dict[str, object]) -> None:
@@ -116,7 +120,14 @@ class IdentityProvider:
         self._call("POST", f"/api/runtime/{kind}", entry | {secret: self._password})
         self._known[f"{kind}/{name}"] = dict(entry)
 
-    def _request_token(self, agent: str, form: dict[str, str], extra: dict[str, object]) -> str:
+    def _form(self, user: str, groups: Sequence[str], agent: str) -> dict[str, str]:
+        self._declare("users", user, {"username": user, "groups": list(groups)})
+        self._declare("clients", agent, {"client_id": agent})
+        return {"grant_type": "password", "username": user, "password": self._password}
+
+    def _request(
+        self, agent: str, form: dict[str, str], extra: dict[str, object]
+    ) -> dict[str, Any]:
         if extra:
             form = form | {"extra": json.dumps(extra)}
         basic = base64.b64encode(f"{agent}:{self._password}".encode()).decode()
@@ -125,7 +136,7 @@ class IdentityProvider:
             data=urllib.parse.urlencode(form).encode(),
             headers={"Authorization": f"Basic {basic}"},
         )
-        return str(_answer(request)["access_token"])
+        return _answer(request)
 
     def _call(self, method: str, path: str, body: object) -> None:
         request = urllib.request.Request(

@@ -29,14 +29,22 @@ PassOn = Callable[[int, int, bytes, str], Awaitable[bool]]
 """Gives a request to another worker: its number, pid and secret, and who asks; was it known?"""
 
 
-@dataclass(frozen=True, slots=True)
+def _nothing_paused() -> bool:
+    return False
+
+
+@dataclass(slots=True)
 class CancelRoute:
-    """Which backend a cancel key of ours stands for, by the key that its server gave."""
+    """Which backend a cancel key of ours stands for, by the key that its server gave.
+
+    `cancel_paused` refuses what waits for people in that session, and says whether it did.
+    """
 
     access: TargetAccess
     pid: int
     secret: bytes = field(repr=False)
     session: SessionRecorder = field(repr=False)
+    cancel_paused: Callable[[], bool] = field(default=_nothing_paused, repr=False)
 
 
 class CancelKeys:

@@ -13,6 +13,7 @@ import socket
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from agentaudit import _native
 from agentaudit.archive.anchors import request_token
@@ -44,7 +45,9 @@ class Check:
 def check(settings: Settings) -> list[Check]:
     """Return what came of trying the settings; blocks, for up to half a minute an address."""
     findings = [_archive(settings), _sealing(), _workers(settings), *_keys(settings)]
-    findings += [_retention(settings), _rules(settings)]
+    findings += [_retention(settings), _rules(settings), *_holds(settings)]
+    if settings.needs_state:
+        findings.append(_state(settings))
     findings += _listener(settings)
     findings += [_witness(witness) for witness in settings.witness]
     findings += [_anchor(anchor) for anchor in settings.anchor]
@@ -136,10 +139,40 @@ def _retention(settings: Settings) -> Check:
 
 def _rules(settings: Settings) -> Check:
     """Say of each target what happens to what no rule is about."""
-    defaults = {"allow": "allowed", "deny": "denied, but for reads"}
+    defaults = {"allow": "allowed", "deny": "denied, but for reads", "hold": "held, but for reads"}
     told = [f"{target.name}: the rest is {defaults[target.default]}" for target in settings.target]
     count = len(settings.rule)
     return Check("rules", True, "; ".join([f"{count} rule{'' if count == 1 else 's'}", *told]))
+
+
+def _holds(settings: Settings) -> list[Check]:
+    """Say what nobody could ever decide on."""
+    nobody = [f'rule "{r.name}"' for r in settings.rule if r.action == "hold" and not r.approvers]
+    for target in settings.target:
+        if target.default == "hold" and not target.approvers:
+            nobody.append(f'target "{target.name}" (default)')
+        if target.access == "request" and not target.approvers:
+            nobody.append(f'target "{target.name}" (access)')
+    findings = [
+        Check("approvers", False, f"{where}: nobody may decide, so it is denied", "set approvers")
+        for where in nobody
+    ]
+    if settings.needs_state and settings.listen.control is None:
+        message = "people are asked here, and listen.control is not set"
+        hint = "decisions can be made by another gateway that shares the state"
+        findings.append(Check("control", True, message, hint))
+    return findings
+
+
+def _state(settings: Settings) -> Check:
+    from agentaudit.gateway.state import State  # takes longer to load than all else here
+
+    base = Path() if settings.path is None else settings.path.parent
+    try:
+        State.open(settings.gateway.state, base=base).close()
+    except AgentauditError as error:
+        return Check("state", False, str(error), error.hint)
+    return Check("state", True, "opened, and of this release")
 
 
 def _days(duration: timedelta) -> str:

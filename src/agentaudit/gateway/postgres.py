@@ -23,29 +23,34 @@ from typing import Final
 
 import structlog
 
+from agentaudit.archive.recorder import SessionRecorder
 from agentaudit.errors import (
     ClientProtocolError,
     IdentityError,
     IssuerError,
+    QuestionError,
     RecordingError,
+    StateError,
     TargetProtocolError,
 )
 from agentaudit.gateway import backend
+from agentaudit.gateway.admission import STANDING, TICKET, Admitted, NotAdmitted
 from agentaudit.gateway.backend import Backend, LoginRefused
 from agentaudit.gateway.cancelling import CancelKeys, CancelRoute
 from agentaudit.gateway.postgres_judge import SQLSTATE, Judge
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
 from agentaudit.gateway.sessions import Sessions, TooManyConnections
+from agentaudit.gateway.state import Live
 from agentaudit.gateway.wire import ConnectionEnded, Wire
-from agentaudit.identity import configuration_url
+from agentaudit.identity import Bearer, configuration_url
 from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts, Side
 from agentaudit.protocols import oauthbearer, postgres_startup
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.protocols.postgres_messages import CancelRequest, StartupMessage
 from agentaudit.risk import sql
-from agentaudit.settings import is_loopback
+from agentaudit.settings import Target, is_loopback
 
 _INVALID_PASSWORD: Final = "28P01"  # noqa: S105  an SQLSTATE
 _NOT_ALLOWED: Final = "28000"
@@ -55,6 +60,8 @@ _LOGIN: Final = "agentaudit.login"
 _LOGINS: Final = frozenset({"", "password", "oauth"})
 _JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
 """What looks like a token: `eyJ` is how the base64url of a JSON object with a text key begins."""
+_CUTS_SHORT: Final = frozenset({"revoked", "window_end", "ended", "max_session", "session_bytes"})
+"""Ends of sessions that do not wait for what they run, which must not go on by itself."""
 _PROTOCOL_3: Final = b"\0\3"
 """The major version, behind the length of a start-up packet."""
 
@@ -148,14 +155,14 @@ class Door:
                 connection.negotiate(packet)
                 token = await connection.ask_for_token()
                 try:
-                    actor = await self._identify(connection, token)
+                    bearer = await self._identify(connection, token)
                 except _Refused:
                     await connection.say_where_tokens_are()
                     raise
         if isinstance(packet, CancelRequest):
             await self._cancel(connection, packet)
             return
-        connection.actor = actor
+        actor = connection.actor = bearer.actor
         self._sessions.leave(connection.wire)
         try:
             self._sessions.take_place(actor)
@@ -164,7 +171,7 @@ class Door:
                 connection, "53300", "you have as many sessions as you may"
             ) from None
         try:
-            await self._open(connection, actor)
+            await self._open(connection, bearer)
         finally:
             if not connection.is_open:
                 self._sessions.give_back(actor)
@@ -201,7 +208,7 @@ class Door:
                 hint="the one that is always there is password",
             )
 
-    async def _identify(self, connection: _Connection, token: str) -> Actor:
+    async def _identify(self, connection: _Connection, token: str) -> Bearer:
         if not token:
             is_password = not connection.wants_bearer
             raise _Refused(
@@ -213,7 +220,15 @@ class Door:
                 else "",
             )
         try:
-            return await connection.serving.verifier.actor(token)
+            if token.startswith(TICKET) and self._sessions.access is not None:
+                return await self._sessions.access.admission.bearer_of(
+                    token, connection.target_name
+                )
+            return await connection.serving.verifier.bearer(token)
+        except StateError as error:
+            log.warning("the state does not answer", error=str(error), hint=error.hint)
+            refused = _Refused("57P03", "a ticket cannot be looked up now")
+            what = "state out of reach"
         except IdentityError as error:
             refused = _Refused(_INVALID_PASSWORD, str(error), hint=error.hint)
             what = "token refused"
@@ -227,17 +242,51 @@ class Door:
         raise refused from None
 
     def _refusal(
-        self, connection: _Connection, code: str, message: str, hint: str = ""
+        self, connection: _Connection, code: str, message: str, hint: str = "", detail: str = ""
     ) -> _Refused:
         """Record that somebody known was refused; return what to tell them."""
-        session_id = self._sessions.refuse(connection.facts(), message)
-        return _Refused(code, message, detail=f"session {session_id}", hint=hint)
+        told = f"{message} ({detail})" if detail else message
+        session_id = self._sessions.refuse(connection.facts(), told)
+        detail = f"session {session_id}" + (f", {detail}" if detail else "")
+        return _Refused(code, message, detail=detail, hint=hint)
 
     # --- a session
 
-    async def _open(self, connection: _Connection, actor: Actor) -> None:
-        access = self._target_of(connection, actor)
+    async def _open(self, connection: _Connection, bearer: Bearer) -> None:
+        access = self._target_of(connection, bearer.actor)
         connection.access = access
+        connection.admitted = await self._admit(connection, bearer, access.settings)
+        try:
+            await self._log_in(connection, bearer.actor, access)
+        finally:
+            if not connection.is_open and self._sessions.access is not None:
+                await self._sessions.access.left(connection.admitted)
+
+    async def _admit(self, connection: _Connection, bearer: Bearer, target: Target) -> Admitted:
+        """Let a token in to a target, as blocks, grants and windows say."""
+        access = self._sessions.access
+        if access is None and not target.has_windows:
+            return STANDING
+        if access is None or access.is_out_of_reach:
+            raise self._refusal(connection, "57P03", "who may come in cannot be looked up now")
+        try:
+            access.admission.require_not_blocked(bearer.actor)
+            return await access.admission.admit(
+                bearer,
+                target,
+                lambda: connection.wire.is_ended or self._sessions.is_draining,
+            )
+        except NotAdmitted as no:
+            raise self._refusal(connection, _NOT_ALLOWED, no.message, no.hint, no.detail) from None
+        except QuestionError as error:
+            raise self._refusal(connection, _NOT_ALLOWED, str(error), error.hint) from None
+        except StateError as error:
+            log.warning("the state does not answer", error=str(error), hint=error.hint)
+            raise self._refusal(
+                connection, "57P03", "who may come in cannot be looked up now"
+            ) from None
+
+    async def _log_in(self, connection: _Connection, actor: Actor, access: TargetAccess) -> None:
         misplaced = connection.misplaced_token()
         if misplaced:
             raise self._refusal(
@@ -372,7 +421,10 @@ class Door:
                 conversation,
                 session,
                 connection.serving.policy.for_session(
-                    target=access.settings.name, protocol="postgres", groups=actor.groups
+                    target=access.settings.name,
+                    protocol="postgres",
+                    groups=actor.groups,
+                    scope=connection.admitted.scope,
                 ),
                 is_walsender=bool(connection.replication),
             ),
@@ -382,12 +434,16 @@ class Door:
             session_bytes=connection.serving.settings.limits.session_bytes,
             client=wire.transport,
             target=server.wire.transport,
-            ended=self._ended(actor, route.pid, secret),
+            asks=sessions.asks(actor, connection.facts()),
+            ended=self._ended(actor, route, secret, connection.admitted),
             gone=sessions.forget,
         )
         connection.is_open = True
+        route.cancel_paused = relay.cancel_paused
         wire.send(greeting)
-        sessions.add(relay)
+        sessions.add(relay, connection.admitted.ends_us)
+        if sessions.access is not None:
+            sessions.access.opened(connection.live(actor, session), relay)
         log.info(
             "session opened",
             session=str(session.session_id),
@@ -399,11 +455,18 @@ class Door:
         if sessions.is_draining:
             relay.drain("this gateway is shutting down", "connect again")
 
-    def _ended(self, actor: Actor, pid: int, secret: bytes) -> Callable[[Relay, str], None]:
+    def _ended(
+        self, actor: Actor, route: CancelRoute, secret: bytes, admitted: Admitted
+    ) -> Callable[[Relay, str], None]:
         def ended(relay: Relay, reason: str) -> None:
-            self._keys.remove(pid, secret)
+            self._keys.remove(route.pid, secret)
+            if reason in _CUTS_SHORT and relay.was_busy:
+                # A server that executes does not notice that its client is gone.
+                self._sessions.spawn(self._cancel_backend(route))
             self._sessions.give_back(actor)
             self._sessions.remove(relay)
+            if self._sessions.access is not None:
+                self._sessions.access.closed(relay.session.session_id, admitted)
             log.info("session closed", session=str(relay.session.session_id), reason=reason)
 
         return ended
@@ -441,6 +504,11 @@ class Door:
             )
         )
         await self._sessions.recorded()
+        if not route.cancel_paused():  # or what was to be cancelled has not reached the server
+            await self._cancel_backend(route)
+
+    async def _cancel_backend(self, route: CancelRoute) -> None:
+        """Ask the server to cancel what a session runs; return when it has taken that."""
         try:
             async with asyncio.timeout(self._deadlines.target_s):
                 wire = await backend.connect(self._sessions.poller, route.access)
@@ -467,6 +535,7 @@ class _Connection:
         """The protocol that is spoken with this client."""
         self.actor: Actor | None = None
         self.access: TargetAccess | None = None
+        self.admitted = STANDING
         self.rest = b""
         self.is_postgres = False
         """It has begun a start-up packet of protocol 3, so it understands an ErrorResponse."""
@@ -653,7 +722,22 @@ class _Connection:
             client_app=said.get("application_name", ""),
             gateway_port=port[1] if port else 0,
             target_addr=str(target.address) if target is not None else "",
+            window_id=self.admitted.window_id,
             policy_digest=self.serving.policy_digest,
+        )
+
+    def live(self, actor: Actor, session: SessionRecorder) -> Live:
+        """Return what others see of the session while it is open."""
+        facts = self.facts()
+        return Live(
+            session_id=session.session_id,
+            gateway="",
+            actor=actor,
+            target=facts.target,
+            protocol=facts.protocol,
+            client_addr=facts.client_addr,
+            opened_us=session.state.opened_us,
+            window_id=facts.window_id,
         )
 
     def _without_token(self, value: str) -> str:

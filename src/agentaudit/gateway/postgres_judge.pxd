@@ -21,6 +21,8 @@ cdef class Judge:
     cdef public SessionRecorder _session
     cdef public object _policy
     cdef public bint _is_walsender
+    cdef public object _before
+    cdef public object _settings
 
     @cython.locals(known=_Known)
     cpdef judge(self, Command command)

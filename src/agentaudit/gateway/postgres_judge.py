@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections import deque
+from typing import Any, Final
 
 from agentaudit.archive.recorder import SessionRecorder
-from agentaudit.model import Command, Refusal
+from agentaudit.gateway.holds import Asked, Outcome
+from agentaudit.model import Command, Hold, Refusal, Step
 from agentaudit.policy import NO_RULE, Decision, SessionPolicy
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
@@ -18,11 +20,25 @@ SQLSTATE: Final = {
     "protocol_error": "08P01",
     "session_bytes": "53400",
     "max_session": "57P01",
+    "window_end": "57P01",
+    "revoked": "57P01",
+    "ended": "57P01",
     "shutdown": "57P01",
     "disk_full": "53100",
     "recording_failed": "58030",
 }
 """What a client is told, by the reason for which a session ends."""
+
+
+MAX_REMEMBERED: Final = 20
+"""Statements before one that is held, which its reviewer is shown, and settings likewise."""
+
+MAX_SETTINGS: Final = 100
+
+MAX_SHOWN_CHARACTERS: Final = 1000
+"""Of each of those: of the held one itself, a reviewer sees all."""
+
+_STRICTEST: Final = ("allow", "hold", "deny")
 
 
 class _Known:
@@ -70,8 +86,14 @@ class Judge:
         self._session = session
         self._policy = policy
         self._is_walsender = is_walsender
+        # Who decides on a statement wants to know what was run before it.
+        may_hold = policy.may_hold
+        self._before: deque[Command] | None = deque(maxlen=MAX_REMEMBERED) if may_hold else None
+        self._settings: dict[str, str] = {}
+        if not policy.is_open:
+            conversation.ask_before_binding(self._may_bind)
 
-    def judge(self, command: Command) -> Refusal | None:
+    def judge(self, command: Command) -> Refusal | Hold | None:
         known = self._classify(command)
         command.operation = known.operation
         command.cls = known.cls
@@ -86,18 +108,112 @@ class Judge:
         if decision is None:
             text = command.sql if isinstance(command, Execution) else command.text
             decision = known.decision = self._policy.decide(command, text)
+        if self._before is not None:
+            self._remember(command)
         if decision is NO_RULE:
             return None  # as every command begins
         command.decision = decision.action
         command.rule = decision.rule
         if decision.action == "allow":
             return None
+        message = f'agentaudit: denied by rule "{decision.rule}"'
+        if decision.hold is not None:
+            if not (isinstance(command, Execution) and command.is_only_bound):
+                return None if self._is_approved(command) else decision.hold
+            command.decision = "deny"
+            message += ": what people decide on must be bound and executed in one go"
         return Refusal(
             code="42501",
-            message=f'agentaudit: denied by rule "{decision.rule}"',
+            message=message,
             detail=f"session {self._session.session_id}, command {command.command_no}",
             hint="ask the gateway's operator what this rule allows",
         )
+
+    def _may_bind(self, statement: Prepared, is_ambiguous: bool) -> bool:
+        known = _Known(sql.UNKNOWN) if is_ambiguous else _known(statement)
+        if known.cursor is not None:
+            return True  # it has no plan, and is asked about when it is executed
+        if known.decision is None:
+            known.decision = self._policy.decide(known, statement.sql)
+        return known.decision.action == "allow"
+
+    # --- what waits for people
+
+    def _remember(self, command: Command) -> None:
+        before = self._before
+        assert before is not None
+        before.append(command)
+        for risk in command.risk:
+            if risk.startswith(_CHANGES) and (
+                risk in self._settings or len(self._settings) < MAX_SETTINGS
+            ):
+                self._settings[risk] = _cut(command.text)
+
+    def _is_approved(self, command: Command) -> bool:
+        """Say whether it only goes on with a portal that people have let run."""
+        if not isinstance(command, Execution) or command.portal is None:
+            return False
+        command.request_id = command.portal.approved
+        return command.request_id is not None
+
+    def approve(self, step: Step) -> None:
+        for command in step.starts:
+            if isinstance(command, Execution) and command.portal is not None:
+                command.portal.approved = command.request_id
+
+    def describe(self, step: Step) -> dict[str, Any]:
+        conversation = self._conversation
+        before = self._before or ()
+        return {
+            "statements": [_shown(command) for command in step.starts],
+            "transaction": {
+                "status": conversation.txn_status,
+                "number": conversation.txn_no,
+                "before": [
+                    {"text": _cut(command.text), "status": command.status}
+                    for command in before
+                    if command not in step.starts
+                    and conversation.in_transaction
+                    and command.txn_no in (None, conversation.txn_no)
+                ],
+            },
+            "reported": dict(conversation.parameters),
+            # The last of each kind; of more kinds than are kept, the first.
+            "settings": dict(self._settings),
+        }
+
+    def notice(self, asked: Asked) -> bytes:
+        who = ", ".join(asked.hold.approvers)
+        return messages.notice_response(
+            message=f'agentaudit: waits for a decision, by rule "{asked.hold.rule}"',
+            detail=f"session {self._session.session_id}, command {asked.command_no}, "
+            f"request {asked.request_id}",
+            hint=f"somebody in {who} may run: agentaudit approve {asked.request_id}",
+        )
+
+    def refusal(self, command: Command, outcome: Outcome) -> Refusal:
+        detail = f"session {self._session.session_id}, command {command.command_no}"
+        if command.request_id is not None:
+            detail += f", request {command.request_id}"
+        if outcome.state == "cancelled":
+            return Refusal(code="57014", message=f"agentaudit: {outcome.why}", detail=detail)
+        why = f": {outcome.why}" if outcome.why else ""
+        if outcome.reasons:
+            detail += f"; reason: {outcome.reasons[-1]}"
+        return Refusal(
+            code="42501",
+            message=f'agentaudit: denied by rule "{command.rule}"{why}',
+            detail=detail,
+            hint="what it is about, and who may decide, is in the notice before this"
+            if outcome.state == "expired"
+            else "ask who decided, or the gateway's operator",
+        )
+
+    def has_turn(self, step: Step) -> bool:
+        return self._conversation.has_turn(step)
+
+    def nudge(self) -> bytes:
+        return _FLUSH
 
     def _classify(self, command: Command) -> _Known:
         if not isinstance(command, Execution):
@@ -120,7 +236,7 @@ class Judge:
         for statement in run:
             decision = self._policy.decide(_known(statement), statement.sql)
             if decision.action != "allow":
-                known.decision = decision
+                known.decision = _stricter(known.decision, decision)
         return known
 
     def is_goodbye(self, frame: bytes) -> bool:
@@ -138,6 +254,34 @@ class Judge:
         )
 
 
+def _shown(command: Command) -> dict[str, Any]:
+    """Return what a reviewer sees of a statement: what it does, and then all of its text."""
+    text = command.sql if isinstance(command, Execution) else command.text
+    told = sql.classify(text)
+    return {
+        "operation": command.operation,
+        "class": command.cls,
+        "resources": list(command.resources),
+        "reads": list(told.reads),
+        "writes": list(told.writes),
+        "columns": list(told.columns),
+        "risk": list(command.risk),
+        "confidence": command.confidence,
+        "decision": command.decision,
+        "rule": command.rule,
+        "text": text,
+        # None: too long to be decoded, or none; the hashes of long messages name what is there.
+        "params": None if command.params is None else list(command.params),
+        "sha256": list(command.sha256),
+    }
+
+
+def _stricter(one: Decision | None, other: Decision) -> Decision:
+    if one is None or _STRICTEST.index(other.action) > _STRICTEST.index(one.action):
+        return other
+    return one
+
+
 def _known(prepared: Prepared) -> _Known:
     known: _Known | None = prepared.judged
     if known is None:
@@ -146,6 +290,16 @@ def _known(prepared: Prepared) -> _Known:
 
 
 _TERMINATE: Final = messages.terminate()
+_FLUSH: Final = messages.flush()
+_CHANGES: Final = ("changes setting", "switches role", "row security", "calls set_config")
+"""Findings of what changes the meaning of what follows."""
+
+
+def _cut(text: str) -> str:
+    """Return what is shown of a text that is not the one to decide on, and say what is not."""
+    left = len(text) - MAX_SHOWN_CHARACTERS
+    return text if left <= 0 else f"{text[:MAX_SHOWN_CHARACTERS]}… ({left:,} characters more)"
+
 
 _FIRST_WORD: Final = re.compile(r"[A-Za-z_]+")
 _REPLICATION_COMMANDS: Final = frozenset(

@@ -11,6 +11,19 @@ cdef class _Held(Waiter):
     cdef public bint is_whole
     cdef public _Held behind
 
+cdef class _Paused:
+    cdef public object asked
+    cdef public str commit
+    cdef public list holds
+    cdef public bint is_moot
+    cdef public bint is_nudged
+    cdef public bytes notice
+    cdef public list rest
+    cdef public list skipped
+    cdef public list backlog
+    cdef public Py_ssize_t backlog_bytes
+    cdef public Step step
+
 cdef class _Direction:
     cdef public _Held held
     cdef public _Held last_held
@@ -43,6 +56,7 @@ cdef class _Leg:
 cdef class Relay:
     cdef public SessionRecorder session
     cdef public bint is_closing
+    cdef public bint was_busy
     cdef public Conversation _conversation
     cdef public object _judge
     cdef public Recorder _recorder
@@ -51,6 +65,9 @@ cdef class Relay:
     cdef public long long _bytes_left
     cdef public object _client
     cdef public object _target
+    cdef public object _asks
+    cdef public _Paused _paused
+    cdef public list _skipped
     cdef public _Direction _up
     cdef public _Direction _down
     cdef public object _ended
@@ -67,8 +84,18 @@ cdef class Relay:
     cpdef receive(self, object side, bytes data)
     @cython.locals(step=Step, last_down=Step, stand_in=Step, goes_up=cython.bint, up_synced=cython.bint, down_synced=cython.bint, command=Command)
     cdef _take(self, list steps)
+    cdef _refuse(self, Step step, object refusal, list up)
     @cython.locals(command=Command)
     cdef object _begin(self, Step step)
+    @cython.locals(event=Event)
+    cdef _Paused _pause(self, Step step, list holds)
+    cdef _keep(self, _Paused paused, bytes data)
+    @cython.locals(command=Command)
+    cdef _end_skipped(self, Step step)
+    cdef _look_at_paused(self)
+    cdef _give_notice(self, _Paused paused)
+    @cython.locals(step=Step, command=Command)
+    cdef _go_on(self, _Paused paused, object outcome)
     @cython.locals(held=_Held)
     cdef _hold(self, _Direction direction, list frames, bint synced, bint is_whole)
     cpdef finish(self, _Direction direction)

@@ -5,6 +5,11 @@ per direction; the recorder says when the head of a queue may leave. Streams, an
 direction, were measured at a third of the rate. What bytes mean is the `Conversation`'s business,
 what they may do and how to say no the `Judge`'s: this module knows no protocol.
 
+A statement that a rule holds waits here, and what its client sends behind it, up to a limit: it is
+read on, because a client that has gone is known by nothing else. The other direction goes on, so
+what the server still owes, its notices and its end reach the client. People are asked once nothing
+before the statement is owed an answer: only then it is known what it would run in.
+
 Back-pressure goes by direction: a source is not read while more than `HIGH_WATER_BYTES` wait for
 the journal (`SYNCED_HIGH_WATER_BYTES` where all waits for syncs) or for the sink, nor a client
 while its conversation `is_behind`. The two directions never wait for each other otherwise, so a
@@ -17,17 +22,19 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agentaudit.archive.recorder import Recorder, SessionRecorder, Waiter
 from agentaudit.errors import ClientProtocolError, RecordingError, TargetProtocolError
 from agentaudit.gateway.connections import Connection
+from agentaudit.gateway.holds import Asked, Asks, Outcome
 from agentaudit.model import (
     Command,
     Conversation,
     Durability,
     Event,
     Flag,
+    Hold,
     Kind,
     Refusal,
     Side,
@@ -46,6 +53,9 @@ _LOW_SHARE = 4
 _CLIENT: Final = Side.CLIENT
 _CONTINUED: Final = int(Flag.CONTINUED)
 
+MAX_BACKLOG_BYTES: Final = 1024 * 1024
+"""What a client may send behind a statement that waits; with more, it is denied."""
+
 LINGER_S: Final = 5.0
 """What a side has to take the last bytes of a session in, and to close, before it is cut."""
 
@@ -53,8 +63,35 @@ LINGER_S: Final = 5.0
 class Judge(Protocol):
     """What the relay asks of the protocol that it serves, beside the conversation itself."""
 
-    def judge(self, command: Command) -> Refusal | None:
-        """Fill in what `command` does and what was decided; return why it may not pass, or None."""
+    def judge(self, command: Command) -> Refusal | Hold | None:
+        """Fill in what `command` does and what was decided.
+
+        Return why it may not pass, who must decide whether it may, or None.
+        """
+        ...
+
+    def approve(self, step: Step) -> None:
+        """Note that people let pass what `step` starts."""
+        ...
+
+    def describe(self, step: Step) -> dict[str, Any]:
+        """Return what a reviewer is to see of what `step` starts, as JSON has it."""
+        ...
+
+    def nudge(self) -> bytes:
+        """Return what makes a target answer what it was sent, and does nothing else."""
+        ...
+
+    def notice(self, asked: Asked) -> bytes:
+        """Return the protocol's words to a client whose command waits."""
+        ...
+
+    def refusal(self, command: Command, outcome: Outcome) -> Refusal:
+        """Return why `command`, which waited, may not pass after all."""
+        ...
+
+    def has_turn(self, step: Step) -> bool:
+        """Return whether the target owes no answer to anything before `step`."""
         ...
 
     def is_goodbye(self, frame: bytes) -> bool:
@@ -89,6 +126,42 @@ class _Held(Waiter):
         relay = self.relay
         if direction.held is None and (direction.source_ended or relay.is_closing):
             relay.finish(direction)
+
+
+class _Paused:
+    """A step that waits for people, what `asked` is about it, and what its client sent behind it.
+
+    `rest` are the steps of that, `backlog` the bytes that came later. `holds` are the rules that
+    must be satisfied still; `notice` is what the client is to be told as soon as nothing is half
+    said. `is_moot` says that the target has skipped it, `skipped` which commands of `rest`.
+    """
+
+    __slots__ = (
+        "asked",
+        "backlog",
+        "backlog_bytes",
+        "commit",
+        "holds",
+        "is_moot",
+        "is_nudged",
+        "notice",
+        "rest",
+        "skipped",
+        "step",
+    )
+
+    def __init__(self, step: Step, holds: list[Hold], commit: str) -> None:
+        self.step = step
+        self.holds = holds
+        self.commit = commit
+        self.rest: list[Step] = []
+        self.skipped: list[Command] = []
+        self.backlog: list[bytes] = []
+        self.backlog_bytes = 0
+        self.asked: Asked | None = None
+        self.notice = b""
+        self.is_moot = False
+        self.is_nudged = False
 
 
 class _Direction:
@@ -228,6 +301,7 @@ class Relay:
         session_bytes: int,
         client: Connection,
         target: Connection,
+        asks: Asks,
         ended: Callable[[Relay, str], None],
         gone: Callable[[Relay], None],
     ) -> None:
@@ -241,6 +315,9 @@ class Relay:
         self._client = client
         self._target = target
         high = SYNCED_HIGH_WATER_BYTES if self._all_synced else HIGH_WATER_BYTES
+        self._asks = asks
+        self._paused: _Paused | None = None
+        self._skipped: list[Command] = []
         self._up = _Direction(client, target, high)
         self._down = _Direction(target, client, high)
         self._ended = ended
@@ -249,6 +326,7 @@ class Relay:
         self._last_client_frame = b""
         self._reason = ""
         self.is_closing = False
+        self.was_busy = False
         self._has_ended = False
         self._is_gone = False
         self._drain_words: tuple[str, str] | None = None
@@ -280,6 +358,9 @@ class Relay:
         """Record what `data` completes, and hold it until that counts."""
         direction = self._up if side is _CLIENT else self._down
         if self.is_closing or self._has_ended or direction.sink_lost:
+            return
+        if self._paused is not None and direction is self._up:
+            self._keep(self._paused, data)
             return
         self._recorder.look()
         conversation = self._conversation
@@ -316,23 +397,34 @@ class Relay:
         last_down: Step | None = None
         for step in steps:
             goes_up = step.side is _CLIENT
-            refusal = self._begin(step) if step.starts else None
+            if goes_up and self._paused is not None:
+                self._paused.rest.append(step)
+                continue
+            verdict = self._begin(step) if step.starts else None
+            if isinstance(verdict, list):
+                if self._is_skipped(step):
+                    verdict = None  # the target skips it: nobody need decide
+                else:
+                    self._paused = self._pause(step, verdict)
             for event in step.events:
                 session.record(event)
+            if self._skipped and step.starts:
+                self._end_skipped(step)
             if self._reads_unsynced and not self._is_of_reads(step):
                 up_synced = up_synced or goes_up
                 down_synced = down_synced or not goes_up
             for command in step.ends:
+                if self._paused is not None and self._is_behind_paused(command):
+                    continue  # it has not begun
                 session.end(command)
                 if self._reads_unsynced:
                     self._reads.discard(command.command_no)
-            if refusal is not None:
-                # Recorded, and it goes no further; something may have to stand in its place.
-                for stand_in in self._conversation.refuse(step, refusal):
-                    for event in stand_in.events:
-                        session.record(event)
-                    if stand_in.frame:
-                        up.append(stand_in.frame)
+                if self._paused is not None and command in self._paused.step.starts:
+                    self._paused.is_moot = True
+            if verdict is not None:
+                # Recorded, and it goes no further.
+                if isinstance(verdict, Refusal):
+                    self._refuse(step, verdict, up)
             elif not step.frame:
                 pass  # recorded and refused by the protocol: nothing of it goes on
             elif goes_up:
@@ -345,18 +437,37 @@ class Relay:
             self._hold(self._up, up, up_synced, True)
         if down:
             self._hold(self._down, down, down_synced, _is_whole(last_down))
+        if self._paused is not None:
+            self._look_at_paused()
 
-    def _begin(self, step: Step) -> Refusal | None:
-        """Judge and begin what `step` starts; return why it may not pass, or None."""
+    def _refuse(self, step: Step, refusal: Refusal, up: list[bytes]) -> None:
+        """Let `up` have what must stand in the place of a step that was refused."""
+        for stand_in in self._conversation.refuse(step, refusal):
+            for event in stand_in.events:
+                self.session.record(event)
+            if stand_in.frame:
+                up.append(stand_in.frame)
+
+    def _begin(self, step: Step) -> Refusal | list[Hold] | None:
+        """Judge and begin what `step` starts.
+
+        Return why it may not pass, who must decide whether it may, or None.
+        """
         refusal = None
+        holds: list[Hold] = []
         for command in step.starts:
             if step.synthetic:
                 # The conversation has refused it already, and made the answer too.
                 command.decision, command.rule = "deny", "protocol"
             else:
-                refused = self._judge.judge(command)
+                verdict = self._judge.judge(command)
                 if step.side is _CLIENT:
-                    refusal = refusal or refused
+                    if verdict is None:
+                        pass
+                    elif isinstance(verdict, Refusal):
+                        refusal = refusal or verdict
+                    elif verdict not in holds:
+                        holds.append(verdict)
                 else:
                     # Known by its answer alone, it was only prepared: nobody was asked.
                     command.decision, command.rule = "allow", "none"
@@ -368,7 +479,8 @@ class Relay:
             rule = next(c.rule for c in step.starts if c.decision == "deny")
             for command in step.starts:
                 command.decision, command.rule = "deny", rule
-        return refusal
+            return refusal
+        return holds or None
 
     def _is_of_reads(self, step: Step) -> bool:
         """Return whether all that `step` recorded belongs to plain reads that are under way."""
@@ -389,6 +501,206 @@ class Relay:
         direction.hold(held)
         self._recorder.hold(held, synced)
 
+    # --- what waits for people
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a step of the client's waits for people."""
+        return self._paused is not None
+
+    def _pause(self, step: Step, holds: list[Hold]) -> _Paused:
+        """Let `step`, whose events are recorded next, wait, and its client with it."""
+        text = step.events[0].text if step.events else None
+        return _Paused(step, holds, self.session.commit_next(text))
+
+    def _keep(self, paused: _Paused, data: bytes) -> None:
+        """Keep what the client sends behind what waits; too much of it is no good."""
+        paused.backlog.append(data)
+        paused.backlog_bytes += len(data)
+        if paused.backlog_bytes <= MAX_BACKLOG_BYTES:
+            return
+        outcome = Outcome(
+            state="denied", why=f"more than {MAX_BACKLOG_BYTES:,} bytes were sent behind it"
+        )
+        try:
+            self._withdraw(outcome)
+            self._go_on(paused, outcome)
+        except RecordingError as error:
+            self.recording_failed(error)
+
+    def _is_behind_paused(self, command: Command) -> bool:
+        """Say whether `command`, which has ended, is one that waits to begin, and remember that."""
+        paused = self._paused
+        assert paused is not None
+        if not any(command in step.starts for step in paused.rest):
+            return False
+        paused.skipped.append(command)
+        return True
+
+    def _is_skipped(self, step: Step) -> bool:
+        """Say whether the target has skipped all that `step` starts, and will skip its frame."""
+        return all(command in self._skipped for command in step.starts)
+
+    def _end_skipped(self, step: Step) -> None:
+        """End what `step` has begun and the target had skipped before."""
+        for command in step.starts:
+            if command in self._skipped:
+                self._skipped.remove(command)
+                self.session.end(command)
+
+    def _look_at_paused(self) -> None:
+        """Ask about what waits if nobody has been, and see whether it has to wait still."""
+        paused = self._paused
+        assert paused is not None
+        if paused.is_moot:
+            # What was sent before it has failed: the target looks at nothing up to the next Sync.
+            outcome = Outcome(state="cancelled", why="not run: a command before it failed")
+            self._withdraw(outcome)
+            self._go_on(paused, outcome)
+        elif paused.asked is None:
+            if self._judge.has_turn(paused.step):
+                self._ask(paused)
+            elif not paused.is_nudged:
+                # What waits may have taken the Sync with it that would make the target answer.
+                paused.is_nudged = True
+                self._nudge()
+        elif paused.notice:
+            self._give_notice(paused)
+
+    def _ask(self, paused: _Paused) -> None:
+        starts = paused.step.starts
+        hold = paused.holds[0]
+        held = [c for c in starts if c.decision == "hold" and c.rule == hold.rule]
+        asked = Asked(
+            hold=hold,
+            session=self.session,
+            command_no=held[0].command_no,
+            cls=held[0].cls if len(starts) == 1 else "",
+            shown=self._judge.describe(paused.step),
+            commit=paused.commit,
+            in_transaction=self._judge.is_in_transaction(),
+            filed=lambda: self._filed(asked),
+            answered=lambda outcome: self._answered(asked, outcome),
+            request_id=self._asks.new_id(),
+        )
+        paused.asked = asked
+        for command in held:
+            command.request_id = asked.request_id
+        self._asks.ask(asked)
+
+    def _filed(self, asked: Asked) -> None:
+        paused = self._paused
+        if paused is not None and paused.asked is asked:
+            paused.notice = self._judge.notice(asked)
+            try:
+                self._give_notice(paused)
+            except RecordingError as error:
+                self.recording_failed(error)
+
+    def _nudge(self) -> None:
+        frame = self._judge.nudge()
+        self.session.record(
+            Event(
+                kind=Kind.REQUEST,
+                side=Side.CLIENT,
+                payload=frame,
+                orig_len=len(frame),
+                flags=Flag.SYNTHETIC,
+            )
+        )
+        self._hold(self._up, [frame], self._all_synced, True)
+
+    def _give_notice(self, paused: _Paused) -> None:
+        down = self._down
+        if down.sink_lost or not (
+            down.is_whole if down.last_held is None else down.last_held.is_whole
+        ):
+            return  # after what is being said
+        assert paused.asked is not None
+        words, paused.notice = paused.notice, b""
+        self.session.record(
+            Event(
+                kind=Kind.RESPONSE,
+                side=Side.TARGET,
+                command_no=paused.asked.command_no,
+                text=f'waits for a decision, by rule "{paused.asked.hold.rule}"',
+                payload=words,
+                orig_len=len(words),
+                flags=Flag.SYNTHETIC,
+            )
+        )
+        self._hold(down, [words], self._all_synced, True)
+
+    def _answered(self, asked: Asked, outcome: Outcome) -> None:
+        """Go on with what waited, or refuse it, as people have said."""
+        paused = self._paused
+        if paused is None or paused.asked is not asked:
+            return
+        try:
+            self._asks.record(asked, outcome)
+            if outcome.state == "approved" and len(paused.holds) > 1:
+                # Each rule that holds it is satisfied by itself.
+                paused.holds.pop(0)
+                self._ask(paused)
+                return
+            self._go_on(paused, outcome)
+        except RecordingError as error:
+            self.recording_failed(error)
+
+    def _go_on(self, paused: _Paused, outcome: Outcome) -> None:
+        self._paused = None
+        step, up = paused.step, list[bytes]()
+        if outcome.state == "approved":
+            self._judge.approve(step)
+            up.append(step.frame)
+            self._last_client_frame = step.frame
+        else:
+            rule = paused.holds[0].rule
+            held = [c for c in step.starts if c.decision == "hold" and c.rule == rule]
+            self._refuse(step, self._judge.refusal(held[0], outcome), up)
+        if up:
+            self._hold(self._up, up, self._all_synced or self._reads_unsynced, True)
+        self._skipped = paused.skipped
+        self._take(paused.rest)
+        self._skipped = []
+        if paused.backlog:
+            self.receive(_CLIENT, b"".join(paused.backlog))
+
+    def cancel_paused(self) -> bool:
+        """Refuse what waits, because its client asks for that; False where it has no turn yet."""
+        paused = self._paused
+        if paused is None or not self._judge.has_turn(paused.step):
+            return False
+        outcome = Outcome(state="cancelled", why="canceling statement due to user request")
+        try:
+            self._withdraw(outcome)
+            self._go_on(paused, outcome)
+        except RecordingError as error:
+            self.recording_failed(error)
+        return True
+
+    def _withdraw(self, outcome: Outcome) -> None:
+        """Ask no more about what waits, and record that."""
+        assert self._paused is not None
+        asked = self._paused.asked
+        if asked is not None:
+            self._asks.withdraw(asked)
+            self._asks.record(asked, outcome)
+
+    def _give_up(self, why: str) -> None:
+        """Let what waits never pass: its session ends."""
+        paused = self._paused
+        if paused is None:
+            return
+        try:
+            self._withdraw(Outcome(state="cancelled", why=why))
+        except RecordingError:
+            pass  # all else that is to be recorded fails as well, and says so
+        self._paused = None
+        for command in paused.step.starts:
+            command.status = "cancelled"
+            command.error_text = why
+
     def hold_up(self, is_held_up: bool) -> None:
         """Read nothing more from either side, or go on."""
         if not self.is_closing:
@@ -403,6 +715,7 @@ class Relay:
         direction = self._up if side is Side.CLIENT else self._down
         if not self._reason:
             self._reason = self._reason_of(side)
+        self._give_up("the client hung up" if side is Side.CLIENT else "the target hung up")
         direction.source_ended = True
         if direction.held is None:
             self.finish(direction)
@@ -462,7 +775,9 @@ class Relay:
         if self.is_closing:
             return
         self.is_closing = True
+        self.was_busy = self.session.is_busy
         self._reason = reason
+        self._give_up(message)
         down = self._down
         if not self._target.is_closing():
             self._target.pause_reading()
@@ -512,6 +827,7 @@ class Relay:
         if not self.is_closing:
             self.is_closing = True
             self._reason = "recording_failed"
+            self._give_up("recording failed")
             self._stop_unrecorded(failure)
 
     def _stop_unrecorded(self, failure: RecordingError) -> None:

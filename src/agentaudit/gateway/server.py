@@ -17,9 +17,8 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -29,19 +28,19 @@ import uvloop
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError, SettingsError
+from agentaudit.gateway.access import Access
 from agentaudit.gateway.connections import Connection, Listener, listen
+from agentaudit.gateway.control_process import ControlProcess
 from agentaudit.gateway.local import Local
+from agentaudit.gateway.operational_log import configure_log
 from agentaudit.gateway.orders import Orders, recover_others
 from agentaudit.gateway.postgres import Deadlines, Door
-from agentaudit.gateway.serving import Serving, outside, prepare, watched_files
+from agentaudit.gateway.serving import WATCH_S, Serving, outside, prepare, signatures
 from agentaudit.gateway.sessions import Sessions
 from agentaudit.gateway.team import Team
 from agentaudit.gateway.wire import Wire, reason
 from agentaudit.identity import Verifier
 from agentaudit.settings import Address, Roles, Settings, load
-
-WATCH_S: Final = 5.0
-"""Between two looks at the files that the settings name, and at the disk."""
 
 BACKLOG: Final = 1024
 
@@ -52,6 +51,7 @@ _NEEDS_RESTART: Final = (
     "origin",
     "archive",
     "keys",
+    "state",
     "durability",
     "segment_events",
     "segment_bytes",
@@ -84,6 +84,8 @@ class Gateway:
         self._team = team
         self._serving: Serving
         self._listener: Listener | None = None
+        self._access: Access | None = None
+        self._control: ControlProcess | None = None
         self._logins: asyncio.TaskGroup
         self._watch: asyncio.TimerHandle | None = None
         self._seen: Mapping[Path, tuple[int, int]] = {}
@@ -102,7 +104,7 @@ class Gateway:
         settings = self._settings
         loop = asyncio.get_running_loop()
         self._serving = await loop.run_in_executor(None, prepare, settings)
-        self._seen = _signatures(settings)
+        self._seen = signatures(settings)
         gateway = settings.gateway
         self.recorder = await Recorder.start(
             archive=gateway.archive,
@@ -122,24 +124,33 @@ class Gateway:
             on_behind=lambda is_behind: self.sessions.hold_up(is_behind),
         )
         try:
+            await self._open_state()
             places = None if self._team is None else self._team.places
-            self.sessions = Sessions(self._serving, self.recorder, places)
+            self.sessions = Sessions(self._serving, self.recorder, places, self._access)
             self._local = Local(
                 Layout(gateway.archive).control(self._name),
                 Orders(self.recorder, self._authority),
             )
             await self._local.start()
         except BaseException:
+            await self._close_state()
             await self.recorder.stop()
             raise
         try:
-            self._logins = await asyncio.TaskGroup().__aenter__()
+            self._logins = self.sessions.tasks = await asyncio.TaskGroup().__aenter__()
             if self._team is not None:
                 self._join(self._team)
-            elif settings.listen.postgres is not None:
-                await self._listen(settings.listen.postgres)
+            else:
+                if settings.listen.control is not None and settings.path is not None:
+                    self._control = ControlProcess(settings.listen.control, settings.path)
+                    self._control.start(self._logins)
+                if settings.listen.postgres is not None:
+                    await self._listen(settings.listen.postgres)
         except BaseException:
+            if self._control is not None:
+                await self._control.stop()
             await self._local.stop()
+            await self._close_state()
             await self.recorder.stop()
             raise
         self._watch = loop.call_later(WATCH_S, self.look)
@@ -160,13 +171,30 @@ class Gateway:
         await self.sessions.drain(self._settings.gateway.drain_timeout.total_seconds())
         if self._team is not None:
             self._team.stop()
+        if self._control is not None:
+            await self._control.stop()
         # Whoever still logs in gets its answer, or is cut by the deadline of its step.
         await self._logins.__aexit__(None, None, None)
         await self.sessions.drain(0)
         await self._local.stop()
+        await self._close_state()
         self.sessions.serving.verifier.close()
         await self.recorder.stop()
         self.sessions.poller.close()
+
+    async def _open_state(self) -> None:
+        settings = self._settings
+        if not settings.needs_state:
+            return
+        base = Path() if settings.path is None else settings.path.parent
+        first = settings.gateway.names[0]
+        access = Access(self.recorder, self._name, first, url=settings.gateway.state, base=base)
+        await access.start()
+        self._access = access
+
+    async def _close_state(self) -> None:
+        if self._access is not None:
+            await self._access.stop()
 
     @property
     def address(self) -> Address:
@@ -258,19 +286,22 @@ class Gateway:
             log.error("reload failed, the old settings stay", error=str(error), hint=error.hint)
             return
         finally:
-            self._seen = _signatures(self._settings)
+            self._seen = signatures(self._settings)
             self._is_reloading = False
         for key in _NEEDS_RESTART:
             if getattr(settings.gateway, key) != getattr(self._settings.gateway, key):
                 log.warning("a changed key needs a restart", key=f"gateway.{key}")
-        if settings.listen.postgres != self._settings.listen.postgres:
-            log.warning("a changed key needs a restart", key="listen.postgres")
+        for key in ("postgres", "control"):
+            if getattr(settings.listen, key) != getattr(self._settings.listen, key):
+                log.warning("a changed key needs a restart", key=f"listen.{key}")
         for table in ("witness", "anchor"):
             if getattr(settings, table) != getattr(self._settings, table):
                 log.warning("a changed key needs a restart", key=table)
         for key in _LIMITS_THAT_NEED_RESTART:
             if getattr(settings.limits, key) != getattr(self._settings.limits, key):
                 log.warning("a changed key needs a restart", key=f"limits.{key}")
+        if settings.needs_state and self._access is None:
+            log.warning("a changed key needs a restart", key="gateway.state")
         has_other_issuers = serving.verifier is not self._serving.verifier
         try:
             # Sessions name what was in force when they began, so the archive must have it first.
@@ -284,7 +315,9 @@ class Gateway:
             self._serving.verifier.close()
         self._settings = settings
         self._serving = self.sessions.serving = serving
-        self._seen = _signatures(settings)
+        self._seen = signatures(settings)
+        if self._control is not None:
+            self._control.reload()
         log.info("reloaded", policy_digest=serving.policy_digest)
 
     def look(self) -> None:
@@ -292,7 +325,7 @@ class Gateway:
         if self._watch is not None:
             self._watch.cancel()
         self._watch = asyncio.get_running_loop().call_later(WATCH_S, self.look)
-        if _signatures(self._settings) != self._seen:
+        if signatures(self._settings) != self._seen:
             self.reload()
         try:
             free = shutil.disk_usage(self._settings.gateway.archive).free
@@ -302,17 +335,6 @@ class Gateway:
         if is_short and not self._is_short_of_space:
             log.warning("the disk is filling up", free_bytes=free)
         self._is_short_of_space = is_short
-
-
-def _signatures(settings: Settings) -> dict[Path, tuple[int, int]]:
-    found = {}
-    for path in watched_files(settings):
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        found[path] = (status.st_mtime_ns, status.st_ino)
-    return found
 
 
 def _without_content(error: BaseException) -> dict[str, Any]:
@@ -340,30 +362,6 @@ def as_begun(settings: Settings, begun: Settings) -> Settings:
     )
     tables = {key: getattr(begun, key) for key in ("listen", "witness", "anchor")}
     return settings.model_copy(update={"gateway": gateway, "limits": limits, **tables})
-
-
-def configure_log(**members: str) -> None:
-    """Let structlog write JSON lines to standard error, and let nothing else write there.
-
-    Each line has `members` as well.
-    """
-
-    def add_members(_: object, __: str, line: MutableMapping[str, Any]) -> Mapping[str, Any]:
-        return {**members, **line}
-
-    structlog.configure(
-        processors=[
-            add_members,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    # asyncio and the libraries quote what they were given.
-    logging.getLogger().addHandler(logging.NullHandler())
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def run(settings: Settings) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from agentaudit.archive.note import Cosigner
 from agentaudit.archive.outside import AnchorPeer, Outside, WitnessPeer
@@ -18,7 +19,10 @@ from agentaudit.errors import ArchiveError, SettingsError
 from agentaudit.identity import Verifier
 from agentaudit.policy import Policy
 from agentaudit.protocols.scram import ScramKeys
-from agentaudit.settings import Settings, Target
+from agentaudit.settings import Settings, Target, Webhook
+
+WATCH_S: Final = 5.0
+"""Between two looks at the files that the settings name, and at the disk."""
 
 POSTGRES_ALPN = "postgresql"
 """What a client offers that starts TLS at once: without it another protocol's client could be led
@@ -67,6 +71,10 @@ def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
         verifier = previous.verifier
     else:
         verifier = Verifier(settings.issuer)
+    for webhook in settings.webhook:
+        # The control API's process uses them; what cannot be used is refused here, as a whole.
+        webhook.read_secret()
+        webhook_tls(webhook)
     return Serving(
         settings=settings,
         verifier=verifier,
@@ -123,10 +131,24 @@ def watched_files(settings: Settings) -> Iterable[Path]:
         yield settings.path
     candidates = [settings.gateway.tls_cert_file, settings.gateway.tls_key_file]
     candidates += [issuer.ca_file for issuer in settings.issuer]
+    for webhook in settings.webhook:
+        candidates += [webhook.secret_file, webhook.ca_file]
     for target in settings.target:
         candidates += [target.password_file, target.tls_ca_file]
         candidates += [target.tls_cert_file, target.tls_key_file]
     yield from (path for path in candidates if path is not None)
+
+
+def signatures(settings: Settings) -> dict[Path, tuple[int, int]]:
+    """Return what of the files that the settings name tells whether one has changed."""
+    found = {}
+    for path in watched_files(settings):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found[path] = (status.st_mtime_ns, status.st_ino)
+    return found
 
 
 def _server_tls(settings: Settings) -> ssl.SSLContext | None:
@@ -161,6 +183,24 @@ def _target_tls(target: Target) -> ssl.SSLContext | None:
         context.verify_mode = ssl.CERT_NONE
     if target.tls_cert_file is not None and target.tls_key_file is not None:
         _load_pair(context, target.tls_cert_file, target.tls_key_file, where)
+    return context
+
+
+def webhook_tls(webhook: Webhook) -> ssl.SSLContext | None:
+    """Return how `webhook` is spoken to, None where that is plain http on loopback; blocks.
+
+    Raises:
+        SettingsError: its `ca_file` cannot be used.
+    """
+    if not webhook.url.startswith("https:"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=webhook.ca_file)
+    except OSError as error:
+        raise SettingsError(
+            f"webhook {webhook.receiver}: ca_file {webhook.ca_file}: {_why(error)}"
+        ) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
 
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError
+from agentaudit.gateway.access import WINDOW_WORDS, Access
 from agentaudit.gateway.connections import MAX_EVENTS, MAX_SYNCED_EVENTS, Poller
+from agentaudit.gateway.holds import Asks, NobodyAsks
 from agentaudit.gateway.places import Places
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import Serving
@@ -47,16 +50,26 @@ class TooManyConnections(Exception):
 class Sessions:
     """The sessions of a gateway, and its anonymous connections; belongs to the event loop.
 
-    `places` counts both, with those of other workers where there are any.
+    `places` counts both, with those of other workers where there are any; `access` asks people,
+    where the settings need that.
     """
 
-    def __init__(self, serving: Serving, recorder: Recorder, places: Places | None = None) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        recorder: Recorder,
+        places: Places | None = None,
+        access: Access | None = None,
+    ) -> None:
         self.serving = serving
         self.recorder = recorder
+        self.access = access
         self.durability = serving.settings.gateway.durability
         is_strict = self.durability is Durability.STRICT
         self.poller = Poller(recorder, MAX_SYNCED_EVENTS if is_strict else MAX_EVENTS)
         self.is_draining = False
+        self.tasks: asyncio.TaskGroup | None = None
+        """For what goes on behind a session; whoever lets people in sets it."""
         self._relays: dict[Relay, asyncio.TimerHandle] = {}
         self._anonymous: dict[str, dict[Wire, None]] = {}
         self.places = places or Places()
@@ -172,6 +185,21 @@ class Sessions:
 
     # --- open
 
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` beside everything else."""
+        if self.tasks is None:
+            work.close()
+        else:
+            self.tasks.create_task(_guarded(work))
+
+    def asks(self, actor: Actor, facts: SessionFacts) -> Asks:
+        """Return who asks people for a session of `actor`."""
+        if self.access is None:
+            return NobodyAsks()
+        return self.access.for_session(
+            actor, facts, lambda: self.serving.settings.limits.max_holds_per_actor
+        )
+
     def take_place(self, actor: Actor) -> None:
         """Take one of the connections that `actor` may have; `give_back` returns it.
 
@@ -201,17 +229,23 @@ class Sessions:
         finally:
             self._waiting.discard(counts)
 
-    def add(self, relay: Relay) -> None:
-        """Take an open session in; `remove` is called when it is over."""
-        limit = self.serving.settings.limits.max_session
-        self.places.begin()
-        self._relays[relay] = asyncio.get_running_loop().call_later(
-            limit.total_seconds(),
-            relay.end,
+    def add(self, relay: Relay, ends_us: int = 0) -> None:
+        """Take an open session in; `remove` is called when it is over.
+
+        It ends at `ends_us`, when its window does; 0 where it has none.
+        """
+        seconds = self.serving.settings.limits.max_session.total_seconds()
+        words = (
             "max_session",
             "this session has lasted as long as it may",
             "connect again; the operator sets [limits] max_session",
         )
+        if ends_us:
+            left_s = (ends_us - self.recorder.clock.now_us()) / 1_000_000
+            if left_s < seconds:
+                seconds, words = left_s, ("window_end", *WINDOW_WORDS["window_end"])
+        self.places.begin()
+        self._relays[relay] = asyncio.get_running_loop().call_later(seconds, relay.end, *words)
         if self.recorder.is_behind:
             relay.hold_up(True)
 
@@ -270,6 +304,14 @@ class Sessions:
             if loop.time() >= give_up_at:
                 return
             await asyncio.sleep(POLL_S)
+
+
+async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`; what nobody expected must not end all other work of its group."""
+    try:
+        await work
+    except Exception as error:
+        log.error("a task failed unexpectedly", error=type(error).__name__)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -25,8 +25,10 @@ from agentaudit import errors
 from agentaudit.errors import AgentauditError, ArchiveError, RecordingError, SettingsError
 from agentaudit.gateway import places
 from agentaudit.gateway.channel import Channel, Message, close_file
+from agentaudit.gateway.control_process import ControlProcess
+from agentaudit.gateway.operational_log import configure_log
 from agentaudit.gateway.orders import recover_others
-from agentaudit.gateway.server import BACKLOG, configure_log
+from agentaudit.gateway.server import BACKLOG
 from agentaudit.gateway.wire import reason
 from agentaudit.gateway.worker import CANNOT_START
 from agentaudit.settings import Address, Settings, parse
@@ -69,6 +71,7 @@ class Supervisor:
         self._memory = places.create(own.workers)
         self._shared = places.Shared(self._memory, own.workers)
         self._listening: socket.socket | None = None
+        self._control: ControlProcess | None = None
         self._is_accepting = False
         self._has_listened = False
         self._stop = asyncio.Event()
@@ -86,11 +89,16 @@ class Supervisor:
         try:
             if address is not None:
                 self._listening = await self._bind(address)
+            if self._settings.listen.control is not None:
+                assert self._settings.path is not None
+                self._control = ControlProcess(self._settings.listen.control, self._settings.path)
             await recover_others(self._settings)
             async with asyncio.TaskGroup() as lives:
                 for worker in self._workers:
                     lives.create_task(self._keep(worker))
                 lives.create_task(self._end())
+                if self._control is not None:
+                    self._control.start(lives)
         finally:
             if self._listening is not None:
                 self._listening.close()
@@ -108,6 +116,8 @@ class Supervisor:
         for worker in self._workers:
             if worker.channel is not None:
                 worker.channel.send({"reload": True})
+        if self._control is not None:
+            self._control.reload()
 
     async def _end(self) -> None:
         await self._stop.wait()
@@ -118,6 +128,8 @@ class Supervisor:
         for worker in self._workers:
             if worker.channel is not None:
                 worker.channel.close()
+        if self._control is not None:
+            await self._control.stop()
 
     # --- workers
 

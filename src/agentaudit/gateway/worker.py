@@ -19,8 +19,9 @@ import uvloop
 
 from agentaudit.errors import AgentauditError
 from agentaudit.gateway.channel import receive_first
+from agentaudit.gateway.operational_log import configure_log
 from agentaudit.gateway.places import Shared
-from agentaudit.gateway.server import Gateway, as_begun, configure_log, serve
+from agentaudit.gateway.server import Gateway, as_begun, serve
 from agentaudit.gateway.team import Team
 from agentaudit.settings import Settings, load, parse
 

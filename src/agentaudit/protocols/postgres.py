@@ -86,6 +86,29 @@ class Conversation(model.Conversation):
         """Whether the server last reported an open transaction, failed or not."""
         return self._ledger.status != "I"
 
+    def ask_before_binding(self, may_bind: Callable[[Prepared, bool], bool]) -> None:
+        """Have what is bound and not executed begin a command, unless `may_bind` lets it pass.
+
+        It gets the statement, and whether that is ambiguous. Such a command (`is_only_bound`) must
+        be refused: there is no answer that would end it.
+        """
+        self._requests.may_bind = may_bind
+
+    @property
+    def txn_no(self) -> int:
+        """The number of the transaction that the next command is in."""
+        return self._ledger.txn_no
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """Reported settings that change what a statement means, as the server said them last."""
+        return self._replies.parameters
+
+    def has_turn(self, step: Step) -> bool:
+        """Return whether the server owes no answer to anything before `step`."""
+        first = self._ledger.owed.first
+        return first is not None and first.command in step.starts
+
     def fetched(self, cursor: str) -> tuple[Prepared, ...] | None:
         """Return the statements that an SQL FETCH from `cursor` may run, if a client bound it.
 

@@ -10,6 +10,7 @@ cdef class Execution(Command):
     cdef public Portal portal
     cdef public bytes closing
     cdef public bint is_ambiguous
+    cdef public bint is_only_bound
     cdef public bint is_ended
 
 cdef class Batch:

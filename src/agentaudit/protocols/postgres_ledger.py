@@ -55,10 +55,19 @@ class Execution(Command):
 
     `sql` is the whole text where `text` is cut to 64 KiB: what judges a statement must read this.
     `portal` is None for a statement of a simple query; `closing` is the Sync or Flush that came
-    with it. `is_ambiguous` says that what ran may not be what its text seems to say.
+    with it. `is_ambiguous` says that what ran may not be what its text seems to say,
+    `is_only_bound` that its portal was bound without being executed.
     """
 
-    __slots__ = ("closing", "is_ambiguous", "is_ended", "portal", "shape", "sql")
+    __slots__ = (
+        "closing",
+        "is_ambiguous",
+        "is_ended",
+        "is_only_bound",
+        "portal",
+        "shape",
+        "sql",
+    )
 
     sql: str
     portal: Portal | None
@@ -66,6 +75,7 @@ class Execution(Command):
     closing: bytes
     is_ambiguous: bool
     is_ended: bool
+    is_only_bound: bool
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -107,7 +117,8 @@ class Execution(Command):
         if self.decision == "allow":
             self.decision = "deny"
             self.rule = "protocol"
-        self.status = "denied"
+        # Its client asked for that, while people were asked about it.
+        self.status = "cancelled" if code == _QUERY_CANCELED else "denied"
         self.error_code = code
         self.error_text = message
 
@@ -311,6 +322,7 @@ class Ledger:
         command.closing = b""
         command.is_ambiguous = False
         command.is_ended = False
+        command.is_only_bound = False
         if self.is_reported and sql not in _SETS_NOTHING:
             self.is_reported = False
         if may_rename(sql):

@@ -31,6 +31,7 @@ cdef class Portal:
     cdef public bint is_void
     cdef public bint is_closed
     cdef public bint is_doubtful
+    cdef public object approved
 
 cdef frozenset _FIRST
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 from agentaudit.protocols.postgres_messages import RowShape
 
@@ -79,7 +80,8 @@ class Portal:
     """A statement bound to parameters; `params` is None where they are too long to keep.
 
     `cycle` counts the Syncs before it, and tells which idle state of the server ends it. `older`
-    is what its name stood for before, until the server has agreed to this one.
+    is what its name stood for before, until the server has agreed to this one. `approved` is the
+    request by which people let it run: each further Execute of it only goes on.
     """
 
     name: bytes
@@ -95,6 +97,7 @@ class Portal:
     is_void: bool = False
     is_closed: bool = False
     is_doubtful: bool = False
+    approved: UUID | None = None
 
 
 def may_rename(sql: str) -> bool:

@@ -20,6 +20,7 @@ cdef class _Long:
 
 cdef class Replies:
     cdef public Ledger _ledger
+    cdef public dict parameters
     cdef public bytearray _held
     cdef public Py_ssize_t _need
     cdef public _Long _long

@@ -60,6 +60,11 @@ _RENAMES: Final[Mapping[str, Callable[[Names, str], None]]] = {
 }
 """What a statement that was answered so has done to names."""
 
+_TELLING: Final = frozenset(
+    {"client_encoding", "default_transaction_read_only", "is_superuser", "search_path"}
+    | {"session_authorization", "standard_conforming_strings"}
+)
+"""Reported settings that change what a statement means or may do; `search_path` since 18."""
 _ROW_VERBS: Final = ("SELECT", "FETCH", "SHOW", "EXPLAIN")
 
 _COMMENT: Final = re.compile(r"/\*|--[^\r\n]*")
@@ -107,6 +112,7 @@ class Replies:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.parameters: dict[str, str] = {}
         self._held = bytearray()
         self._need = 0
         self._long: _Long | None = None
@@ -536,6 +542,8 @@ class Replies:
 
     def set_parameter(self, name: str, value: str) -> None:
         """Take in a setting that the server reports."""
+        if name in _TELLING:
+            self.parameters[name] = value
         if name == "client_encoding":
             self._ledger.codec = messages.codec_of(value)
         elif name == "standard_conforming_strings":

@@ -26,6 +26,7 @@ cdef class _Long:
 cdef class Requests:
     cdef public Ledger _ledger
     cdef public object _split
+    cdef public object may_bind
     cdef public bytearray _held
     cdef public Py_ssize_t _need
     cdef public _Long _long
@@ -64,6 +65,8 @@ cdef class Requests:
     cdef tuple _params(self, Bind bind, tuple types, bint is_short)
     @cython.locals(ledger=Ledger, portal=Portal, statement=Prepared, command=Execution, act=Act)
     cdef _execute(self, bytes body)
+    @cython.locals(ledger=Ledger, act=Act, each=Act, portal=object, statement=Prepared, command=Execution)
+    cdef _begin_bound(self, object may_bind)
     @cython.locals(ledger=Ledger)
     cdef _query(self, bytes body)
     @cython.locals(ledger=Ledger, last=Execution, act=Act)

@@ -155,6 +155,7 @@ class Requests:
     def __init__(self, ledger: Ledger, split: Callable[[str], Sequence[str]] | None) -> None:
         self._ledger = ledger
         self._split = split
+        self.may_bind: Callable[[Prepared, bool], bool] | None = None
         self._held = bytearray()
         self._need = 0
         self._long: _Long | None = None
@@ -284,6 +285,8 @@ class Requests:
             frame = b"".join(self._parts)
             self._parts.clear()
             self._parts_bytes = 0
+        if self.may_bind is not None and self._acts and not self._starts and not keep_acts:
+            self._begin_bound(self.may_bind)
         owner = self._owner
         if frame:
             starts: tuple[Command, ...] = self._starts
@@ -345,6 +348,8 @@ class Requests:
 
     def _close_group(self, kind: int) -> None:
         ledger = self._ledger
+        if self.may_bind is not None and self._acts and not self._starts:
+            self._begin_bound(self.may_bind)
         if self._starts:
             self._starts[-1].closing = _SYNC_FRAME if kind == SYNC else _FLUSH_FRAME
         elif not self._acts:
@@ -494,6 +499,34 @@ class Requests:
             ledger.skip(command)
         else:
             ledger.owed.append(Act(EXECUTE, command, portal))
+
+    def _begin_bound(self, may_bind: Callable[[Prepared, bool], bool]) -> None:
+        """Begin a command of what is bound here and not executed, unless it may just pass.
+
+        To bind is to plan, and a server that plans runs functions that call themselves immutable.
+        """
+        ledger = self._ledger
+        for act in self._acts:
+            portal = act.thing
+            if act.kind != BIND or not isinstance(portal, Portal):
+                continue
+            statement = portal.statement
+            is_ambiguous = statement.is_ambiguous or portal.is_doubtful
+            if ledger.names.is_doubtful and (portal.name or statement.name):
+                is_ambiguous = True
+            if may_bind(statement, is_ambiguous):
+                continue
+            command = ledger.last = ledger.begin(statement.sql, statement.text, portal)
+            command.is_ambiguous = is_ambiguous
+            command.is_only_bound = True
+            for each in self._acts:
+                each.command = command
+            self._text = statement.sql
+            self._owner = command
+            self._starts = (command,)
+            if ledger.is_skipping:
+                ledger.skip(command)
+            return
 
     def _query(self, body: bytes) -> None:
         ledger = self._ledger

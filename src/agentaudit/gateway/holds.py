@@ -1,0 +1,92 @@
+"""What a session and the people who decide say to each other about a statement that waits.
+
+The session (`relay`) keeps the bytes; whoever asks (`access`) keeps the question and brings the
+answer. Neither knows how the other works: an answer may come after the session has ended, and a
+session may end while it is on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+from uuid import UUID, uuid4
+
+from agentaudit.archive.recorder import SessionRecorder
+from agentaudit.model import Hold
+
+State = Literal["approved", "denied", "expired", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How it ended: what people said, in the order they said it, and `why` in a client's words."""
+
+    state: State
+    approvers: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Asked:
+    """A statement that waits, and what is asked about it.
+
+    `shown` is what a reviewer sees of it; `commit` is the commitment of the archive to its text.
+    `filed` is called once people can see it, `answered` with what they said: both on the loop, at
+    most once, and neither after `Asks.withdraw`.
+    """
+
+    hold: Hold
+    session: SessionRecorder = field(repr=False)
+    command_no: int
+    cls: str
+    shown: dict[str, Any] = field(repr=False)
+    commit: str
+    in_transaction: bool
+    filed: Callable[[], None] = field(repr=False)
+    answered: Callable[[Outcome], None] = field(repr=False)
+    request_id: UUID
+    requested_us: int = 0
+
+
+class Asks(Protocol):
+    """Who asks, for one session."""
+
+    def new_id(self) -> UUID:
+        """Return the id of a question to come."""
+        ...
+
+    def ask(self, asked: Asked) -> None:
+        """Ask; what becomes of it is told to `asked`."""
+        ...
+
+    def withdraw(self, asked: Asked) -> None:
+        """Ask no more: nobody waits for the answer."""
+        ...
+
+    def record(self, asked: Asked, outcome: Outcome) -> None:
+        """Record what was decided, in the session.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        ...
+
+
+class NobodyAsks:
+    """Stands in where the gateway was started without a state: what waits is denied."""
+
+    def new_id(self) -> UUID:
+        return uuid4()
+
+    def ask(self, asked: Asked) -> None:
+        outcome = Outcome(state="denied", why="nobody can be asked: this gateway has no state")
+        asyncio.get_running_loop().call_soon(asked.answered, outcome)
+
+    def withdraw(self, asked: Asked) -> None:
+        pass
+
+    def record(self, asked: Asked, outcome: Outcome) -> None:
+        pass

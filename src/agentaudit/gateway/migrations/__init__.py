@@ -1,0 +1,1 @@
+"""How the tables of `gateway.state_tables` came about, one file a step; Alembic runs them."""
