@@ -604,8 +604,9 @@ def test_a_reviewer_sees_what_it_would_run_in_however_it_was_sent(
         (request,) = reviewers.wait_for()
         assert request.shown["transaction"]["status"] == "T"
         assert request.shown["reported"]["search_path"] == "prod, public"
-        (setting,) = request.shown["settings"].values()
-        assert "characters more)" in setting
+        (setting,) = request.shown["settings"]
+        assert setting.startswith("changes setting search_path: SET /*")
+        assert setting.endswith("characters more)")
         assert request.expires_us - request.requested_us == 60_000_000
         reviewers.decide(request, "deny")
         while client.hear_one()[0] != b"E":

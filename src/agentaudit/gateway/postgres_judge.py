@@ -179,7 +179,7 @@ class Judge:
             },
             "reported": dict(conversation.parameters),
             # The last of each kind; of more kinds than are kept, the first.
-            "settings": dict(self._settings),
+            "settings": [f"{risk}: {text}" for risk, text in self._settings.items()],
         }
 
     def notice(self, asked: Asked) -> bytes:
