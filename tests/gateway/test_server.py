@@ -15,8 +15,9 @@ from agentaudit.archive.note import CosigningKey
 from agentaudit.demo import processes
 from agentaudit.errors import RecordingError, SettingsError
 from agentaudit.gateway.connections import Connection
+from agentaudit.gateway.operational_log import without_content
 from agentaudit.gateway.postgres import Door
-from agentaudit.gateway.server import Gateway, _without_content
+from agentaudit.gateway.server import Gateway
 from agentaudit.gateway.wire import Wire
 from agentaudit.model import Side, Step
 from agentaudit.protocols.postgres import Conversation
@@ -34,7 +35,7 @@ def test_an_unexpected_error_is_logged_without_what_it_quotes() -> None:
     try:
         b"\xffs3cret".decode()
     except UnicodeDecodeError as error:
-        logged = _without_content(error)
+        logged = without_content(error)
 
     assert logged["error"] == "UnicodeDecodeError"
     assert "s3cret" not in str(logged)

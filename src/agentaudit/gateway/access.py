@@ -27,6 +27,7 @@ from agentaudit.archive.rows import encode
 from agentaudit.errors import RecordingError, StateError, TooLarge, TooManyPending
 from agentaudit.gateway.admission import Admission, Admitted
 from agentaudit.gateway.holds import Asked, Outcome
+from agentaudit.gateway.operational_log import guarded, without_content
 from agentaudit.gateway.state import Block, Live, Note, Request, State
 from agentaudit.gateway.state_thread import StateThread
 from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts
@@ -79,7 +80,6 @@ class _Seen:
 @dataclass(slots=True)
 class _Waiting:
     asked: Asked
-    request: Request
     timer: asyncio.TimerHandle
 
 
@@ -172,7 +172,7 @@ class Access:
         return SessionAccess(self, actor, facts, most)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.create_task(_guarded(work))
+        self._tasks.create_task(guarded(work))
 
     # --- sessions
 
@@ -203,11 +203,6 @@ class Access:
         except StateError:
             self._is_published = False
             raise
-
-    def _end(self, session_id: UUID, reason: str, message: str, hint: str) -> None:
-        _, session = self._open.get(session_id, (None, None))
-        if session is not None:
-            session.end(reason, message, hint)
 
     def _end_windows(self, over: Mapping[UUID, str]) -> None:
         for live, session in list(self._open.values()):
@@ -247,7 +242,7 @@ class Access:
                 self._fault(error)
                 why = "nobody can be asked now"
             except Exception as error:
-                log.error("a statement cannot be filed", error=type(error).__name__)
+                log.error("a statement cannot be filed", **without_content(error))
                 why = "nobody can be asked about it"
         if request.id in self._withdrawn:
             self._withdrawn.discard(request.id)
@@ -258,7 +253,7 @@ class Access:
         else:
             seconds = (request.expires_us - request.requested_us) / 1_000_000
             timer = self._loop.call_later(seconds, self._expire, request.id)
-            self._waiting[request.id] = _Waiting(asked, request, timer)
+            self._waiting[request.id] = _Waiting(asked, timer)
             log.info("waits for a decision", request=str(request.id), rule=request.rule)
             asked.filed()
 
@@ -317,7 +312,7 @@ class Access:
                 return  # all sessions end over it
             except Exception as error:
                 # Whoever waits, or is to be ended, must not be forgotten over one bad row.
-                log.error("a look at the state failed", error=type(error).__name__)
+                log.error("a look at the state failed", **without_content(error))
 
     async def _look(self) -> None:
         if not self._is_published:
@@ -514,14 +509,6 @@ class SessionAccess:
         self._access.record(
             asked, self._actor, self._facts.target, self._facts.policy_digest, outcome
         )
-
-
-async def _guarded(work: Coroutine[Any, Any, None]) -> None:
-    """Do `work`; what nobody expected must not end all other work of its group."""
-    try:
-        await work
-    except Exception as error:
-        log.error("a task failed unexpectedly", error=type(error).__name__)
 
 
 def _outcome(request: Request) -> Outcome:

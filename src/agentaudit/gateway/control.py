@@ -26,7 +26,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.rows import valid_text
@@ -46,6 +46,20 @@ from agentaudit.errors import (
     WrongDigest,
 )
 from agentaudit.gateway.admission import MAX_PENDING, TICKET, access_request
+from agentaudit.gateway.control_shapes import (
+    AccessRequest,
+    Batch,
+    BlockRequest,
+    BlockShown,
+    Decision,
+    GrantShown,
+    LiveShown,
+    Person,
+    Shown,
+    TicketRequest,
+    TicketShown,
+    Voted,
+)
 from agentaudit.gateway.metrics import CONTENT_TYPE_LATEST, exposition
 from agentaudit.gateway.orders import LOGIN_AGE_S
 from agentaudit.gateway.state import Block, Grant, Note, Request, State, Ticket, Vote
@@ -55,7 +69,6 @@ from agentaudit.model import Actor
 from agentaudit.settings import Duration, Settings, Target
 
 MAX_BODY_BYTES: Final = 64 * 1024
-MAX_BATCH: Final = 100
 MAX_GRANT: Final = timedelta(days=7)
 MAX_TICKETS: Final = 100
 """Of one actor, that were not used yet."""
@@ -108,165 +121,6 @@ class Caller:
     @property
     def who(self) -> tuple[str, str]:
         return self.actor.issuer, self.actor.subject
-
-
-# --- what comes in and goes out
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
-
-Reason = Annotated[str, Field(min_length=1, max_length=1000)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-ClassName = Literal["read", "write", "schema", "admin", "session", "unknown"]
-
-
-class AccessRequest(_Body):
-    """`POST /v1/requests`: access to `target` for so long, from `starts_at` on or from now."""
-
-    target: Name
-    duration: Annotated[str, Field(description="such as 30m or 1h", max_length=20)]
-    reason: Reason
-    starts_at: Annotated[int, Field(ge=0, lt=1 << 53, description="µs since 1970")] = 0
-    classes: Annotated[tuple[ClassName, ...], Field(max_length=6)] = ()
-    resources: Annotated[tuple[Name, ...], Field(max_length=50)] = ()
-
-
-class Decision(_Body):
-    """`POST /v1/requests/{id}/decision`: about what `digest` stands for, and nothing else."""
-
-    verdict: Literal["approve", "deny"]
-    reason: Reason
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class BatchItem(_Body):
-    """One request of a batch, and the digest of what was shown of it."""
-
-    id: UUID
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Batch(_Body):
-    """`POST /v1/decisions`: one decision on several requests of one class and target."""
-
-    verdict: Literal["approve", "deny"]
-    reason: Reason
-    requests: Annotated[tuple[BatchItem, ...], Field(min_length=1, max_length=MAX_BATCH)]
-
-
-class Person(_Body):
-    """Who somebody is, as an identity provider says."""
-
-    user: str
-    subject: str
-    issuer: str
-    agent: str = ""
-    actor_chain: tuple[str, ...] = ()
-
-
-class Voted(_Body):
-    """What one person decided."""
-
-    approver: Person
-    verdict: str
-    reason: str
-    at: int
-
-
-class Shown(_Body):
-    """A hold or an access request as reviewers see it; times are µs since 1970.
-
-    `shown` is what is decided on, masked and whole; `digest` is the SHA-256 of its canonical JSON
-    (RFC 8785). Whoever prints it must escape it: an agent wrote parts of it.
-    """
-
-    id: UUID
-    kind: str
-    state: str
-    target: str
-    rule: str
-    requester: Person
-    approvers: tuple[str, ...]
-    approvals: int
-    cls: str = Field(serialization_alias="class")
-    shown: dict[str, Any]
-    digest: str
-    reason: str
-    session_id: UUID | None
-    command_no: int
-    duration_us: int
-    starts_at: int
-    requested_at: int
-    expires_at: int
-    decided_at: int
-    votes: tuple[Voted, ...]
-    may_decide: bool
-
-
-class GrantShown(_Body):
-    """A grant; `in_force` says whether it lets somebody in now."""
-
-    id: UUID
-    request_id: UUID
-    actor: Person
-    target: str
-    classes: tuple[str, ...]
-    resources: tuple[str, ...]
-    starts_at: int
-    ends_at: int
-    revoked_at: int
-    revoked_by: str
-    in_force: bool
-
-
-class TicketRequest(_Body):
-    """`POST /v1/tickets`: a short secret in place of the token, for one connection to `target`."""
-
-    target: Name
-
-
-class TicketShown(_Body):
-    """A ticket; nobody is told what it is a second time."""
-
-    ticket: str
-    expires_at: int
-
-
-class LiveShown(_Body):
-    """A session that is open."""
-
-    session_id: UUID
-    gateway: str
-    user: str
-    agent: str
-    target: str
-    protocol: str
-    client_addr: str
-    opened_at: int
-    window_id: UUID | None
-
-
-class BlockRequest(_Body):
-    """`POST /v1/blocks`: which user or subject may open no new session; of any issuer if none."""
-
-    user: Annotated[str, Field(max_length=200)] = ""
-    subject: Annotated[str, Field(max_length=200)] = ""
-    issuer: Annotated[str, Field(max_length=500)] = ""
-    reason: Reason
-
-
-class BlockShown(_Body):
-    """A block that is in force."""
-
-    id: UUID
-    user: str
-    subject: str
-    issuer: str
-    by: str
-    reason: str
-    at: int
 
 
 _DURATION: Final = TypeAdapter(Duration)

@@ -31,9 +31,7 @@ SQLSTATE: Final = {
 
 
 MAX_REMEMBERED: Final = 20
-"""Statements before one that is held, which its reviewer is shown, and settings likewise."""
-
-MAX_SETTINGS: Final = 100
+"""Statements before one that is held, which its reviewer is shown."""
 
 MAX_SHOWN_CHARACTERS: Final = 1000
 """Of each of those: of the held one itself, a reviewer sees all."""
@@ -144,10 +142,9 @@ class Judge:
         assert before is not None
         before.append(command)
         for risk in command.risk:
-            if risk.startswith(_CHANGES) and (
-                risk in self._settings or len(self._settings) < MAX_SETTINGS
-            ):
-                self._settings[risk] = _cut(command.text)
+            if risk.startswith(_CHANGES):
+                # Names of some families can be invented without end: of these the last counts.
+                self._settings[_FAMILIES.sub(r"\1…", risk)] = _cut(command.text)
 
     def _is_approved(self, command: Command) -> bool:
         """Say whether it only goes on with a portal that people have let run."""
@@ -178,7 +175,6 @@ class Judge:
                 ],
             },
             "reported": dict(conversation.parameters),
-            # The last of each kind; of more kinds than are kept, the first.
             "settings": [f"{risk}: {text}" for risk, text in self._settings.items()],
         }
 
@@ -293,6 +289,7 @@ _TERMINATE: Final = messages.terminate()
 _FLUSH: Final = messages.flush()
 _CHANGES: Final = ("changes setting", "switches role", "row security", "calls set_config")
 """Findings of what changes the meaning of what follows."""
+_FAMILIES: Final = re.compile(r"(setting (?:log_|pgaudit\.)).*")
 
 
 def _cut(text: str) -> str:

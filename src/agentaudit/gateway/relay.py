@@ -287,7 +287,7 @@ class Relay:
 
     `ended(relay, reason)` is called once, when all that can be recorded of it is; its last bytes
     may still be on their way to the client then. `gone(relay)` follows when both connections are
-    closed.
+    closed. `was_busy` says whether a command was under way when `end` came.
     """
 
     def __init__(
@@ -414,7 +414,7 @@ class Relay:
                 up_synced = up_synced or goes_up
                 down_synced = down_synced or not goes_up
             for command in step.ends:
-                if self._paused is not None and self._is_behind_paused(command):
+                if self._paused is not None and self._puts_off_end(command):
                     continue  # it has not begun
                 session.end(command)
                 if self._reads_unsynced:
@@ -528,8 +528,8 @@ class Relay:
         except RecordingError as error:
             self.recording_failed(error)
 
-    def _is_behind_paused(self, command: Command) -> bool:
-        """Say whether `command`, which has ended, is one that waits to begin, and remember that."""
+    def _puts_off_end(self, command: Command) -> bool:
+        """Put the end of `command` off if it waits to begin; say whether it does."""
         paused = self._paused
         assert paused is not None
         if not any(command in step.starts for step in paused.rest):

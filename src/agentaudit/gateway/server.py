@@ -17,7 +17,6 @@ import os
 import shutil
 import signal
 import socket
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -32,7 +31,7 @@ from agentaudit.gateway.access import Access
 from agentaudit.gateway.connections import Connection, Listener, listen
 from agentaudit.gateway.control_process import ControlProcess
 from agentaudit.gateway.local import Local
-from agentaudit.gateway.operational_log import configure_log
+from agentaudit.gateway.operational_log import configure_log, without_content
 from agentaudit.gateway.orders import Orders, recover_others
 from agentaudit.gateway.postgres import Deadlines, Door
 from agentaudit.gateway.serving import WATCH_S, Serving, outside, prepare, signatures
@@ -232,7 +231,7 @@ class Gateway:
             try:
                 return await door.cancel(pid, secret, peer)
             except Exception as error:
-                log.error("cancel request failed unexpectedly", **_without_content(error))
+                log.error("cancel request failed unexpectedly", **without_content(error))
                 return False
 
         team.start(
@@ -248,7 +247,7 @@ class Gateway:
             await door.serve(wire)
         except Exception as error:
             # One client's login must not end the task group, and with it everybody's.
-            log.error("login failed unexpectedly", **_without_content(error))
+            log.error("login failed unexpectedly", **without_content(error))
             wire.abort()
         finally:
             self.sessions.places.end()
@@ -337,18 +336,9 @@ class Gateway:
         self._is_short_of_space = is_short
 
 
-def _without_content(error: BaseException) -> dict[str, Any]:
-    """Return type and places of `error`: the texts of foreign exceptions may quote the wire."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return {
-        "error": type(error).__name__,
-        "at": [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames],
-    }
-
-
 def _report_to_log(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
-    details = _without_content(error) if error is not None else {}
+    details = without_content(error) if error is not None else {}
     log.error("unexpected error in the event loop", **details)
 
 

@@ -22,6 +22,7 @@ from agentaudit.errors import RecordingError
 from agentaudit.gateway.access import WINDOW_WORDS, Access
 from agentaudit.gateway.connections import MAX_EVENTS, MAX_SYNCED_EVENTS, Poller
 from agentaudit.gateway.holds import Asks, NobodyAsks
+from agentaudit.gateway.operational_log import guarded
 from agentaudit.gateway.places import Places
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import Serving
@@ -190,7 +191,7 @@ class Sessions:
         if self.tasks is None:
             work.close()
         else:
-            self.tasks.create_task(_guarded(work))
+            self.tasks.create_task(guarded(work))
 
     def asks(self, actor: Actor, facts: SessionFacts) -> Asks:
         """Return who asks people for a session of `actor`."""
@@ -304,14 +305,6 @@ class Sessions:
             if loop.time() >= give_up_at:
                 return
             await asyncio.sleep(POLL_S)
-
-
-async def _guarded(work: Coroutine[Any, Any, None]) -> None:
-    """Do `work`; what nobody expected must not end all other work of its group."""
-    try:
-        await work
-    except Exception as error:
-        log.error("a task failed unexpectedly", error=type(error).__name__)
 
 
 def _settle(future: asyncio.Future[None]) -> None:
