@@ -198,7 +198,7 @@ def test_a_fetch_may_do_what_the_statement_of_its_portal_may(
         client.say(wire.terminate()).hear_until_closed()
 
     assert left(postgres18) == 5
-    # What is too long to wait goes ahead of the decision, so its portal is there to be fetched from.
+    # What is too long to wait goes ahead of the decision: its portal is there to be fetched from.
     expected = [deletes] if size < 1024 * 1024 else [deletes, "FETCH ALL FROM c"]
     rows = decisions(gw)
     assert [row[:4] for row in rows if row[3] == "denied"] == [
