@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -210,3 +212,10 @@ async def test_a_reload_that_cannot_keep_its_rules_goes_on_with_the_old_issuers(
         assert actor.user == "ana"
         policies.unlink()
         (tmp_path / "away").rename(policies)
+
+
+def test_a_gateway_without_a_state_loads_no_database_library() -> None:
+    code = "import sys, agentaudit.gateway.worker; print('sqlalchemy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"

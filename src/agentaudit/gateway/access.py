@@ -25,7 +25,8 @@ from agentaudit.archive.ids import uuid7
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.archive.rows import encode
 from agentaudit.errors import RecordingError, StateError, TooLarge, TooManyPending
-from agentaudit.gateway.admission import Admission, Admitted
+from agentaudit.gateway.admission import Admission
+from agentaudit.gateway.admitted import WINDOW_WORDS, Admitted
 from agentaudit.gateway.holds import Asked, Outcome
 from agentaudit.gateway.operational_log import guarded, without_content
 from agentaudit.gateway.state import Block, Live, Note, Request, State
@@ -52,16 +53,6 @@ MAX_SHOWN_BYTES: Final = 256 * 1024
 """What a reviewer is shown is shown whole; what is longer, nobody can decide on."""
 
 log = structlog.get_logger()
-
-
-WINDOW_WORDS: Final = {
-    "window_end": (
-        "the time for which you have access is over",
-        "ask for access anew, and log in for a new token",
-    ),
-    "revoked": ("your access was revoked", "ask who revoked it, or for access anew"),
-}
-"""What a client is told whose window has ended: message and hint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +167,19 @@ class Access:
 
     # --- sessions
 
-    def opened(self, live: Live, session: OpenSession) -> None:
+    def opened(self, actor: Actor, facts: SessionFacts, session: OpenSession) -> None:
         """Let all see a session that has begun, and let it be ended by others."""
+        state = session.session.state
+        live = Live(
+            session_id=state.session_id,
+            gateway=self._name,
+            actor=actor,
+            target=facts.target,
+            protocol=facts.protocol,
+            client_addr=facts.client_addr,
+            opened_us=state.opened_us,
+            window_id=facts.window_id,
+        )
         self._open[live.session_id] = (live, session)
         self._is_published = False
 

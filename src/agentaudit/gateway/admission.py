@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from typing import Final
-from uuid import UUID
 
 from agentaudit.archive import canonical
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.rows import encode
 from agentaudit.errors import IdentityError, QuestionError, TooManyPending, WindowClosed
+from agentaudit.gateway.admitted import STANDING, Admitted, NotAdmitted
 from agentaudit.gateway.state import Block, Grant, Request
 from agentaudit.gateway.state_thread import StateThread
 from agentaudit.identity import LEEWAY_S, Bearer
 from agentaudit.model import Actor
-from agentaudit.policy import Rule, scope
+from agentaudit.policy import scope
 from agentaudit.settings import Target
-
-TICKET: Final = "aat_"
-"""How a ticket begins, and no token does."""
 
 LOOK_S: Final = 0.25
 """Between two looks for the grant that a client waits for."""
@@ -48,31 +44,6 @@ ASKED_BY_CONNECTING: Final = "(asked for by connecting)"
 DEFAULT_DURATION: Final = timedelta(hours=1)
 
 _US: Final = timedelta(microseconds=1)
-
-
-class NotAdmitted(Exception):
-    """Somebody is not let in; a client may see all of it."""
-
-    def __init__(self, message: str, *, detail: str = "", hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.detail = detail
-        self.hint = hint
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
-    """By what somebody was let in: nothing to remember where `window_id` is None.
-
-    `ends_us` is when the session ends at the latest, 0 where no window says so.
-    """
-
-    window_id: UUID | None = None
-    ends_us: int = 0
-    scope: Rule | None = None
-
-
-STANDING: Final = Admitted()
 
 
 def access_request(

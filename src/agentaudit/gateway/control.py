@@ -45,7 +45,8 @@ from agentaudit.errors import (
     TooManyPending,
     WrongDigest,
 )
-from agentaudit.gateway.admission import MAX_PENDING, TICKET, access_request
+from agentaudit.gateway.admission import MAX_PENDING, access_request
+from agentaudit.gateway.admitted import TICKET
 from agentaudit.gateway.control_shapes import (
     AccessRequest,
     Batch,

@@ -23,7 +23,6 @@ from typing import Final
 
 import structlog
 
-from agentaudit.archive.recorder import SessionRecorder
 from agentaudit.errors import (
     ClientProtocolError,
     IdentityError,
@@ -34,14 +33,13 @@ from agentaudit.errors import (
     TargetProtocolError,
 )
 from agentaudit.gateway import backend
-from agentaudit.gateway.admission import STANDING, TICKET, Admitted, NotAdmitted
+from agentaudit.gateway.admitted import STANDING, TICKET, Admitted, NotAdmitted
 from agentaudit.gateway.backend import Backend, LoginRefused
 from agentaudit.gateway.cancelling import CancelKeys, CancelRoute
 from agentaudit.gateway.postgres_judge import SQLSTATE, Judge
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
 from agentaudit.gateway.sessions import Sessions, TooManyConnections
-from agentaudit.gateway.state import Live
 from agentaudit.gateway.wire import ConnectionEnded, Wire
 from agentaudit.identity import Bearer, configuration_url
 from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts, Side
@@ -443,7 +441,7 @@ class Door:
         wire.send(greeting)
         sessions.add(relay, connection.admitted.ends_us)
         if sessions.access is not None:
-            sessions.access.opened(connection.live(actor, session), relay)
+            sessions.access.opened(actor, connection.facts(), relay)
         log.info(
             "session opened",
             session=str(session.session_id),
@@ -724,20 +722,6 @@ class _Connection:
             target_addr=str(target.address) if target is not None else "",
             window_id=self.admitted.window_id,
             policy_digest=self.serving.policy_digest,
-        )
-
-    def live(self, actor: Actor, session: SessionRecorder) -> Live:
-        """Return what others see of the session while it is open."""
-        facts = self.facts()
-        return Live(
-            session_id=session.session_id,
-            gateway="",
-            actor=actor,
-            target=facts.target,
-            protocol=facts.protocol,
-            client_addr=facts.client_addr,
-            opened_us=session.state.opened_us,
-            window_id=facts.window_id,
         )
 
     def _without_token(self, value: str) -> str:

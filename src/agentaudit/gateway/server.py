@@ -19,7 +19,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 import uvloop
@@ -27,7 +27,6 @@ import uvloop
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError, SettingsError
-from agentaudit.gateway.access import Access
 from agentaudit.gateway.connections import Connection, Listener, listen
 from agentaudit.gateway.control_process import ControlProcess
 from agentaudit.gateway.local import Local
@@ -59,6 +58,9 @@ _NEEDS_RESTART: Final = (
 _LIMITS_THAT_NEED_RESTART: Final = ("disk_stop", "journal_max")
 
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+if TYPE_CHECKING:
+    from agentaudit.gateway.access import Access
 
 log = structlog.get_logger()
 
@@ -185,6 +187,8 @@ class Gateway:
         settings = self._settings
         if not settings.needs_state:
             return
+        from agentaudit.gateway.access import Access  # with a database's library: a quarter second
+
         base = Path() if settings.path is None else settings.path.parent
         first = settings.gateway.names[0]
         access = Access(self.recorder, self._name, first, url=settings.gateway.state, base=base)

@@ -12,14 +12,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import structlog
 
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError
-from agentaudit.gateway.access import WINDOW_WORDS, Access
+from agentaudit.gateway.admitted import WINDOW_WORDS
 from agentaudit.gateway.connections import MAX_EVENTS, MAX_SYNCED_EVENTS, Poller
 from agentaudit.gateway.holds import Asks, NobodyAsks
 from agentaudit.gateway.operational_log import guarded
@@ -40,6 +40,9 @@ LAST_WORDS_S: Final = 5.0
 """What a client has to take its farewell in once the drain is over."""
 
 POLL_S: Final = 0.02
+
+if TYPE_CHECKING:
+    from agentaudit.gateway.access import Access
 
 log = structlog.get_logger()
 
