@@ -1,8 +1,8 @@
 """What people decide while a gateway runs: it asks, looks for answers, and records them.
 
 The state (`state`) is where gateways, the control API and the people behind it meet; no process
-waits for another one. Answers are looked for fifty times a second while something waits,
-and a look that finds nothing new costs one small question.
+waits for another one. Answers are looked for fifty times a second while something waits: whether
+its file was written, where the state is one, and else one small question.
 
 An outcome is in the archive before what it lets pass leaves, and what a crash left pending is
 cancelled by the next start: what waited died with the process that held its bytes.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -104,6 +105,7 @@ class Access:
         self._tasks: asyncio.TaskGroup
         self._watch: asyncio.Task[None] | None = None
         self._waiting: dict[UUID, _Waiting] = {}
+        self._has_begun_to_wait = asyncio.Event()
         self._withdrawn: set[UUID] = set()
         self._in_sessions: set[UUID] = set()
         """Outcomes that a session has recorded, and the state does not know that yet."""
@@ -111,6 +113,8 @@ class Access:
         """What the state is to be told once it is in reach again."""
         self._looked_for: set[UUID] = set()
         self._seen: int | None = None
+        self._last_write: tuple[int, int] | None = None
+        self._looked = 0.0
         self._is_out_of_reach = False
 
     async def start(self) -> None:
@@ -256,6 +260,7 @@ class Access:
             seconds = (request.expires_us - request.requested_us) / 1_000_000
             timer = self._loop.call_later(seconds, self._expire, request.id)
             self._waiting[request.id] = _Waiting(asked, timer)
+            self._has_begun_to_wait.set()
             log.info("waits for a decision", request=str(request.id), rule=request.rule)
             asked.filed()
 
@@ -302,7 +307,9 @@ class Access:
     async def _look_on(self) -> None:
         tidied = 0.0
         while True:
-            await asyncio.sleep(LOOK_S if self._waiting else REST_S)
+            await self._pause()
+            if not self._may_find_something():
+                continue
             try:
                 await self._look()
                 if self._name == self._first and self._loop.time() - tidied > TIDY_S:
@@ -315,6 +322,24 @@ class Access:
             except Exception as error:
                 # Whoever waits, or is to be ended, must not be forgotten over one bad row.
                 log.error("a look at the state failed", **without_content(error))
+
+    async def _pause(self) -> None:
+        if self._waiting:
+            await asyncio.sleep(LOOK_S)
+            return
+        self._has_begun_to_wait.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_begun_to_wait.wait(), REST_S)
+
+    def _may_find_something(self) -> bool:
+        # Taken before the look: what is written during it is found by the next one.
+        last_write, before = self._state.last_write(), self._last_write
+        now = self._loop.time()
+        is_quiet = last_write is not None and last_write == before
+        if self._waiting and is_quiet and now - self._looked < REST_S:
+            return False
+        self._last_write, self._looked = last_write, now
+        return True
 
     async def _look(self) -> None:
         if not self._is_published:

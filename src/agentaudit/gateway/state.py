@@ -66,6 +66,10 @@ class State(Requests, Windows, Deliveries):
         """Return a number that is another one whenever anybody has changed anything."""
         return self._database.revision()
 
+    def last_write(self) -> tuple[int, int] | None:
+        """Return what mostly changes with `revision`, at no cost; see `Database.last_write`."""
+        return self._database.last_write()
+
     # --- blocks
 
     def block(self, block: Block) -> None:

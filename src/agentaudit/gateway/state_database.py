@@ -58,9 +58,11 @@ class Database:
             StateError: the database cannot be opened, or is of another release.
         """
         parsed = _parse(url)
+        self._wal: Path | None = None
         if parsed.get_backend_name() == "sqlite":
             path = base / str(parsed.database)
             self._where = f"state {path}"
+            self._wal = path.with_name(f"{path.name}-wal")
             self._engine = _sqlite(path, self._where)
         else:
             # A password may stand in the query too, so that the URL is not for messages.
@@ -115,6 +117,20 @@ class Database:
         with self._errors(), self._engine.connect() as connection:
             connection = connection.execution_options(**{_READS: True})
             return int(connection.execute(_REVISION).scalar_one())
+
+    def last_write(self) -> tuple[int, int] | None:
+        """Return what is mostly another pair after a write, or None where only asking tells.
+
+        It never blocks, and belongs to any thread. Two writes in one tick of the file system's
+        clock may look like one.
+        """
+        if self._wal is None:
+            return None
+        try:
+            found = self._wal.stat()
+        except OSError:
+            return (0, 0)
+        return (found.st_mtime_ns, found.st_size)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

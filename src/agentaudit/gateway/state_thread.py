@@ -42,6 +42,10 @@ class StateThread:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, call, self._state)
 
+    def last_write(self) -> tuple[int, int] | None:
+        """Return what `State.last_write` does; it waits for nothing."""
+        return self._state.last_write()
+
     async def close(self) -> None:
         """Close the state, behind what was asked before."""
         await self.do(State.close)
