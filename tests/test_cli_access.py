@@ -40,6 +40,7 @@ def site(
         "DROP TABLE IF EXISTS customers",
         "CREATE TABLE customers AS SELECT generate_series(1, 5) AS n",
         "GRANT ALL ON customers TO PUBLIC",
+        "ANALYZE customers",
         database="orders",
     )
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -48,7 +49,7 @@ def site(
 
     def start(**changes: Any) -> People:
         gw = gateway(
-            postgres18.target() | {"approvers": ["dba"]} | changes,
+            postgres18.target(approvers=["dba"], **postgres18.inspector()) | changes,
             issuer=signing_issuer,
             listen={"control": "127.0.0.1:0"},
             tables={"rule": [DELETES], "roles": {"admin": ["root"], "auditor": ["auditors"]}},
@@ -127,7 +128,11 @@ def test_a_delete_in_psql_waits_until_a_second_person_approves_it_from_the_comma
     lines = out.splitlines()
     assert status == 0
     assert re.fullmatch(r"DELETE  write  customers +\d+ s left", lines[0])
-    assert lines[1:3] == ["  risk        no where", "  rule        deletes need a DBA"]
+    assert lines[1:4] == [
+        "  risk        no where",
+        "  rows        about 5 (customers has about 5)",
+        "  rule        deletes need a DBA",
+    ]
     for line in (
         f"  who         ana, agent agent, says {people.issuer.issuer}",
         "              BEGIN;",

@@ -412,6 +412,8 @@ class Target(_Table):
     default: Literal["allow", "hold", "deny"] = "allow"
     tags: dict[Word, Word] = {}
     replication: Literal["refuse", "pass"] = "refuse"
+    inspect_user: Annotated[str, Field(max_length=63)] = ""
+    inspect_password_file: LocatedPath | None = None
     retention: str | None = None
     payload_limit: Annotated[int, Field(ge=MIN_PAYLOAD_LIMIT)] | None = None
 
@@ -431,6 +433,10 @@ class Target(_Table):
             raise ValueError("tls_cert_file and tls_key_file are given together or not at all")
         if self.wait and self.access != "request":
             raise ValueError('wait means something only with access = "request"')
+        if self.inspect_password_file is not None and not self.inspect_user:
+            raise ValueError("inspect_password_file means something only with inspect_user")
+        if self.inspect_user == self.user:
+            raise ValueError("inspect_user must be another role than user, one that only reads")
         if self.tls == "disable" and (self.tls_ca_file or self.tls_cert_file):
             raise ValueError('tls_ca_file and tls_cert_file mean nothing with tls = "disable"')
         return self
@@ -444,6 +450,18 @@ class Target(_Table):
             "max_window_us": None if self.max_window is None else self.max_window // _US,
             "single_window": self.single_window,
         }
+
+    def inspecting(self) -> Target | None:
+        """Return the target as its planner is asked by, None where that is not."""
+        if not self.inspect_user:
+            return None
+        login = {
+            "user": self.inspect_user,
+            "password_file": self.inspect_password_file,
+            "password_env": None,
+            "password_command": (),
+        }
+        return self.model_copy(update=login)
 
     @property
     def has_windows(self) -> bool:
@@ -830,8 +848,6 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "rule.when": {"rows_over": _ON},
     "target": {
         "credential_command": [],
-        "inspect_user": "",
-        "inspect_password_file": _ON,
         "enforce_read_only": False,
         "recheck": False,
     },

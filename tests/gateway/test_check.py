@@ -226,3 +226,28 @@ def test_witnesses_and_time_stamping_authorities_are_tried(tmp_path: Path) -> No
     assert "unverified" in stamped[1][1]
     assert "while verifying certificates" in stamped[2][1]
     assert "answers 503" in stamped[3][1]
+
+
+def test_the_login_that_asks_planners_is_tried_and_must_not_be_a_superuser(
+    postgres18: PostgresPeer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "inspector"
+    secret.write_text(postgres18.passwords["inspector"])
+    asks = {"inspect_user": "inspector", "inspect_password_file": str(secret)}
+    tables = [
+        target(postgres18, tmp_path, "fine") | asks,
+        target(postgres18, tmp_path, "wrong") | asks | {"inspect_user": "md5"},
+    ]
+    findings = check(settings(tmp_path, target=tables))
+
+    assert named(findings, "target fine, inspect_user").ok
+    assert "logged in as inspector" in named(findings, "target fine, inspect_user").message
+    assert "the server asks for md5" in named(findings, "target wrong, inspect_user").message
+    postgres18.execute("ALTER ROLE inspector SUPERUSER")
+    try:
+        findings = check(settings(tmp_path, target=tables[:1]))
+    finally:
+        postgres18.execute("ALTER ROLE inspector NOSUPERUSER")
+    found = named(findings, "target fine, inspect_user")
+    assert not found.ok
+    assert "a superuser" in found.message

@@ -37,9 +37,9 @@ class GatewayFactory(Protocol):
     ) -> Gateway:
         """Start a gateway; keyword arguments not named here go to `[gateway]`.
 
-        `tables` are further ones of the settings, `roles` or `retention`. A target's `password`
-        becomes a file that the settings name. Without `issuer` it is the real provider of the
-        `issuer` fixture.
+        `tables` are further ones of the settings, `roles` or `retention`. A target's `password`,
+        or `inspect_password`, becomes a file that the settings name. Without `issuer` it is the
+        real provider of the `issuer` fixture.
         """
         ...
 
@@ -109,12 +109,13 @@ def _certificate(authority: Authority) -> dict[str, str]:
 
 
 def _with_secrets_in_files(target: dict[str, Any], directory: Path) -> dict[str, Any]:
-    password = target.pop("password", None)
-    if password is not None:
-        secret = directory / f"{target['name']}.password"
-        secret.touch(mode=0o600)
-        secret.write_text(password, encoding="utf-8")
-        target["password_file"] = str(secret)
+    for key in ("password", "inspect_password"):
+        password = target.pop(key, None)
+        if password is not None:
+            secret = directory / f"{target['name']}.{key}"
+            secret.touch(mode=0o600)
+            secret.write_text(password, encoding="utf-8")
+            target[f"{key}_file"] = str(secret)
     return target
 
 

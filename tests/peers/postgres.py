@@ -24,8 +24,9 @@ DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
 class PostgresPeer(Postgres):
     """A server with one database `orders` and a login for each way of proving a password.
 
-    `passwords` maps each user to its password: `scram`, `md5` and `cleartext`. `certificate` is
-    the client certificate of the user `cert`, where the server has TLS.
+    `passwords` maps each user to its password: `scram`, `md5`, `cleartext`, and
+    `inspector`, who is granted nothing. `certificate` is the client certificate of the user `cert`,
+    where the server has TLS.
     """
 
     database = "orders"
@@ -39,12 +40,14 @@ class PostgresPeer(Postgres):
     ) -> None:
         self.authority = authority
         self.certificate: Certificate | None = None
-        self.passwords = {user: secrets.token_urlsafe(18) for user in ("scram", "md5", "cleartext")}
+        users = ("scram", "md5", "cleartext", "inspector")
+        self.passwords = {user: secrets.token_urlsafe(18) for user in users}
         settings = {"max_connections": "150"} | dict(settings or {})
         hba = [
             "host all scram 127.0.0.1/32 scram-sha-256",
             "host all md5 127.0.0.1/32 md5",
             "host all cleartext 127.0.0.1/32 password",
+            "host all inspector 127.0.0.1/32 scram-sha-256",
             "host all trusted 127.0.0.1/32 trust",
             "host replication scram 127.0.0.1/32 scram-sha-256",
         ]
@@ -100,6 +103,10 @@ class PostgresPeer(Postgres):
         if user in ("md5", "cleartext"):
             table["require_auth"] = ["password" if user == "cleartext" else "md5"]
         return table | keys
+
+    def inspector(self) -> dict[str, str]:
+        """Return what of a `[[target]]` table lets the gateway ask the planner."""
+        return {"inspect_user": "inspector", "inspect_password": self.passwords["inspector"]}
 
     def connect(self, *, user: str = "scram", **keys: Any) -> psycopg.Connection[Any]:
         """Connect directly, past the gateway, in autocommit mode."""

@@ -103,6 +103,7 @@ def _hold(page: _Page, one: Request, now_us: int) -> None:
     if len(statements) == 1:
         page.title(_effect(statements[0]), left(one, now_us))
         page.field("risk", ", ".join(_texts(statements[0].get("risk"))))
+        page.field("rows", _rows(statements[0]))
     else:
         page.title(f"{len(statements)} statements, which run together", left(one, now_us))
         for number, statement in enumerate(statements, 1):
@@ -110,6 +111,8 @@ def _hold(page: _Page, one: Request, now_us: int) -> None:
             page.field(str(number), _effect(statement) + held)
             risk = ", ".join(_texts(statement.get("risk")))
             page.field("", f"risk: {risk}" if risk else "")
+            rows = _rows(statement)
+            page.field("", f"rows: {rows}" if rows else "")
     page.field("rule", _line(shown.get("rule")))
     _people(page, shown)
     where = [_name(shown.get("target")), f"({_name(shown.get('protocol'))})"]
@@ -210,6 +213,23 @@ def _effect(statement: Mapping[str, Any], between: str = "  ") -> str:
     operation = _line(statement.get("operation")) or "(no operation)"
     parts = [operation, _line(statement["class"]), _names(statement.get("resources"))]
     return between.join(filter(None, parts))
+
+
+def _rows(statement: Mapping[str, Any]) -> str:
+    """Say how many rows it is about, where somebody was asked."""
+    estimate = statement.get("estimate")
+    if not isinstance(estimate, dict):
+        return ""
+    rows = estimate.get("rows")
+    known = _count(rows) if rows is not None else f"not known, {_line(estimate.get('why'))}"
+    tables = estimate.get("tables")
+    sizes = tables.items() if isinstance(tables, dict) else ()
+    told = [f"{_name(table)} has {_count(size)}" for table, size in sizes if size is not None]
+    return f"{known} ({', '.join(told)})" if told else known
+
+
+def _count(rows: Any) -> str:
+    return f"about {rows:,}" if isinstance(rows, int) else _line(rows)
 
 
 # --- words

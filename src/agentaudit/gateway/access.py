@@ -69,6 +69,10 @@ class _Seen:
     notes: Mapping[UUID, Note]
 
 
+class NobodyCan(Exception):
+    """Nobody can decide on what waits, and why."""
+
+
 @dataclass(slots=True)
 class _Waiting:
     asked: Asked
@@ -229,32 +233,35 @@ class Access:
 
     # --- asking
 
-    def ask(self, asked: Asked, request: Request, most: int, why: str) -> None:
-        """File `request` about `asked`, of whose actor at most `most` may be pending.
+    def ask(self, asked: Asked, make: Callable[[], Request], most: int) -> None:
+        """File the request that `make` makes, of whose actor at most `most` may be pending.
 
-        Or deny it at once, where `why` says why nobody can decide.
+        What `make` raises as `NobodyCan` denies it at once.
         """
-        self._begin(self._ask(asked, request, most, why))
+        self._begin(self._ask(asked, make, most))
 
-    async def _ask(self, asked: Asked, request: Request, most: int, why: str) -> None:
-        if not why:
-            try:
-                await self._state.do(lambda state: state.file(request, most_pending=most))
-            except TooManyPending:
-                why = f"you have {most} statements that wait already"
-            except TooLarge as error:
-                why = str(error)
-            except StateError as error:
-                self._fault(error)
-                why = "nobody can be asked now"
-            except Exception as error:
-                log.error("a statement cannot be filed", **without_content(error))
-                why = "nobody can be asked about it"
-        if request.id in self._withdrawn:
-            self._withdrawn.discard(request.id)
-            if not why:
+    async def _ask(self, asked: Asked, make: Callable[[], Request], most: int) -> None:
+        request = None
+        why = "nobody can be asked about it"
+        try:
+            request = await self._file(asked, make, most)
+        except NobodyCan as error:
+            why = str(error)
+        except TooManyPending:
+            why = f"you have {most} statements that wait already"
+        except TooLarge as error:
+            why = str(error)
+        except StateError as error:
+            self._fault(error)
+            why = "nobody can be asked now"
+        except Exception as error:
+            log.error("a statement cannot be filed", **without_content(error))
+        if asked.request_id in self._withdrawn:
+            self._withdrawn.discard(asked.request_id)
+            if request is not None:
                 await self._settle(request.id, "cancelled", recorded=True)
-        elif why:
+            self._in_sessions.discard(asked.request_id)
+        elif request is None:
             asked.answered(Outcome(state="denied", why=why))
         else:
             seconds = (request.expires_us - request.requested_us) / 1_000_000
@@ -263,6 +270,16 @@ class Access:
             self._has_begun_to_wait.set()
             log.info("waits for a decision", request=str(request.id), rule=request.rule)
             asked.filed()
+
+    async def _file(self, asked: Asked, make: Callable[[], Request], most: int) -> Request | None:
+        """File it, unless its session gives up before that."""
+        if asked.complete is not None and asked.hold.approvers:
+            await asked.complete()
+        if asked.request_id in self._withdrawn:
+            return None
+        request = make()
+        await self._state.do(lambda state: state.file(request, most_pending=most))
+        return request
 
     def withdraw(self, request_id: UUID) -> None:
         """Ask no more about what has been recorded as cancelled."""
@@ -481,8 +498,18 @@ class SessionAccess:
         return uuid7(self._access._recorder.clock.now_us())
 
     def ask(self, asked: Asked) -> None:
+        asked.requested_us = self._access._recorder.clock.now_us()
+        self._access.ask(asked, lambda: self._request(asked), self._most())
+
+    def _request(self, asked: Asked) -> Request:
+        """Return the request about `asked`.
+
+        Raises:
+            NobodyCan: it is too long to be reviewed, or nobody may decide on it.
+        """
         facts, actor = self._facts, self._actor
-        now_us = asked.requested_us = self._access._recorder.clock.now_us()
+        if not asked.hold.approvers:
+            raise NobodyCan("nobody may decide on it")
         timeout_s = asked.hold.timeout_s
         if timeout_s is None:
             timeout_s = TIMEOUT_IN_TRANSACTION_S if asked.in_transaction else TIMEOUT_S
@@ -503,30 +530,26 @@ class SessionAccess:
                 **asked.shown,
             }
         )
-        why = "" if asked.hold.approvers else "nobody may decide on it"
         if len(document) > MAX_SHOWN_BYTES:
-            why = f"{len(document):,} bytes to review, at most {MAX_SHOWN_BYTES:,} can be"
-        self._access.ask(
-            asked,
-            Request(
-                id=asked.request_id,
-                kind="hold",
-                gateway=self._access._name,
-                requester=actor,
-                target=facts.target,
-                rule=asked.hold.rule,
-                approvers=asked.hold.approvers,
-                approvals=asked.hold.approvals,
-                cls=asked.cls,
-                shown=canonical.decode(document),
-                digest=sha256(document).hexdigest(),
-                session_id=asked.session.session_id,
-                command_no=asked.command_no,
-                requested_us=now_us,
-                expires_us=now_us + round(timeout_s * 1_000_000),
-            ),
-            self._most(),
-            why,
+            raise NobodyCan(
+                f"{len(document):,} bytes to review, at most {MAX_SHOWN_BYTES:,} can be"
+            )
+        return Request(
+            id=asked.request_id,
+            kind="hold",
+            gateway=self._access._name,
+            requester=actor,
+            target=facts.target,
+            rule=asked.hold.rule,
+            approvers=asked.hold.approvers,
+            approvals=asked.hold.approvals,
+            cls=asked.cls,
+            shown=canonical.decode(document),
+            digest=sha256(document).hexdigest(),
+            session_id=asked.session.session_id,
+            command_no=asked.command_no,
+            requested_us=asked.requested_us,
+            expires_us=asked.requested_us + round(timeout_s * 1_000_000),
         )
 
     def withdraw(self, asked: Asked) -> None:

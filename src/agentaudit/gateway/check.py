@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -256,24 +257,44 @@ def _issuer(issuer: Issuer) -> Check:
 
 async def _targets(settings: Settings) -> list[Check]:
     with closing(Poller()) as poller:
-        return [await _target(poller, target) for target in settings.target]
+        return [
+            found
+            for target in settings.target
+            for found in [await _target(poller, target), *await _inspector(poller, target)]
+        ]
 
 
 async def _target(poller: Poller, target: Target) -> Check:
-    name = f"target {target.name}"
+    found, _ = await _login(poller, target, f"target {target.name}")
+    if found.ok and not target.groups:
+        return Check(found.name, False, f"{found.message}, but nobody may connect", "set groups")
+    return found
+
+
+async def _inspector(poller: Poller, target: Target) -> list[Check]:
+    inspecting = target.inspecting()
+    if inspecting is None:
+        return []
+    found, reported = await _login(poller, inspecting, f"target {target.name}, inspect_user")
+    if found.ok and reported.get("is_superuser") != "off":
+        message = f"{found.message}, a superuser: and agents choose what it plans"
+        return [Check(found.name, False, message, "give it a role that reads the tables alone")]
+    return [found]
+
+
+async def _login(poller: Poller, target: Target, name: str) -> tuple[Check, Mapping[str, str]]:
+    """Say whether the gateway can log in, and what the server reports then."""
     try:
         access = await asyncio.get_running_loop().run_in_executor(None, target_access, target)
         async with asyncio.timeout(LOGIN_TIMEOUT_S):
             server = await backend.log_in(poller, access, {"application_name": "agentaudit check"})
     except TimeoutError:
-        return Check(name, False, f"{target.address}: no answer in time")
+        return Check(name, False, f"{target.address}: no answer in time"), {}
     except AgentauditError as error:
-        return Check(name, False, str(error), error.hint)
+        return Check(name, False, str(error), error.hint), {}
     version = server.parameters.get("server_version", "of an unknown version")
     encrypted = "with TLS" if server.wire.is_encrypted else "without TLS"
     server.wire.send(messages.terminate())
     server.wire.close()
-    seen = f"PostgreSQL {version}, logged in as {target.user} {encrypted}"
-    if not target.groups:
-        return Check(name, False, f"{seen}, but nobody may connect", "set groups")
-    return Check(name, True, seen)
+    message = f"PostgreSQL {version}, logged in as {target.user} {encrypted}"
+    return Check(name, True, message), server.parameters

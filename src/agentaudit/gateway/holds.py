@@ -8,7 +8,7 @@ session may end while it is on its way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from uuid import UUID, uuid4
@@ -34,6 +34,7 @@ class Asked:
     """A statement that waits, and what is asked about it.
 
     `shown` is what a reviewer sees of it; `commit` is the commitment of the archive to its text.
+    `complete` adds to that what takes time to find out, and is awaited before anybody sees it.
     `filed` is called once people can see it, `answered` with what they said: both on the loop, at
     most once, and neither after `Asks.withdraw`.
     """
@@ -49,6 +50,7 @@ class Asked:
     answered: Callable[[Outcome], None] = field(repr=False)
     request_id: UUID
     requested_us: int = 0
+    complete: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
 
 
 class Asks(Protocol):

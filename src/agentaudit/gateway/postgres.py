@@ -36,6 +36,7 @@ from agentaudit.gateway import backend
 from agentaudit.gateway.admitted import STANDING, TICKET, Admitted, NotAdmitted
 from agentaudit.gateway.backend import Backend, LoginRefused
 from agentaudit.gateway.cancelling import CancelKeys, CancelRoute
+from agentaudit.gateway.postgres_inspect import MAX_AT_ONCE, Inspector
 from agentaudit.gateway.postgres_judge import SQLSTATE, Judge
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
@@ -101,6 +102,7 @@ class Door:
         self._sessions = sessions
         self._deadlines = deadlines or Deadlines()
         self._keys = CancelKeys() if keys is None else keys
+        self._inspecting = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def serve(self, wire: Wire) -> None:
         """See `wire` through its login; it is a session, refused or gone when this returns."""
@@ -425,6 +427,7 @@ class Door:
                     scope=connection.admitted.scope,
                 ),
                 is_walsender=bool(connection.replication),
+                inspector=self._inspector(access),
             ),
             recorder=sessions.recorder,
             session=session,
@@ -452,6 +455,12 @@ class Door:
         relay.start(connection.rest + wire.rest(), server.rest + server.wire.rest())
         if sessions.is_draining:
             relay.drain("this gateway is shutting down", "connect again")
+
+    def _inspector(self, access: TargetAccess) -> Inspector | None:
+        if access.inspector is None:
+            return None
+        user = access.settings.user
+        return Inspector(self._sessions.poller, access.inspector, user, self._inspecting)
 
     def _ended(
         self, actor: Actor, route: CancelRoute, secret: bytes, admitted: Admitted

@@ -21,6 +21,7 @@ cdef class Judge:
     cdef public SessionRecorder _session
     cdef public object _policy
     cdef public bint _is_walsender
+    cdef public object _inspector
     cdef public object _before
     cdef public object _settings
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from agentaudit.archive.recorder import SessionRecorder
 from agentaudit.gateway.holds import Asked, Outcome
+from agentaudit.gateway.postgres_inspect import Inspector, Question
 from agentaudit.model import Command, Hold, Refusal, Step
 from agentaudit.policy import NO_RULE, Decision, SessionPolicy
 from agentaudit.protocols import postgres_messages as messages
@@ -70,6 +73,7 @@ class Judge:
     """What the relay asks about one session's PostgreSQL.
 
     Where `is_walsender` the session is one of replication, whose grammar is another one.
+    `inspector` asks the planner about what waits, where the target has one.
     """
 
     def __init__(
@@ -79,11 +83,13 @@ class Judge:
         policy: SessionPolicy,
         *,
         is_walsender: bool = False,
+        inspector: Inspector | None = None,
     ) -> None:
         self._conversation = conversation
         self._session = session
         self._policy = policy
         self._is_walsender = is_walsender
+        self._inspector = inspector
         # Who decides on a statement wants to know what was run before it.
         may_hold = policy.may_hold
         self._before: deque[Command] | None = deque(maxlen=MAX_REMEMBERED) if may_hold else None
@@ -104,7 +110,7 @@ class Judge:
             _judge_replication(command)
         decision = known.decision
         if decision is None:
-            text = command.sql if isinstance(command, Execution) else command.text
+            text = _text(command)
             decision = known.decision = self._policy.decide(command, text)
         if self._before is not None:
             self._remember(command)
@@ -177,6 +183,22 @@ class Judge:
             "reported": dict(conversation.parameters),
             "settings": [f"{risk}: {text}" for risk, text in self._settings.items()],
         }
+
+    def completes(self, step: Step, shown: dict[str, Any]) -> Callable[[], Awaitable[None]] | None:
+        if self._inspector is None or self._is_walsender:
+            return None
+        questions = [Question(_text(command), command.params) for command in step.starts]
+        return partial(self._inspector.complete, shown, questions, self._search_path())
+
+    def _search_path(self) -> str | None:
+        """Return where names are looked for, or None where it is as the session began.
+
+        A server older than 18 reports no changes of it; after one, only names with a schema count.
+        """
+        reported = self._conversation.parameters.get("search_path")
+        if reported is not None:
+            return str(reported)
+        return "" if any(risk.startswith(_MOVES_PATH) for risk in self._settings) else None
 
     def notice(self, asked: Asked) -> bytes:
         who = ", ".join(asked.hold.approvers)
@@ -252,7 +274,7 @@ class Judge:
 
 def _shown(command: Command) -> dict[str, Any]:
     """Return what a reviewer sees of a statement: what it does, and then all of its text."""
-    text = command.sql if isinstance(command, Execution) else command.text
+    text = _text(command)
     told = sql.classify(text)
     return {
         "operation": command.operation,
@@ -272,6 +294,11 @@ def _shown(command: Command) -> dict[str, Any]:
     }
 
 
+def _text(command: Command) -> str:
+    """Return all of its text, where its row has a part."""
+    return command.sql if isinstance(command, Execution) else command.text
+
+
 def _stricter(one: Decision | None, other: Decision) -> Decision:
     if one is None or _STRICTEST.index(other.action) > _STRICTEST.index(one.action):
         return other
@@ -289,6 +316,7 @@ _TERMINATE: Final = messages.terminate()
 _FLUSH: Final = messages.flush()
 _CHANGES: Final = ("changes setting", "switches role", "row security", "calls set_config")
 """Findings of what changes the meaning of what follows."""
+_MOVES_PATH: Final = ("changes setting search_path", "calls set_config")
 _FAMILIES: Final = re.compile(r"(setting (?:log_|pgaudit\.)).*")
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 from agentaudit.archive.recorder import Recorder, SessionRecorder, Waiter
@@ -76,6 +76,10 @@ class Judge(Protocol):
 
     def describe(self, step: Step) -> dict[str, Any]:
         """Return what a reviewer is to see of what `step` starts, as JSON has it."""
+        ...
+
+    def completes(self, step: Step, shown: dict[str, Any]) -> Callable[[], Awaitable[None]] | None:
+        """Return what adds to `shown` what takes time to find out, if anything does."""
         ...
 
     def nudge(self) -> bytes:
@@ -571,12 +575,14 @@ class Relay:
         starts = paused.step.starts
         hold = paused.holds[0]
         held = [c for c in starts if c.decision == "hold" and c.rule == hold.rule]
+        shown = self._judge.describe(paused.step)
         asked = Asked(
             hold=hold,
             session=self.session,
             command_no=held[0].command_no,
             cls=held[0].cls if len(starts) == 1 else "",
-            shown=self._judge.describe(paused.step),
+            shown=shown,
+            complete=self._judge.completes(paused.step, shown),
             commit=paused.commit,
             in_transaction=self._judge.is_in_transaction(),
             filed=lambda: self._filed(asked),

@@ -33,6 +33,7 @@ here (ALPACA)."""
 class TargetAccess:
     """A target with what it takes to log in there; `tls` is None where it is not to be used.
 
+    `inspector` is the same target by the login that asks its planner, if it has one.
     `scram_keys` is what the password became under a server's salt and number of iterations, kept
     because that takes milliseconds; it is as secret as the password, and goes with it.
     """
@@ -40,6 +41,7 @@ class TargetAccess:
     settings: Target
     password: str | None
     tls: ssl.SSLContext | None
+    inspector: TargetAccess | None = None
     scram_keys: dict[tuple[bytes, int], ScramKeys] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
@@ -122,7 +124,12 @@ def target_access(target: Target) -> TargetAccess:
     Raises:
         SettingsError: one of them cannot be used.
     """
-    return TargetAccess(target, target.read_password(), _target_tls(target))
+    tls = _target_tls(target)
+    inspecting = target.inspecting()
+    inspector = None
+    if inspecting is not None:
+        inspector = TargetAccess(inspecting, inspecting.read_password(), tls)
+    return TargetAccess(target, target.read_password(), tls, inspector)
 
 
 def watched_files(settings: Settings) -> Iterable[Path]:
@@ -134,7 +141,7 @@ def watched_files(settings: Settings) -> Iterable[Path]:
     for webhook in settings.webhook:
         candidates += [webhook.secret_file, webhook.ca_file]
     for target in settings.target:
-        candidates += [target.password_file, target.tls_ca_file]
+        candidates += [target.password_file, target.inspect_password_file, target.tls_ca_file]
         candidates += [target.tls_cert_file, target.tls_key_file]
     yield from (path for path in candidates if path is not None)
 

@@ -381,9 +381,29 @@ def sasl_response(data: bytes) -> bytes:
 # What the gateway itself says after the login.
 
 
-def parse(name: str, sql: str) -> bytes:
-    """Return the message that prepares a statement."""
-    return frame(b"P", _cstring(name) + _cstring(sql) + b"\0\0")
+def query(sql: str) -> bytes:
+    """Return the message that runs statements at once."""
+    return frame(b"Q", _cstring(sql))
+
+
+def parse(name: str, sql: str, types: Sequence[int] = ()) -> bytes:
+    """Return the message that prepares a statement; 0 of `types` lets the server find out."""
+    counted = _INT16.pack(len(types)) + b"".join(map(_UINT32.pack, types))
+    return frame(b"P", _cstring(name) + _cstring(sql) + counted)
+
+
+def bind(parameters: Sequence[str | None] = ()) -> bytes:
+    """Return the message that binds the nameless statement to `parameters`, as text all of them."""
+    values = bytearray()
+    for each in parameters:
+        value = None if each is None else each.encode()
+        values += _INT32.pack(-1) if value is None else _INT32.pack(len(value)) + value
+    return frame(b"B", b"\0\0\0\0" + _INT16.pack(len(parameters)) + bytes(values) + b"\0\0")
+
+
+def execute() -> bytes:
+    """Return the message that runs the nameless portal to its end."""
+    return frame(b"E", b"\0\0\0\0\0")
 
 
 def flush() -> bytes:

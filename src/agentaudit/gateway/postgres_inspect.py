@@ -1,0 +1,222 @@
+"""What a target's planner says about statements that wait: how many rows they are about.
+
+It is asked on a connection and by a login of their own (`inspect_user`), which should be able to
+read the tables and nothing else: the session's own connection waits, and must not be touched. What
+the session has not committed is not there, and what it has locked is not waited for.
+
+The server's own words do not go on: an error may quote a parameter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from agentaudit.errors import AgentauditError, TargetError
+from agentaudit.gateway import backend
+from agentaudit.gateway.connections import Poller
+from agentaudit.gateway.serving import TargetAccess
+from agentaudit.gateway.wire import Wire
+from agentaudit.protocols import postgres_messages as messages
+from agentaudit.risk.rows import Rows, rows
+
+TIMEOUT_S: Final = 3.0
+"""For all that is asked about one decision: people need not wait longer to see the statement."""
+
+MAX_AT_ONCE: Final = 4
+"""Connections to targets of one process: agents pick how many statements wait at once."""
+
+MAX_STATEMENTS: Final = 10
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+
+_BEGIN: Final = (
+    "SET default_transaction_read_only = on; SET statement_timeout = '2s';"
+    " SET lock_timeout = '200ms'; SET standard_conforming_strings = on;"
+    " SET client_encoding = 'UTF8'"
+)
+_SEARCH_PATH: Final = "SELECT pg_catalog.set_config('search_path', $1, false)"
+# Of a partitioned table the partitions, each of which the server has counted by itself.
+_SIZE: Final = """
+    SELECT CASE WHEN pg_catalog.bool_or(reltuples < 0) THEN NULL
+           ELSE pg_catalog.sum(reltuples)::pg_catalog.int8 END
+    FROM pg_catalog.pg_class
+    WHERE relkind IN ('r', 'm') AND oid IN (
+        SELECT pg_catalog.to_regclass($1)
+        UNION SELECT relid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)))
+"""
+_TEXT: Final = 25
+
+_WHY: Final = {
+    "42501": "the inspecting login may not read it",
+    "42P01": "the inspecting login does not find a table of that name",
+    "55P03": "a table is locked",
+    "57014": "the planner took too long",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A statement that waits: its text, and its parameters unless they were too long to keep."""
+
+    text: str = field(repr=False)
+    params: tuple[str | None, ...] | None = field(repr=False)
+
+
+class _Refused(AgentauditError):
+    """The server says no to one question."""
+
+
+class Inspector:
+    """Asks one target's planner; `turns` are those of the whole process.
+
+    `access` is by the login that asks, `user` the role of the sessions that it asks for.
+    """
+
+    def __init__(
+        self, poller: Poller, access: TargetAccess, user: str, turns: asyncio.Semaphore
+    ) -> None:
+        self._poller = poller
+        self._access = access
+        self._user = user
+        self._turns = turns
+
+    async def complete(
+        self, shown: dict[str, Any], questions: Sequence[Question], search_path: str | None
+    ) -> None:
+        """Add to each statement that is `shown` how many rows it is about, or why nobody knows.
+
+        `search_path` is where the session looks for names; None leaves it to the login's own.
+        """
+        statements = shown["statements"]
+        why = "the planner did not answer in time"
+        try:
+            async with asyncio.timeout(TIMEOUT_S), self._turns:
+                await self._ask(questions, search_path, statements)
+        except TimeoutError:
+            pass
+        except TargetError:
+            why = "the inspecting login is not let in"
+        except AgentauditError:
+            why = "the inspecting login was cut off"
+        if len(questions) > MAX_STATEMENTS:
+            why = f"only the first {MAX_STATEMENTS} are asked about"
+        for statement in statements:
+            statement.setdefault("estimate", {"why": why})
+
+    async def _ask(
+        self,
+        questions: Sequence[Question],
+        search_path: str | None,
+        statements: Sequence[dict[str, Any]],
+    ) -> None:
+        parameters = {"application_name": "agentaudit inspects"}
+        server = await backend.log_in(self._poller, self._access, parameters)
+        try:
+            talk = _Talk(server.wire, server.rest)
+            await talk.run(messages.query(_BEGIN))
+            if search_path is not None:
+                own_schema = '"' + self._user.replace('"', '""') + '"'
+                await talk.ask(_SEARCH_PATH, [search_path.replace('"$user"', own_schema)])
+            asked = zip(questions[:MAX_STATEMENTS], statements, strict=False)
+            for question, statement in asked:
+                statement["estimate"] = await _estimate(talk, question)
+        except BaseException:
+            server.wire.abort()
+            raise
+        server.wire.send(messages.terminate())
+        server.wire.close()
+
+
+async def _estimate(talk: _Talk, question: Question) -> dict[str, Any]:
+    # Long ones take milliseconds to be written anew, and sessions go on here.
+    asked = await asyncio.to_thread(rows, question.text)
+    sizes = {table: await _size(talk, table) for table in asked.tables}
+    found: dict[str, Any] = {"rows": asked.count}
+    try:
+        if asked.query:
+            found["rows"] = await _planned(talk, asked, question.params)
+        elif asked.is_whole and None not in sizes.values():
+            found["rows"] = sum(filter(None, sizes.values()))
+        elif asked.why:
+            found["why"] = asked.why
+        if found["rows"] is None and "why" not in found:
+            found["why"] = "the server has not counted its rows"
+    except _Refused as error:
+        found["why"] = str(error)
+    return found | ({"tables": sizes} if sizes else {})
+
+
+async def _planned(talk: _Talk, asked: Rows, params: tuple[str | None, ...] | None) -> int:
+    if params is None and asked.parameters:
+        raise _Refused("its parameters are too long")
+    given = params or ()
+    # Of those that the question does not use, the server could not tell the type.
+    types = [0 if number in asked.parameters else _TEXT for number in range(1, len(given) + 1)]
+    answer = await talk.ask(f"EXPLAIN (FORMAT JSON) {asked.query}", given, types)
+    try:
+        return int(orjson.loads(answer or b"")[0]["Plan"]["Plan Rows"])
+    except (ValueError, LookupError, TypeError):
+        raise _Refused("the planner's answer cannot be read") from None
+
+
+async def _size(talk: _Talk, table: str) -> int | None:
+    parts = [part.strip('"') for part in _PARTS.findall(table)]
+    quoted = ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+    try:
+        answer = await talk.ask(_SIZE, [quoted])
+    except _Refused:
+        return None
+    return None if answer is None else int(answer)
+
+
+_PARTS: Final = re.compile(r'"[^"]*"|[^.]+')
+
+
+class _Talk:
+    """One question after the other, on a connection that has logged in."""
+
+    def __init__(self, wire: Wire, rest: bytes) -> None:
+        self._wire = wire
+        self._reader = messages.MessageReader(max_bytes=MAX_ANSWER_BYTES)
+        self._rest = rest
+
+    async def ask(
+        self, sql: str, params: Sequence[str | None], types: Sequence[int] = ()
+    ) -> bytes | None:
+        """Return the first value of the first row.
+
+        Raises:
+            _Refused: the server says no, or a parameter cannot be sent.
+            TargetProtocolError, ConnectionEnded: there is nobody to ask any more.
+        """
+        try:
+            bound = messages.bind(params)
+        except UnicodeEncodeError:
+            raise _Refused("its parameters cannot be sent") from None
+        parsed = messages.parse("", sql, types)
+        return await self.run(parsed + bound + messages.execute() + messages.sync())
+
+    async def run(self, data: bytes) -> bytes | None:
+        self._wire.send(data)
+        value: bytes | None = None
+        is_first = True
+        refused: _Refused | None = None
+        received, self._rest = self._rest, b""
+        while True:
+            for kind, body in self._reader.feed(received):
+                if kind == b"Z":
+                    if refused is not None:
+                        raise refused
+                    return value
+                if kind == b"D":
+                    value = messages.decode_data_row(body)[0] if is_first else value
+                    is_first = False
+                elif kind == b"E":
+                    code = messages.decode_report(body).code
+                    refused = _Refused(_WHY.get(code, f"the planner refuses: SQLSTATE {code}"))
+            received = await self._wire.more()

@@ -1,0 +1,193 @@
+"""How many rows a statement that waits is about, as a real planner says to who reviews it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from agentaudit.demo.gateways import Gateway
+from agentaudit.demo.processes import until
+from agentaudit.gateway.state import State, Vote
+from agentaudit.model import Actor
+from tests.peers.certificates import Authority
+from tests.peers.gateway import gateways
+from tests.peers.issuers import SigningIssuer
+from tests.peers.postgres import PostgresPeer
+
+DBA = Actor(user="dora", subject="dora", issuer="https://people.test", groups=("dba",))
+HOLDS = {
+    "name": "all that changes",
+    "when": {"class": ["write", "schema", "admin", "unknown"]},
+    "action": "hold",
+    "approvers": ["dba"],
+}
+
+
+class Site:
+    """A gateway that asks planners, and who looks at what waits."""
+
+    def __init__(self, gw: Gateway, token: str) -> None:
+        self.gw = gw
+        self.token = token
+        self.reports_search_path = True
+        self.state = State.open("sqlite:///state.db", base=gw.directory)
+
+    def connect(self, target: str = "orders") -> psycopg.Connection[Any]:
+        return psycopg.connect(self.gw.dsn(target, self.token), autocommit=True)
+
+    def estimates(
+        self,
+        client: psycopg.Connection[Any],
+        text: str,
+        params: Sequence[Any] | None = None,
+        **keys: Any,
+    ) -> list[dict[str, Any]]:
+        """Return what a reviewer sees of a statement, which is denied then."""
+        cursor = psycopg.RawCursor(client)
+
+        def run() -> None:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="denied by rule"):
+                cursor.execute(text.encode(), params, **keys)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        until(lambda: bool(self.state.requests(state="pending")), "a request that waits")
+        (request,) = self.state.requests(state="pending")
+        now_us = time.time_ns() // 1000
+        vote = Vote(approver=DBA, verdict="deny", reason="only asked", at_us=now_us)
+        self.state.vote(request.id, vote, digest=request.digest, now_us=now_us)
+        thread.join()
+        return [statement["estimate"] for statement in request.shown["statements"]]
+
+    def estimate(
+        self, text: str, params: Sequence[Any] | None = None, *, target: str = "orders"
+    ) -> dict[str, Any]:
+        with self.connect(target) as client:
+            (found,) = self.estimates(client, text, params)
+        return found
+
+
+@pytest.fixture(scope="module", params=["postgres15", "postgres18"])
+def site(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    authority: Authority,
+) -> Iterator[Site]:
+    server: PostgresPeer = request.getfixturevalue(request.param)
+    server.execute(
+        "CREATE SCHEMA stock",
+        "CREATE TABLE stock.items AS SELECT n, n % 10 AS kind FROM generate_series(1, 10000) n",
+        "CREATE TABLE stock.parts (n int) PARTITION BY RANGE (n)",
+        "CREATE TABLE stock.low PARTITION OF stock.parts FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE stock.high PARTITION OF stock.parts FOR VALUES FROM (100) TO (1000)",
+        "INSERT INTO stock.parts SELECT generate_series(50, 149)",
+        "CREATE TABLE stock.hidden AS SELECT 1 AS n",
+        "GRANT USAGE ON SCHEMA stock TO PUBLIC",
+        "GRANT ALL ON ALL TABLES IN SCHEMA stock TO scram",
+        "ALTER TABLE stock.items OWNER TO scram",
+        "GRANT SELECT ON stock.items, stock.parts TO inspector",
+        "ANALYZE stock.items, stock.low, stock.high, stock.hidden",
+        database="orders",
+    )
+    targets = [
+        server.target(**server.inspector()),
+        server.target("wrong", **server.inspector()) | {"inspect_password": "something else"},
+    ]
+    folder = tmp_path_factory.mktemp("inspected")
+    try:
+        with (
+            closing(SigningIssuer()) as issuer,
+            gateways(folder, authority, lambda: issuer) as make,
+        ):
+            site = Site(make(*targets, tables={"rule": [HOLDS]}), issuer.token("ana"))
+            site.reports_search_path = request.param == "postgres18"
+            yield site
+            site.state.close()
+    finally:
+        server.execute("DROP SCHEMA stock CASCADE", database="orders")
+
+
+def test_a_planner_says_how_many_rows_a_change_is_about(site: Site) -> None:
+    assert site.estimate("DELETE FROM stock.items WHERE kind = 3") == {
+        "rows": pytest.approx(1000, rel=0.2),
+        "tables": {"stock.items": 10000},
+    }
+    assert site.estimate("UPDATE stock.items SET kind = 1")["rows"] == 10000
+    inserted = site.estimate("INSERT INTO stock.items VALUES (1, DEFAULT), (2, DEFAULT)")
+    assert inserted == {"rows": 2, "tables": {"stock.items": 10000}}
+
+
+def test_parameters_are_those_of_the_statement(site: Site) -> None:
+    by_value = "UPDATE stock.items SET kind = $1 WHERE n < $2"
+    assert site.estimate(by_value, [5, 101])["rows"] == pytest.approx(100, rel=0.2)
+    assert site.estimate(by_value, [5, 5001])["rows"] == pytest.approx(5000, rel=0.2)
+
+
+def test_what_has_no_plan_is_about_all_rows_of_its_tables(site: Site) -> None:
+    assert site.estimate("TRUNCATE stock.items")["rows"] == 10000
+    # The server counts partitions; their parent it has not counted.
+    assert site.estimate("TRUNCATE stock.parts, stock.items") == {
+        "rows": 10100,
+        "tables": {"stock.parts": 100, "stock.items": 10000},
+    }
+    assert site.estimate("DROP TABLE stock.nowhere") == {
+        "rows": None,
+        "why": "the server has not counted its rows",
+        "tables": {"stock.nowhere": None},
+    }
+
+
+def test_names_are_looked_for_where_the_session_does(site: Site) -> None:
+    with site.connect() as client:
+        client.execute("SET search_path = stock")
+        (found,) = site.estimates(client, "DELETE FROM items")
+    if site.reports_search_path:
+        assert found["rows"] == 10000
+    else:
+        assert found["why"] == "the inspecting login does not find a table of that name"
+
+
+def test_who_reviews_learns_why_there_is_no_estimate(site: Site) -> None:
+    assert site.estimate("DELETE FROM stock.hidden") == {
+        "rows": None,
+        "why": "the inspecting login may not read it",
+        "tables": {"stock.hidden": 1},
+    }
+    with_writes = "WITH w AS (DELETE FROM stock.items RETURNING n) SELECT n FROM w"
+    assert site.estimate(with_writes)["why"] == "a query of its WITH writes"
+    assert site.estimate("CREATE TABLE made (n int)")["why"] == "it has no plan"
+    refused = site.estimate("DELETE FROM stock.items WHERE n = $1", ["secret"])
+    assert refused["why"] == "the planner refuses: SQLSTATE 22P02"
+
+
+def test_a_login_that_fails_keeps_nobody_from_deciding(site: Site) -> None:
+    found = site.estimate("DELETE FROM stock.items", target="wrong")
+    assert found == {"why": "the inspecting login is not let in"}
+
+
+def test_what_the_session_has_locked_is_not_waited_for(site: Site) -> None:
+    with site.connect() as client:
+        client.execute("BEGIN")
+        client.execute("LOCK TABLE stock.items IN ACCESS EXCLUSIVE MODE")
+        (found,) = site.estimates(client, "DELETE FROM stock.items WHERE kind = 3")
+    assert found["why"] == "a table is locked"
+
+
+def test_each_statement_of_a_query_has_an_estimate(site: Site) -> None:
+    with site.connect() as client:
+        deletes = "DELETE FROM stock.items WHERE n < 101; DELETE FROM stock.parts"
+        found = site.estimates(client, deletes)
+    assert [one["rows"] for one in found] == [pytest.approx(100, rel=0.2), 100]
+
+
+def test_a_function_that_calls_itself_immutable_is_not_run_by_who_inspects(site: Site) -> None:
+    with site.connect() as client:
+        assert site.estimates(client, "UPDATE stock.items SET n = stock.lie(1)") == [
+            {"rows": None, "why": "it may do more than its text says"}
+        ]
