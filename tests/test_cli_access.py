@@ -247,6 +247,26 @@ def test_a_beginning_of_an_id_will_do_where_it_is_long_enough(site: Site, cli: C
     assert waiting.result() is not None
 
 
+def test_a_login_is_all_that_an_approval_takes(site: Site, cli: CommandLine) -> None:
+    people = site()
+    issuer = people.issuer
+    waiting = Waiting(people, sql="DELETE FROM customers")
+    people.pending(people.reviewer())
+    # As providers do that say in ID tokens alone when somebody logged in.
+    stated = {"aud": "agentaudit-review", "auth_time": int(time.time()), "at_hash": "x"}
+    issuer.tokens = {
+        "access_token": issuer.token("dora", ["dba"]),
+        "id_token": issuer.token("dora", ["dba"], claims=stated),
+        "token_type": "Bearer",
+    }
+    words = ["--client-id", "agentaudit-review", "--audience", "agentaudit-review"]
+    assert cli("", "login", "--issuer", issuer.issuer, *words)[0] == 0
+
+    (row,) = cli.rows("", "pending")
+    assert cli("", "approve", row["id"], "--reason", "as agreed")[0] == 0
+    assert waiting.result() is None
+
+
 HOSTILE = (
     "DELETE FROM customers WHERE 'harmless \x1b[2J\x1b]0;title\x07\x9b31m' <> '\u202e\u2066\u200b'"
     "\r -- nothing to see here" + "\n" * 500 + "-- │ may decide  you may\n--digest      0\n"

@@ -365,6 +365,30 @@ def test_a_login_says_how_long_one_may_decide(
         assert token not in err
 
 
+def test_of_an_access_token_that_says_nothing_of_the_login_its_id_token_stands_in(
+    signing_issuer: SigningIssuer,
+) -> None:
+    def tokens(audience: Any, **claims: Any) -> Says:
+        stated = {"aud": audience, "auth_time": 1, "exp": 2_000_000_000}
+        return bearer(
+            access_token=signing_issuer.token("dora", claims=claims),
+            id_token=signing_issuer.token("dora", claims=stated),
+        )
+
+    with served() as server:
+        for answer, is_stated in (
+            (tokens("review"), True),
+            (tokens(["review"]), True),
+            (tokens(["review", "other"]), False),
+            (tokens("other"), False),
+            (tokens("review", auth_time=2), False),
+        ):
+            token = Provider(server, answer).log_in(audience="review")
+            claims = login._claims(token.access_token)
+            assert (claims["aud"] != signing_issuer.audience) is is_stated
+            assert (token.expires_at == 2_000_000_000) is is_stated
+
+
 def test_neither_a_secret_nor_a_token_is_an_argument() -> None:
     named = {
         option

@@ -29,7 +29,8 @@ class SigningIssuer:
     """A loopback issuer: a discovery document and a key set, and tokens signed as a test likes.
 
     `keys` maps key ids to private keys, all of them published; `current` is the one that signs.
-    `fetched` counts requests by path. `failing` makes every answer this HTTP status.
+    `fetched` counts requests by path. `failing` makes every answer this HTTP status. `tokens` is
+    what its token endpoint says at the end of a device grant, in which nobody is asked.
     """
 
     audience = "agentaudit"
@@ -39,6 +40,7 @@ class SigningIssuer:
         self.current = ""
         self.fetched: Counter[str] = Counter()
         self.failing: int | None = None
+        self.tokens: dict[str, Any] | None = None
         self._gate = threading.Event()
         self._gate.set()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -124,12 +126,18 @@ class SigningIssuer:
                 "jwks_uri": f"{self.issuer}/keys",
                 "authorization_endpoint": f"{self.issuer}/authorize",
                 "token_endpoint": f"{self.issuer}/token",
+                "device_authorization_endpoint": f"{self.issuer}/device",
                 "response_types_supported": ["code"],
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["RS256", "ES256"],
             }
         if path == "/keys":
             return {"keys": [_public(kid, key) for kid, key in self.keys.items()]}
+        if path == "/device" and self.tokens is not None:
+            told = {"device_code": "d", "user_code": "u", "interval": 0.01}
+            return told | {"verification_uri": "https://login.example.com"}
+        if path == "/token":
+            return self.tokens
         return None
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
@@ -147,6 +155,10 @@ class SigningIssuer:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -64,7 +64,9 @@ class Prompt:
 class Token:
     """An access token; times are seconds since 1970, 0 where it does not say.
 
-    `user` and `login_at` are what it says of itself, which only a gateway checks.
+    Where that does not say when its bearer has logged in, and the ID token that came with it does
+    and is for the audience that was asked for, it is the ID token. `user` and `login_at` are what
+    it says of itself, which only a gateway checks.
     """
 
     access_token: str = field(repr=False)
@@ -256,6 +258,11 @@ def _token(answer: Mapping[str, Any], client: Client) -> Token:
         raise IssuerError(f"issuer {client.issuer}: its token is no bearer token")
     claims = _claims(token)
     expires_in = answer.get("expires_in")
+    stated = answer.get("id_token")
+    if isinstance(stated, str) and "auth_time" not in claims:
+        of_login = _claims(stated)
+        if "auth_time" in of_login and of_login.get("aud") in (client.audience, [client.audience]):
+            token, claims, expires_in = stated, of_login, None
     if isinstance(expires_in, int | float) and expires_in > 0:
         expires_at = int(time.time() + expires_in)
     else:
