@@ -15,6 +15,7 @@ from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until
 from agentaudit.gateway.state import State, Vote
 from agentaudit.model import Actor
+from tests.gateway.recorded import read
 from tests.peers.certificates import Authority
 from tests.peers.gateway import gateways
 from tests.peers.issuers import SigningIssuer
@@ -191,3 +192,16 @@ def test_a_function_that_calls_itself_immutable_is_not_run_by_who_inspects(site:
         assert site.estimates(client, "UPDATE stock.items SET n = stock.lie(1)") == [
             {"rows": None, "why": "it may do more than its text says"}
         ]
+
+
+def test_the_archive_has_the_estimate_that_was_shown(site: Site) -> None:
+    crossed = "DELETE FROM stock.items USING " + ", ".join(f"stock.items i{n}" for n in range(4))
+    found = site.estimate(f"{crossed} WHERE stock.items.kind > $1", [-1])
+    assert found["rows"] == 2**53 - 1
+    assert site.estimate("UPDATE stock.items SET kind = 7")["rows"] == 10000
+    site.gw.wait_until_idle()
+    seen = read(site.gw.archive)
+    rows = [row for session in seen.sessions for row in seen.commands_of(session)]
+    assert {row["text"]: row["estimated_rows"] for row in rows}[
+        "UPDATE stock.items SET kind = 7"
+    ] == 10000

@@ -22,6 +22,7 @@ from agentaudit.gateway import backend
 from agentaudit.gateway.connections import Poller
 from agentaudit.gateway.serving import TargetAccess
 from agentaudit.gateway.wire import Wire
+from agentaudit.model import Command
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.risk.rows import Rows, rows
 
@@ -33,6 +34,9 @@ MAX_AT_ONCE: Final = 4
 
 MAX_STATEMENTS: Final = 10
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+
+MAX_ROWS: Final = 2**53 - 1
+"""What a number of JSON holds; joins without a condition are easily expected to have more."""
 
 _BEGIN: Final = (
     "SET default_transaction_read_only = on; SET statement_timeout = '2s';"
@@ -61,10 +65,10 @@ _WHY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A statement that waits: its text, and its parameters unless they were too long to keep."""
+    """A statement that waits, and all of its text, where the command may have a part."""
 
+    command: Command = field(repr=False)
     text: str = field(repr=False)
-    params: tuple[str | None, ...] | None = field(repr=False)
 
 
 class _Refused(AgentauditError):
@@ -90,6 +94,7 @@ class Inspector:
     ) -> None:
         """Add to each statement that is `shown` how many rows it is about, or why nobody knows.
 
+        The commands get the number too, for their rows of the archive.
         `search_path` is where the session looks for names; None leaves it to the login's own.
         """
         statements = shown["statements"]
@@ -124,7 +129,8 @@ class Inspector:
                 await talk.ask(_SEARCH_PATH, [search_path.replace('"$user"', own_schema)])
             asked = zip(questions[:MAX_STATEMENTS], statements, strict=False)
             for question, statement in asked:
-                statement["estimate"] = await _estimate(talk, question)
+                found = statement["estimate"] = await _estimate(talk, question)
+                question.command.estimated_rows = found["rows"]
         except BaseException:
             server.wire.abort()
             raise
@@ -139,7 +145,7 @@ async def _estimate(talk: _Talk, question: Question) -> dict[str, Any]:
     found: dict[str, Any] = {"rows": asked.count}
     try:
         if asked.query:
-            found["rows"] = await _planned(talk, asked, question.params)
+            found["rows"] = await _planned(talk, asked, question.command.params)
         elif asked.is_whole and None not in sizes.values():
             found["rows"] = sum(filter(None, sizes.values()))
         elif asked.why:
@@ -159,7 +165,7 @@ async def _planned(talk: _Talk, asked: Rows, params: tuple[str | None, ...] | No
     types = [0 if number in asked.parameters else _TEXT for number in range(1, len(given) + 1)]
     answer = await talk.ask(f"EXPLAIN (FORMAT JSON) {asked.query}", given, types)
     try:
-        return int(orjson.loads(answer or b"")[0]["Plan"]["Plan Rows"])
+        return min(int(orjson.loads(answer or b"")[0]["Plan"]["Plan Rows"]), MAX_ROWS)
     except (ValueError, LookupError, TypeError):
         raise _Refused("the planner's answer cannot be read") from None
 

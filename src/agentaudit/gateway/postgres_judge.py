@@ -187,7 +187,7 @@ class Judge:
     def completes(self, step: Step, shown: dict[str, Any]) -> Callable[[], Awaitable[None]] | None:
         if self._inspector is None or self._is_walsender:
             return None
-        questions = [Question(_text(command), command.params) for command in step.starts]
+        questions = [Question(command, _text(command)) for command in step.starts]
         return partial(self._inspector.complete, shown, questions, self._search_path())
 
     def _search_path(self) -> str | None:
