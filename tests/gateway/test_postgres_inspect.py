@@ -33,8 +33,9 @@ HOLDS = {
 class Site:
     """A gateway that asks planners, and who looks at what waits."""
 
-    def __init__(self, gw: Gateway, token: str) -> None:
+    def __init__(self, gw: Gateway, server: PostgresPeer, token: str) -> None:
         self.gw = gw
+        self.server = server
         self.token = token
         self.reports_search_path = True
         self.state = State.open("sqlite:///state.db", base=gw.directory)
@@ -106,7 +107,8 @@ def site(
             closing(SigningIssuer()) as issuer,
             gateways(folder, authority, lambda: issuer) as make,
         ):
-            site = Site(make(*targets, tables={"rule": [HOLDS]}), issuer.token("ana"))
+            gw = make(*targets, tables={"rule": [HOLDS]})
+            site = Site(gw, server, issuer.token("ana"))
             site.reports_search_path = request.param == "postgres18"
             yield site
             site.state.close()
@@ -192,6 +194,34 @@ def test_a_function_that_calls_itself_immutable_is_not_run_by_who_inspects(site:
         assert site.estimates(client, "UPDATE stock.items SET n = stock.lie(1)") == [
             {"rows": None, "why": "it may do more than its text says"}
         ]
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("PERFORM pg_notify('heard', current_user)", {"rows": 10000}),
+        ("PERFORM stock.wipes()", {"rows": None, "why": "the planner refuses: SQLSTATE 25006"}),
+        ("PERFORM pg_sleep(5)", {"rows": None, "why": "the planner took too long"}),
+    ],
+)
+def test_what_planning_runs_behind_a_view_is_taken_back(
+    site: Site, does: str, told: dict[str, Any]
+) -> None:
+    site.server.execute(
+        "CREATE OR REPLACE FUNCTION stock.wipes() RETURNS void LANGUAGE sql"
+        " AS 'DELETE FROM stock.hidden'",
+        "CREATE OR REPLACE FUNCTION stock.hides() RETURNS int IMMUTABLE LANGUAGE plpgsql"
+        f" AS $$BEGIN {does}; RETURN 1; END$$",
+        "CREATE OR REPLACE VIEW stock.looks AS SELECT stock.hides() AS one",
+        "GRANT SELECT ON stock.looks TO PUBLIC",
+        "GRANT DELETE ON stock.hidden TO inspector",
+        database="orders",
+    )
+    with site.server.connect() as listener:
+        listener.execute("LISTEN heard")
+        found = site.estimate("DELETE FROM stock.items USING stock.looks l WHERE l.one = 1")
+        assert list(listener.notifies(timeout=0)) == []
+    assert found == told | {"tables": {"stock.items": 10000}}
 
 
 def test_the_archive_has_the_estimate_that_was_shown(site: Site) -> None:

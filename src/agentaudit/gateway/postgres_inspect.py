@@ -38,11 +38,12 @@ MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 MAX_ROWS: Final = 2**53 - 1
 """What a number of JSON holds; joins without a condition are easily expected to have more."""
 
-_BEGIN: Final = (
-    "SET default_transaction_read_only = on; SET statement_timeout = '2s';"
-    " SET lock_timeout = '200ms'; SET standard_conforming_strings = on;"
-    " SET client_encoding = 'UTF8'"
+_PREPARE: Final = messages.query(
+    "SET statement_timeout = '2s'; SET lock_timeout = '200ms';"
+    " SET standard_conforming_strings = on; SET client_encoding = 'UTF8'"
 )
+_BEGIN: Final = messages.query("BEGIN READ ONLY")
+_ROLLBACK: Final = messages.query("ROLLBACK")
 _SEARCH_PATH: Final = "SELECT pg_catalog.set_config('search_path', $1, false)"
 # Of a partitioned table the partitions, each of which the server has counted by itself.
 _SIZE: Final = """
@@ -123,10 +124,10 @@ class Inspector:
         server = await backend.log_in(self._poller, self._access, parameters)
         try:
             talk = _Talk(server.wire, server.rest)
-            await talk.run(messages.query(_BEGIN))
+            await talk.run(_PREPARE)
             if search_path is not None:
                 own_schema = '"' + self._user.replace('"', '""') + '"'
-                await talk.ask(_SEARCH_PATH, [search_path.replace('"$user"', own_schema)])
+                await talk.set_path(search_path.replace('"$user"', own_schema))
             asked = zip(questions[:MAX_STATEMENTS], statements, strict=False)
             for question, statement in asked:
                 found = statement["estimate"] = await _estimate(talk, question)
@@ -191,10 +192,14 @@ class _Talk:
         self._reader = messages.MessageReader(max_bytes=MAX_ANSWER_BYTES)
         self._rest = rest
 
+    async def set_path(self, search_path: str) -> None:
+        bound = messages.parse("", _SEARCH_PATH) + messages.bind([search_path])
+        await self.run(bound + messages.execute() + messages.sync())
+
     async def ask(
         self, sql: str, params: Sequence[str | None], types: Sequence[int] = ()
     ) -> bytes | None:
-        """Return the first value of the first row.
+        """Return the first value of the first row, of a transaction that is taken back.
 
         Raises:
             _Refused: the server says no, or a parameter cannot be sent.
@@ -205,9 +210,11 @@ class _Talk:
         except UnicodeEncodeError:
             raise _Refused("its parameters cannot be sent") from None
         parsed = messages.parse("", sql, types)
-        return await self.run(parsed + bound + messages.execute() + messages.sync())
+        asked = parsed + bound + messages.execute() + messages.sync()
+        # Nothing that planning runs is to be heard of elsewhere, by NOTIFY say.
+        return await self.run(_BEGIN + asked + _ROLLBACK, answers=3)
 
-    async def run(self, data: bytes) -> bytes | None:
+    async def run(self, data: bytes, *, answers: int = 1) -> bytes | None:
         self._wire.send(data)
         value: bytes | None = None
         is_first = True
@@ -216,6 +223,9 @@ class _Talk:
         while True:
             for kind, body in self._reader.feed(received):
                 if kind == b"Z":
+                    answers -= 1
+                    if answers:
+                        continue
                     if refused is not None:
                         raise refused
                     return value
