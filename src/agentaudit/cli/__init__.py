@@ -15,7 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentaudit.cli import access, decisions, evidence, login, operate, purges, reading, stream
+from agentaudit.cli import (
+    access,
+    connect,
+    decisions,
+    evidence,
+    login,
+    operate,
+    purges,
+    reading,
+    stream,
+)
 from agentaudit.cli.options import (
     add_archive,
     add_authority,
@@ -275,7 +285,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "jupyter", nargs="*", metavar="OPTION", help="options for JupyterLab, after --"
     )
-    for module in (login, access, decisions):
+    for module in (login, access, connect, decisions):
         module.add_verbs(add)
     stream.add(verbs)
     return top
