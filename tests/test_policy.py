@@ -246,3 +246,27 @@ def test_what_is_remembered_of_kinds_of_commands_changes_no_decision() -> None:
         expected = Decision("deny", "odd") if str(number)[-1] in "13" else NO_RULE
         assert [session.decide(command, "") for _ in range(2)] == [expected] * 2
     assert len(session._about) <= 200
+
+
+def test_a_rule_by_the_number_of_rows_decides_once_that_is_known() -> None:
+    hold = {"approvers": ["dba"], "approvals": 1, "timeout_us": None}
+    rules = (
+        {"action": "hold", "when": {"class": ["write"], "rows_over": 1000}, **hold},
+        deny(operation=["UPDATE"]),
+        deny(rows_over=10),
+        allow(operation=["DELETE"]),
+    )
+    found = decided("DELETE FROM t", *rules)
+    assert [found.about(rows).rule for rows in (None, 1001, 1000, 11, 10, 0)] == list("113344")
+    held = found.about(None)
+    assert (held.action, held.otherwise, held.rows_over) == ("hold", None, 0)
+    assert held.hold is not None
+    assert held.hold.approvers == ("dba",)
+    assert found.about(10).action == "allow"
+    assert found.limit() == (10, "3")
+    # What comes behind a rule that needs no number is not reached.
+    updated = decided("UPDATE t SET a = 1", *rules)
+    assert [updated.about(rows).rule for rows in (1001, 1000, 0)] == list("122")
+    assert decided("CREATE TABLE t (a int)", *rules).about(10) == DEFAULT
+    assert decided("DELETE FROM t", allow(operation=["DELETE"])).limit() is None
+    assert decided("DELETE FROM t", deny()).about(None) == Decision("deny", "1")

@@ -158,8 +158,8 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
     [
         (MINIMAL + '[listen]\nssh = "127.0.0.1:2222"', "listen.ssh: not available yet"),
         (
-            MINIMAL + '[[rule]]\nname = "x"\naction = "deny"\nwhen.rows_over = 5',
-            "rule[1].when.rows_over: not available yet",
+            MINIMAL + '[[rule]]\nname = "x"\naction = "allow"\nwhen.rows_over = 5',
+            "rule[1]: rows_over is for what is not to pass: deny or hold it",
         ),
         (MINIMAL + '[[mask]]\nname = "x"', "mask: not available yet"),
         (MINIMAL + TARGET + 'protocol = "ssh"', 'protocol: "ssh" is not available yet'),
@@ -603,6 +603,9 @@ def test_a_rule_that_is_not_understood_fails_with_its_place(
         (rule("a", "deny", operation=["DELETE"]), rule("b", "allow", groups=["x"]), True),
         (rule("a", "deny", groups=["x"]), rule("b", "allow", groups=["x", "y"]), True),
         (rule("a", "deny", tags={"env": "prod"}), rule("b", "deny", tags={"env": "test"}), True),
+        (rule("a", "deny", rows_over=5), rule("b", "deny", rows_over=9), False),
+        (rule("a", "deny", rows_over=9), rule("b", "deny", rows_over=5), True),
+        (rule("a", "deny", rows_over=5), rule("b", "deny"), True),
     ],
 )
 def test_a_rule_that_is_never_reached_is_refused(

@@ -196,13 +196,15 @@ class Hold:
     """That a command waits until people have decided, and who may decide.
 
     Members of the groups `approvers`, so many of them as `approvals` says; `timeout_s` is None
-    where the rule leaves it to what the session is in.
+    where the rule leaves it to what the session is in. Where it `counts`, nobody is asked: it waits
+    until it is known how many rows it is about.
     """
 
     rule: str
     approvers: tuple[str, ...]
     approvals: int = 1
     timeout_s: float | None = None
+    counts: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -51,12 +51,33 @@ class Judged(Protocol):
 class Decision:
     """What may happen to a command, and the name of the rule that says so.
 
-    `hold` says who decides where the action is `hold`.
+    `hold` says who decides where the action is `hold`. With `otherwise`, it holds for what is about
+    more than `rows_over` rows, and that for the rest.
     """
 
     action: Action
     rule: str
     hold: Hold | None = None
+    rows_over: int = 0
+    otherwise: Decision | None = None
+
+    def about(self, rows: int | None) -> Decision:
+        """Return what holds for a command about so many rows; None where nobody knows."""
+        decision = self
+        while decision.otherwise is not None:
+            if rows is None or rows > decision.rows_over:
+                return Decision(decision.action, decision.rule, decision.hold)
+            decision = decision.otherwise
+        return decision
+
+    def limit(self) -> tuple[int, str] | None:
+        """Return how many rows may pass at most, and by which rule; None for any number."""
+        limits: list[tuple[int, str]] = []
+        decision = self
+        while decision.otherwise is not None:
+            limits.append((decision.rows_over, decision.rule))
+            decision = decision.otherwise
+        return min(limits) if limits else None
 
 
 NO_RULE: Final = Decision("allow", "none")
@@ -79,6 +100,8 @@ class Rule:
     A command of class `unknown` may do more than its text says, and one of class `admin` more than
     its operation and resources say. A rule that allows by what a text says is about neither,
     unless it names the class; and about `schema` only if it names that or an operation.
+
+    `rows_over` is no condition on a command but on how many rows it is about, which is known later.
     """
 
     name: str
@@ -91,6 +114,7 @@ class Rule:
     operations: frozenset[str] = frozenset()
     resources: tuple[tuple[str, ...], ...] = ()
     text: Pattern | None = None
+    rows_over: int | None = None
     hold: Hold | None = None
 
     @classmethod
@@ -102,6 +126,7 @@ class Rule:
         """
         when = dict(document["when"])
         text = when.pop("text", None)
+        rows_over = when.pop("rows_over", None)
         rule = cls(
             name=document["name"],
             action=document["action"],
@@ -113,6 +138,7 @@ class Rule:
             operations=frozenset(" ".join(n.upper().split()) for n in _words(when, "operation")),
             resources=tuple(tuple(name.split(".")) for name in _words(when, "resource")),
             text=None if text is None else compile_pattern(text),
+            rows_over=None if rows_over is None else int(rows_over),
             hold=_hold(document) if document["action"] == "hold" else None,
         )
         if when or rule.action not in ("allow", "deny", "hold"):
@@ -241,10 +267,18 @@ class SessionPolicy:
                 self._about.clear()
             if len(command.resources) <= _MAX_NAMES:
                 self._about[kind] = rules
+        counting: list[Rule] = []
+        decision = NO_RULE if command.cls in _PASSING else self.default
         for rule in rules:
             if rule.is_met_by(text):
-                return Decision(rule.action, rule.name, rule.hold)
-        return NO_RULE if command.cls in _PASSING else self.default
+                if rule.rows_over is None:
+                    decision = Decision(rule.action, rule.name, rule.hold)
+                    break
+                counting.append(rule)
+        for rule in reversed(counting):
+            over = rule.rows_over or 0
+            decision = Decision(rule.action, rule.name, rule.hold, over, decision)
+        return decision
 
 
 def _is_harmless(command: Judged) -> bool:

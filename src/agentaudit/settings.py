@@ -553,6 +553,7 @@ class When(_Table):
     operation: Annotated[tuple[Operation, ...], Field(min_length=1)] | None = None
     resource: Annotated[tuple[ResourceText, ...], Field(min_length=1)] | None = None
     text: Annotated[PatternText, Field(min_length=1, max_length=10_000)] | None = None
+    rows_over: Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the conditions that there are, as the policy document has them."""
@@ -571,6 +572,8 @@ class When(_Table):
 def _is_within(narrow: Any, wide: Any) -> bool:
     if isinstance(wide, list):
         return set(narrow) <= set(wide)
+    if isinstance(wide, int):
+        return bool(narrow >= wide)
     if isinstance(wide, dict):
         # Each tag is a condition more.
         return bool(wide.items() <= narrow.items())
@@ -589,6 +592,8 @@ class Rule(_Table):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Rule:
+        if self.action == "allow" and self.when.rows_over is not None:
+            raise ValueError("rows_over is for what is not to pass: deny or hold it")
         if self.action != "hold":
             for key in ("approvers", "approvals", "timeout"):
                 if key in self.model_fields_set:
@@ -845,7 +850,7 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "anchor": {},
     "webhook": {},
     "rule": {},
-    "rule.when": {"rows_over": _ON},
+    "rule.when": {},
     "target": {
         "credential_command": [],
         "enforce_read_only": False,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentaudit.archive.keys import create_key
-from agentaudit.gateway.check import Check, _retention, check
+from agentaudit.gateway.check import Check, _holds, _retention, check
 from agentaudit.settings import Settings, parse_address
 from agentaudit.witness.server import WitnessServer, create_witness
 from tests.peers.certificates import Authority
@@ -251,3 +251,17 @@ def test_the_login_that_asks_planners_is_tried_and_must_not_be_a_superuser(
     found = named(findings, "target fine, inspect_user")
     assert not found.ok
     assert "a superuser" in found.message
+
+
+def test_rules_that_count_rows_where_nobody_can_are_named(tmp_path: Path) -> None:
+    table = {"address": "127.0.0.1:1", "database": "d", "user": "u"}
+    tables = [
+        table | {"name": "orders"},
+        table | {"name": "billing", "inspect_user": "inspector"},
+        table | {"name": "other"},
+    ]
+    counts = {"rows_over": 5, "target": ["orders", "billing"]}
+    rules = [{"name": "few", "when": counts, "action": "deny"}]
+    found = _holds(settings(tmp_path, target=tables, rule=rules))
+    assert [(each.name, each.ok) for each in found] == [("rows_over", False)]
+    assert 'on target "orders" nobody counts' in found[0].message

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -676,3 +677,23 @@ def test_one_person_counts_once_however_many_act_for_them(
     denied = pytest.raises(psycopg.errors.InsufficientPrivilege)
     with psycopg.connect(dsn, autocommit=True) as client, meanwhile(review), denied:
         client.execute("DELETE FROM victim")
+
+
+def test_a_statement_whose_request_is_gone_does_not_wait_for_ever(
+    held: Held, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> None:
+    gw, reviewers = held(DELETES | {"timeout": "2s"})
+    with psycopg.connect(gw.dsn("orders", signing_issuer.token("ana"))) as client:
+
+        def lose() -> None:
+            (request,) = reviewers.wait_for()
+            # As a database does that was restored from a copy of before.
+            with sqlite3.connect(gw.directory / "state.db") as database:
+                deleted = database.execute("DELETE FROM requests")
+                assert deleted.rowcount == 1
+            assert request.kind == "hold"
+
+        denied = pytest.raises(psycopg.errors.InsufficientPrivilege, match="nobody could be asked")
+        with meanwhile(lose), denied:
+            client.execute("DELETE FROM victim")
+    assert left(postgres18) == 5

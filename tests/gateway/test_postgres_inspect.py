@@ -15,7 +15,7 @@ from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until
 from agentaudit.gateway.state import State, Vote
 from agentaudit.model import Actor
-from tests.gateway.recorded import read
+from tests.gateway.recorded import Row, read
 from tests.peers.certificates import Authority
 from tests.peers.gateway import gateways
 from tests.peers.issuers import SigningIssuer
@@ -28,6 +28,27 @@ HOLDS = {
     "action": "hold",
     "approvers": ["dba"],
 }
+COUNTED = {"resource": ["stock.counted"]}
+RULES = [
+    {
+        "name": "few at a time",
+        "when": {"operation": ["UPDATE"], "rows_over": 100} | COUNTED,
+        "action": "deny",
+    },
+    {
+        "name": "many need a DBA",
+        "when": {"operation": ["DELETE"], "rows_over": 100} | COUNTED,
+        "action": "hold",
+        "approvers": ["dba"],
+    },
+    {
+        "name": "read a little",
+        "when": {"class": ["read"], "rows_over": 100} | COUNTED,
+        "action": "deny",
+    },
+    {"name": "few", "when": {"operation": ["UPDATE", "DELETE"]} | COUNTED, "action": "allow"},
+    HOLDS,
+]
 
 
 class Site:
@@ -85,6 +106,7 @@ def site(
     server.execute(
         "CREATE SCHEMA stock",
         "CREATE TABLE stock.items AS SELECT n, n % 10 AS kind FROM generate_series(1, 10000) n",
+        "CREATE TABLE stock.counted AS SELECT n FROM generate_series(1, 10000) n",
         "CREATE TABLE stock.parts (n int) PARTITION BY RANGE (n)",
         "CREATE TABLE stock.low PARTITION OF stock.parts FOR VALUES FROM (0) TO (100)",
         "CREATE TABLE stock.high PARTITION OF stock.parts FOR VALUES FROM (100) TO (1000)",
@@ -93,8 +115,8 @@ def site(
         "GRANT USAGE ON SCHEMA stock TO PUBLIC",
         "GRANT ALL ON ALL TABLES IN SCHEMA stock TO scram",
         "ALTER TABLE stock.items OWNER TO scram",
-        "GRANT SELECT ON stock.items, stock.parts TO inspector",
-        "ANALYZE stock.items, stock.low, stock.high, stock.hidden",
+        "GRANT SELECT ON stock.items, stock.parts, stock.counted TO inspector",
+        "ANALYZE stock.items, stock.counted, stock.low, stock.high, stock.hidden",
         database="orders",
     )
     targets = [
@@ -107,7 +129,7 @@ def site(
             closing(SigningIssuer()) as issuer,
             gateways(folder, authority, lambda: issuer) as make,
         ):
-            gw = make(*targets, tables={"rule": [HOLDS]})
+            gw = make(*targets, tables={"rule": RULES})
             site = Site(gw, server, issuer.token("ana"))
             site.reports_search_path = request.param == "postgres18"
             yield site
@@ -194,6 +216,92 @@ def test_a_function_that_calls_itself_immutable_is_not_run_by_who_inspects(site:
         assert site.estimates(client, "UPDATE stock.items SET n = stock.lie(1)") == [
             {"rows": None, "why": "it may do more than its text says"}
         ]
+
+
+def test_the_session_of_a_changed_meaning_has_no_estimate(site: Site) -> None:
+    with site.connect() as client:
+        client.execute("SET transform_null_equals = on")
+        (found,) = site.estimates(client, "DELETE FROM stock.items WHERE kind = NULL")
+    changed = "changes setting transform_null_equals"
+    assert found == {"why": f"the session has changed what it may mean ({changed})"}
+
+
+def test_tables_that_inherit_are_counted_with_their_parent(site: Site) -> None:
+    site.server.execute(
+        "CREATE TABLE IF NOT EXISTS stock.heir () INHERITS (stock.hidden)",
+        "GRANT ALL ON stock.heir TO scram",
+        "INSERT INTO stock.heir SELECT generate_series(1, 100)",
+        "ANALYZE stock.heir",
+        database="orders",
+    )
+    try:
+        assert site.estimate("TRUNCATE stock.hidden")["rows"] == 101
+    finally:
+        site.server.execute("DROP TABLE stock.heir", database="orders")
+
+
+# --- rules by the number of rows
+
+
+def recorded(site: Site, pid: int) -> tuple[Row, list[Row]]:
+    """Return the session at the server's process `pid`, which is over, and its commands."""
+    site.gw.wait_until_idle()
+    seen = read(site.gw.archive)
+    (session,) = [one for one in seen.sessions if one["target_pid"] == pid]
+    return session, seen.commands_of(session)
+
+
+def test_a_rule_is_about_what_changes_more_rows_than_it_says(site: Site) -> None:
+    changes = "UPDATE stock.counted SET n = n WHERE n <= %s"
+    with site.connect() as client:
+        pid = client.info.backend_pid
+        client.execute(changes, [50])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as denied:
+            client.execute(changes, [5000])
+        client.execute("SELECT 1")
+    assert denied.value.diag.message_primary == 'agentaudit: denied by rule "few at a time"'
+    told = denied.value.diag.message_detail
+    assert told is not None
+    assert "; its rows: about 5,0" in told or "; its rows: about 4,9" in told
+    _, (small, large, _) = recorded(site, pid)
+    assert (small["decision"], small["rule"], small["status"]) == ("allow", "few", "ok")
+    assert small["estimated_rows"] == pytest.approx(50, rel=0.2)
+    assert (large["decision"], large["rule"], large["status"]) == (
+        *("deny", "few at a time", "denied"),
+    )
+
+
+def test_what_nobody_can_count_is_taken_for_too_much(site: Site) -> None:
+    with site.connect() as client, site.connect() as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE stock.counted IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as denied:
+            client.execute("UPDATE stock.counted SET n = n WHERE n = 1")
+    assert str(denied.value.diag.message_detail).endswith("; its rows: not known")
+
+
+def test_people_are_asked_about_many_rows_and_not_about_few(site: Site) -> None:
+    with site.connect() as client, client.transaction(force_rollback=True):
+        assert client.execute("DELETE FROM stock.counted WHERE n <= 50").rowcount == 50
+        both = "DELETE FROM stock.counted WHERE n = 77; DELETE FROM stock.counted WHERE n > 5000"
+    with site.connect() as client:
+        few, many = site.estimates(client, both)
+    assert few["rows"] < 100 < many["rows"]
+    assert site.estimate("DELETE FROM stock.counted")["rows"] == 10000
+
+
+def test_a_read_that_has_more_rows_than_was_expected_is_cut_short(site: Site) -> None:
+    # The planner takes each for every third row.
+    more = " AND ".join(f"n % {number} >= 0" for number in range(1, 6))
+    with closing(site.connect()) as client:
+        pid = client.info.backend_pid
+        assert len(client.execute("SELECT n FROM stock.counted WHERE n <= 50").fetchall()) == 50
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="denied by rule"):
+            client.execute("SELECT n FROM stock.counted")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="fewer rows may pass"):
+            client.execute(f"SELECT n FROM stock.counted WHERE {more}")
+    session, _ = recorded(site, pid)
+    assert session["close_reason"] == "rows_over"
 
 
 @pytest.mark.parametrize(

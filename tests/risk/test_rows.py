@@ -25,6 +25,18 @@ QUERIES = {
         "SELECT FROM t INNER JOIN s ON t.id = s.id",
         (),
     ),
+    "MERGE INTO t USING s ON false WHEN NOT MATCHED THEN INSERT VALUES (1)": (
+        "SELECT FROM t RIGHT JOIN s ON FALSE",
+        (),
+    ),
+    "MERGE INTO t USING s ON false WHEN NOT MATCHED BY SOURCE THEN DELETE": (
+        "SELECT FROM t LEFT JOIN s ON FALSE",
+        (),
+    ),
+    "DELETE FROM t WHERE n IN (1, 2) AND d > now() - interval '1 day' AND s LIKE 'a%'": (
+        "SELECT FROM t WHERE n IN (1, 2) AND d > now() - CAST('1 day' AS interval) AND s LIKE 'a%'",
+        (),
+    ),
     "WITH k AS (SELECT 1) INSERT INTO t SELECT * FROM k": (
         "WITH k AS (SELECT 1) SELECT * FROM k",
         (),
@@ -70,6 +82,16 @@ def test_some_are_about_all_rows_of_their_tables(text: str) -> None:
         ("PREPARE p AS DELETE FROM t", "it has no plan"),
         ("COPY t FROM STDIN", "it has no plan"),
         ("SELECT 1; SELECT 2", "it has no plan"),
+        # Each of these was shown with a number that was another one.
+        ("WITH t AS (SELECT 1) DELETE FROM t", "a query of its WITH has its table's name"),
+        ("WITH t AS (SELECT 1) UPDATE t SET n = 1", "a query of its WITH has its table's name"),
+        ("TRUNCATE a, b, c, d, e, f, g, h, i", "of 9 tables"),
+        ("TRUNCATE a CASCADE", "what depends on its tables goes as well (CASCADE)"),
+        ("VACUUM", "it names no table"),
+        ("REINDEX DATABASE d", "it names no table"),
+        ("INSERT INTO t VALUES (generate_series(1, 9))", "a row of its VALUES may become many"),
+        ("DELETE FROM t WHERE (NOT p) BETWEEN false AND true", "its text cannot be written anew"),
+        ("DELETE FROM t WHERE xmlroot(x, version a) IS NULL", "its text cannot be written anew"),
         ("SELECT 1" + " + 1" * 400, "its text cannot be written anew"),
         ("SELECT " + "NOT " * 400 + "true", "it may do more than its text says"),
     ],

@@ -1,8 +1,8 @@
 """Rules over what was recorded: which commands they would have let pass, beside what was decided.
 
 What a command does is taken as its row says, as it was read when it ran; a newer parser changes no
-history. Nothing is run, and what would have come after a command that was denied is not known: each
-is judged as if all others had passed.
+history; and so is how many rows it was about, where it ran. Nothing is run, and what would have
+come after a command that was denied is not known: each is judged as if all others had passed.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def judged(store: Store, policy: Policy) -> pa.Table:
             tuple(row["resources"] or ()),
             tuple(row["risk"] or ()),
             row["text"] or "",
-        )
+        ).about(row["about_rows"])
 
     reader = store.ask(named("backtest")).to_arrow_reader(_BATCH_ROWS)
-    decided_on = [name for name in reader.schema.names if name != "groups"]
+    decided_on = [n for n in reader.schema.names if n not in ("groups", "about_rows")]
     batches = []
     for batch in reader:
         decisions = [decide(row) for row in batch.to_pylist()]

@@ -25,7 +25,13 @@ from agentaudit.archive import canonical
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.archive.rows import encode
-from agentaudit.errors import RecordingError, StateError, TooLarge, TooManyPending
+from agentaudit.errors import (
+    NoSuchRequest,
+    RecordingError,
+    StateError,
+    TooLarge,
+    TooManyPending,
+)
 from agentaudit.gateway.admission import Admission
 from agentaudit.gateway.admitted import WINDOW_WORDS, Admitted
 from agentaudit.gateway.holds import Asked, Outcome
@@ -254,6 +260,8 @@ class Access:
         except StateError as error:
             self._fault(error)
             why = "nobody can be asked now"
+            # It may have been filed all the same.
+            self._unsettled[asked.request_id] = ("cancelled", True)
         except Exception as error:
             log.error("a statement cannot be filed", **without_content(error))
         if asked.request_id in self._withdrawn:
@@ -304,7 +312,12 @@ class Access:
             )
             if recorded:
                 await self._note_recorded([request_id])
+                self._in_sessions.discard(request_id)
+        except NoSuchRequest:
+            # A database that was restored, or that somebody has emptied: nobody can decide now.
             self._in_sessions.discard(request_id)
+            self._answer(request_id, Outcome(state="expired", why="nobody could be asked"))
+            return
         except StateError as error:
             self._fault(error)
             self._unsettled[request_id] = (state, recorded or request_id in self._waiting)
@@ -385,8 +398,8 @@ class Access:
         if self._is_out_of_reach:
             self._is_out_of_reach = False
             log.info("the state is in reach again")
-        unsettled, self._unsettled = self._unsettled, {}
-        for request_id, (state, recorded) in unsettled.items():
+        for request_id in list(self._unsettled):
+            state, recorded = self._unsettled.pop(request_id)
             await self._settle(request_id, state, recorded=recorded)
         if seen is None:
             return

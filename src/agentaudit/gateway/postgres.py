@@ -59,7 +59,9 @@ _LOGIN: Final = "agentaudit.login"
 _LOGINS: Final = frozenset({"", "password", "oauth"})
 _JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
 """What looks like a token: `eyJ` is how the base64url of a JSON object with a text key begins."""
-_CUTS_SHORT: Final = frozenset({"revoked", "window_end", "ended", "max_session", "session_bytes"})
+_CUTS_SHORT: Final = frozenset(
+    ["revoked", "window_end", "ended", "max_session", "session_bytes", "rows_over"]
+)
 """Ends of sessions that do not wait for what they run, which must not go on by itself."""
 _PROTOCOL_3: Final = b"\0\3"
 """The major version, behind the length of a start-up packet."""
@@ -102,7 +104,7 @@ class Door:
         self._sessions = sessions
         self._deadlines = deadlines or Deadlines()
         self._keys = CancelKeys() if keys is None else keys
-        self._inspecting = asyncio.Semaphore(MAX_AT_ONCE)
+        self._inspecting: dict[str, asyncio.Semaphore] = {}
 
     async def serve(self, wire: Wire) -> None:
         """See `wire` through its login; it is a session, refused or gone when this returns."""
@@ -459,8 +461,14 @@ class Door:
     def _inspector(self, access: TargetAccess) -> Inspector | None:
         if access.inspector is None:
             return None
-        user = access.settings.user
-        return Inspector(self._sessions.poller, access.inspector, user, self._inspecting)
+        turns = self._inspecting.setdefault(access.settings.name, asyncio.Semaphore(MAX_AT_ONCE))
+        return Inspector(
+            self._sessions.poller,
+            access.inspector,
+            access.settings.user,
+            turns,
+            self._sessions.spawn,
+        )
 
     def _ended(
         self, actor: Actor, route: CancelRoute, secret: bytes, admitted: Admitted

@@ -11,26 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+import structlog
 
 from agentaudit.errors import AgentauditError, TargetError
 from agentaudit.gateway import backend
 from agentaudit.gateway.connections import Poller
+from agentaudit.gateway.operational_log import without_content
 from agentaudit.gateway.serving import TargetAccess
 from agentaudit.gateway.wire import Wire
 from agentaudit.model import Command
 from agentaudit.protocols import postgres_messages as messages
+from agentaudit.risk import tree
 from agentaudit.risk.rows import Rows, rows
 
 TIMEOUT_S: Final = 3.0
 """For all that is asked about one decision: people need not wait longer to see the statement."""
 
 MAX_AT_ONCE: Final = 4
-"""Connections to targets of one process: agents pick how many statements wait at once."""
+"""Connections to one target: agents pick how many statements wait at once."""
 
 MAX_STATEMENTS: Final = 10
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
@@ -45,14 +48,15 @@ _PREPARE: Final = messages.query(
 _BEGIN: Final = messages.query("BEGIN READ ONLY")
 _ROLLBACK: Final = messages.query("ROLLBACK")
 _SEARCH_PATH: Final = "SELECT pg_catalog.set_config('search_path', $1, false)"
-# Of a partitioned table the partitions, each of which the server has counted by itself.
+# Of a table those that inherit from it too, partitions or not: the server counts each by itself.
 _SIZE: Final = """
+    WITH RECURSIVE whole(oid) AS (
+        SELECT pg_catalog.to_regclass($1)::pg_catalog.oid
+        UNION SELECT inhrelid FROM pg_catalog.pg_inherits JOIN whole ON inhparent = oid)
     SELECT CASE WHEN pg_catalog.bool_or(reltuples < 0) THEN NULL
            ELSE pg_catalog.sum(reltuples)::pg_catalog.int8 END
     FROM pg_catalog.pg_class
-    WHERE relkind IN ('r', 'm') AND oid IN (
-        SELECT pg_catalog.to_regclass($1)
-        UNION SELECT relid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)))
+    WHERE relkind IN ('r', 'm') AND oid IN (SELECT oid FROM whole)
 """
 _TEXT: Final = 25
 
@@ -62,6 +66,8 @@ _WHY: Final = {
     "55P03": "a table is locked",
     "57014": "the planner took too long",
 }
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +83,39 @@ class _Refused(AgentauditError):
 
 
 class Inspector:
-    """Asks one target's planner; `turns` are those of the whole process.
+    """Asks one target's planner; `turns` are those of all its sessions in this process.
 
-    `access` is by the login that asks, `user` the role of the sessions that it asks for.
+    `access` is by the login that asks, `user` the role of the sessions that it asks for; `spawn`
+    does what nobody waits for.
     """
 
     def __init__(
-        self, poller: Poller, access: TargetAccess, user: str, turns: asyncio.Semaphore
+        self,
+        poller: Poller,
+        access: TargetAccess,
+        user: str,
+        turns: asyncio.Semaphore,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._poller = poller
         self._access = access
         self._user = user
         self._turns = turns
+        self._spawn = spawn
+
+    def count(
+        self, questions: Sequence[Question], search_path: str | None, told: Callable[[], None]
+    ) -> None:
+        """Find out how many rows the commands are about, and call `told` whether it is known."""
+
+        async def count() -> None:
+            try:
+                shown: dict[str, Any] = {"statements": [{} for _ in questions]}
+                await self.complete(shown, questions, search_path)
+            finally:
+                told()
+
+        self._spawn(count())
 
     async def complete(
         self, shown: dict[str, Any], questions: Sequence[Question], search_path: str | None
@@ -109,6 +136,9 @@ class Inspector:
             why = "the inspecting login is not let in"
         except AgentauditError:
             why = "the inspecting login was cut off"
+        except Exception as error:
+            log.error("a planner cannot be asked", **without_content(error))
+            why = "the planner cannot be asked"
         if len(questions) > MAX_STATEMENTS:
             why = f"only the first {MAX_STATEMENTS} are asked about"
         for statement in statements:
@@ -148,7 +178,7 @@ async def _estimate(talk: _Talk, question: Question) -> dict[str, Any]:
         if asked.query:
             found["rows"] = await _planned(talk, asked, question.command.params)
         elif asked.is_whole and None not in sizes.values():
-            found["rows"] = sum(filter(None, sizes.values()))
+            found["rows"] = min(sum(filter(None, sizes.values())), MAX_ROWS)
         elif asked.why:
             found["why"] = asked.why
         if found["rows"] is None and "why" not in found:
@@ -173,6 +203,8 @@ async def _planned(talk: _Talk, asked: Rows, params: tuple[str | None, ...] | No
 
 async def _size(talk: _Talk, table: str) -> int | None:
     parts = [part.strip('"') for part in _PARTS.findall(table)]
+    if ".".join(map(tree.part, parts)) != table or any('"' in part for part in parts):
+        return None  # a name that this way of writing names does not tell from others
     quoted = ".".join('"' + part.replace('"', '""') + '"' for part in parts)
     try:
         answer = await talk.ask(_SIZE, [quoted])

@@ -22,6 +22,8 @@ cdef class Judge:
     cdef public object _policy
     cdef public bint _is_walsender
     cdef public object _inspector
+    cdef public dict _uncounted
+    cdef public dict _limits
     cdef public object _before
     cdef public object _settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from agentaudit.risk import sql
 SQLSTATE: Final = {
     "protocol_error": "08P01",
     "session_bytes": "53400",
+    "rows_over": "42501",
     "max_session": "57P01",
     "window_end": "57P01",
     "revoked": "57P01",
@@ -94,6 +96,8 @@ class Judge:
         may_hold = policy.may_hold
         self._before: deque[Command] | None = deque(maxlen=MAX_REMEMBERED) if may_hold else None
         self._settings: dict[str, str] = {}
+        self._uncounted: dict[int, Decision] = {}
+        self._limits: dict[int, tuple[int, str]] = {}
         if not policy.is_open:
             conversation.ask_before_binding(self._may_bind)
 
@@ -120,16 +124,26 @@ class Judge:
         command.rule = decision.rule
         if decision.action == "allow":
             return None
-        message = f'agentaudit: denied by rule "{decision.rule}"'
-        if decision.hold is not None:
-            if not (isinstance(command, Execution) and command.is_only_bound):
-                return None if self._is_approved(command) else decision.hold
+        waits = decision.hold
+        if decision.otherwise is not None:
+            waits = Hold(rule=decision.rule, approvers=(), counts=True)
+        if waits is None:
+            return self._denial(command)
+        if isinstance(command, Execution) and command.is_only_bound:
             command.decision = "deny"
-            message += ": what people decide on must be bound and executed in one go"
+            return self._denial(command, ": what must wait is to be bound and executed in one go")
+        if self._is_approved(command):
+            return None
+        if waits.counts:
+            command.decision = "hold"
+            self._uncounted[command.command_no] = decision
+        return waits
+
+    def _denial(self, command: Command, why: str = "", detail: str = "") -> Refusal:
         return Refusal(
             code="42501",
-            message=message,
-            detail=f"session {self._session.session_id}, command {command.command_no}",
+            message=f'agentaudit: denied by rule "{command.rule}"{why}',
+            detail=f"session {self._session.session_id}, command {command.command_no}{detail}",
             hint="ask the gateway's operator what this rule allows",
         )
 
@@ -140,6 +154,56 @@ class Judge:
         if known.decision is None:
             known.decision = self._policy.decide(known, statement.sql)
         return known.decision.action == "allow"
+
+    # --- what waits until it is counted
+
+    def count(self, step: Step, told: Callable[[], None]) -> None:
+        if self._inspector is None or self._is_walsender or self._why_uncounted() is not None:
+            asyncio.get_running_loop().call_soon(told)
+        else:
+            self._inspector.count(self._questions(step), self._search_path(), told)
+
+    def recount(self, step: Step) -> Refusal | list[Hold]:
+        holds: list[Hold] = []
+        refusal: Refusal | None = None
+        for command in step.starts:
+            decision = self._uncounted.pop(command.command_no, None)
+            if decision is None:
+                if command.decision == "hold":
+                    holds += [hold for hold in self._holds(command) if hold not in holds]
+                continue
+            rows = command.estimated_rows
+            found = decision.about(rows)
+            command.decision, command.rule = found.action, found.rule
+            if found.action == "deny":
+                told = "not known" if rows is None else f"about {rows:,}"
+                refusal = refusal or self._denial(command, detail=f"; its rows: {told}")
+            elif found.hold is not None:
+                if found.hold not in holds:
+                    holds.append(found.hold)
+            elif (limit := decision.limit()) is not None:
+                self._limits[command.command_no] = limit
+        if refusal is None:
+            return holds
+        rule = next(c.rule for c in step.starts if c.decision == "deny")
+        for command in step.starts:
+            command.decision, command.rule = "deny", rule
+        return refusal
+
+    def _holds(self, command: Command) -> list[Hold]:
+        known = self._classify(command).decision
+        return [] if known is None or known.hold is None else [known.hold]
+
+    def is_over(self) -> str:
+        if not self._limits:
+            return ""
+        number, rows = self._conversation.returned()
+        limit, rule = self._limits.get(number, (rows, ""))
+        if rows > limit:
+            return rule
+        # Answers come in order: what is before this one is over.
+        self._limits = {n: at for n, at in self._limits.items() if number == -1 or n >= number}
+        return ""
 
     # --- what waits for people
 
@@ -187,8 +251,21 @@ class Judge:
     def completes(self, step: Step, shown: dict[str, Any]) -> Callable[[], Awaitable[None]] | None:
         if self._inspector is None or self._is_walsender:
             return None
-        questions = [Question(command, _text(command)) for command in step.starts]
-        return partial(self._inspector.complete, shown, questions, self._search_path())
+        if (why := self._why_uncounted()) is not None:
+            for statement in shown["statements"]:
+                statement["estimate"] = {"why": why}
+            return None
+        return partial(self._inspector.complete, shown, self._questions(step), self._search_path())
+
+    def _questions(self, step: Step) -> list[Question]:
+        return [Question(command, _text(command)) for command in step.starts]
+
+    def _why_uncounted(self) -> str | None:
+        """Return why another session's planner would take it for something else."""
+        changed = [risk for risk in self._settings if not risk.startswith(_MOVES_PATH)]
+        if not changed:
+            return None
+        return f"the session has changed what it may mean ({changed[0]})"
 
     def _search_path(self) -> str | None:
         """Return where names are looked for, or None where it is as the session began.
@@ -316,7 +393,7 @@ _TERMINATE: Final = messages.terminate()
 _FLUSH: Final = messages.flush()
 _CHANGES: Final = ("changes setting", "switches role", "row security", "calls set_config")
 """Findings of what changes the meaning of what follows."""
-_MOVES_PATH: Final = ("changes setting search_path", "calls set_config")
+_MOVES_PATH: Final = "changes setting search_path"
 _FAMILIES: Final = re.compile(r"(setting (?:log_|pgaudit\.)).*")
 
 

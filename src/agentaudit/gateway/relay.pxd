@@ -15,6 +15,7 @@ cdef class _Paused:
     cdef public object asked
     cdef public str commit
     cdef public list holds
+    cdef public bint is_counting
     cdef public bint is_moot
     cdef public bint is_nudged
     cdef public bytes notice

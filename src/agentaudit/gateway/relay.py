@@ -78,6 +78,21 @@ class Judge(Protocol):
         """Return what a reviewer is to see of what `step` starts, as JSON has it."""
         ...
 
+    def count(self, step: Step, told: Callable[[], None]) -> None:
+        """Find out how many rows what `step` starts is about; call `told` then, or at the end."""
+        ...
+
+    def recount(self, step: Step) -> Refusal | list[Hold]:
+        """Decide again about what `step` starts, now that it is counted.
+
+        Return why it may not pass, or who must decide whether it may: nobody, where it may.
+        """
+        ...
+
+    def is_over(self) -> str:
+        """Return the rule that lets fewer rows pass than the target has sent; mostly none."""
+        ...
+
     def completes(self, step: Step, shown: dict[str, Any]) -> Callable[[], Awaitable[None]] | None:
         """Return what adds to `shown` what takes time to find out, if anything does."""
         ...
@@ -146,6 +161,7 @@ class _Paused:
         "backlog_bytes",
         "commit",
         "holds",
+        "is_counting",
         "is_moot",
         "is_nudged",
         "notice",
@@ -164,6 +180,7 @@ class _Paused:
         self.backlog_bytes = 0
         self.asked: Asked | None = None
         self.notice = b""
+        self.is_counting = False
         self.is_moot = False
         self.is_nudged = False
 
@@ -392,6 +409,12 @@ class Relay:
                 )
             elif self._drain_words is not None:
                 self._drain_if_idle()
+            if direction is self._down and (rule := self._judge.is_over()):
+                self.end(
+                    "rows_over",
+                    f'by rule "{rule}" fewer rows may pass than this has',
+                    "ask for fewer rows, or the gateway's operator what this rule allows",
+                )
 
     def _take(self, steps: Iterable[Step]) -> None:
         up: list[bytes] = []
@@ -515,6 +538,8 @@ class Relay:
     def _pause(self, step: Step, holds: list[Hold]) -> _Paused:
         """Let `step`, whose events are recorded next, wait, and its client with it."""
         text = step.events[0].text if step.events else None
+        # Counted first: whom to ask may depend on it.
+        holds.sort(key=lambda hold: not hold.counts)
         return _Paused(step, holds, self.session.commit_next(text))
 
     def _keep(self, paused: _Paused, data: bytes) -> None:
@@ -574,6 +599,11 @@ class Relay:
     def _ask(self, paused: _Paused) -> None:
         starts = paused.step.starts
         hold = paused.holds[0]
+        if hold.counts:
+            if not paused.is_counting:
+                paused.is_counting = True
+                self._judge.count(paused.step, lambda: self._counted(paused))
+            return
         held = [c for c in starts if c.decision == "hold" and c.rule == hold.rule]
         shown = self._judge.describe(paused.step)
         asked = Asked(
@@ -593,6 +623,23 @@ class Relay:
         for command in held:
             command.request_id = asked.request_id
         self._asks.ask(asked)
+
+    def _counted(self, paused: _Paused) -> None:
+        """Go on with what waited until its rows were counted, refuse it, or ask people."""
+        if self._paused is not paused:
+            return
+        paused.is_counting = False
+        verdict = self._judge.recount(paused.step)
+        try:
+            if isinstance(verdict, Refusal):
+                self._go_on(paused, verdict)
+            elif verdict:
+                paused.holds = verdict
+                self._ask(paused)
+            else:
+                self._go_on(paused, Outcome(state="approved"))
+        except RecordingError as error:
+            self.recording_failed(error)
 
     def _filed(self, asked: Asked) -> None:
         paused = self._paused
@@ -653,10 +700,12 @@ class Relay:
         except RecordingError as error:
             self.recording_failed(error)
 
-    def _go_on(self, paused: _Paused, outcome: Outcome) -> None:
+    def _go_on(self, paused: _Paused, outcome: Outcome | Refusal) -> None:
         self._paused = None
         step, up = paused.step, list[bytes]()
-        if outcome.state == "approved":
+        if isinstance(outcome, Refusal):
+            self._refuse(step, outcome, up)
+        elif outcome.state == "approved":
             self._judge.approve(step)
             up.append(step.frame)
             self._last_client_frame = step.frame

@@ -18,7 +18,7 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +45,8 @@ MAX_QUEUED: Final = 1000
 
 MAX_KEPT: Final = 1000
 """Events that a listener which comes back may have missed."""
+
+MAX_KEPT_BYTES: Final = 16 << 20
 
 KEEP_ALIVE_S: Final = 15.0
 LOOK_S: Final = 0.25
@@ -96,7 +98,8 @@ class Stream:
         self._layout = Layout(own.archive)
         self._names = own.names
         self._subscribers: set[Subscriber] = set()
-        self._kept: deque[StreamEvent] = deque(maxlen=MAX_KEPT)
+        self._kept: deque[StreamEvent] = deque()
+        self._kept_bytes = 0
         self._epoch = secrets.token_hex(4)
         self._number = 0
         self._is_wanted = asyncio.Event()
@@ -188,6 +191,9 @@ class Stream:
 
     def _pass_on(self, event: StreamEvent) -> None:
         self._kept.append(event)
+        self._kept_bytes += len(event.line)
+        while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft().line)
         for each in self._subscribers:
             if each.end or not self._may_see(each.caller, event):
                 continue
@@ -238,6 +244,7 @@ class Stream:
                 follower.close()
             # Whoever comes later cannot go on from before: nobody has looked meanwhile.
             self._kept.clear()
+            self._kept_bytes = 0
             self._number += 1
 
     async def _look_at_state(self) -> None:
@@ -316,16 +323,24 @@ def _command(seen: Seen, facts: Mapping[str, Any]) -> dict[str, Any]:
     row["is_cut"] = len(text) > MAX_TEXT_CHARACTERS
     for name in ("columns", "origins", "paths", "resources", "risk", "params", "sha256"):
         if name in row:
-            row[name] = [
-                None if value is None else str(value)[: MAX_TEXT_CHARACTERS // 4]
-                for value in row[name][:20]
-            ]
+            row[name] = _cut(row[name])
     for name in ("error_text", "target_ref", "traceparent"):
         if name in row:
             row[name] = str(row[name])[:MAX_TEXT_CHARACTERS]
     return (
         {name: facts.get(name, "") for name in _FACTS} | row | {"session_id": str(seen.session_id)}
     )
+
+
+def _cut(values: Sequence[Any]) -> list[str | None]:
+    """Return the first of a list, which take no more together than a text may."""
+    kept: list[str | None] = []
+    left = MAX_TEXT_CHARACTERS
+    for value in values[:20]:
+        text = None if value is None else str(value)[: min(left, MAX_TEXT_CHARACTERS // 4)]
+        kept.append(text)
+        left -= len(text or "")
+    return kept
 
 
 def _session(seen: Seen, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,16 @@ class Conversation(model.Conversation):
         first = self._ledger.owed.first
         return first is not None and first.command in step.starts
 
+    def returned(self) -> tuple[int, int]:
+        """Return the command that is being answered, and of how many rows the server has told.
+
+        The number is -1 where there is none. What COPY brings is not counted.
+        """
+        first = self._ledger.owed.first
+        if first is None or first.command is None:
+            return -1, 0
+        return first.command.command_no, self._replies._rows
+
     def fetched(self, cursor: str) -> tuple[Prepared, ...] | None:
         """Return the statements that an SQL FETCH from `cursor` may run, if a client bound it.
 

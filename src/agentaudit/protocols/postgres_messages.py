@@ -388,7 +388,7 @@ def query(sql: str) -> bytes:
 
 def parse(name: str, sql: str, types: Sequence[int] = ()) -> bytes:
     """Return the message that prepares a statement; 0 of `types` lets the server find out."""
-    counted = _INT16.pack(len(types)) + b"".join(map(_UINT32.pack, types))
+    counted = _UINT16.pack(len(types)) + b"".join(map(_UINT32.pack, types))
     return frame(b"P", _cstring(name) + _cstring(sql) + counted)
 
 
@@ -398,7 +398,7 @@ def bind(parameters: Sequence[str | None] = ()) -> bytes:
     for each in parameters:
         value = None if each is None else each.encode()
         values += _INT32.pack(-1) if value is None else _INT32.pack(len(value)) + value
-    return frame(b"B", b"\0\0\0\0" + _INT16.pack(len(parameters)) + bytes(values) + b"\0\0")
+    return frame(b"B", b"\0\0\0\0" + _UINT16.pack(len(parameters)) + bytes(values) + b"\0\0")
 
 
 def execute() -> bytes:
