@@ -60,6 +60,10 @@ def test_a_change_is_asked_about_as_a_read_of_its_rows(text: str) -> None:
 def test_some_say_themselves_how_many_rows_there_are() -> None:
     assert rows("INSERT INTO t VALUES (1, DEFAULT), (2, DEFAULT)") == Rows(count=2, tables=("t",))
     assert rows("INSERT INTO t DEFAULT VALUES") == Rows(count=1, tables=("t",))
+    assert rows("SHOW search_path") == Rows(count=1)
+    assert rows("FETCH 50 FROM c") == rows("FETCH BACKWARD 50 FROM c") == Rows(count=50)
+    assert rows("FETCH c") == Rows(count=1)
+    assert rows("MOVE 50 FROM c") == Rows(count=0)
     assert rows("DELETE FROM t WHERE CURRENT OF c") == Rows(count=1, tables=("t",))
 
 
@@ -81,6 +85,9 @@ def test_some_are_about_all_rows_of_their_tables(text: str) -> None:
         ("BEGIN", "it has no plan"),
         ("PREPARE p AS DELETE FROM t", "it has no plan"),
         ("COPY t FROM STDIN", "it has no plan"),
+        ("FETCH ALL FROM c", "it has no plan"),
+        ("FETCH BACKWARD ALL FROM c", "it has no plan"),
+        ("SHOW ALL", "it has no plan"),
         ("SELECT 1; SELECT 2", "it has no plan"),
         # Each of these was shown with a number that was another one.
         ("WITH t AS (SELECT 1) DELETE FROM t", "a query of its WITH has its table's name"),

@@ -49,6 +49,9 @@ _SETS: Final = frozenset(
 )
 """Functions that make several rows of one of VALUES."""
 
+_MAX_FETCHED: Final = 2**31
+"""FETCH ALL asks for more."""
+
 _WRITING: Final = frozenset(
     words(
         """
@@ -179,6 +182,10 @@ def _query(statement: Any) -> Any:
         return _read(statement)
     if isinstance(statement, ast.InsertStmt):
         return _inserted(statement)
+    if isinstance(statement, ast.VariableShowStmt) and statement.name != "all":
+        return 1
+    if isinstance(statement, ast.FetchStmt) and abs(statement.howMany) <= _MAX_FETCHED:
+        return 0 if statement.ismove else abs(statement.howMany)
     if isinstance(statement, ast.MergeStmt):
         return _select(statement, (_merged(statement),))
     if not isinstance(statement, ast.DeleteStmt | ast.UpdateStmt):
