@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 from uuid import UUID
 
 from agentaudit.archive import journal, known
@@ -44,6 +44,10 @@ from agentaudit.archive.verify_rows import RowsCheck
 from agentaudit.errors import ArchiveError, TamperedError
 
 _NEXT_EVENT = {"open_segment": "first_event", "stop": "next_event"}
+
+
+UNSEALED: Final = "was begun and has neither journal nor seal"
+"""Of a copy it is what has not ended yet; of an archive, what is lost."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -464,7 +468,7 @@ class LogCheck:
                 self._found(
                     "journal",
                     f"{self._place} entry {number}",
-                    f"segment {segment_text} was begun and has neither journal nor seal",
+                    f"segment {segment_text} {UNSEALED}",
                 )
         for segment_text, ticks in self._ticks.items():
             if UUID(segment_text) not in live and segment_text not in self._opened:

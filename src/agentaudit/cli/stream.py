@@ -251,6 +251,7 @@ def pull(arguments: argparse.Namespace) -> int:
     """Bring an archive from a gateway, whole at one checkpoint of each log."""
     from agentaudit.archive import pulling
     from agentaudit.archive.verify import verify
+    from agentaudit.archive.verify_log import UNSEALED
 
     remote = Remote(arguments.url, arguments.token_file, arguments.ca_file)
     source = _Files(remote)
@@ -268,7 +269,7 @@ def pull(arguments: argparse.Namespace) -> int:
         ) from None
     result = verify(root, remember=False)
     # What a live segment has is in its journal, which no copy has before it is sealed.
-    unsealed = [finding for finding in result.findings if finding.check == "journal"]
+    unsealed = [finding for finding in result.findings if finding.seen.endswith(UNSEALED)]
     findings = [str(finding) for finding in result.findings if finding not in unsealed]
     if arguments.json:
         members = {"fetched": pulled.fetched, "kept": pulled.kept, "logs": pulled.sizes}

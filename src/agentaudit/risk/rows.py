@@ -184,8 +184,10 @@ def _query(statement: Any) -> Any:
         return _inserted(statement)
     if isinstance(statement, ast.VariableShowStmt) and statement.name != "all":
         return 1
-    if isinstance(statement, ast.FetchStmt) and abs(statement.howMany) <= _MAX_FETCHED:
-        return 0 if statement.ismove else abs(statement.howMany)
+    if isinstance(statement, ast.FetchStmt):
+        fetched = abs(statement.howMany or 0)
+        if fetched <= _MAX_FETCHED:
+            return 0 if statement.ismove else fetched
     if isinstance(statement, ast.MergeStmt):
         return _select(statement, (_merged(statement),))
     if not isinstance(statement, ast.DeleteStmt | ast.UpdateStmt):
