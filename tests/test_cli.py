@@ -102,6 +102,7 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "grants",
         "revoke",
         "ticket",
+        "connect",
         "end",
         "block",
         "unblock",
