@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentaudit.archive.keys import create_key
-from agentaudit.gateway.check import Check, _holds, _retention, check
+from agentaudit.gateway.check import Check, _retention, _uncounted, check
 from agentaudit.settings import Settings, parse_address
 from agentaudit.witness.server import WitnessServer, create_witness
 from tests.peers.certificates import Authority
@@ -262,6 +262,6 @@ def test_rules_that_count_rows_where_nobody_can_are_named(tmp_path: Path) -> Non
     ]
     counts = {"rows_over": 5, "target": ["orders", "billing"]}
     rules = [{"name": "few", "when": counts, "action": "deny"}]
-    found = _holds(settings(tmp_path, target=tables, rule=rules))
+    found = _uncounted(settings(tmp_path, target=tables, rule=rules))
     assert [(each.name, each.ok) for each in found] == [("rows_over", False)]
     assert 'on target "orders" nobody counts' in found[0].message

@@ -541,7 +541,7 @@ class _Connection:
         data = b""
         asked: set[type] = set()
         while True:
-            self.is_postgres = len(data) >= 8 and data[4:6] == b"\0\3"
+            self.is_postgres = messages.begins_startup(data)
             packet = messages.parse_startup(data)
             if packet is None:
                 data += await self.client.more()

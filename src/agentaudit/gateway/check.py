@@ -47,6 +47,7 @@ def check(settings: Settings) -> list[Check]:
     """Return what came of trying the settings; blocks, for up to half a minute an address."""
     findings = [_archive(settings), _sealing(), _workers(settings), *_keys(settings)]
     findings += [_retention(settings), _rules(settings), *_holds(settings)]
+    findings += _uncounted(settings)
     if settings.needs_state:
         findings.append(_state(settings))
     findings += _listener(settings)
@@ -147,7 +148,7 @@ def _rules(settings: Settings) -> Check:
 
 
 def _holds(settings: Settings) -> list[Check]:
-    """Say what nobody could ever decide on, or count."""
+    """Say what nobody could ever decide on."""
     nobody = [f'rule "{r.name}"' for r in settings.rule if r.action == "hold" and not r.approvers]
     for target in settings.target:
         if target.default == "hold" and not target.approvers:
@@ -158,18 +159,28 @@ def _holds(settings: Settings) -> list[Check]:
         Check("approvers", False, f"{where}: nobody may decide, so it is denied", "set approvers")
         for where in nobody
     ]
-    for rule in settings.rule:
-        for target in settings.target:
-            about = rule.when.target is None or target.name in rule.when.target
-            if rule.when.rows_over is not None and about and not target.inspect_user:
-                where = f'rule "{rule.name}"'
-                message = f'{where}: on target "{target.name}" nobody counts, so all is over'
-                findings.append(Check("rows_over", False, message, "set inspect_user there"))
     if settings.needs_state and settings.listen.control is None:
         message = "people are asked here, and listen.control is not set"
         hint = "decisions can be made by another gateway that shares the state"
         findings.append(Check("control", True, message, hint))
     return findings
+
+
+def _uncounted(settings: Settings) -> list[Check]:
+    """Say which rules count rows where nobody can."""
+    return [
+        Check(
+            "rows_over",
+            False,
+            f'rule "{rule.name}": on target "{target.name}" nobody counts, so all is over',
+            "set inspect_user there",
+        )
+        for rule in settings.rule
+        for target in settings.target
+        if rule.when.rows_over is not None
+        and (rule.when.target is None or target.name in rule.when.target)
+        and not target.inspect_user
+    ]
 
 
 def _state(settings: Settings) -> Check:

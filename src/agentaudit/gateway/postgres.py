@@ -63,8 +63,6 @@ _CUTS_SHORT: Final = frozenset(
     ["revoked", "window_end", "ended", "max_session", "session_bytes", "rows_over"]
 )
 """Ends of sessions that do not wait for what they run, which must not go on by itself."""
-_PROTOCOL_3: Final = b"\0\3"
-"""The major version, behind the length of a start-up packet."""
 
 log = structlog.get_logger()
 
@@ -566,7 +564,7 @@ class _Connection:
         data = b""
         asked: set[type] = set()
         while True:
-            self.is_postgres = len(data) >= 8 and data[4:6] == _PROTOCOL_3
+            self.is_postgres = messages.begins_startup(data)
             packet = messages.parse_startup(data)
             if packet is None:
                 data += await self.wire.more()

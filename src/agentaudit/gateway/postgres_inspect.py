@@ -110,22 +110,23 @@ class Inspector:
 
         async def count() -> None:
             try:
-                shown: dict[str, Any] = {"statements": [{} for _ in questions]}
-                await self.complete(shown, questions, search_path)
+                await self.estimate([{} for _ in questions], questions, search_path)
             finally:
                 told()
 
         self._spawn(count())
 
-    async def complete(
-        self, shown: dict[str, Any], questions: Sequence[Question], search_path: str | None
+    async def estimate(
+        self,
+        statements: Sequence[dict[str, Any]],
+        questions: Sequence[Question],
+        search_path: str | None,
     ) -> None:
-        """Add to each statement that is `shown` how many rows it is about, or why nobody knows.
+        """Add to each statement, as it is shown, how many rows it is about, or why nobody knows.
 
         The commands get the number too, for their rows of the archive.
         `search_path` is where the session looks for names; None leaves it to the login's own.
         """
-        statements = shown["statements"]
         why = "the planner did not answer in time"
         try:
             async with asyncio.timeout(TIMEOUT_S), self._turns:

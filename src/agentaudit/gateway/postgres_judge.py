@@ -194,7 +194,7 @@ class Judge:
         known = self._classify(command).decision
         return [] if known is None or known.hold is None else [known.hold]
 
-    def is_over(self) -> str:
+    def exceeded_rule(self) -> str:
         if not self._limits:
             return ""
         number, rows = self._conversation.returned()
@@ -255,7 +255,12 @@ class Judge:
             for statement in shown["statements"]:
                 statement["estimate"] = {"why": why}
             return None
-        return partial(self._inspector.complete, shown, self._questions(step), self._search_path())
+        return partial(
+            self._inspector.estimate,
+            shown["statements"],
+            self._questions(step),
+            self._search_path(),
+        )
 
     def _questions(self, step: Step) -> list[Question]:
         return [Question(command, _text(command)) for command in step.starts]

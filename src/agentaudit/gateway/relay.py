@@ -89,7 +89,7 @@ class Judge(Protocol):
         """
         ...
 
-    def is_over(self) -> str:
+    def exceeded_rule(self) -> str:
         """Return the rule that lets fewer rows pass than the target has sent; mostly none."""
         ...
 
@@ -409,7 +409,7 @@ class Relay:
                 )
             elif self._drain_words is not None:
                 self._drain_if_idle()
-            if direction is self._down and (rule := self._judge.is_over()):
+            if direction is self._down and (rule := self._judge.exceeded_rule()):
                 self.end(
                     "rows_over",
                     f'by rule "{rule}" fewer rows may pass than this has',

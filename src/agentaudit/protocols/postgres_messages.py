@@ -87,6 +87,11 @@ class StartupMessage:
 Startup = DirectTLS | SSLRequest | GSSENCRequest | CancelRequest | StartupMessage
 
 
+def begins_startup(data: bytes) -> bool:
+    """Return whether `data` begins as a start-up packet does, of protocol 3.0 or newer."""
+    return len(data) >= 8 and data[4:6] == b"\0\3"
+
+
 def parse_startup(data: bytes) -> Startup | None:
     """Return the first start-up packet in `data`, or None where more bytes are needed.
 

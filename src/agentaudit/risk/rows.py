@@ -97,9 +97,10 @@ def rows(text: str) -> Rows:
     named = told.writes or told.reads
     tables = named[:MAX_TABLES]
     try:
-        tree = orjson.loads(libpg_query.parse_sql_json(text))
+        parsed = libpg_query.parse_sql_json(text)
+        tree = orjson.loads(parsed)
         if told.operation in _WHOLE or (told.operation == "COPY" and _is_copied_whole(tree)):
-            _refuse_half(named, text)
+            _refuse_half(named, parsed)
             return Rows(tables=tables, is_whole=True)
         if "writes in with" in told.risk:
             raise _NoQuestion("a query of its WITH writes")
@@ -117,13 +118,13 @@ def rows(text: str) -> Rows:
     return Rows(query=written, parameters=numbers, tables=tables)
 
 
-def _refuse_half(named: tuple[str, ...], text: str) -> None:
+def _refuse_half(named: tuple[str, ...], parsed: str) -> None:
     """Refuse what is about more than the tables that are asked about."""
     if not named:
         raise _NoQuestion("it names no table")
     if len(named) > MAX_TABLES:
         raise _NoQuestion(f"of {len(named)} tables")
-    if b"DROP_CASCADE" in libpg_query.parse_sql_json(text).encode():
+    if "DROP_CASCADE" in parsed:
         raise _NoQuestion("what depends on its tables goes as well (CASCADE)")
 
 
