@@ -270,3 +270,13 @@ def test_a_rule_by_the_number_of_rows_decides_once_that_is_known() -> None:
     assert decided("CREATE TABLE t (a int)", *rules).about(10) == DEFAULT
     assert decided("DELETE FROM t", allow(operation=["DELETE"])).limit() is None
     assert decided("DELETE FROM t", deny()).about(None) == Decision("deny", "1")
+
+
+def test_a_policy_that_counts_rows_remembers_what_a_session_sets() -> None:
+    def may_hold(*rules: dict[str, Any]) -> bool:
+        named = [{"name": str(number), **rule} for number, rule in enumerate(rules)]
+        policy = Policy(json.dumps({"rules": named, "targets": TARGETS}).encode())
+        return policy.for_session(target="scratch", protocol="postgres", groups=()).may_hold
+
+    assert may_hold(deny(rows_over=5))
+    assert not may_hold(deny(), allow())

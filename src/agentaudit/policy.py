@@ -245,8 +245,10 @@ class SessionPolicy:
 
     @property
     def may_hold(self) -> bool:
-        """Whether there is a command that it holds."""
-        return self.default.action == "hold" or any(rule.hold for rule in self.rules)
+        """Whether there is a command that it holds, be it until its rows are counted."""
+        return self.default.action == "hold" or any(
+            rule.hold is not None or rule.rows_over is not None for rule in self.rules
+        )
 
     def decide(self, command: Judged, text: str) -> Decision:
         """Return what may happen to `command`; `text` is all of it, where its row has a part."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import psycopg
@@ -61,8 +61,8 @@ class Site:
         self.reports_search_path = True
         self.state = State.open("sqlite:///state.db", base=gw.directory)
 
-    def connect(self, target: str = "orders") -> psycopg.Connection[Any]:
-        return psycopg.connect(self.gw.dsn(target, self.token), autocommit=True)
+    def connect(self, target: str = "orders", **keys: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.gw.dsn(target, self.token), autocommit=True, **keys)
 
     def estimates(
         self,
@@ -176,6 +176,17 @@ def test_names_are_looked_for_where_the_session_does(site: Site) -> None:
         assert found["rows"] == 10000
     else:
         assert found["why"] == "the inspecting login does not find a table of that name"
+
+
+def test_what_the_session_began_with_counts_for_the_planner_too(site: Site) -> None:
+    options = "-c search_path=stock -c transform_null_equals=on -c client_encoding=LATIN1"
+    with site.connect(options=options) as client:
+        client.execute("SET client_encoding = UTF8")
+        (found,) = site.estimates(client, "DELETE FROM items")
+        (none,) = site.estimates(client, "DELETE FROM items WHERE kind = NULL")
+        (few,) = site.estimates(client, "DELETE FROM items WHERE kind IS NULL")
+    assert found["rows"] == 10000
+    assert none["rows"] == few["rows"]
 
 
 def test_who_reviews_learns_why_there_is_no_estimate(site: Site) -> None:
@@ -300,6 +311,15 @@ def test_a_read_that_has_more_rows_than_was_expected_is_cut_short(site: Site) ->
             client.execute("SELECT n FROM stock.counted")
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="fewer rows may pass"):
             client.execute(f"SELECT n FROM stock.counted WHERE {more}")
+    session, _ = recorded(site, pid)
+    assert session["close_reason"] == "rows_over"
+
+
+def test_a_short_answer_with_too_many_rows_ends_the_session_behind_it(site: Site) -> None:
+    more = " AND ".join(f"n % {number} >= 0" for number in range(1, 6))
+    with closing(site.connect()) as client, suppress(psycopg.Error):
+        pid = client.info.backend_pid
+        client.execute(f"SELECT n FROM stock.counted WHERE n <= 400 AND {more}")
     session, _ = recorded(site, pid)
     assert session["close_reason"] == "rows_over"
 

@@ -427,7 +427,7 @@ class Door:
                     scope=connection.admitted.scope,
                 ),
                 is_walsender=bool(connection.replication),
-                inspector=self._inspector(access),
+                inspector=self._inspector(access, connection.parameters_for_target()),
             ),
             recorder=sessions.recorder,
             session=session,
@@ -456,7 +456,7 @@ class Door:
         if sessions.is_draining:
             relay.drain("this gateway is shutting down", "connect again")
 
-    def _inspector(self, access: TargetAccess) -> Inspector | None:
+    def _inspector(self, access: TargetAccess, startup: dict[str, str]) -> Inspector | None:
         if access.inspector is None:
             return None
         turns = self._inspecting.setdefault(access.settings.name, asyncio.Semaphore(MAX_AT_ONCE))
@@ -464,6 +464,7 @@ class Door:
             self._sessions.poller,
             access.inspector,
             access.settings.user,
+            startup,
             turns,
             self._sessions.spawn,
         )

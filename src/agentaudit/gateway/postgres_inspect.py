@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -85,8 +85,8 @@ class _Refused(AgentauditError):
 class Inspector:
     """Asks one target's planner; `turns` are those of all its sessions in this process.
 
-    `access` is by the login that asks, `user` the role of the sessions that it asks for; `spawn`
-    does what nobody waits for.
+    `access` is by the login that asks. The session that it asks for began as the role `user`, with
+    the settings of `startup`; `spawn` does what nobody waits for.
     """
 
     def __init__(
@@ -94,12 +94,14 @@ class Inspector:
         poller: Poller,
         access: TargetAccess,
         user: str,
+        startup: Mapping[str, str],
         turns: asyncio.Semaphore,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._poller = poller
         self._access = access
         self._user = user
+        self._startup = startup
         self._turns = turns
         self._spawn = spawn
 
@@ -125,7 +127,7 @@ class Inspector:
         """Add to each statement, as it is shown, how many rows it is about, or why nobody knows.
 
         The commands get the number too, for their rows of the archive.
-        `search_path` is where the session looks for names; None leaves it to the login's own.
+        `search_path` is where the session looks for names; None leaves it as it began.
         """
         why = "the planner did not answer in time"
         try:
@@ -151,7 +153,8 @@ class Inspector:
         search_path: str | None,
         statements: Sequence[dict[str, Any]],
     ) -> None:
-        parameters = {"application_name": "agentaudit inspects"}
+        # What changes the meaning of a text from the start on does so here too.
+        parameters = {**self._startup, "application_name": "agentaudit inspects"}
         server = await backend.log_in(self._poller, self._access, parameters)
         try:
             talk = _Talk(server.wire, server.rest)

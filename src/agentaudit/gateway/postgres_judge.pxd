@@ -23,7 +23,7 @@ cdef class Judge:
     cdef public bint _is_walsender
     cdef public object _inspector
     cdef public dict _uncounted
-    cdef public dict _limits
+    cdef public list _limits
     cdef public object _before
     cdef public object _settings
 

@@ -97,7 +97,7 @@ class Judge:
         self._before: deque[Command] | None = deque(maxlen=MAX_REMEMBERED) if may_hold else None
         self._settings: dict[str, str] = {}
         self._uncounted: dict[int, Decision] = {}
-        self._limits: dict[int, tuple[int, str]] = {}
+        self._limits: list[tuple[Command, int, str]] = []
         if not policy.is_open:
             conversation.ask_before_binding(self._may_bind)
 
@@ -182,7 +182,7 @@ class Judge:
                 if found.hold not in holds:
                     holds.append(found.hold)
             elif (limit := decision.limit()) is not None:
-                self._limits[command.command_no] = limit
+                self._limits.append((command, *limit))
         if refusal is None:
             return holds
         rule = next(c.rule for c in step.starts if c.decision == "deny")
@@ -198,11 +198,14 @@ class Judge:
         if not self._limits:
             return ""
         number, rows = self._conversation.returned()
-        limit, rule = self._limits.get(number, (rows, ""))
-        if rows > limit:
-            return rule
-        # Answers come in order: what is before this one is over.
-        self._limits = {n: at for n, at in self._limits.items() if number == -1 or n >= number}
+        for command, limit, rule in self._limits:
+            # One read may have brought the end of one answer and the beginning of another.
+            seen = rows if command.command_no == number else command.rows_returned or 0
+            if seen > limit:
+                return rule
+        if number != -1:
+            # Answers come in order: what is before this one is over.
+            self._limits = [each for each in self._limits if each[0].command_no >= number]
         return ""
 
     # --- what waits for people
@@ -267,7 +270,11 @@ class Judge:
 
     def _why_uncounted(self) -> str | None:
         """Return why another session's planner would take it for something else."""
-        changed = [risk for risk in self._settings if not risk.startswith(_MOVES_PATH)]
+        changed = [
+            risk
+            for risk in self._settings
+            if risk not in _UNRELATED and not risk.startswith(_MOVES_PATH)
+        ]
         if not changed:
             return None
         return f"the session has changed what it may mean ({changed[0]})"
@@ -399,6 +406,13 @@ _FLUSH: Final = messages.flush()
 _CHANGES: Final = ("changes setting", "switches role", "row security", "calls set_config")
 """Findings of what changes the meaning of what follows."""
 _MOVES_PATH: Final = "changes setting search_path"
+_UNRELATED: Final = frozenset(
+    f"changes setting {name}"
+    for name in ["bytea_output", "client_encoding", "lc_messages", "synchronous_commit"]
+    + ["default_transaction_isolation", "default_transaction_read_only", "transaction_isolation"]
+    + ["default_transaction_deferrable", "transaction_read_only"]
+)
+"""Of these, what changes nothing about which rows a statement is about."""
 _FAMILIES: Final = re.compile(r"(setting (?:log_|pgaudit\.)).*")
 
 
