@@ -44,6 +44,10 @@ class RecordingError(AgentauditError):
     """Nothing more can be recorded, so nothing more may pass."""
 
 
+class MaskingError(AgentauditError):
+    """Something cannot be masked, so it may not be recorded and must not pass: the operator acts."""
+
+
 class StateError(AgentauditError):
     """The gateway's state cannot be reached or read, so no new session opens and nobody decides."""
 

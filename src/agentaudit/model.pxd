@@ -56,6 +56,7 @@ cdef class Step:
     cdef public tuple starts
     cdef public tuple ends
     cdef public bint synthetic
+    cdef public tuple about
 
 cpdef begin(Command command, Py_ssize_t command_no, str text)
 @cython.locals(event=Event)

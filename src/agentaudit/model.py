@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from agentaudit.errors import ClientProtocolError, TargetProtocolError
@@ -213,7 +214,8 @@ class Step:
 
     `frame` goes to the other side of `side`; where `synthetic`, the gateway made it. `starts` lists
     the commands that begin with this frame: they need a decision before it is forwarded. `ends`
-    lists those that it completes. What one side says may let the other side's step go.
+    lists those that it completes. What one side says may let the other side's step go. `about` has
+    what its messages are about, as its protocol knows it, where somebody asked to be told.
     """
 
     side: Side
@@ -222,6 +224,7 @@ class Step:
     starts: tuple[Command, ...] = ()
     ends: tuple[Command, ...] = ()
     synthetic: bool = False
+    about: tuple[Any, ...] = ()
 
 
 def begin(command: Command, command_no: int, text: str) -> None:
@@ -283,6 +286,7 @@ def step_of(
     step.starts = starts
     step.ends = ends
     step.synthetic = synthetic
+    step.about = ()
     return step
 
 

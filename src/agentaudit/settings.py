@@ -224,6 +224,9 @@ _LONGEST_WAIT: Final = timedelta(minutes=10)
 RESERVED_RULES: Final = frozenset({"none", "default", "protocol", "grant", "access"})
 """What a command's `rule` says where no rule of the settings decided."""
 
+RESERVED_MASKS: Final = frozenset({"credentials", "undecided"})
+"""What a masked span names where no rule of the settings has hidden it."""
+
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 Class = Literal["read", "write", "schema", "admin", "session", "unknown"]
 Operation = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9:_./ -]{0,99}$")]
@@ -505,7 +508,7 @@ def _read_limited(path: Path, where: str) -> bytes:
         ) from None
 
 
-def _run_limited(argv: Sequence[str], where: str) -> bytes:
+def _run_limited(argv: Sequence[str], where: str, key: str = "password_command") -> bytes:
     try:
         done = subprocess.run(
             argv,
@@ -518,10 +521,10 @@ def _run_limited(argv: Sequence[str], where: str) -> bytes:
     except (OSError, subprocess.TimeoutExpired) as error:
         # Neither text of these holds the command's output, but a timeout's holds the whole argv.
         problem = "took too long" if isinstance(error, subprocess.TimeoutExpired) else "cannot run"
-        raise SettingsError(f"{where}: password_command {argv[0]}: {problem}") from None
+        raise SettingsError(f"{where}: {key} {argv[0]}: {problem}") from None
     if done.returncode:
         raise SettingsError(
-            f"{where}: password_command {argv[0]}: exit status {done.returncode}",
+            f"{where}: {key} {argv[0]}: exit status {done.returncode}",
             hint="run it by hand as the gateway's user",
         )
     return done.stdout
@@ -632,6 +635,94 @@ class Rule(_Table):
         return later.action == "allow" and "unknown" not in (later.when.cls or ())
 
 
+MIN_PSEUDONYM_KEY: Final = 32
+"""Bytes: what is shorter can be guessed by whoever knows a value and sees its pseudonym."""
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Mask(_Table):
+    """`[[mask]]`: what is hidden before it is recorded, and from the client too where it says so."""
+
+    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
+    target: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
+    columns: tuple[ResourceText, ...] = ()
+    detect: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], ...] = ()
+    pattern: Annotated[tuple[PatternText, ...], BeforeValidator(_several)] = ()
+    json_path: Annotated[
+        tuple[Annotated[str, Field(min_length=2, max_length=1000)], ...], BeforeValidator(_several)
+    ] = ()
+    action: Literal["redact", "partial", "pseudonym", "drop"] = "redact"
+    apply: Annotated[tuple[Literal["archive", "client"], ...], Field(min_length=1)] = ("archive",)
+    key_file: LocatedPath | None = None
+    key_env: str | None = None
+    key_command: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Mask:
+        if self.name in RESERVED_MASKS:
+            raise ValueError(f'"{self.name}" is what is hidden in any case')
+        if not (self.columns or self.detect or self.pattern or self.json_path):
+            raise ValueError("it hides nothing: give columns, detect, pattern or json_path")
+        if "archive" not in self.apply:
+            raise ValueError('apply must have "archive": what the client may not see, nobody may')
+        keys = [self.key_file is not None, self.key_env is not None, bool(self.key_command)]
+        if sum(keys) != (self.action == "pseudonym"):
+            raise ValueError(
+                "one of key_file, key_env and key_command is needed"
+                if self.action == "pseudonym" and not any(keys)
+                else 'key_file, key_env and key_command are for action = "pseudonym", one of them'
+            )
+        if any(not pattern for pattern in self.pattern):
+            raise ValueError("an empty pattern is everywhere")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """Return the mask as the policy document has it: without its key."""
+        said: dict[str, Any] = {
+            "action": self.action,
+            "apply": sorted(set(self.apply)),
+            "name": self.name,
+        }
+        for key, values in (
+            ("columns", self.columns),
+            ("detect", self.detect),
+            ("json_paths", self.json_path),
+            ("patterns", self.pattern),
+            ("targets", self.target),
+        ):
+            if values:
+                said[key] = list(values)
+        return said
+
+    def read_key(self) -> bytes | None:
+        """Return the key of its pseudonyms, None where it makes none; blocks.
+
+        Raises:
+            SettingsError: the reference leads nowhere, or to what will not do.
+        """
+        if self.action != "pseudonym":
+            return None
+        where = f'mask "{self.name}"'
+        if self.key_file is not None:
+            raw = _read_limited(self.key_file, f"{where}: key_file")
+        elif self.key_env is not None:
+            raw = os.environ.get(self.key_env, "").encode()
+            if not raw:
+                raise SettingsError(f"{where}: the environment has no {self.key_env}")
+        else:
+            raw = _run_limited(self.key_command, where, "key_command")
+        key = _decode_secret(raw, where, "key").encode()
+        if len(key) < MIN_PSEUDONYM_KEY:
+            raise SettingsError(
+                f"{where}: the key is shorter than {MIN_PSEUDONYM_KEY} bytes",
+                hint="openssl rand -hex 32 makes one",
+            )
+        return key
+
+
 class Witness(_Table):
     """`[[witness]]`: somebody who says which checkpoint of the log was the largest they saw."""
 
@@ -706,6 +797,7 @@ class Settings(_Table):
     anchor: tuple[Anchor, ...] = ()
     webhook: Annotated[tuple[Webhook, ...], Field(max_length=MAX_WEBHOOKS)] = ()
     rule: tuple[Rule, ...] = ()
+    mask: tuple[Mask, ...] = ()
 
     _path: Path | None = PrivateAttr(default=None)
 
@@ -720,6 +812,7 @@ class Settings(_Table):
             ("issuer url", [issuer.url for issuer in self.issuer]),
             ("target name", [target.name for target in self.target]),
             ("rule name", [rule.name for rule in self.rule]),
+            ("mask name", [mask.name for mask in self.mask]),
             ("retention name", [retention.name for retention in self.retention]),
             ("witness url", [witness.url for witness in self.witness]),
             ("witness key", [witness.key for witness in self.witness]),
@@ -756,15 +849,20 @@ class Settings(_Table):
             )
         return self
 
-    def _reaches_every_rule(self) -> None:
+    def _require_targets(self, where: str, names: Sequence[str]) -> None:
         targets = [target.name for target in self.target]
+        for name in names:
+            if name not in targets:
+                near = difflib.get_close_matches(name, targets, n=1, cutoff=0)
+                there = f'the nearest is "{near[0]}"' if near else "there is no [[target]]"
+                raise ValueError(f'{where}: "{name}" is no target, {there}')
+
+    def _reaches_every_rule(self) -> None:
+        for mask in self.mask:
+            self._require_targets(f'mask "{mask.name}"', mask.target or ())
         for number, rule in enumerate(self.rule):
             where = f'rule "{rule.name}"'
-            for name in rule.when.target or ():
-                if name not in targets:
-                    near = difflib.get_close_matches(name, targets, n=1, cutoff=0)
-                    there = f'the nearest is "{near[0]}"' if near else "there is no [[target]]"
-                    raise ValueError(f'{where}: "{name}" is no target, {there}')
+            self._require_targets(where, rule.when.target or ())
             for before in self.rule[:number]:
                 if before.hides(rule):
                     raise ValueError(
@@ -785,7 +883,7 @@ class Settings(_Table):
         """Return what is in force for sessions as canonical JSON (RFC 8785), without secrets."""
         document = {
             "default": "allow",
-            "masks": [],
+            "masks": [mask.document() for mask in self.mask],
             "retention": {
                 "classes": {
                     r.name: {
@@ -820,6 +918,12 @@ class Settings(_Table):
             document, sort_keys=True, separators=(",", ":"), ensure_ascii=False
         ).encode()
 
+    def mask_digest(self) -> str:
+        """Return the SHA-256 of the policy document's `masks`, empty where there are none."""
+        masks = [mask.document() for mask in self.mask]
+        text = json.dumps(masks, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest() if masks else ""
+
     def policy_digest(self) -> str:
         """Return the SHA-256 of `policy_document` in lower-case hex: what sessions refer to."""
         return hashlib.sha256(self.policy_document()).hexdigest()
@@ -833,9 +937,7 @@ _ON = object()
 # What DESIGN promises and a later release brings. A value that means "off" is accepted, so that
 # one file can be explicit; any other is refused by name, because an ignored rule is a hole.
 _LATER: Final[Mapping[str, Mapping[str, object]]] = {
-    "": {
-        "mask": [],
-    },
+    "": {},
     "gateway": {},
     "listen": {
         "ssh": _ON,
@@ -851,6 +953,9 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "webhook": {},
     "rule": {},
     "rule.when": {},
+    "mask": {
+        "header": [],
+    },
     "target": {
         "credential_command": [],
         "enforce_read_only": False,
@@ -983,6 +1088,7 @@ _SECTIONS: Final[Mapping[str, type[_Table]]] = {
     "webhook": Webhook,
     "rule": Rule,
     "rule.when": When,
+    "mask": Mask,
 }
 
 
@@ -1078,6 +1184,19 @@ max_session = "12h"
 # name = "no schema changes"
 # when = {{ target = ["orders"], class = ["schema", "admin", "unknown"] }}
 # action = "deny"                  # or allow
+
+# What nobody is to find in the archive: hidden before it is written.
+[[mask]]
+name = "secrets"
+detect = ["secrets"]               # keys, tokens, passwords; "personal": cards, e-mail, …; or by name
+action = "redact"                  # partial (last four), pseudonym (needs key_file), drop
+apply = ["archive"]                # add "client" to hide it from the agent too
+
+# [[mask]]
+# name = "customer identifiers"
+# columns = ["*.customers.ssn", "email"]
+# action = "pseudonym"             # equal values stay equal
+# key_file = "secrets/pseudonyms"  # openssl rand -hex 32 makes one
 
 # How long sessions are kept, counted from their end.
 # [[retention]]

@@ -15,7 +15,9 @@ from agentaudit.archive.recorder import Recorder, SessionRecorder
 from agentaudit.gateway import relay as relay_module
 from agentaudit.gateway.holds import NobodyAsks
 from agentaudit.gateway.postgres_judge import Judge
+from agentaudit.gateway.postgres_masks import PostgresMasks
 from agentaudit.gateway.relay import HIGH_WATER_BYTES, Relay
+from agentaudit.masking.masks import Masks
 from agentaudit.model import Durability, SessionFacts
 from agentaudit.policy import NO_RULE, Rule, SessionPolicy
 from agentaudit.protocols import postgres_messages as wire
@@ -104,9 +106,11 @@ class Session:
         self.recorder = recorder
         self.session: SessionRecorder = recorder.open_session(SessionFacts(protocol="postgres"))
         conversation = Conversation(split=sql.split)
+        masker = PostgresMasks(Masks([]), conversation, None)
         self.relay = Relay(
             conversation=conversation,
-            judge=Judge(conversation, self.session, NO_DROPS),
+            masker=masker,
+            judge=Judge(conversation, self.session, masker, NO_DROPS),
             recorder=recorder,
             session=self.session,
             durability=durability,

@@ -38,11 +38,14 @@ from agentaudit.gateway.backend import Backend, LoginRefused
 from agentaudit.gateway.cancelling import CancelKeys, CancelRoute
 from agentaudit.gateway.postgres_inspect import MAX_AT_ONCE, Inspector
 from agentaudit.gateway.postgres_judge import SQLSTATE, Judge
+from agentaudit.gateway.postgres_masks import PostgresMasks
+from agentaudit.gateway.postgres_tables import Tables, of_target
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
 from agentaudit.gateway.sessions import Sessions, TooManyConnections
 from agentaudit.gateway.wire import ConnectionEnded, Wire
 from agentaudit.identity import Bearer, configuration_url
+from agentaudit.masking.masks import Masks
 from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts, Side
 from agentaudit.protocols import oauthbearer, postgres_startup
 from agentaudit.protocols import postgres_messages as messages
@@ -103,6 +106,7 @@ class Door:
         self._deadlines = deadlines or Deadlines()
         self._keys = CancelKeys() if keys is None else keys
         self._inspecting: dict[str, asyncio.Semaphore] = {}
+        self._tables: dict[str, tuple[Masks, Tables | None]] = {}
 
     async def serve(self, wire: Wire) -> None:
         """See `wire` through its login; it is a session, refused or gone when this returns."""
@@ -359,6 +363,9 @@ class Door:
     async def _hand_over(
         self, connection: _Connection, actor: Actor, access: TargetAccess, server: Backend
     ) -> None:
+        tables = self._tables_of(connection.serving, access)
+        if tables is not None:
+            await tables.ready()
         session = self._sessions.recorder.open_session(
             replace(
                 connection.facts(),
@@ -370,7 +377,7 @@ class Door:
         route = CancelRoute(access, server.pid, server.secret, session)
         secret = self._keys.add(route, connection.version) if server.secret else b""
         try:
-            await self._greet(connection, actor, route, secret, server)
+            await self._greet(connection, actor, route, secret, server, tables)
         finally:
             if not connection.is_open:
                 self._keys.remove(route.pid, secret)
@@ -382,6 +389,7 @@ class Door:
         route: CancelRoute,
         secret: bytes,
         server: Backend,
+        tables: Tables | None,
     ) -> None:
         sessions, wire = self._sessions, connection.wire
         access, session = route.access, route.session
@@ -415,11 +423,19 @@ class Door:
                 raise _Refused("08006", f'target "{access.settings.name}": the server hung up')
             return
         conversation = Conversation(split=sql.split, parameters=server.parameters)
+        masker = PostgresMasks(
+            connection.serving.masks[access.settings.name],
+            conversation,
+            tables,
+            is_walsender=bool(connection.replication),
+        )
         relay = Relay(
             conversation=conversation,
+            masker=masker,
             judge=Judge(
                 conversation,
                 session,
+                masker,
                 connection.serving.policy.for_session(
                     target=access.settings.name,
                     protocol="postgres",
@@ -455,6 +471,13 @@ class Door:
         relay.start(connection.rest + wire.rest(), server.rest + server.wire.rest())
         if sessions.is_draining:
             relay.drain("this gateway is shutting down", "connect again")
+
+    def _tables_of(self, serving: Serving, access: TargetAccess) -> Tables | None:
+        masks = serving.masks[access.settings.name]
+        if access.settings.name not in self._tables or self._tables[access.settings.name][0] is not masks:
+            made = of_target(self._sessions.poller, access, masks, self._sessions.spawn)
+            self._tables[access.settings.name] = masks, made
+        return self._tables[access.settings.name][1]
 
     def _inspector(self, access: TargetAccess, startup: dict[str, str]) -> Inspector | None:
         if access.inspector is None:
@@ -738,11 +761,13 @@ class _Connection:
             target_addr=str(target.address) if target is not None else "",
             window_id=self.admitted.window_id,
             policy_digest=self.serving.policy_digest,
+            mask_digest=self.serving.mask_digest,
         )
 
     def _without_token(self, value: str) -> str:
-        """Return `value`, cut, without any token that somebody put where it does not belong."""
-        return self._masked(value)[:_MAX_LABEL]
+        """Return `value`, cut, without any token that somebody put where it does not belong, and
+        without what the masks hide."""
+        return self.serving.said.mask_text(self._masked(value))[:_MAX_LABEL]
 
     def _masked(self, value: str) -> str:
         if self._holds_token(value):

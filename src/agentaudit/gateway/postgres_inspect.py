@@ -22,8 +22,8 @@ from agentaudit.errors import AgentauditError, TargetError
 from agentaudit.gateway import backend
 from agentaudit.gateway.connections import Poller
 from agentaudit.gateway.operational_log import without_content
+from agentaudit.gateway.postgres_talk import Refused, Talk
 from agentaudit.gateway.serving import TargetAccess
-from agentaudit.gateway.wire import Wire
 from agentaudit.model import Command
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.risk import tree
@@ -36,7 +36,6 @@ MAX_AT_ONCE: Final = 4
 """Connections to one target: agents pick how many statements wait at once."""
 
 MAX_STATEMENTS: Final = 10
-MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 
 MAX_ROWS: Final = 2**53 - 1
 """What a number of JSON holds; joins without a condition are easily expected to have more."""
@@ -45,9 +44,6 @@ _PREPARE: Final = messages.query(
     "SET statement_timeout = '2s'; SET lock_timeout = '200ms';"
     " SET standard_conforming_strings = on; SET client_encoding = 'UTF8'"
 )
-_BEGIN: Final = messages.query("BEGIN READ ONLY")
-_ROLLBACK: Final = messages.query("ROLLBACK")
-_SEARCH_PATH: Final = "SELECT pg_catalog.set_config('search_path', $1, false)"
 # Of a table those that inherit from it too, partitions or not: the server counts each by itself.
 _SIZE: Final = """
     WITH RECURSIVE whole(oid) AS (
@@ -60,26 +56,16 @@ _SIZE: Final = """
 """
 _TEXT: Final = 25
 
-_WHY: Final = {
-    "42501": "the inspecting login may not read it",
-    "42P01": "the inspecting login does not find a table of that name",
-    "55P03": "a table is locked",
-    "57014": "the planner took too long",
-}
-
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A statement that waits, and all of its text, where the command may have a part."""
+    """A statement that waits, with all of its text and its parameters, in clear."""
 
     command: Command = field(repr=False)
     text: str = field(repr=False)
-
-
-class _Refused(AgentauditError):
-    """The server says no to one question."""
+    params: tuple[str | None, ...] | None = field(repr=False)
 
 
 class Inspector:
@@ -157,7 +143,7 @@ class Inspector:
         parameters = {**self._startup, "application_name": "agentaudit inspects"}
         server = await backend.log_in(self._poller, self._access, parameters)
         try:
-            talk = _Talk(server.wire, server.rest)
+            talk = Talk(server.wire, server.rest)
             await talk.run(_PREPARE)
             if search_path is not None:
                 own_schema = '"' + self._user.replace('"', '""') + '"'
@@ -173,28 +159,28 @@ class Inspector:
         server.wire.close()
 
 
-async def _estimate(talk: _Talk, question: Question) -> dict[str, Any]:
+async def _estimate(talk: Talk, question: Question) -> dict[str, Any]:
     # Long ones take milliseconds to be written anew, and sessions go on here.
     asked = await asyncio.to_thread(rows, question.text)
     sizes = {table: await _size(talk, table) for table in asked.tables}
     found: dict[str, Any] = {"rows": asked.count}
     try:
         if asked.query:
-            found["rows"] = await _planned(talk, asked, question.command.params)
+            found["rows"] = await _planned(talk, asked, question.params)
         elif asked.is_whole and None not in sizes.values():
             found["rows"] = min(sum(filter(None, sizes.values())), MAX_ROWS)
         elif asked.why:
             found["why"] = asked.why
         if found["rows"] is None and "why" not in found:
             found["why"] = "the server has not counted its rows"
-    except _Refused as error:
+    except Refused as error:
         found["why"] = str(error)
     return found | ({"tables": sizes} if sizes else {})
 
 
-async def _planned(talk: _Talk, asked: Rows, params: tuple[str | None, ...] | None) -> int:
+async def _planned(talk: Talk, asked: Rows, params: tuple[str | None, ...] | None) -> int:
     if params is None and asked.parameters:
-        raise _Refused("its parameters are too long")
+        raise Refused("its parameters are too long")
     given = params or ()
     # Of those that the question does not use, the server could not tell the type.
     types = [0 if number in asked.parameters else _TEXT for number in range(1, len(given) + 1)]
@@ -202,73 +188,19 @@ async def _planned(talk: _Talk, asked: Rows, params: tuple[str | None, ...] | No
     try:
         return min(int(orjson.loads(answer or b"")[0]["Plan"]["Plan Rows"]), MAX_ROWS)
     except (ValueError, LookupError, TypeError):
-        raise _Refused("the planner's answer cannot be read") from None
+        raise Refused("the planner's answer cannot be read") from None
 
 
-async def _size(talk: _Talk, table: str) -> int | None:
+async def _size(talk: Talk, table: str) -> int | None:
     parts = [part.strip('"') for part in _PARTS.findall(table)]
     if ".".join(map(tree.part, parts)) != table or any('"' in part for part in parts):
         return None  # a name that this way of writing names does not tell from others
     quoted = ".".join('"' + part.replace('"', '""') + '"' for part in parts)
     try:
         answer = await talk.ask(_SIZE, [quoted])
-    except _Refused:
+    except Refused:
         return None
     return None if answer is None else int(answer)
 
 
 _PARTS: Final = re.compile(r'"[^"]*"|[^.]+')
-
-
-class _Talk:
-    """One question after the other, on a connection that has logged in."""
-
-    def __init__(self, wire: Wire, rest: bytes) -> None:
-        self._wire = wire
-        self._reader = messages.MessageReader(max_bytes=MAX_ANSWER_BYTES)
-        self._rest = rest
-
-    async def set_path(self, search_path: str) -> None:
-        bound = messages.parse("", _SEARCH_PATH) + messages.bind([search_path])
-        await self.run(bound + messages.execute() + messages.sync())
-
-    async def ask(
-        self, sql: str, params: Sequence[str | None], types: Sequence[int] = ()
-    ) -> bytes | None:
-        """Return the first value of the first row, of a transaction that is taken back.
-
-        Raises:
-            _Refused: the server says no, or a parameter cannot be sent.
-            TargetProtocolError, ConnectionEnded: there is nobody to ask any more.
-        """
-        try:
-            bound = messages.bind(params)
-        except UnicodeEncodeError:
-            raise _Refused("its parameters cannot be sent") from None
-        parsed = messages.parse("", sql, types)
-        asked = parsed + bound + messages.execute() + messages.sync()
-        # Nothing that planning runs is to be heard of elsewhere, by NOTIFY say.
-        return await self.run(_BEGIN + asked + _ROLLBACK, answers=3)
-
-    async def run(self, data: bytes, *, answers: int = 1) -> bytes | None:
-        self._wire.send(data)
-        value: bytes | None = None
-        is_first = True
-        refused: _Refused | None = None
-        received, self._rest = self._rest, b""
-        while True:
-            for kind, body in self._reader.feed(received):
-                if kind == b"Z":
-                    answers -= 1
-                    if answers:
-                        continue
-                    if refused is not None:
-                        raise refused
-                    return value
-                if kind == b"D":
-                    value = messages.decode_data_row(body)[0] if is_first else value
-                    is_first = False
-                elif kind == b"E":
-                    code = messages.decode_report(body).code
-                    refused = _Refused(_WHY.get(code, f"the planner refuses: SQLSTATE {code}"))
-            received = await self._wire.more()

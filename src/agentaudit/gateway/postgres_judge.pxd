@@ -19,6 +19,7 @@ cdef class _Known:
 cdef class Judge:
     cdef public object _conversation
     cdef public SessionRecorder _session
+    cdef public object _masks
     cdef public object _policy
     cdef public bint _is_walsender
     cdef public object _inspector

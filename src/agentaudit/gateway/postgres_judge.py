@@ -12,6 +12,7 @@ from typing import Any, Final
 from agentaudit.archive.recorder import SessionRecorder
 from agentaudit.gateway.holds import Asked, Outcome
 from agentaudit.gateway.postgres_inspect import Inspector, Question
+from agentaudit.gateway.postgres_masks import PostgresMasks
 from agentaudit.model import Command, Hold, Refusal, Step
 from agentaudit.policy import NO_RULE, Decision, SessionPolicy
 from agentaudit.protocols import postgres_messages as messages
@@ -31,6 +32,7 @@ SQLSTATE: Final = {
     "shutdown": "57P01",
     "disk_full": "53100",
     "recording_failed": "58030",
+    "masking_failed": "58000",
 }
 """What a client is told, by the reason for which a session ends."""
 
@@ -74,7 +76,7 @@ class _Known:
 class Judge:
     """What the relay asks about one session's PostgreSQL.
 
-    Where `is_walsender` the session is one of replication, whose grammar is another one.
+    What people are shown is masked by `masks`, as what is recorded is. Where `is_walsender` the session is one of replication, whose grammar is another one.
     `inspector` asks the planner about what waits, where the target has one.
     """
 
@@ -82,6 +84,7 @@ class Judge:
         self,
         conversation: Conversation,
         session: SessionRecorder,
+        masks: PostgresMasks,
         policy: SessionPolicy,
         *,
         is_walsender: bool = False,
@@ -89,6 +92,7 @@ class Judge:
     ) -> None:
         self._conversation = conversation
         self._session = session
+        self._masks = masks
         self._policy = policy
         self._is_walsender = is_walsender
         self._inspector = inspector
@@ -234,7 +238,7 @@ class Judge:
     def describe(self, step: Step) -> dict[str, Any]:
         conversation = self._conversation
         before = self._before or ()
-        return {
+        shown = {
             "statements": [_shown(command) for command in step.starts],
             "transaction": {
                 "status": conversation.txn_status,
@@ -250,6 +254,10 @@ class Judge:
             "reported": dict(conversation.parameters),
             "settings": [f"{risk}: {text}" for risk, text in self._settings.items()],
         }
+        for command, statement in zip(step.starts, shown["statements"], strict=True):
+            statement["text"] = self._masks.text(command)
+        masked: dict[str, Any] = self._masks.deep(shown)
+        return masked
 
     def completes(self, step: Step, shown: dict[str, Any]) -> Callable[[], Awaitable[None]] | None:
         if self._inspector is None or self._is_walsender:
@@ -258,15 +266,17 @@ class Judge:
             for statement in shown["statements"]:
                 statement["estimate"] = {"why": why}
             return None
-        return partial(
-            self._inspector.estimate,
-            shown["statements"],
-            self._questions(step),
-            self._search_path(),
-        )
+        return partial(self._estimate, self._inspector, step, shown["statements"])
+
+    async def _estimate(
+        self, inspector: Inspector, step: Step, statements: list[dict[str, Any]]
+    ) -> None:
+        await inspector.estimate(statements, self._questions(step), self._search_path())
+        for statement in statements:
+            statement["estimate"] = self._masks.deep(statement["estimate"])
 
     def _questions(self, step: Step) -> list[Question]:
-        return [Question(command, _text(command)) for command in step.starts]
+        return [Question(command, _text(command), _params(command)) for command in step.starts]
 
     def _why_uncounted(self) -> str | None:
         """Return why another session's planner would take it for something else."""
@@ -386,6 +396,13 @@ def _shown(command: Command) -> dict[str, Any]:
 def _text(command: Command) -> str:
     """Return all of its text, where its row has a part."""
     return command.sql if isinstance(command, Execution) else command.text
+
+
+def _params(command: Command) -> tuple[str | None, ...] | None:
+    """Return its parameters as they were sent: the command's own are masked."""
+    if isinstance(command, Execution) and command.portal is not None:
+        return command.portal.params
+    return command.params
 
 
 def _stricter(one: Decision | None, other: Decision) -> Decision:

@@ -60,6 +60,8 @@ cdef class Relay:
     cdef public bint was_busy
     cdef public Conversation _conversation
     cdef public object _judge
+    cdef public object _masker
+    cdef public object _withheld
     cdef public Recorder _recorder
     cdef public bint _all_synced
     cdef public bint _reads_unsynced

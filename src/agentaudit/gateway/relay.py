@@ -24,8 +24,15 @@ import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
+import structlog
+
 from agentaudit.archive.recorder import Recorder, SessionRecorder, Waiter
-from agentaudit.errors import ClientProtocolError, RecordingError, TargetProtocolError
+from agentaudit.errors import (
+    ClientProtocolError,
+    MaskingError,
+    RecordingError,
+    TargetProtocolError,
+)
 from agentaudit.gateway.connections import Connection
 from agentaudit.gateway.holds import Asked, Asks, Outcome
 from agentaudit.model import (
@@ -41,6 +48,8 @@ from agentaudit.model import (
     Step,
 )
 
+log = structlog.get_logger()
+
 HIGH_WATER_BYTES: Final = 256 * 1024
 LOW_WATER_BYTES: Final = 64 * 1024
 
@@ -55,6 +64,9 @@ _CONTINUED: Final = int(Flag.CONTINUED)
 
 MAX_BACKLOG_BYTES: Final = 1024 * 1024
 """What a client may send behind a statement that waits; with more, it is denied."""
+
+WITHHELD_S: Final = 0.02
+"""How long content may wait for what comes behind it."""
 
 LINGER_S: Final = 5.0
 """What a side has to take the last bytes of a session in, and to close, before it is cut."""
@@ -123,6 +135,35 @@ class Judge(Protocol):
 
     def farewell(self, reason: str, message: str, hint: str) -> bytes:
         """Return the protocol's last words to a client whose session ends for `reason`."""
+        ...
+
+
+class Masker(Protocol):
+    """What the relay asks of what masks a session before it is recorded."""
+
+    @property
+    def is_withholding(self) -> bool:
+        """Whether content of something that was recorded is still to come."""
+        ...
+
+    def mask(self, step: Step) -> None:
+        """Mask what `step` has recorded, and what of it the client is not to see.
+
+        Raises:
+            MaskingError: it cannot be.
+        """
+        ...
+
+    def flush(self) -> list[Event]:
+        """Return what was withheld for long enough."""
+        ...
+
+    def finish(self) -> list[Event]:
+        """Return all that was withheld: nothing more comes."""
+        ...
+
+    def leave(self) -> None:
+        """Note that the session is over."""
         ...
 
 
@@ -316,6 +357,7 @@ class Relay:
         *,
         conversation: Conversation,
         judge: Judge,
+        masker: Masker,
         recorder: Recorder,
         session: SessionRecorder,
         durability: Durability,
@@ -329,6 +371,8 @@ class Relay:
         self.session = session
         self._conversation = conversation
         self._judge = judge
+        self._masker = masker
+        self._withheld: asyncio.TimerHandle | None = None
         self._recorder = recorder
         self._all_synced = durability is Durability.STRICT
         self._reads_unsynced = durability is Durability.WRITES
@@ -416,17 +460,23 @@ class Relay:
                     "ask for fewer rows, or the gateway's operator what this rule allows",
                 )
 
-    def _take(self, steps: Iterable[Step]) -> None:
+    def _take(self, steps: list[Step]) -> None:
         up: list[bytes] = []
         down: list[bytes] = []
         up_synced = down_synced = self._all_synced
         session = self.session
         last_down: Step | None = None
+        unmasked: MaskingError | None = None
         for step in steps:
             goes_up = step.side is _CLIENT
             if goes_up and self._paused is not None:
                 self._paused.rest.append(step)
                 continue
+            try:
+                self._masker.mask(step)
+            except MaskingError as error:
+                unmasked = error  # what was recorded before it goes on
+                break
             verdict = self._begin(step) if step.starts else None
             if isinstance(verdict, list):
                 if self._is_skipped(step):
@@ -464,8 +514,35 @@ class Relay:
             self._hold(self._up, up, up_synced, True)
         if down:
             self._hold(self._down, down, down_synced, _is_whole(last_down))
+        if unmasked is not None:
+            log.error("masking failed", session=str(session.session_id), error=str(unmasked))
+            self.end("masking_failed", str(unmasked), unmasked.hint)
+            return
         if self._paused is not None:
             self._look_at_paused()
+        if self._masker.is_withholding and self._withheld is None:
+            loop = asyncio.get_running_loop()
+            self._withheld = loop.call_later(WITHHELD_S, self._release_withheld)
+
+    def _release_withheld(self) -> None:
+        """Record what has waited for bytes that did not come in time."""
+        self._withheld = None
+        if self.is_closing or self._has_ended:
+            return
+        try:
+            for event in self._masker.flush():
+                self.session.record(event)
+        except RecordingError as error:
+            self.recording_failed(error)
+
+    def _finish_masks(self) -> None:
+        """Record what waits still: no byte comes any more."""
+        if self._withheld is not None:
+            self._withheld.cancel()
+            self._withheld = None
+        if not self.session.closed and self._recorder.is_recording:
+            for event in self._masker.finish():
+                self.session.record(event)
 
     def _refuse(self, step: Step, refusal: Refusal, up: list[bytes]) -> None:
         """Let `up` have what must stand in the place of a step that was refused."""
@@ -851,6 +928,7 @@ class Relay:
                     )
                 )
                 self._hold(down, [words], self._all_synced, True)
+            self._finish_masks()
             self.session.close(reason)
         except RecordingError as error:
             self._stop_unrecorded(error)
@@ -919,6 +997,11 @@ class Relay:
     def _end_session(self) -> None:
         if not self._has_ended:
             self._has_ended = True
+            try:
+                self._finish_masks()
+            except RecordingError:
+                pass  # its close says so
+            self._masker.leave()
             self.session.close(self._reason)
             self._ended(self, self._reason)
 

@@ -17,6 +17,9 @@ from agentaudit.archive.note import Cosigner
 from agentaudit.archive.outside import AnchorPeer, Outside, WitnessPeer
 from agentaudit.errors import ArchiveError, SettingsError
 from agentaudit.identity import Verifier
+from agentaudit.masking.marks import PseudonymKey
+from agentaudit.masking.masks import Masks
+from agentaudit.masking.plugins import plugged_in
 from agentaudit.policy import Policy
 from agentaudit.protocols.scram import ScramKeys
 from agentaudit.settings import Settings, Target, Webhook
@@ -58,6 +61,11 @@ class Serving:
     targets: Mapping[str, TargetAccess]
     policy: Policy
     policy_digest: str
+    mask_digest: str
+    masks: Mapping[str, Masks]
+    """By target."""
+    said: Masks
+    """Of all targets together: for what is said before one is found."""
 
 
 def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
@@ -77,6 +85,7 @@ def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
         # The control API's process uses them; what cannot be used is refused here, as a whole.
         webhook.read_secret()
         webhook_tls(webhook)
+    masks = {target.name: masks_of(settings, target.name) for target in settings.target}
     return Serving(
         settings=settings,
         verifier=verifier,
@@ -84,7 +93,33 @@ def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
         targets={target.name: target_access(target) for target in settings.target},
         policy=Policy(settings.policy_document()),
         policy_digest=settings.policy_digest(),
+        mask_digest=settings.mask_digest(),
+        masks=masks,
+        said=masks_of(settings, None),
     )
+
+
+def masks_of(settings: Settings, target: str | None) -> Masks:
+    """Return the masks of a target, those of all targets where it is None; blocks.
+
+    Raises:
+        SettingsError: a detector that there is not, a path or a pattern that is none, or no key.
+    """
+    keys = {}
+    for mask in settings.mask:
+        if (key := mask.read_key()) is not None:
+            keys[mask.name] = PseudonymKey(key)
+    finders = plugged_in({name for mask in settings.mask for name in mask.detect})
+    documents = [mask.document() for mask in settings.mask]
+    for document in documents:
+        try:
+            Masks([document], keys=keys, finders=finders)
+        except ValueError as error:
+            raise SettingsError(f'mask "{document["name"]}": {error}') from None
+    try:
+        return Masks(documents, target=target, keys=keys, finders=finders)
+    except ValueError as error:
+        raise SettingsError(f"[[mask]]: {error}") from None
 
 
 def outside(settings: Settings) -> Outside:
@@ -138,6 +173,7 @@ def watched_files(settings: Settings) -> Iterable[Path]:
         yield settings.path
     candidates = [settings.gateway.tls_cert_file, settings.gateway.tls_key_file]
     candidates += [issuer.ca_file for issuer in settings.issuer]
+    candidates += [mask.key_file for mask in settings.mask]
     for webhook in settings.webhook:
         candidates += [webhook.secret_file, webhook.ca_file]
     for target in settings.target:

@@ -71,6 +71,15 @@ class Conversation(model.Conversation):
         for name, value in (parameters or {}).items():
             self._replies.set_parameter(name, value)
 
+    def watch(self) -> None:
+        """Let steps tell what they are about: the portals that are bound, and each result described.
+
+        A client's step lists the portals of its Binds. A target's lists, for each RowDescription,
+        whose it is and its shape; and `copy` or `notification`, with no shape, where one begins
+        or comes.
+        """
+        self._ledger.is_watched = True
+
     @property
     def txn_status(self) -> str:
         """What the server last reported: `I` idle, `T` in a transaction, `E` in a failed one."""

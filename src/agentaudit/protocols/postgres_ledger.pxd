@@ -9,6 +9,8 @@ cdef class Execution(Command):
     cdef public RowShape shape
     cdef public Portal portal
     cdef public bytes closing
+    cdef public tuple described
+    cdef public object plan
     cdef public bint is_ambiguous
     cdef public bint is_only_bound
     cdef public bint is_ended
@@ -65,6 +67,7 @@ cdef class Ledger:
     cdef public str status
     cdef public Py_ssize_t txn_no
     cdef public bint is_txn_used
+    cdef public bint is_watched
 
     @cython.locals(command=Execution)
     cpdef Execution begin(self, str sql, str text, Portal portal=*)

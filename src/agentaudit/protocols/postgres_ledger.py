@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from agentaudit.errors import TargetProtocolError
 from agentaudit.model import Command, begin
@@ -61,14 +61,18 @@ class Execution(Command):
 
     __slots__ = (
         "closing",
+        "described",
         "is_ambiguous",
         "is_ended",
         "is_only_bound",
+        "plan",
         "portal",
         "shape",
         "sql",
     )
 
+    described: tuple[str, ...]
+    plan: Any
     sql: str
     portal: Portal | None
     shape: RowShape
@@ -259,6 +263,7 @@ class Ledger:
         "is_skipping",
         "is_standard_strings",
         "is_txn_used",
+        "is_watched",
         "last",
         "names",
         "next_command_no",
@@ -305,6 +310,8 @@ class Ledger:
         self.status = "I"
         self.txn_no = 1
         self.is_txn_used = False
+        self.is_watched = False
+        """Whether steps tell what their messages are about."""
 
     # Commands.
 
@@ -320,6 +327,8 @@ class Ledger:
         command.portal = portal
         command.shape = NO_SHAPE
         command.closing = b""
+        command.described = ()
+        command.plan = None
         command.is_ambiguous = False
         command.is_ended = False
         command.is_only_bound = False

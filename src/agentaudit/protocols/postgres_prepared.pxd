@@ -16,6 +16,8 @@ cdef class Prepared:
     cdef public bint is_closed
     cdef public bint is_ambiguous
     cdef public object judged
+    cdef public object masked
+    cdef public tuple described
 
 @cython.freelist(64)
 cdef class Portal:
@@ -32,6 +34,10 @@ cdef class Portal:
     cdef public bint is_closed
     cdef public bint is_doubtful
     cdef public object approved
+    cdef public bint has_binary
+    cdef public tuple masked
+    cdef public tuple described
+    cdef public object plan
 
 cdef frozenset _FIRST
 

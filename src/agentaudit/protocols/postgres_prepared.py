@@ -56,8 +56,8 @@ class Prepared:
     """A statement under a name; `text` is its first 64 KiB, `types` and `shape` as far as known.
 
     `older` is what the name stood for before, until the server has agreed to this one; `cycle`
-    counts the Syncs before its Parse. `judged` is for who judges its text, once; `is_ambiguous` is
-    that of its executions.
+    counts the Syncs before its Parse. `is_ambiguous` is that of its executions. `judged` is for who
+    judges its text, once; `masked` and `described` for who masks it and its columns.
     """
 
     name: bytes
@@ -73,6 +73,8 @@ class Prepared:
     is_closed: bool = False
     is_ambiguous: bool = False
     judged: Any = None
+    masked: Any = None
+    described: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +100,10 @@ class Portal:
     is_closed: bool = False
     is_doubtful: bool = False
     approved: UUID | None = None
+    has_binary: bool = False
+    masked: tuple[str | None, ...] | None = None
+    described: tuple[str, ...] = ()
+    plan: Any = None
 
 
 def may_rename(sql: str) -> bool:

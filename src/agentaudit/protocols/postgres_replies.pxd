@@ -27,11 +27,13 @@ cdef class Replies:
     cdef public Py_ssize_t _rows
     cdef public list _texts
     cdef public tuple _starts
+    cdef public list _about
 
     @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, length=cython.longlong, ledger=Ledger, owner=Execution, now=Execution, owed=Owed)
     cpdef receive(self, bytes data, list steps)
     @cython.locals(rows=Py_ssize_t, end=Py_ssize_t, limit=Py_ssize_t, last_header=Py_ssize_t, length=cython.longlong, stop=Py_ssize_t)
     cdef Py_ssize_t _skip_rows(self, int kind, bytes data, Py_ssize_t start, Py_ssize_t at) except -1
+    @cython.locals(step=Step)
     cdef _release(self, Execution owner, bytes frame, list steps, object flags=*)
     cdef _take_piece(self, _Long long, bytes piece, list steps)
     @cython.locals(ledger=Ledger)

@@ -31,8 +31,8 @@ from agentaudit.protocols.postgres_ledger import (
     Ledger,
     Refused,
 )
-from agentaudit.protocols.postgres_messages import decode_row_description
-from agentaudit.protocols.postgres_prepared import Names, Portal, Prepared
+from agentaudit.protocols.postgres_messages import RowShape, decode_row_description
+from agentaudit.protocols.postgres_prepared import NO_SHAPE, Names, Portal, Prepared
 
 _DATA_ROW, _ERROR, _BOUND, _ROWS, _COMPLETE, _READY, _COPIED = b"DE2TCZd"
 _MAY_BE_LONG: Final = b"DEdNAS"
@@ -119,6 +119,7 @@ class Replies:
         self._rows = 0
         self._texts: list[str] = []
         self._starts: tuple[Execution, ...] = ()
+        self._about: list[tuple[object, RowShape]] = []
 
     def receive(self, data: bytes, steps: list[Step]) -> None:
         """Append the steps that `data` completes.
@@ -259,7 +260,11 @@ class Replies:
         number = -1 if owner is None else owner.command_no
         event = passed(_RESPONSE, _TARGET, number, text, frame, flags)
         is_synthetic = flags is _RECEIVED_SYNTHETIC
-        steps.append(step_of(_TARGET, frame, event, self._starts, ends, is_synthetic))
+        step = step_of(_TARGET, frame, event, self._starts, ends, is_synthetic)
+        if self._about:
+            step.about = tuple(self._about)
+            self._about.clear()
+        steps.append(step)
         self._starts = ()
 
     def _take_piece(self, long: _Long, piece: bytes, steps: list[Step]) -> None:
@@ -356,6 +361,8 @@ class Replies:
     def _row_description(self, body: bytes) -> bytes | None:
         act = self._ledger.expect(DESCRIBE, QUERY)
         shape = decode_row_description(body, self._ledger.codec)
+        if self._ledger.is_watched:
+            self._about.append((act.command if act.kind == QUERY else act.thing, shape))
         if act.kind == QUERY:
             self._ledger.ending = None
             if act.command is not None:
@@ -381,7 +388,7 @@ class Replies:
             self._ledger.end_transaction()
         elif tag == "ROLLBACK":
             # Idle need not follow: in a chain, or within a query. A COMMIT may say so too.
-            if not _goes_back_to_savepoint(command.text):
+            if not _goes_back_to_savepoint(command.sql):
                 self._ledger.end_transaction()
         elif tag in _RENAMES:
             _RENAMES[tag](self._ledger.names, command.sql)
@@ -463,13 +470,18 @@ class Replies:
 
     def _copy_out(self, body: bytes) -> bytes | None:
         self._expect_rows()
-        self._ledger.begin_copy("out")
+        self._begin_copy("out")
         return None
 
     def _copy_both(self, body: bytes) -> bytes | None:
         self._expect_rows()
-        self._ledger.begin_copy("both")
+        self._begin_copy("both")
         return None
+
+    def _begin_copy(self, direction: str) -> None:
+        self._ledger.begin_copy(direction)
+        if self._ledger.is_watched:
+            self._about.append(("copy", NO_SHAPE))
 
     def _copy_data(self, body: bytes) -> bytes | None:
         if self._ledger.copy not in ("out", "both"):
@@ -534,6 +546,8 @@ class Replies:
         return None
 
     def _notification(self, body: bytes) -> bytes | None:
+        if self._ledger.is_watched:
+            self._about.append(("notification", NO_SHAPE))
         return None
 
     def _parameter_status(self, body: bytes) -> bytes | None:

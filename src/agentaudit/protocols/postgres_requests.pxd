@@ -38,6 +38,7 @@ cdef class Requests:
     cdef public str _text
     cdef public bint _is_due
     cdef public bint _is_copy
+    cdef public list _about
     cdef public bint is_waiting
 
     @cython.locals(start=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, need=Py_ssize_t, stop=Py_ssize_t, kind=int, least=int, length=cython.longlong)

@@ -168,6 +168,7 @@ class Requests:
         self._text: str | None = None
         self._is_due = False
         self._is_copy = False
+        self._about: list[Portal] = []
         self.is_waiting = False
         """Whether a message waits for an answer of the target; `receive` then goes on with it."""
 
@@ -298,7 +299,11 @@ class Requests:
                 owner.add_hash(hashlib.sha256(frame).hexdigest())
             number = -1 if owner is None else owner.command_no
             event = passed(_REQUEST, _CLIENT, number, self._text, frame, _SENT)
-            steps.append(step_of(_CLIENT, frame, event, starts, ends, False))
+            step = step_of(_CLIENT, frame, event, starts, ends, False)
+            if self._about:
+                step.about = tuple(self._about)
+                self._about.clear()
+            steps.append(step)
         self._owner = self._text = None
         self._starts = ()
         self._is_due = self._is_copy = False
@@ -450,7 +455,10 @@ class Requests:
             params = self._params(bind, statement.types, is_short)
         portal = Portal(bind.portal, statement, params, bind.result_formats, ledger.cycle)
         portal.is_doubtful = self._is_in_doubt(bind.statement)
+        portal.has_binary = 1 in bind.formats
         self._bind_name(portal)
+        if ledger.is_watched:
+            self._about.append(portal)
 
     def _params(
         self, bind: messages.Bind, types: tuple[int, ...], is_short: bool
@@ -617,6 +625,9 @@ class Requests:
                 events = (event, _stand_in_event(command_no, frame))
         ends = tuple(self._ledger.ends)
         self._ledger.ends.clear()
+        about: tuple[Portal, ...] = ()
+        if is_first and long.portal is not None and self._ledger.is_watched:
+            about = (long.portal,)
         if not long.left:
             self._long = None
             if not is_first:
@@ -629,6 +640,7 @@ class Requests:
                 starts=starts,
                 ends=ends,
                 synthetic=refused is not None,
+                about=about,
             )
         )
 

@@ -1,0 +1,17 @@
+from libc.stdint cimport uint8_t
+
+
+cdef class Sieve:
+    cdef uint8_t[65536] _begins
+    cdef tuple _anchors
+    cdef list _by_pair
+    cdef int _digits
+    cdef int _colons
+
+    cdef bint _is_at(self, const uint8_t *p, Py_ssize_t left, uint8_t which) except -1
+    cpdef bint may_hold(self, bytes data) except -1
+
+cpdef bytes blank(bytes data, bint from_target)
+cpdef tuple place(bytes data, bint from_target, Py_ssize_t message, Py_ssize_t where)
+cpdef tuple change_rows(bytes data, changes, otherwise)
+cpdef tuple copied(bytes data)

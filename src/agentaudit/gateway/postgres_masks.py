@@ -1,0 +1,872 @@
+"""What becomes of a PostgreSQL session's bytes before they are recorded, and where a rule says so,
+before the client gets them.
+
+A masked message is a message still: lengths fit, and a value is one that its type can have. So a
+masked column is told as one of text, whatever it was; where its rows were announced otherwise, its
+values become NULL. What cannot hold anything passes untouched, and for most messages the sieve
+alone says so.
+
+The text of a statement is masked once, by its tree, for all its executions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from agentaudit._native import sift
+from agentaudit._native.raw import int32_at
+from agentaudit.errors import MaskingError
+from agentaudit.gateway import postgres_frames as frames
+from agentaudit.gateway.postgres_copy import CopyMask
+from agentaudit.gateway.postgres_long import LongMask
+from agentaudit.gateway.postgres_statements import CLEAN, Look, Statements
+from agentaudit.gateway.postgres_tables import Tables
+from agentaudit.masking.marks import mark
+from agentaudit.masking.masks import Masks, Rule
+from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Kind, Side, Span, Step
+from agentaudit.protocols import postgres_messages as messages
+from agentaudit.protocols.postgres import Conversation, Execution
+from agentaudit.protocols.postgres_messages import Column, RowShape
+from agentaudit.protocols.postgres_prepared import NO_SHAPE, Portal, Prepared, cut_text
+from agentaudit.risk import sql
+from agentaudit.risk.lineage import NO_DOUBT, Doubt
+
+DIRECT_BYTES: Final = 16 * 1024
+"""A longer run is searched at once: the sieve is no faster than that."""
+
+_JSON: Final = frozenset({114, 3802})
+_DIGITS: Final = frozenset({20, 1700})
+"""int8 and numeric: in binary their digits are no text, and may be a card's."""
+_FIXED: Final = frozenset(
+    # bool, int2, int4, oid, float4, float8, date, time, timestamp, timestamptz, interval, timetz, uuid
+    [16, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266, 2950]
+)
+_SMALL_DIGITS: Final = 8
+_INNER_LENGTH: Final = re.compile(rb"\0\0..", re.DOTALL)
+"""In what is made of parts, as arrays are, the length of a part of up to 64 KiB."""
+
+_OF_THE_TEXT: Final = ("42", "08", "25", "40", "57")
+"""Classes of errors whose message says nothing but what the statement itself does."""
+
+_CLIENT, _TARGET = Side.CLIENT, Side.TARGET
+_CONTINUED: Final = int(Flag.CONTINUED)
+_QUERY, _PARSE, _BIND, _EXECUTE, _DESCRIBE, _CLOSE = b"QPBEDC"
+_ROWS, _ROW, _ERROR, _NOTICE, _NOTIFICATION, _STATUS = b"TDENAS"
+_COPIES: Final = frozenset(b"dcf")
+_COPY_DATA: Final = ord("d")
+_COPY: Final = ("copy", NO_SHAPE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What becomes of the rows of one statement: a change for each column, and its rule.
+
+    `otherwise` is for rows that have other columns than are known.
+    """
+
+    changes: tuple[sift.Change, ...]
+    rules: tuple[str, ...]
+    otherwise: sift.Change
+    otherwise_rule: str
+    detecting: str
+
+
+class PostgresMasks:
+    """Masks one session. Belongs to its relay.
+
+    `tables` is what is known of the target's tables, None where no rule is about columns. Where
+    `is_walsender` the session is one of replication, whose rows no rule about columns can tell
+    apart.
+    """
+
+    def __init__(
+        self,
+        masks: Masks,
+        conversation: Conversation,
+        tables: Tables | None,
+        *,
+        is_walsender: bool = False,
+    ) -> None:
+        self._masks = masks
+        self._conversation = conversation
+        self._tables = tables
+        self._is_walsender = is_walsender
+        self._statements = Statements(masks, None)
+        self._commands: dict[int, Execution] = {}
+        self._looks: dict[int, Look] = {}
+        self._dirty: set[int] = set()
+        self._copies: dict[Side, CopyMask] = {}
+        self._longs: dict[Side, LongMask] = {}
+        conversation.watch()
+        if tables is not None:
+            tables.enter(self)
+
+    # --- what the relay asks
+
+    def mask(self, step: Step) -> None:
+        """Mask what `step` has recorded, and what its frame brings where the client is not to see it.
+
+        Raises:
+            MaskingError: it cannot be, so nothing of it may be recorded or pass.
+        """
+        try:
+            for command in step.starts:
+                if isinstance(command, Execution):
+                    self._begin(command, step)
+            if step.side is _CLIENT:
+                self._request(step)
+            else:
+                self._response(step)
+            for command in step.ends:
+                if isinstance(command, Execution):
+                    self._end(command)
+        except MaskingError:
+            raise
+        except Exception as error:
+            raise MaskingError(
+                f"what passes cannot be masked ({type(error).__name__})",
+                hint="the session ends: what cannot be masked is not recorded, and does not pass",
+            ) from error
+
+    def flush(self) -> list[Event]:
+        """Return events with what was withheld for long enough."""
+        events = []
+        for side, copy in self._copies.items():
+            events += copy.flush(side)
+        for side, long in self._longs.items():
+            events += long.flush(side)
+        return events
+
+    def finish(self) -> list[Event]:
+        """Return events with all that was withheld: nothing more comes."""
+        events = []
+        for side, copy in self._copies.items():
+            events += copy.finish(side)
+        for side, long in self._longs.items():
+            events += long.finish(side)
+        self._copies.clear()
+        self._longs.clear()
+        return events
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no command and no transaction is open, so that what was changed can be seen."""
+        return not self._commands and not self._conversation.in_transaction
+
+    def leave(self) -> None:
+        """Note that the session is over."""
+        if self._tables is not None:
+            self._tables.leave(self)
+
+    @property
+    def is_withholding(self) -> bool:
+        """Whether content of something that was recorded is still to come."""
+        return any(copy.pending for copy in self._copies.values()) or any(
+            long.pending for long in self._longs.values()
+        )
+
+    def text(self, command: Command) -> str:
+        """Return all of a command's text, masked."""
+        if not isinstance(command, Execution):
+            return self._masks.mask_text(command.text)
+        look = self._looks.get(command.command_no, CLEAN)
+        return command.sql if look.text is None else look.text
+
+    def said(self, text: str) -> str:
+        """Return something that was said beside all statements, masked."""
+        return self._masks.mask_text(text)
+
+    def deep(self, value: Any) -> Any:
+        """Return what JSON has, masked."""
+        return self._masks.mask_deep(value)
+
+    # --- commands
+
+    def _begin(self, command: Execution, step: Step) -> None:
+        """Look at what a command runs."""
+        self._commands[command.command_no] = command
+        look = self._look_of(command)
+        if look is not CLEAN:
+            self._looks[command.command_no] = look
+            if look.text is not None:
+                command.text = cut_text(look.text)
+                self._dirty.add(command.command_no)
+            if self._tables is not None:
+                if look.changes != NO_DOUBT:
+                    self._tables.note(self, look.changes)
+                if look.lineage is not None and look.lineage.spoils != NO_DOUBT:
+                    self._tables.spoil(look.lineage.spoils)
+        portal = command.portal
+        if portal is not None and portal.masked is not None:
+            command.params = portal.masked
+
+    def _look_of(self, command: Execution) -> Look:
+        portal = command.portal
+        if portal is None:
+            return self._look(command.sql)
+        statement = portal.statement
+        known: tuple[Any, Look] | None = statement.masked
+        stamp = self._stamp()
+        if known is None or known[0] != stamp:
+            known = statement.masked = (stamp, self._look(statement.sql))
+        return known[1]
+
+    def _look(self, text: str) -> Look:
+        if self._tables is None:
+            if not self._masks.scanner.may_hold(text.encode("utf-8", "replace")):
+                return CLEAN
+            return self._statements.look(text, None, NO_DOUBT)
+        return self._tables.statements.look(text, None, self._tables.doubt())
+
+    def _stamp(self) -> tuple[int, Doubt]:
+        """Return what a look hangs on beside its text."""
+        if self._tables is None:
+            return 0, NO_DOUBT
+        return self._tables.version, self._tables.doubt()
+
+    def _end(self, command: Execution) -> None:
+        """Mask what its row says beside its text and parameters."""
+        number = command.command_no
+        look = self._looks.pop(number, CLEAN)
+        self._commands.pop(number, None)
+        if command.error_text is not None and command.status == "error":
+            if (rule := self._tells(look)) and not _keeps_message(command, command.error_code):
+                command.error_text = mark(rule).decode()
+            else:
+                command.error_text = self._masks.mask_text(command.error_text)
+        if number in self._dirty:
+            self._dirty.discard(number)
+            texts = self._masks.mask_text
+            for name in ("resources", "columns", "risk", "paths"):
+                setattr(command, name, tuple(map(texts, getattr(command, name))))
+            command.operation = texts(command.operation)
+
+    # --- the client's side
+
+    def _request(self, step: Step) -> None:
+        events = step.events
+        if not events:
+            return
+        event = events[0]
+        payload = event.payload
+        assert payload is not None
+        if _CLIENT in self._longs or event.flags & _CONTINUED:
+            self._long(step, event)
+            return
+        if payload[0] in _COPIES:
+            self._copy(step, event, self._between_client)
+            return
+        before = self._end_copy(_CLIENT)
+        if step.starts or self._tables is not None or self._masks.scanner.may_hold(payload):
+            self._mask_request(step, event, payload)
+        if before:
+            step.events = (*before, *step.events)
+
+    def _mask_request(self, step: Step, event: Event, payload: bytes) -> None:
+        looks = [self._looks.get(c.command_no, CLEAN) for c in step.starts]
+        is_dirty = self._masks.scanner.may_hold(payload)
+        portals = [thing for thing in step.about if isinstance(thing, Portal)]
+        has_params = any(self._may_hide_params(portal) for portal in portals)
+        has_text = self._tables is not None and bool(step.about or payload[0] in b"QP")
+        if not is_dirty and not has_params and not has_text:
+            if any(look.text is not None for look in looks):
+                self._mask_text(event, looks)
+            return
+        made, spans, texts = self._requests(payload, portals)
+        if made != payload:
+            self._rehash(step, payload, made)
+            self._dirty.update(command.command_no for command in step.starts)
+        for command in step.starts:
+            if isinstance(command, Execution) and command.portal is not None:
+                if command.portal.masked is not None:
+                    command.params = command.portal.masked
+        if texts:
+            # Of several statements in one, each has its own; of one that is only prepared, this.
+            if len(step.starts) == 1 and looks[0].text is not None:
+                texts = looks[:1]
+            if event.text is not None and any(look.text is not None for look in texts):
+                self._mask_text(event, texts)
+        elif any(look.text is not None for look in looks):
+            self._mask_text(event, looks)
+        event.payload = made
+        event.spans += tuple(spans)
+
+    def _mask_text(self, event: Event, looks: Sequence[Look]) -> None:
+        for look in looks:
+            if look.text is not None:
+                event.text = look.text
+                event.spans += look.spans
+
+    def _rehash(self, step: Step, old: bytes, new: bytes) -> None:
+        """Let the hash of a long message be that of what is kept of it."""
+        if len(old) <= MAX_EVENT_BYTES:
+            return
+        was, now = (hashlib.sha256(data).hexdigest() for data in (old, new))
+        for command in step.starts:
+            command.sha256 = tuple(now if each == was else each for each in command.sha256)
+
+    def _requests(
+        self, payload: bytes, portals: list[Portal]
+    ) -> tuple[bytes, list[Span], list[Look]]:
+        """Return the client's messages masked, what is hidden in them, and looks at their texts."""
+        out = bytearray()
+        spans: list[Span] = []
+        texts: list[Look] = []
+        for kind, start, stop in frames.parts(payload):
+            body = payload[start + 5 : stop]
+            at = len(out) + 5
+            if kind == _QUERY:
+                made = self._query(body, at, spans, texts)
+            elif kind == _PARSE:
+                made = self._parse(body, at, spans, texts)
+            elif kind == _BIND:
+                made = self._bind(body, portals.pop(0) if portals else None, at, spans)
+            elif self._masks.scanner.may_hold(body):
+                made = self._plain(body, 1 if kind in (_DESCRIBE, _CLOSE) else 0, at, spans)
+            else:
+                made = body
+            out += payload[start:stop] if made is body else frames.framed(kind, made)
+        return bytes(out), spans, texts
+
+    def _plain(self, body: bytes, skip: int, at: int, spans: list[Span]) -> bytes:
+        """Return the body of a message with what patterns find in its texts replaced."""
+        out = bytearray(body[:skip])
+        for number, part in enumerate(body[skip:].split(b"\0")):
+            if number:
+                out += b"\0"
+            masked, found = self._masks.mask(part)
+            if found:
+                frames.note(spans, self._masks, at + len(out), part, found)
+            out += masked
+        return bytes(out) if out != body else body
+
+    def _encoded(self, text: str) -> bytes:
+        return text.encode(self._conversation.codec, "replace").replace(b"\0", b"?")
+
+    def _query(self, body: bytes, at: int, spans: list[Span], texts: list[Look]) -> bytes:
+        text = messages.text_of(body[:-1], self._conversation.codec)
+        look = self._look_at_all(text)
+        texts.append(look)
+        return self._with_text(body, look, at, spans, 0, len(body) - 1)
+
+    def _parse(self, body: bytes, at: int, spans: list[Span], texts: list[Look]) -> bytes:
+        parsed = messages.decode_parse(body)
+        begin = len(parsed.name) + 1
+        look = self._look(messages.text_of(parsed.sql, self._conversation.codec))
+        texts.append(look)
+        made = self._with_text(body, look, at, spans, begin, begin + len(parsed.sql))
+        if self._masks.scanner.may_hold(parsed.name):
+            masked, found = self._masks.mask(parsed.name)
+            if found:
+                frames.note(spans, self._masks, at, parsed.name, found)
+                return masked + made[len(parsed.name) :]
+        return made
+
+    def _with_text(
+        self, body: bytes, look: Look, at: int, spans: list[Span], start: int, stop: int
+    ) -> bytes:
+        if look.text is None:
+            return body
+        spans += [replace(span, place="payload", offset=at + start + span.offset) for span in look.spans]
+        return body[:start] + self._encoded(look.text) + body[stop:]
+
+    def _look_at_all(self, text: str) -> Look:
+        """Look at a simple query, statement by statement."""
+        if self._tables is None:
+            return self._look(text)
+        texts = sql.split(text)
+        if len(texts) < 2:
+            return self._look(text)
+        made = []
+        spans: list[Span] = []
+        at = 0
+        is_changed = False
+        size = 0
+        for each in texts:
+            place = text.find(each, at)
+            if place < 0:
+                return self._look(text)
+            between = self._masks.mask_text(text[at:place])
+            look = self._look(each)
+            new = each if look.text is None else look.text
+            is_changed = is_changed or look.text is not None or between != text[at:place]
+            size += len(between.encode("utf-8", "replace"))
+            spans += [replace(span, offset=size + span.offset) for span in look.spans]
+            size += len(new.encode("utf-8", "replace"))
+            made += [between, new]
+            at = place + len(each)
+        rest = self._masks.mask_text(text[at:])
+        if not is_changed and rest == text[at:]:
+            return CLEAN
+        return Look("".join([*made, rest]), tuple(spans))
+
+    # --- parameters
+
+    def _may_hide_params(self, portal: Portal) -> bool:
+        if portal.params == ():
+            return False
+        look = self._look_at_statement(portal.statement)
+        if look.lineage is not None and (look.lineage.params or look.lineage.all_params):
+            return True
+        return portal.has_binary
+
+    def _look_at_statement(self, statement: Prepared) -> Look:
+        stamp = self._stamp()
+        if statement.masked is None or statement.masked[0] != stamp:
+            statement.masked = (stamp, self._look(statement.sql))
+        look: Look = statement.masked[1]
+        return look
+
+    def _bind(self, body: bytes, portal: Portal | None, at: int, spans: list[Span]) -> bytes:
+        if portal is None:
+            look, types, params = Look(), (), None
+        else:
+            look = self._look_at_statement(portal.statement)
+            types, params = portal.statement.types, portal.params
+        texts = None if params is None else list(params)
+        codec = self._conversation.codec
+        has_changed = False
+
+        def change(number: int, value: bytes, form: int) -> tuple[bytes | None, bool]:
+            nonlocal has_changed
+            oid = types[number] if number < len(types) else 0
+            made, rule, is_text = self._param(look, number, value, oid, form == 1)
+            if rule:
+                has_changed = True
+                spans.append(Span(rule, "parameter", number, len(value)))
+                if texts is not None and number < len(texts):
+                    # What is not text in binary is told as text now.
+                    is_binary = form == 1 and not is_text
+                    texts[number] = messages.parameter_text(made, is_binary, oid, codec)
+            return made, is_text
+
+        def name(value: bytes) -> bytes:
+            nonlocal has_changed
+            masked, found = self._masks.mask(value)
+            if found:
+                has_changed = True
+                spans.extend(Span(f.rule, "payload", at, f.stop - f.start) for f in found)
+            return masked
+
+        made = frames.bind(body, change, name)
+        if not has_changed:
+            return body
+        if portal is not None and texts is not None:
+            portal.masked = tuple(texts)
+        return made
+
+    def _param(
+        self, look: Look, number: int, value: bytes, oid: int, is_binary: bool
+    ) -> tuple[bytes | None, str, bool]:
+        """Return what becomes of a parameter, by which rule, and whether that is told as text."""
+        lineage = look.lineage
+        if lineage is not None:
+            rule = lineage.params.get(number + 1, "") or lineage.all_params
+            if rule:
+                shown = self._readable(value, oid, is_binary)
+                return self._masks.rules[rule].whole(shown), rule, True
+        if oid in _JSON and self._masks.paths:
+            head = 1 if is_binary and oid == 3802 else 0
+            made = value[:head] + self._masks.mask_json(value[head:])
+            if made != value:
+                return made, self._masks.paths[0][1], False
+        if is_binary and oid not in frames.INLINE:
+            if oid in _FIXED:
+                return value, "", False
+            if found := self._found_inside(value, oid):
+                return mark(found[0]), found[1], True
+            return value, "", False
+        if not self._masks.scanner.may_hold(value):
+            return value, "", False
+        found_here = self._masks.scanner.find(value)
+        if not found_here:
+            return value, "", False
+        return frames.inline(self._masks, value, oid, found_here), found_here[0].rule, False
+
+    def _found_inside(self, value: bytes, oid: int) -> tuple[str, str] | None:
+        """Return what is found in a value in binary that is no text, and its rule."""
+        scanner = self._masks.scanner
+        for data in (_INNER_LENGTH.sub(bytes(4), value), self._readable(value, oid, True)):
+            if scanner.may_hold(data) and (found := scanner.find(data)):
+                return found[0].what, found[0].rule
+        return None
+
+    def _readable(self, value: bytes, oid: int, is_binary: bool) -> bytes:
+        """Return a value as text has it, so that it is the same in either format."""
+        if not is_binary or oid in frames.INLINE and oid != 3802:
+            return value
+        text = messages.parameter_text(value, True, oid, self._conversation.codec)
+        return (text or "").encode("utf-8", "replace")
+
+    # --- the target's side
+
+    def _response(self, step: Step) -> None:
+        events = step.events
+        if not events:
+            return
+        event = events[0]
+        payload = event.payload
+        assert payload is not None
+        if _TARGET in self._longs or event.flags & _CONTINUED:
+            self._long(step, event)
+            return
+        owner = self._commands.get(event.command_no)
+        if payload[0] == _COPY_DATA or _TARGET in self._copies or _COPY in step.about:
+            text = event.text
+
+            def between(part: bytes, masks: Masks) -> tuple[bytes, list[Span]]:
+                made, spans, told = self._responses(part, step, owner, masks, text)
+                event.text = told if masks is self._masks else event.text
+                return made, spans
+
+            self._copy(step, event, between)
+            return
+        before = self._end_copy(_TARGET)
+        if step.synthetic:
+            pass  # the gateway's own words
+        elif step.about or event.text is not None or (owner is not None and self._has_plan(owner)):
+            self._mask_response(step, event, payload, owner)
+        elif len(payload) > DIRECT_BYTES or self._masks.scanner.may_hold(payload):
+            self._mask_response(step, event, payload, owner)
+        if before:
+            step.events = (*before, *step.events)
+
+    def _has_plan(self, owner: Execution) -> bool:
+        return self._plan_of(owner) is not None
+
+    def _mask_response(
+        self, step: Step, event: Event, payload: bytes, owner: Execution | None
+    ) -> None:
+        masked, spans, text = self._responses(payload, step, owner, self._masks, event.text)
+        client = self._masks.for_client
+        if client is not None and (masked != payload):
+            step.frame = (
+                masked
+                if client is self._masks
+                else self._responses(payload, step, owner, client, None)[0]
+            )
+        if masked != payload:
+            event.payload = masked
+            hidden = {span.offset for span in spans if span.place == "column" and span.length}
+            event.spans += tuple(
+                s for s in spans if s.length or s.place != "column" or s.offset not in hidden
+            )
+            event.text = text
+            if owner is not None:
+                self._dirty.add(owner.command_no)
+            self._dirty.update(command.command_no for command in step.starts)
+
+    def _responses(
+        self,
+        payload: bytes,
+        step: Step,
+        owner: Execution | None,
+        masks: Masks,
+        text: str | None,
+    ) -> tuple[bytes, list[Span], str | None]:
+        spans: list[Span] = []
+        plan = None if owner is None else self._plan_of(owner, masks)
+        if step.about or text is not None:
+            payload, plan = self._message_by_message(payload, step, owner, masks, spans)
+        elif plan is not None:
+            payload = _change_rows(payload, plan, spans)
+        shape = NO_SHAPE.columns if owner is None else owner.result_columns
+
+        def type_of(message: int, number: int) -> tuple[int, bool]:
+            if plan is not None and number < len(plan.rules) and plan.rules[number]:
+                return frames.TEXT, False
+            if number >= len(shape):
+                return 0, True
+            return shape[number].type, shape[number].format == 1
+
+        found = None
+        if len(payload) > DIRECT_BYTES or masks.scanner.may_hold(payload):
+            found = frames.hide_found(payload, masks, from_target=True, type_of=type_of)
+        if found is not None:
+            payload = found.frame
+            spans += found.spans
+        if text is not None and spans:
+            codec = self._conversation.codec
+            text = "\n".join(
+                str(messages.decode_report(payload[start + 5 : stop], codec))
+                for kind, start, stop in frames.parts(payload)
+                if kind in (_ERROR, _NOTICE)
+            )
+        return payload, spans, text
+
+    def _message_by_message(
+        self,
+        payload: bytes,
+        step: Step,
+        owner: Execution | None,
+        masks: Masks,
+        spans: list[Span],
+    ) -> tuple[bytes, _Plan | None]:
+        """Mask what columns and errors say, in a run that has more than rows."""
+        out = bytearray()
+        about = [each for each in step.about if each[1] is not NO_SHAPE]
+        plan = None if owner is None else self._plan_of(owner, masks)
+        look = CLEAN if owner is None else self._looks.get(owner.command_no, CLEAN)
+        rows = -1
+        for kind, start, stop in frames.parts(payload):
+            if kind == _ROW:
+                rows = start if rows < 0 else rows
+                continue
+            if rows >= 0:
+                run = payload[rows:start]
+                out += run if plan is None else _change_rows(run, plan, spans)
+                rows = -1
+            body = payload[start + 5 : stop]
+            if kind == _ROWS and about:
+                thing, shape = about.pop(0)
+                rules = self._described(thing, shape, masks)
+                if any(rules):
+                    out += frames.framed(kind, frames.row_description(body, rules))
+                    spans += [Span(r, "column", n, 0) for n, r in enumerate(rules) if r]
+                    if thing is owner:
+                        plan = self._plan_of(owner, masks)
+                    continue
+            elif kind in (_ERROR, _NOTICE) and self._tables is not None:
+                code = messages.decode_report(body).code
+                rule = self._tells(look) if owner is not None else self._tables.whole
+                if rule and rule in masks.rules:
+                    keeps = _keeps_message(owner, code)
+                    made = frames.report(body, mark(rule), keeps_message=keeps)
+                    spans.append(Span(rule, "payload", len(out) + 5, len(body)))
+                    out += frames.framed(kind, made)
+                    continue
+            elif kind == _NOTIFICATION and self._tables is not None and self._tables.whole:
+                channel = body.index(0, 4) + 1
+                if len(body) > channel + 1 and self._tables.whole in masks.rules:
+                    spans.append(
+                        Span(self._tables.whole, "payload", len(out) + 5 + channel, len(body) - channel - 1)
+                    )
+                    out += frames.framed(kind, body[:channel] + mark(self._tables.whole) + b"\0")
+                    continue
+            out += payload[start:stop]
+        if rows >= 0:
+            run = payload[rows:]
+            out += run if plan is None else _change_rows(run, plan, spans)
+        return bytes(out), plan
+
+    def _tells(self, look: Look) -> str:
+        """Return the rule that what a server says beside rows may break, empty where it cannot."""
+        if self._tables is None:
+            return ""
+        return self._tables.whole if look.lineage is None else look.lineage.tells
+
+
+    # --- columns
+
+    def _described(self, thing: Any, shape: RowShape, masks: Masks) -> tuple[str, ...]:
+        """Return by which rule each column of a result is hidden that was just described."""
+        if self._tables is None:
+            return ()
+        if isinstance(thing, Execution):
+            look = self._looks.get(thing.command_no, CLEAN)
+            rules = self._rules_of(shape.columns, look, masks)
+            thing.described = rules
+        elif isinstance(thing, Portal | Prepared):
+            statement = thing.statement if isinstance(thing, Portal) else thing
+            rules = self._rules_of(shape.columns, self._look_at_statement(statement), masks)
+            thing.described = rules
+        else:
+            rules = self._rules_of(shape.columns, CLEAN, masks)
+        return rules
+
+    def _rules_of(self, columns: Sequence[Column], look: Look, masks: Masks) -> tuple[str, ...]:
+        """Return the rule that hides each column, empty where none does.
+
+        What the server says of a column's origin goes before what its statement's tree says.
+        """
+        assert self._tables is not None
+        lineage = look.lineage
+        doubt = self._tables.doubt()
+        rules = []
+        for number, column in enumerate(columns):
+            rule = self._tables.rule_of_name(column.name)
+            if not rule and column.table:
+                rule = self._tables.rule_of(column.table, column.number, doubt)
+            elif not rule:
+                if lineage is None:
+                    rule = self._tables.whole
+                elif lineage.is_clear:
+                    rule = ""
+                elif lineage.outputs is None or len(lineage.outputs) != len(columns):
+                    rule = lineage.whole
+                else:
+                    rule = lineage.outputs[number]
+            rules.append(rule if rule in masks.rules else "")
+        return tuple(rules)
+
+    def _plan_of(self, owner: Execution, masks: Masks | None = None) -> _Plan | None:
+        """Return what becomes of a command's rows, None where they pass as they are."""
+        masks = masks or self._masks
+        holder: Any = owner if owner.portal is None else owner.portal
+        stamp = (*self._stamp(), masks is self._masks, len(owner.result_columns))
+        known = holder.plan
+        if known is not None and known[0] == stamp:
+            plan: _Plan | None = known[1]
+            return plan
+        plan = self._make_plan(owner, masks)
+        holder.plan = (stamp, plan)
+        return plan
+
+    def _make_plan(self, owner: Execution, masks: Masks) -> _Plan | None:
+        columns = owner.result_columns
+        look = self._looks.get(owner.command_no, CLEAN)
+        rules: tuple[str, ...] = ("",) * len(columns)
+        otherwise: sift.Change = None
+        otherwise_rule = ""
+        if self._tables is not None:
+            otherwise_rule = self._tables.whole if look.lineage is None else look.lineage.whole
+            if otherwise_rule not in masks.rules or (look.lineage is not None and look.lineage.is_clear):
+                otherwise_rule = ""
+            if columns:
+                rules = self._rules_of(columns, look, masks)
+            elif look.lineage is not None and look.lineage.outputs is not None:
+                rules = tuple(r if r in masks.rules else "" for r in look.lineage.outputs)
+            otherwise = sift.AS_NULL if otherwise_rule else None
+        changes = tuple(
+            self._change(rule, columns[n] if n < len(columns) else None, self._announced(owner, n), masks)
+            for n, rule in enumerate(rules)
+        )
+        if not any(change is not None for change in changes) and otherwise is None:
+            return None
+        return _Plan(changes, rules, otherwise, otherwise_rule, masks.detecting)
+
+    def _announced(self, owner: Execution, number: int) -> bool:
+        """Say whether a column was told as text."""
+        portal = owner.portal
+        for each in (owner, portal, None if portal is None else portal.statement):
+            if each is not None and each.described:
+                return number < len(each.described) and bool(each.described[number])
+        return False
+
+    def _change(
+        self, name: str, column: Column | None, is_announced: bool, masks: Masks
+    ) -> sift.Change:
+        """Return what becomes of the values of a column."""
+        if not name:
+            return None if column is None else self._change_unruled(column, masks)
+        rule = masks.rules[name]
+        may_be_text = is_announced or (column is not None and column.type in frames.INLINE - _JSON)
+        if rule.action == "drop" or not may_be_text:
+            return sift.AS_NULL
+        if rule.action == "redact":
+            return rule.whole(b"")
+        oid = 0 if column is None else column.type
+        is_binary = column is not None and column.format == 1
+
+        def change(value: bytes) -> bytes | None:
+            return rule.whole(self._readable(value, oid, is_binary))
+
+        return change
+
+    def _change_unruled(self, column: Column, masks: Masks) -> sift.Change:
+        """Return what becomes of a column in which only parts are hidden, and no pattern sees them."""
+        is_binary = column.format == 1
+        if column.type in _JSON and masks.paths:
+            head = 1 if is_binary and column.type == 3802 else 0
+            return lambda value: _same(value, value[:head] + masks.mask_json(value[head:]))
+        if not is_binary or column.type in frames.INLINE or column.type in _FIXED:
+            return None
+        if column.type in _DIGITS:
+            if not masks.scanner.digits:
+                return None
+            if column.type == 20:
+                return self._change_int8
+        oid = column.type
+        return lambda value: None if self._found_inside(value, oid) else value
+
+    def _change_int8(self, value: bytes) -> bytes | None:
+        if len(value) != 8 or value < b"\0\0\0\0\x05\xf5\xe1\0":
+            return value
+        digits = b"%d" % int.from_bytes(value, signed=True)
+        return None if self._masks.scanner.find(digits) else value
+
+    # --- streams
+
+    def _copy(
+        self,
+        step: Step,
+        event: Event,
+        between: Callable[[bytes, Masks], tuple[bytes, list[Span]]],
+    ) -> None:
+        side = event.side
+        assert side is not None
+        copy = self._copies.get(side)
+        if copy is None:
+            owner = self._commands.get(event.command_no)
+            look = CLEAN if owner is None else self._looks.get(owner.command_no, CLEAN)
+            copy = CopyMask(self._masks, look.lineage, self._tables.whole if self._tables else "")
+            self._copies[side] = copy
+        assert event.payload is not None
+        if not copy.is_clean(event.payload):
+            copy.mask(step, event, between)
+        if copy.is_over:
+            del self._copies[side]
+
+    def _between_client(self, part: bytes, masks: Masks) -> tuple[bytes, list[Span]]:
+        """Mask what a client says beside CopyData: that it ends, and why it fails."""
+        made, spans, _ = self._requests(part, [])
+        return made, spans
+
+    def _end_copy(self, side: Side) -> list[Event]:
+        copy = self._copies.pop(side, None)
+        return [] if copy is None else copy.finish(side)
+
+    def _long(self, step: Step, event: Event) -> None:
+        side = event.side
+        assert side is not None
+        long = self._longs.get(side)
+        if long is None:
+            long = self._longs[side] = LongMask(self._masks, side, *self._hidden_in_long(step, event))
+        if long.mask(step, event):
+            del self._longs[side]
+
+    def _hidden_in_long(self, step: Step, event: Event) -> tuple[Sequence[str], str]:
+        """Return which values of a long message are hidden, and by which rule all are."""
+        owner = self._commands.get(event.command_no)
+        if self._tables is None:
+            return (), ""
+        if event.side is _TARGET:
+            plan = None if owner is None else self._plan_of(owner)
+            if plan is None:
+                return (), ""
+            return plan.rules, plan.otherwise_rule
+        portal = next((thing for thing in step.about if isinstance(thing, Portal)), None)
+        if portal is None:
+            return (), self._tables.whole
+        lineage = self._look_at_statement(portal.statement).lineage
+        if lineage is None or lineage.all_params:
+            return (), self._tables.whole
+        most = max(lineage.params, default=0)
+        return [lineage.params.get(number + 1, "") for number in range(most)], ""
+
+
+def _keeps_message(command: Command | None, code: str | None) -> bool:
+    """Say whether an error's message is about the statement's own text, and quotes no value.
+
+    What a function or a trigger says, it may say under any code.
+    """
+    if command is None or command.cls not in ("read", "session"):
+        return False
+    return (code or "").startswith(_OF_THE_TEXT)
+
+
+def _same(old: bytes, new: bytes) -> bytes:
+    return old if new == old else new
+
+
+def _change_rows(run: bytes, plan: _Plan, spans: list[Span]) -> bytes:
+    made, hidden = sift.change_rows(run, plan.changes, plan.otherwise)
+    for number, length in enumerate(hidden):
+        if length:
+            rule = plan.rules[number] if number < len(plan.rules) else plan.otherwise_rule
+            spans.append(Span(rule or plan.detecting, "column", number, length))
+    return made

@@ -1,0 +1,226 @@
+"""What is known of a target's tables, for the rules that hide columns.
+
+A target's catalogue is read when its first session opens, again every minute while there is one,
+and whenever something was changed through the gateway or a result names a table that nobody knows.
+Until it is read again, what a statement may have changed is in doubt, and what is in doubt is
+hidden. It is read by the inspecting login where there is one, else by the target's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from agentaudit.errors import AgentauditError
+from agentaudit.gateway import backend
+from agentaudit.gateway.connections import Poller
+from agentaudit.gateway.operational_log import without_content
+from agentaudit.gateway.postgres_statements import Statements
+from agentaudit.gateway.postgres_talk import Talk
+from agentaudit.gateway.serving import TargetAccess
+from agentaudit.masking.masks import Masks
+from agentaudit.protocols import postgres_messages as messages
+from agentaudit.risk import catalogue as catalogues
+from agentaudit.risk.catalogue import Catalogue
+from agentaudit.risk.lineage import NO_DOUBT, Doubt
+
+if TYPE_CHECKING:
+    from agentaudit.gateway.postgres_masks import PostgresMasks
+
+READ_EVERY_S: Final = 60.0
+"""What somebody else has changed in the meantime is not known for so long."""
+
+AT_MOST_EVERY_S: Final = 1.0
+TIMEOUT_S: Final = 10.0
+MAX_CATALOGUE_BYTES: Final = 64 * 1024 * 1024
+
+_PREPARE: Final = messages.query(
+    "SET statement_timeout = '8s'; SET lock_timeout = '1s'; SET search_path = '';"
+    " SET client_encoding = 'UTF8'; SET standard_conforming_strings = on"
+)
+
+log = structlog.get_logger()
+
+
+class Tables:
+    """One target's tables, for all its sessions in this process. Belongs to the event loop.
+
+    `access` is by the login that asks, `user` the role that its sessions begin as.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        access: TargetAccess,
+        masks: Masks,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        user: str,
+    ) -> None:
+        self._user = user
+        self._poller = poller
+        self._access = access
+        self._masks = masks
+        self._spawn = spawn
+        self.whole = masks.columns[0][1]
+        """The rule of what nobody can tell from a masked column."""
+        self.version = 0
+        # Nothing is known yet: so all that names a table is hidden.
+        self.catalogue = Catalogue([], columns=masks.columns)
+        self.statements = Statements(masks, self.catalogue)
+        self._names = {
+            pattern.lower(): rule for pattern, rule in reversed(masks.columns) if "." not in pattern
+        }
+        self._doubts: dict[PostgresMasks, Doubt] = {}
+        self._left = NO_DOUBT
+        self._spoiled = NO_DOUBT
+        self._reading: asyncio.Future[None] | None = None
+        self._read_at = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_read = False
+
+    # --- sessions
+
+    def enter(self, session: PostgresMasks) -> None:
+        """Count a session that is opening."""
+        self._doubts[session] = NO_DOUBT
+        if self._timer is None:
+            self._read_in(READ_EVERY_S)
+
+    def leave(self, session: PostgresMasks) -> None:
+        """Count a session no more; what it has changed is in doubt until the tables are read."""
+        doubt = self._doubts.pop(session, NO_DOUBT)
+        if doubt != NO_DOUBT:
+            self._left |= doubt
+            self.ask_again()
+        if not self._doubts and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def note(self, session: PostgresMasks, doubt: Doubt) -> None:
+        """Note what a session's statement may change."""
+        self._doubts[session] = self._doubts.get(session, NO_DOUBT) | doubt
+        self.ask_again()
+
+    def spoil(self, spoilt: Doubt) -> None:
+        """Note relations into which masked values were written: they stay hidden."""
+        if (self._spoiled | spoilt) != self._spoiled:
+            self._spoiled |= spoilt
+            self.version += 1
+
+    def doubt(self) -> Doubt:
+        """Return what is not known to be as it was read."""
+        doubt = self._spoiled | self._left
+        for each in self._doubts.values():
+            if each is not NO_DOUBT:
+                doubt |= each
+        return doubt
+
+    # --- columns
+
+    def rule_of_name(self, name: str) -> str:
+        """Return the rule about result columns of this name, wherever they come from."""
+        return self._names.get(name.lower(), "") if self._names else ""
+
+    def rule_of(self, table: int, number: int, doubt: Doubt) -> str:
+        """Return the rule that hides a table's column, by the server's own numbers."""
+        rule = self.catalogue.rule_of(table, number)
+        if rule is None:
+            self.ask_again()
+            return self.whole
+        if not rule and doubt is not NO_DOUBT:
+            relation = self.catalogue.relations[table]
+            if doubt.everything or relation.name in doubt.names:
+                return self.whole
+        return rule
+
+    # --- reading
+
+    async def ready(self) -> None:
+        """Return once the tables have been read, or cannot be: then they are all hidden."""
+        if not self._is_read:
+            await self._read()
+
+    def ask_again(self) -> None:
+        """Read the tables again soon."""
+        loop = asyncio.get_running_loop()
+        self._read_in(max(0.05, self._read_at + AT_MOST_EVERY_S - loop.time()))
+
+    def _read_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._begin)
+
+    def _begin(self) -> None:
+        self._timer = None
+        self._spawn(self._read())
+        if self._doubts:
+            self._read_in(READ_EVERY_S)
+
+    async def _read(self) -> None:
+        if self._reading is not None:
+            await asyncio.shield(self._reading)
+            return
+        loop = asyncio.get_running_loop()
+        self._reading = loop.create_future()
+        self._read_at = loop.time()
+        # What is settled now is in what is read from now on.
+        left = self._left
+        settled = {s: doubt for s, doubt in self._doubts.items() if doubt != NO_DOUBT and s.is_idle}
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                found = await self._ask()
+        except (AgentauditError, TimeoutError, ValueError) as error:
+            log.warning(
+                "a target's tables cannot be read, so what names them is hidden",
+                target=self._access.settings.name,
+                error=str(error),
+            )
+        except Exception as error:
+            log.error("a target's tables cannot be read", **without_content(error))
+        else:
+            self._is_read = True
+            self.catalogue = found
+            self.statements = Statements(self._masks, found)
+            self.version += 1
+            if self._left == left:
+                self._left = NO_DOUBT
+            for session, doubt in settled.items():
+                if self._doubts.get(session) == doubt:
+                    self._doubts[session] = NO_DOUBT
+        finally:
+            self._reading.set_result(None)
+            self._reading = None
+
+    async def _ask(self) -> Catalogue:
+        server = await backend.log_in(
+            self._poller, self._access, {"application_name": "agentaudit reads the catalogue"}
+        )
+        try:
+            talk = Talk(server.wire, server.rest, max_bytes=MAX_CATALOGUE_BYTES)
+            await talk.run(_PREPARE)
+            answers = [await talk.ask(query, []) or b"" for query in catalogues.QUERIES]
+            # Of a large database it takes a while to work out, and sessions go on here.
+            return await asyncio.to_thread(
+                catalogues.read, answers, self._masks.columns, user=self._user
+            )
+        finally:
+            server.wire.send(messages.terminate())
+            server.wire.close()
+
+
+def of_target(
+    poller: Poller,
+    access: TargetAccess,
+    masks: Masks,
+    spawn: Callable[[Coroutine[Any, Any, None]], None],
+) -> Tables | None:
+    """Return what is to be known of a target's tables, None where no rule is about columns."""
+    if not masks.columns:
+        return None
+    return Tables(poller, access.inspector or access, masks, spawn, access.settings.user)

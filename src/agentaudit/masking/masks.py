@@ -1,0 +1,184 @@
+"""The masks of one target, read from the policy document that the archive keeps.
+
+What they hide is decided here, on values; which bytes of a protocol are a value of which column is
+said by who knows the protocol. A column's rule hides the whole of a value, a detector's or a
+pattern's what it finds in it.
+
+The rule `credentials` is always there, whatever the settings say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+import orjson
+
+from agentaudit.masking import jsonpath
+from agentaudit.masking.detectors import Detector, named
+from agentaudit.masking.marks import PseudonymKey, mark, partial, slug
+from agentaudit.masking.scan import Finder, Found, Look, OwnPattern, Scanner
+
+CREDENTIALS: Final = "credentials"
+"""The rule of what is hidden in any case."""
+
+ALWAYS: Final = named(
+    ["postgres_verifier", "url_password", "password_literal", "password_dollar", "password_setting"]
+)
+"""What that rule looks for, wherever it is: in code that no scanner reads, in a connection string."""
+
+UNDECIDED: Final = "undecided"
+"""What a mark says where a stream stood still in the middle of a word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One `[[mask]]`: what becomes of what it hides, and whether the client is to see that too."""
+
+    name: str
+    action: str = "redact"
+    for_client: bool = False
+    key: PseudonymKey | None = field(default=None, repr=False)
+
+    def inline(self, value: bytes, what: str) -> bytes:
+        """Return what stands for `value`, a part of something longer, found by the detector `what`."""
+        return self.whole(value, what) or b""
+
+    def whole(self, value: bytes, what: str = "") -> bytes | None:
+        """Return what stands for all of `value`; None for nothing at all."""
+        if self.action == "drop":
+            return None
+        if self.action == "pseudonym":
+            assert self.key is not None
+            return self.key.pseudonym(value)
+        if self.action == "partial" and (shown := partial(value)) is not None:
+            return shown
+        return mark(what or self.name)
+
+
+_CREDENTIALS: Final = Rule(name=CREDENTIALS)
+
+
+class Masks:
+    """What `masks`, as the policy document has them, hide at `target`.
+
+    `keys` are those of the rules that make pseudonyms, by rule; `finders` are plug-ins, which a rule
+    names among its detectors.
+
+    Raises:
+        ValueError: a detector that there is not, or a pattern that is none.
+    """
+
+    def __init__(
+        self,
+        masks: Iterable[Mapping[str, Any]],
+        *,
+        target: str | None = None,
+        keys: Mapping[str, PseudonymKey] | None = None,
+        finders: Mapping[str, Finder] = MappingProxyType({}),
+    ) -> None:
+        keys = keys or {}
+        mine = [
+            m for m in masks if not m.get("targets") or target is None or target in m["targets"]
+        ]
+        self.rules: dict[str, Rule] = {CREDENTIALS: _CREDENTIALS}
+        self.columns: list[tuple[str, str]] = []
+        self.paths: list[tuple[tuple[jsonpath.Step, ...], str]] = []
+        looks: list[Look] = [(CREDENTIALS, detector) for detector in ALWAYS]
+        for document in mine:
+            name = document["name"]
+            self.rules[name] = Rule(
+                name=name,
+                action=document["action"],
+                for_client="client" in document["apply"],
+                key=keys.get(name),
+            )
+            self.columns += [(column, name) for column in document.get("columns", ())]
+            self.paths += [(jsonpath.parse(path), name) for path in document.get("json_paths", ())]
+            looks += [(name, found) for found in self._named(document.get("detect", ()), finders)]
+            looks += [(name, OwnPattern(slug(name), p)) for p in document.get("patterns", ())]
+        self.scanner = Scanner(looks)
+        self.detecting = looks[-1][0]
+        """A rule that looks for things in values, to name where nobody can say which one it was."""
+        self.for_client: Masks | None = None
+        client = [document for document in mine if "client" in document["apply"]]
+        if len(client) == len(mine):
+            self.for_client = self if client else None
+        elif client:
+            self.for_client = Masks(client, target=target, keys=keys, finders=finders)
+
+    @staticmethod
+    def _named(names: Sequence[str], finders: Mapping[str, Finder]) -> Iterable[Detector | Finder]:
+        plugged = [finders[name] for name in names if name in finders]
+        return [*named([name for name in names if name not in finders]), *plugged]
+
+    # --- values
+
+    def mask(self, value: bytes) -> tuple[bytes, list[Found]]:
+        """Return `value` with what detectors and patterns find in it replaced, and what that was."""
+        if not self.scanner.may_hold(value):
+            return value, []
+        found = self.scanner.find(value)
+        return self.replaced(value, found), found
+
+    def replaced(self, value: bytes, found: Sequence[Found], *, quote: bytes = b"") -> bytes:
+        """Return `value` with marks in the place of what was `found` in it, each in `quote`s."""
+        parts = []
+        at = 0
+        for each in found:
+            made = self.rules[each.rule].inline(value[each.start : each.stop], each.what)
+            parts += [value[at : each.start], quote, made, quote]
+            at = each.stop
+        return b"".join([*parts, value[at:]]) if parts else value
+
+    def mask_text(self, text: str) -> str:
+        """Return `text` masked as `mask` does it."""
+        data = text.encode("utf-8", "surrogatepass")
+        masked, found = self.mask(data)
+        return masked.decode("utf-8", "replace") if found else text
+
+    def mask_json(self, value: bytes) -> bytes:
+        """Return a JSON value with what the rules' paths name replaced.
+
+        What cannot be read as JSON is replaced as a whole.
+        """
+        if not self.paths:
+            return value
+        try:
+            document = orjson.loads(value)
+            changed = 0
+            for steps, name in self.paths:
+                rule = self.rules[name]
+                changed += jsonpath.replace(
+                    document, steps, lambda each, rule=rule: _leaf(each, rule)
+                )
+        except (ValueError, RecursionError):
+            return orjson.dumps(mark(self.paths[0][1]).decode())
+        return orjson.dumps(document) if changed else value
+
+    @staticmethod
+    def is_json(value: bytes) -> bool:
+        """Return whether `value` can be read as JSON."""
+        try:
+            orjson.loads(value)
+        except ValueError:
+            return False
+        return True
+
+    def mask_deep(self, value: Any) -> Any:
+        """Return `value`, made of what JSON has, with all its texts masked, names of members too."""
+        if isinstance(value, str):
+            return self.mask_text(value)
+        if isinstance(value, Mapping):
+            return {self.mask_deep(name): self.mask_deep(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.mask_deep(each) for each in value]
+        return value
+
+
+def _leaf(value: Any, rule: Rule) -> Any:
+    data = value.encode() if isinstance(value, str) else orjson.dumps(value)
+    made = rule.whole(data)
+    return None if made is None else made.decode()

@@ -1,0 +1,186 @@
+"""Finds what rules hide in bytes of which nobody has said what they mean.
+
+Three steps, each for what the one before let through: a sieve that tells what cannot be there, one
+alternation of all patterns, and each pattern by itself with its check
+(docs/decisions/0021-how-secrets-are-found.md says why these).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import re2
+
+from agentaudit._native.sift import Sieve
+from agentaudit.masking.detectors import Detector
+
+_MAX_MEMORY: Final = 64 << 20
+"""Bytes that all patterns together may take, compiled and while they search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something that a rule hides, from `start` up to `stop`; `what` names what found it."""
+
+    start: int
+    stop: int
+    rule: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch without NULs in which something was found, by its place in what was searched."""
+
+    start: int
+    stop: int
+    found: tuple[Found, ...]
+
+
+class Finder(Protocol):
+    """What finds things without a pattern: a plug-in, for one (`agentaudit.maskers`)."""
+
+    @property
+    def name(self) -> str:
+        """What a mark shows."""
+        ...
+
+    def find(self, data: bytes) -> Iterable[tuple[int, int]]:
+        """Yield where, in one value, something begins and ends that is to be hidden."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPattern:
+    """A pattern of the settings, over texts in UTF-8. What its group holds is hidden, or it all."""
+
+    name: str
+    pattern: str
+    _compiled: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_compiled", _compiled([self.pattern], is_latin=False))
+
+    def find(self, data: bytes) -> Iterator[tuple[int, int]]:
+        for found in self._compiled.finditer(data):
+            group = 1 if found.re.groups and found.start(1) >= 0 else 0
+            if found.end(group) > found.start(group):
+                yield found.start(group), found.end(group)
+
+
+Look = tuple[str, Detector | OwnPattern | Finder]
+"""The rule for which something is looked for, and what finds it."""
+
+
+class _Family:
+    """Patterns that are searched for together: those of one encoding."""
+
+    def __init__(self, looks: Sequence[Look], *, is_latin: bool) -> None:
+        patterns = [finder.pattern for _, finder in looks]  # type: ignore[union-attr]
+        self.looks = looks
+        self.any = _compiled([f"(?:{pattern})" for pattern in patterns], is_latin=is_latin)
+        self.each = re2.Set.SearchSet(_options(is_latin=is_latin))
+        for pattern in patterns:
+            self.each.Add(pattern.encode())
+        self.each.Compile()
+
+    def candidates(self, data: bytes) -> list[Look]:
+        return [self.looks[number] for number in self.each.Match(data) or ()]
+
+
+class Scanner:
+    """Looks for what `looks` say. What two of them find in one place is the first one's."""
+
+    def __init__(self, looks: Sequence[Look]) -> None:
+        self._looks = list(looks)
+        detectors = [look for look in looks if isinstance(look[1], Detector)]
+        own = [look for look in looks if isinstance(look[1], OwnPattern)]
+        self._finders = [look for look in looks if look not in detectors and look not in own]
+        self._families = [
+            _Family(each, is_latin=is_latin)
+            for each, is_latin in ((detectors, True), (own, False))
+            if each
+        ]
+        known = [finder for _, finder in detectors if isinstance(finder, Detector)]
+        self.digits = min((d.digits for d in known if d.digits), default=0)
+        self._sieve: Sieve | None = None
+        if len(known) == len(looks):
+            self._sieve = Sieve(
+                tuple(dict.fromkeys(anchor for d in known for anchor in d.anchors)),
+                self.digits,
+                min((d.colons for d in known if d.colons), default=0),
+            )
+
+    def may_hold(self, data: bytes) -> bool:
+        """Return False where nothing of it can be in `data`, framed or not."""
+        return self._sieve is None or self._sieve.may_hold(data)
+
+    def segments(self, blanked: bytes) -> list[Segment]:
+        """Return the stretches of `blanked`, which has NULs between values, that hold something."""
+        found: dict[int, Segment] = {}
+        for start, stop in self._stretches(blanked):
+            if start not in found and (here := self.find(blanked[start:stop])):
+                found[start] = Segment(start, stop, tuple(here))
+        return [found[start] for start in sorted(found)]
+
+    def _stretches(self, blanked: bytes) -> Iterator[tuple[int, int]]:
+        """Yield the stretches that are worth a closer look."""
+        size = len(blanked)
+        if self._finders:
+            at = 0
+            while at < size:
+                stop = blanked.find(b"\0", at)
+                stop = size if stop < 0 else stop
+                if stop > at:
+                    yield at, stop
+                at = stop + 1
+            return
+        for family in self._families:
+            at = 0
+            while at < size and (found := family.any.search(blanked, at)) is not None:
+                first, last = found.span()
+                start = blanked.rfind(b"\0", 0, first) + 1
+                stop = blanked.find(b"\0", last)
+                stop = size if stop < 0 else stop
+                yield start, stop
+                at = max(stop, last + 1)
+
+    def find(self, value: bytes) -> list[Found]:
+        """Return what is found in `value`, in order, none overlapping another."""
+        candidates = [look for family in self._families for look in family.candidates(value)]
+        candidates += self._finders
+        hits = [
+            (start, self._looks.index(look), stop, look)
+            for look in candidates
+            for start, stop in look[1].find(value)
+        ]
+        if not hits:
+            return []
+        hits.sort(key=lambda hit: hit[:3])
+        found: list[Found] = []
+        for start, _, stop, (rule, finder) in hits:
+            if found and start < found[-1].stop:
+                if stop > found[-1].stop:
+                    last = found[-1]
+                    found[-1] = Found(last.start, stop, last.rule, last.what)
+            else:
+                found.append(Found(start, stop, rule, finder.name))
+        return found
+
+
+def _options(*, is_latin: bool) -> Any:
+    options = re2.Options()
+    options.max_mem = _MAX_MEMORY
+    options.log_errors = False
+    if is_latin:
+        options.encoding = re2.Options.Encoding.LATIN1
+    return options
+
+
+def _compiled(patterns: Sequence[str], *, is_latin: bool) -> Any:
+    try:
+        return re2.compile("|".join(patterns).encode(), _options(is_latin=is_latin))
+    except re2.error as error:
+        raise ValueError(f"patterns that cannot be searched for together: {error}") from None

@@ -1,0 +1,220 @@
+"""Masks a stream of bytes that is read in pieces, wherever the pieces are cut.
+
+What is said of a piece is said only up to where nothing that is still to come could change it: the
+rest waits. No detector's match crosses a separator but a private key's, so little waits where text
+has lines, and never more than `MAX_PENDING_BYTES`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from agentaudit.masking.marks import mark
+from agentaudit.masking.masks import UNDECIDED, Masks
+from agentaudit.masking.scan import Found
+
+MAX_PENDING_BYTES: Final = 64 * 1024
+"""What may wait. A match that is longer is masked to its end, whatever comes."""
+
+_SEPARATOR: Final = re.compile(rb"[\0\r\n]")
+_WORD: Final = re.compile(rb"[0-9A-Za-z_+/=.@:%~\x80-\xff-]*\Z")
+_NO_WORD: Final = re.compile(rb"[^0-9A-Za-z_+/=.@:%~\x80-\xff-]")
+_KEY_BEGINS: Final = re.compile(rb"-----BEGIN[ A-Z0-9]*PRIVATE KEY")
+_KEY_ENDS: Final = re.compile(rb"-----END[^\0]{0,40}?-----")
+_NO_KEY: Final = re.compile(rb"[^0-9A-Za-z+/=\\\r\n:, .-]")
+"""What no PEM has: a run ends there at the latest, so that nobody hides a stream behind a header."""
+_LOOKBACK: Final = 4096
+
+LENGTH: Final = re.compile(rb"\0\0..", re.DOTALL)
+"""The length of a value of up to 64 KiB, before it: no text has NULs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What was hidden in the bytes that `feed` returned: the rule, where its mark is, how much."""
+
+    rule: str
+    offset: int
+    length: int
+
+
+class Stream:
+    """One direction of a connection, or one long value, on its way to the archive.
+
+    With `keeps_length` what is hidden becomes as many bytes as it was, for frames whose length has
+    been said already. Where it `has_lengths`, values have theirs before them, in four bytes, and
+    those are no text.
+    """
+
+    def __init__(
+        self, masks: Masks, *, keeps_length: bool = False, has_lengths: bool = False
+    ) -> None:
+        self._masks = masks
+        self._keeps_length = keeps_length or has_lengths
+        self._has_lengths = has_lengths
+        self._tail = b""
+        self._run: tuple[str, re.Pattern[bytes]] | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of what was fed wait."""
+        return len(self._tail)
+
+    @property
+    def is_in_run(self) -> bool:
+        """Whether what comes next belongs to something that is hidden."""
+        return self._run is not None
+
+    def feed(self, data: bytes) -> tuple[bytes, list[Hidden]]:
+        """Return what can be said now, masked, and what was hidden in it."""
+        out = bytearray()
+        hidden: list[Hidden] = []
+        data = self._swallow(self._tail + data, out, hidden)
+        cut = self._decided(data)
+        self._tail = data[cut:]
+        self._mask(data[:cut], out, hidden)
+        if len(self._tail) > MAX_PENDING_BYTES:
+            self._force(out, hidden)
+        return bytes(out), hidden
+
+    def finish(self) -> tuple[bytes, list[Hidden]]:
+        """Return the rest: nothing comes any more."""
+        out = bytearray()
+        hidden: list[Hidden] = []
+        tail, self._tail = self._swallow(self._tail, out, hidden), b""
+        self._mask(tail, out, hidden)
+        self._run = None
+        return bytes(out), hidden
+
+    def flush(self) -> tuple[bytes, list[Hidden]]:
+        """Return all that waits, because it has for long enough.
+
+        A word at its end may be half a secret: it is hidden, and its other half will be.
+        """
+        out = bytearray()
+        hidden: list[Hidden] = []
+        tail, self._tail = self._swallow(self._tail, out, hidden), b""
+        begun = self._key_begun(tail)
+        if begun >= 0:
+            self._mask(tail[:begun], out, hidden)
+            self._begin_run(tail[begun:], UNDECIDED, _NO_KEY, out, hidden)
+            return bytes(out), hidden
+        word = _WORD.search(tail)
+        assert word is not None
+        found = self._find(tail)
+        start = min([word.start(), *(f.start for f in found if f.stop > word.start())])
+        self._mask(tail[:start], out, hidden)
+        if start < len(tail):
+            rule = next((f.rule for f in found if f.stop > word.start()), UNDECIDED)
+            self._begin_run(tail[start:], rule, _NO_WORD, out, hidden)
+        return bytes(out), hidden
+
+    # --- what can be said
+
+    def _decided(self, data: bytes) -> int:
+        """Return up to where nothing that comes can change what is found in `data`."""
+        last = max(data.rfind(b"\n"), data.rfind(b"\r"), data.rfind(b"\0"))
+        begun = self._key_begun(data)
+        return last + 1 if begun < 0 else min(begun, last + 1)
+
+    def _key_begun(self, data: bytes) -> int:
+        """Return where a private key begins whose end is not there yet, -1 if none does."""
+        # A header that is cut off itself is the end of a line, which waits anyway.
+        for found in reversed(list(_KEY_BEGINS.finditer(data))):
+            if _KEY_ENDS.search(data, found.end()) is None:
+                if _NO_KEY.search(data, found.end()) is None:
+                    return found.start()
+            else:
+                break
+        return -1
+
+    def _mask(self, data: bytes, out: bytearray, hidden: list[Hidden]) -> None:
+        found = self._find(data) if data and self._masks.scanner.may_hold(data) else []
+        at = 0
+        for each in found:
+            out += data[at : each.start]
+            self._put(data[each.start : each.stop], each, out, hidden)
+            at = each.stop
+        out += data[at:]
+
+    def _find(self, data: bytes) -> list[Found]:
+        return self._masks.scanner.find(LENGTH.sub(bytes(4), data) if self._has_lengths else data)
+
+    def _put(self, value: bytes, found: Found, out: bytearray, hidden: list[Hidden]) -> None:
+        hidden.append(Hidden(found.rule, len(out), len(value)))
+        made = self._masks.rules[found.rule].inline(value, found.what)
+        out += fitted(made, len(value)) if self._keeps_length else made
+
+    # --- what is longer than may wait
+
+    def _force(self, out: bytearray, hidden: list[Hidden]) -> None:
+        """Say of a line without end what can be said, and let the rest be masked to its end."""
+        tail, self._tail = self._tail, b""
+        begun = self._key_begun(tail)
+        found = self._find(tail)
+        last = found[-1] if found else None
+        if begun >= 0:
+            self._mask(tail[:begun], out, hidden)
+            self._begin_run(tail[begun:], self._rule_of_keys(), _NO_KEY, out, hidden)
+        elif last is not None and last.stop == len(tail):
+            self._mask(tail[: last.start], out, hidden)
+            self._begin_run(tail[last.start :], last.rule, _NO_WORD, out, hidden)
+        else:
+            at = len(tail) - _LOOKBACK
+            breaks = list(_NO_WORD.finditer(tail, at))
+            cut = breaks[0].end() if breaks else at
+            if last is not None and last.stop > cut:
+                cut = last.stop
+            self._tail = tail[cut:]
+            self._mask(tail[:cut], out, hidden)
+
+    def _rule_of_keys(self) -> str:
+        return next(
+            (f.rule for f in self._masks.scanner.find(_SAMPLE_KEY)),
+            UNDECIDED,
+        )
+
+    def _begin_run(
+        self,
+        data: bytes,
+        rule: str,
+        ends: re.Pattern[bytes],
+        out: bytearray,
+        hidden: list[Hidden],
+    ) -> None:
+        hidden.append(Hidden(rule, len(out), len(data)))
+        made = mark(rule)
+        out += fitted(made, len(data)) if self._keeps_length else made
+        self._run = rule, ends
+
+    def _swallow(self, data: bytes, out: bytearray, hidden: list[Hidden]) -> bytes:
+        """Hide what goes on with a run; return what is behind it."""
+        if self._run is None or not data:
+            return data
+        rule, ends = self._run
+        stop = len(data)
+        if (found := ends.search(data)) is not None:
+            stop = found.start()
+            self._run = None
+        if ends is _NO_KEY and (end := _KEY_ENDS.search(data, 0, stop)) is not None:
+            stop = end.end()
+            self._run = None
+        if stop:
+            hidden.append(Hidden(rule, len(out), stop))
+            if self._keeps_length:
+                out += b"*" * stop
+        return data[stop:]
+
+
+_SAMPLE_KEY: Final = b"-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----"
+
+
+def fitted(made: bytes, length: int) -> bytes:
+    """Return `made` with stars behind it, or cut, so that it has `length` bytes.
+
+    >>> fitted(b"[masked]", 10), fitted(b"[masked]", 3)
+    (b'[masked]**', b'[ma')
+    """
+    return made[:length].ljust(length, b"*")
