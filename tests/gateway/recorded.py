@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pyarrow.parquet as pq
 
+from agentaudit.model import Flag
 from agentaudit.archive.snapshot import open_archive
 
 Row = dict[str, Any]
@@ -50,12 +51,15 @@ class Recorded:
         return whole
 
     def wire(self, session: Row, side: str) -> bytes:
-        """Return what `side` sent after the login, as recorded."""
-        kinds = ("request", "response")
+        """Return what `side` sent after the login, as recorded where nothing of it is masked."""
+        kinds = ("request", "response", "content")
         events = [e for e in self.of(session) if e["side"] == side and e["kind"] in kinds]
         for event in events:
-            assert event["orig_len"] == len(self.payload(event))
-        return b"".join(self.payload(event) for event in events)
+            if event["kind"] != "content" and not event["flags"] & Flag.WITHHELD:
+                assert event["orig_len"] == len(self.payload(event))
+        wire = b"".join(self.payload(event) for event in events)
+        assert sum(event["orig_len"] for event in events) == len(wire)
+        return wire
 
     def refusals(self) -> list[str]:
         """Return the texts of all `refused` events."""

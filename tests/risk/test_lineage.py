@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy
-from psycopg import sql as psycopg_sql
+from sqlalchemy.engine.reflection import ObjectKind
 
 from agentaudit.risk.catalogue import QUERIES, Catalogue, Relation, read
 from agentaudit.risk.lineage import (
@@ -44,6 +44,7 @@ RULES = [
     ("email", "contact"),
     ("events.secret", "events"),
     ("animals.chip", "animals"),
+    ("secrets.b", "animals"),
 ]
 
 SCHEMA = f"""
@@ -83,6 +84,12 @@ INSERT INTO dogs VALUES (1, 'rex', '{SSN}', 'pug');
 INSERT INTO animals VALUES (2, 'tom', '{EMAIL}');
 INSERT INTO customers_log VALUES ('Rome', '{EMAIL}');
 CREATE VIEW names AS SELECT id, name FROM customers;
+CREATE VIEW on_names AS SELECT name FROM names;
+CREATE SEQUENCE counter;
+CREATE TABLE grand (b text);
+CREATE TABLE middle () INHERITS (grand);
+CREATE TABLE secrets (b text);
+INSERT INTO secrets VALUES ('{SSN}');
 CREATE VIEW loud AS SELECT id, name, upper(ssn) AS shout, c.email AS contact FROM customers c;
 CREATE VIEW louder (number, voice) AS SELECT id, shout || '!' FROM loud;
 CREATE VIEW rows AS SELECT c AS r, c.id FROM customers c;
@@ -105,7 +112,7 @@ CREATE FUNCTION lower(int) RETURNS text LANGUAGE sql STABLE
   AS 'SELECT ssn FROM public.customers WHERE id = $1';
 CREATE FUNCTION add_secret(text, int) RETURNS text LANGUAGE sql STABLE
   AS 'SELECT $1 || ssn FROM public.customers WHERE id = $2';
-CREATE OPERATOR + (LEFTARG = text, RIGHTARG = int, FUNCTION = add_secret);
+CREATE OPERATOR # (LEFTARG = text, RIGHTARG = int, FUNCTION = add_secret);
 CREATE OPERATOR <@@> (LEFTARG = text, RIGHTARG = int, FUNCTION = add_secret);
 CREATE FUNCTION step(text, int) RETURNS text LANGUAGE sql STABLE
   AS 'SELECT max(ssn) FROM public.customers';
@@ -336,10 +343,10 @@ AROUND: list[str | Sequence[str]] = [
     "SELECT leak(o) FROM orders o",
     "SELECT lower(1)",
     "SELECT lower(customer_id) FROM orders",
-    "SELECT 'a'::text + 1",
-    "SELECT status + customer_id FROM orders",
+    "SELECT 'a'::text # 1",
+    "SELECT status # customer_id FROM orders",
     "SELECT status <@@> customer_id FROM orders",
-    "SELECT 'a'::text OPERATOR(public.+) 1",
+    "SELECT 'a'::text OPERATOR(public.#) 1",
     "SELECT gather(id) FROM orders",
     "SELECT gather(id) OVER () FROM orders",
     "SELECT CAST('fine'::mood AS box2)",
@@ -382,10 +389,39 @@ AROUND: list[str | Sequence[str]] = [
     "SELECT * FROM customers, generate_series(pin, pin) AS g",
     "SELECT g FROM customers, LATERAL generate_series(pin, pin) AS g WHERE id = 1",
     "SELECT setting FROM (SELECT set_config('my.x', ssn, false) AS setting FROM customers) x",
+    # Names that PostgreSQL gives where the text gives none.
+    *(f'SELECT (SELECT "{name}" FROM (SELECT {expression} FROM customers WHERE id = 1) q)::text'
+      f' FROM (SELECT 1 AS "{name}") o' for name, expression in [
+        ("ssn", "CASE WHEN id = 2 THEN name ELSE ssn END"),
+        ("case", "CASE WHEN id = 1 THEN ssn END"),
+        ("text", "CASE WHEN id = 1 THEN ssn END::text"),
+        ("varchar", "(ssn || '')::text::varchar"),
+        ("ssn", "ssn::text::varchar"),
+        ("greatest", "greatest(ssn, '')"),
+        ("nullif", "nullif(ssn, '')"),
+        ("max", "(SELECT max(ssn) FROM customers)"),
+        ("column1", "(VALUES (ssn))"),
+        ("a", "(SELECT ssn AS a UNION SELECT ssn)"),
+        ("?column?", "(SELECT ssn || '')::text"),
+        ("array", "ARRAY(SELECT ssn)"),
+        ("row", "ROW(ssn)"),
+        ("coalesce", "coalesce(ssn)"),
+        ("ssn", "(customers).ssn"),
+        ("upper", "upper(ssn) COLLATE \"C\""),
+        ("btrim", "trim(ssn)"),
+        ("substring", "substring(ssn from 1)"),
+        ("overlay", "overlay(ssn placing 'x' from 1 for 0)"),
+        ("to_json", "to_json(customers)"),
+    ]),
+    "SELECT (SELECT max(ssn) FROM (SELECT cs FROM holds) h, unnest(cs) u) FROM (SELECT 'x' AS ssn)"
+    " o",
+    # Which row is shown.
+    "SELECT a FROM (SELECT a FROM generate_series(1, 500000) a OFFSET (SELECT pin - 1 FROM"
+    " customers WHERE id = 1) LIMIT 1) x",
     # What the text makes up, and finds by comparing.
-    f"SELECT n FROM generate_series(483000, 484000) n JOIN customers ON pin = n",
-    f"SELECT n FROM generate_series(483000, 484000) n WHERE n IN (SELECT pin FROM customers)",
-    f"SELECT n FROM generate_series(483000, 484000) n WHERE EXISTS (SELECT 1 FROM customers WHERE"
+    "SELECT n FROM generate_series(483000, 484000) n JOIN customers ON pin = n",
+    "SELECT n FROM generate_series(483000, 484000) n WHERE n IN (SELECT pin FROM customers)",
+    "SELECT n FROM generate_series(483000, 484000) n WHERE EXISTS (SELECT 1 FROM customers WHERE"
     " pin = n)",
     "SELECT max(n) FROM generate_series(1, 500000) n WHERE n <= (SELECT max(pin) FROM customers)",
     "SELECT count(*) FROM generate_series(1, 500000) n WHERE n <= (SELECT max(pin) FROM customers)",
@@ -483,6 +519,16 @@ AROUND: list[str | Sequence[str]] = [
     ["SELECT set_config('my.x', ssn, false) FROM customers WHERE id = 1", "SHOW my.x"],
     ["SELECT set_config('my.x', max(ssn), false) FROM customers",
      "SELECT current_setting('my.x')"],
+    ["SELECT setval('counter', pin) FROM customers WHERE id = 1", "SELECT last_value FROM counter"],
+    ["SELECT setval('counter', pin) FROM customers WHERE id = 1",
+     "SELECT currval('counter')::text || 'x'"],
+    ["SELECT pg_advisory_lock(pin) FROM customers WHERE id = 1",
+     "SELECT objid FROM pg_locks WHERE locktype = 'advisory'"],
+    ["SELECT set_config('application_name', ssn, false) FROM customers WHERE id = 1",
+     "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"],
+    ["CREATE OR REPLACE VIEW names AS SELECT id, ssn::text || '' AS name FROM customers",
+     "SELECT name FROM on_names"],
+    ["ALTER TABLE secrets INHERIT middle", "SELECT b FROM grand"],
     ["CREATE FUNCTION abs(text) RETURNS text LANGUAGE sql AS 'SELECT max(ssn) FROM customers'",
      "SELECT abs('a'::text)"],
     ["CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT max(ssn) FROM customers'",
@@ -674,9 +720,7 @@ def test_a_way_that_newer_servers_offer_is_closed_too(database: Database, text: 
 
 
 @pytest.mark.parametrize("text", SAID)
-def test_what_the_server_says_about_a_masked_value_is_hidden(
-    database: Database, text: str
-) -> None:
+def test_what_the_server_says_about_a_masked_value_is_hidden(database: Database, text: str) -> None:
     said = ""
     database.notices.clear()
     try:
@@ -736,7 +780,7 @@ ORDINARY: list[tuple[str, str]] = [
     ("SELECT x.n, x.e FROM (SELECT name, email FROM customers) AS x(n, e)", "e"),
     ("SELECT id, (SELECT count(*) FROM orders o WHERE o.customer_id = c.id) AS n FROM customers c",
      ""),
-    ("SELECT id, (SELECT max(total) FROM orders o WHERE o.customer_id = c.id) FROM customers c", ""),
+    ("SELECT id, (SELECT max(total) FROM orders o WHERE customer_id = c.id) FROM customers c", ""),
     ("SELECT id, EXISTS (SELECT 1 FROM orders o WHERE o.customer_id = c.id) FROM customers c", ""),
     ("SELECT id FROM orders WHERE customer_id IN (SELECT id FROM customers WHERE email = 'x')", ""),
     ("SELECT name FROM customers c WHERE NOT EXISTS (SELECT FROM orders o WHERE o.customer_id ="
@@ -778,7 +822,7 @@ ORDINARY: list[tuple[str, str]] = [
     ("SELECT * FROM orders NATURAL JOIN plain", ""),
     ("SELECT name, ctid, tableoid::regclass, xmin FROM customers", ""),
     ("SELECT (c).name, c.id FROM customers c", ""),
-    ("SELECT coalesce(o.status, 'none') FROM customers c LEFT JOIN orders o ON o.customer_id = c.id",
+    ("SELECT coalesce(o.status, '-') FROM customers c LEFT JOIN orders o ON o.customer_id = c.id",
      ""),
     ("SELECT DISTINCT status FROM orders ORDER BY status", ""),
     ("SELECT status, count(*) FROM orders GROUP BY ROLLUP (status)", ""),
@@ -852,7 +896,8 @@ ORDINARY: list[tuple[str, str]] = [
         JOIN pg_class c ON a.attrelid = c.oid
         JOIN pg_namespace n ON c.relnamespace = n.oid
         WHERE c.relkind IN ('f', 'm', 'p', 'r', 'v') AND c.relname = 'orders'
-            AND n.nspname NOT IN ('pg_catalog', 'pg_toast') AND pg_catalog.pg_table_is_visible(c.oid)
+            AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
+            AND pg_catalog.pg_table_is_visible(c.oid)
      """, ""),
     ("""
         SELECT c.conname, array(
@@ -892,7 +937,7 @@ def test_what_is_no_way_around_comes_back_in_the_clear(
 ) -> None:
     found = read_as(text, database.catalogue)
     with database.connection.transaction(force_rollback=True):
-        given = re.sub(r"\$\d", "1", text) if "$" in text else text
+        given = re.sub(r"\$\d", "NULL", text) if "$" in text else text
         cursor = database.connection.execute(given.encode())
         names = [each.name for each in cursor.description or ()]
     if found.is_clear:
@@ -904,11 +949,12 @@ def test_what_is_no_way_around_comes_back_in_the_clear(
 
 
 PSQL = [
-    "\\d", "\\d customers", "\\d+ orders", "\\d+ loud", "\\dt+", "\\dn+", "\\df", "\\l", "\\du", "\\dv",
-    "\\dm", "\\di", "\\ds", "\\dT", "\\dD", "\\dp", "\\dx", "\\do", "\\dC", "\\ddp", "\\dP", "\\dO", "\\dL",
-    "\\db", "\\dy", "\\dRp", "\\det", "\\dew", "\\drds", "\\dF", "\\dd", "\\d events", "\\d dogs", "\\d guarded",
-    "\\d ruled", "\\d logged",
-]  # fmt: skip
+    f"\\{command}"
+    for command in """
+    d/d customers/d+ orders/d+ loud/d events/d dogs/d guarded/d ruled/d logged/dt+/dn+/df/l/du/dv
+    /dm/di/ds/dT/dD/dp/dx/do/dC/ddp/dP/dO/dL/db/dy/dRp/det/dew/drds/dF/dd
+    """.replace("\n    ", "").split("/")
+]
 
 
 def test_what_psql_asks_about_relations_comes_back_in_the_clear(database: Database) -> None:
@@ -918,7 +964,7 @@ def test_what_psql_asks_about_relations_comes_back_in_the_clear(database: Databa
          database.server.superuser_dsn(database.name)],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    texts = re.findall(r"[*/]+ QUERY \**/?\n(.*?);\n[*/]+", told, re.DOTALL)
+    texts = re.findall(r"[*/]+ QUERY \**/?\n(.*?);?\n[*/]{10,}\n", told, re.DOTALL)
     assert len(texts) > 50
     assert [text for text in texts if not is_in_the_clear(database, text)] == []
 
@@ -928,6 +974,7 @@ def is_in_the_clear(database: Database, text: str) -> bool:
     return found.is_clear or (found.outputs is not None and not any(found.outputs))
 
 
+@pytest.mark.filterwarnings("ignore:Did not recognize type")  # of a column that holds rows
 def test_what_sqlalchemy_asks_about_a_database_comes_back_in_the_clear(database: Database) -> None:
     host, port, *_ = (part.split("=")[1] for part in
                       database.server.superuser_dsn(database.name).split())  # fmt: skip
@@ -947,8 +994,7 @@ def test_what_sqlalchemy_asks_about_a_database_comes_back_in_the_clear(database:
     inspector.get_schema_names()
     inspector.get_table_names()
     inspector.get_view_names()
-    inspector.get_multi_columns(kind=sqlalchemy.inspection.inspect and sqlalchemy.engine.reflection
-                                .ObjectKind.ANY)  # fmt: skip
+    inspector.get_multi_columns(kind=ObjectKind.ANY)
     inspector.get_multi_indexes()
     inspector.get_multi_pk_constraint()
     inspector.get_multi_foreign_keys()
@@ -960,3 +1006,309 @@ def test_what_sqlalchemy_asks_about_a_database_comes_back_in_the_clear(database:
     engine.dispose()
     assert len(asked) > 10
     assert [text for text in asked if not is_in_the_clear(database, text)] == []
+
+
+CUSTOMERS = Relation(
+    1,
+    "public",
+    "customers",
+    "r",
+    tuple(
+        (number, name, "pg_catalog.text")
+        for number, name in enumerate(("id", "name", "ssn", "email", "note"), start=1)
+    ),
+)
+ORDERS = Relation(
+    2,
+    "public",
+    "orders",
+    "r",
+    tuple(
+        (number, name, "pg_catalog.text")
+        for number, name in enumerate(("id", "customer_id", "total", "status"), start=1)
+    ),
+)
+KNOWN = Catalogue(
+    [CUSTOMERS, ORDERS], columns=[("*.customers.ssn", "identifiers"), ("email", "contact")]
+)
+
+# What is hidden stands between ‹ and ›.
+CONSTANTS = [
+    "SELECT 1 FROM customers WHERE ssn = ‹'123'› AND name = 'Ann'",
+    "SELECT 1 FROM customers c WHERE ‹'123'› = c.ssn OR c.id = 5",
+    "SELECT 1 FROM customers WHERE ssn IN (‹'1'›, ‹'2'›, ‹3›) AND id IN (4, 5)",
+    "SELECT 1 FROM customers WHERE ssn BETWEEN ‹'1'› AND ‹'2'›",
+    "SELECT 1 FROM customers WHERE NOT (ssn LIKE ‹'12%'› OR name LIKE 'A%')",
+    "SELECT 1 FROM customers WHERE ssn = ANY (ARRAY[‹'1'›, ‹E'2\\n'›])",
+    "SELECT 1 FROM customers WHERE ssn = ANY (‹'{1,2}'›::text[])",
+    "SELECT 1 FROM customers WHERE ssn = ‹$$it's$$›",
+    "SELECT 1 FROM customers WHERE ssn = ‹$a$x$$y$a$›",
+    "SELECT 1 FROM customers WHERE ssn = ‹U&'d\\0061t'›",
+    "SELECT 1 FROM customers WHERE ssn = ‹'a'\n  'b'› AND name = 'x'",
+    "SELECT 1 FROM customers WHERE ssn = ‹N'12'›",
+    "SELECT 1 FROM customers WHERE ssn = ‹-5› AND id = -6",
+    "SELECT 1 FROM customers WHERE ssn = ‹12.5›",
+    "SELECT 1 FROM customers WHERE ssn = ‹'it''s'›",
+    "SELECT 'é', 1 FROM customers WHERE name = 'ü' AND ssn = ‹'é'› AND id = 1",
+    "SELECT 1 FROM customers WHERE (id, ssn) = (‹1›, ‹'2'›)",
+    "SELECT 1 FROM customers WHERE upper(ssn) = upper(‹'x'›)",
+    "SELECT 1 FROM customers WHERE ssn = ‹'x'›::text",
+    "SELECT ssn = ‹'x'›, name = 'y' FROM customers",
+    "SELECT CASE WHEN ssn = ‹'x'› THEN ‹'a'› END, 'b' FROM customers",
+    "SELECT 1 FROM orders o JOIN customers c ON c.id = o.customer_id AND c.email = ‹'x'›"
+    " WHERE o.status = 'open'",
+    "SELECT 1 FROM customers WHERE ssn IN (SELECT v FROM (VALUES (‹'1'›), (‹'2'›)) AS x(v))",
+    "WITH w(a, b) AS (VALUES (‹'1'›, '2')) SELECT 1 FROM customers, w WHERE ssn = a AND name = b",
+    "WITH w AS (SELECT ‹'1'› AS a, 'z' AS b) SELECT 1 FROM customers JOIN w ON w.a = ssn",
+    "SELECT 1 FROM (SELECT ssn AS q, name AS r FROM customers) x WHERE q = ‹'1'› AND r = '2'",
+    "SELECT 1 FROM customers GROUP BY name HAVING max(ssn) > ‹'1'› AND count(*) > 1",
+    "SELECT ssn FROM customers UNION SELECT ‹'x'›",
+    "SELECT coalesce(ssn, ‹'none'›), coalesce(name, 'none') FROM customers",
+    "INSERT INTO customers VALUES (1, 'Ann', ‹'123'›, ‹'a@b'›, 'note')",
+    "INSERT INTO customers (name, ssn) VALUES ('Ann', ‹'1'›), ('Bob', ‹'2'›)",
+    "INSERT INTO customers (name, ssn) SELECT 'Ann', ‹'1'› || status FROM orders WHERE id = 3",
+    "INSERT INTO customers (id, ssn) VALUES (1, ‹'2'›) ON CONFLICT (id) DO UPDATE SET ssn = ‹'3'›,"
+    " name = 'x' WHERE customers.email = ‹'y'›",
+    "INSERT INTO orders (status) VALUES ('x')",
+    "UPDATE customers SET ssn = ‹'1'›, name = 'x' WHERE id = 4",
+    "UPDATE customers SET (ssn, name) = (‹'1'›, 'x') WHERE email = ‹'q'›",
+    "UPDATE customers SET (ssn, name) = (SELECT ‹'1'›, 'x')",
+    "DELETE FROM customers WHERE ssn = ‹'1'› RETURNING id, 'gone'",
+    "MERGE INTO customers c USING (VALUES (1, ‹'s'›, 'n')) AS v(i, s, n) ON c.id = v.i WHEN MATCHED"
+    " AND c.email = ‹'e'› THEN UPDATE SET ssn = v.s, name = n WHEN NOT MATCHED THEN INSERT (ssn,"
+    " name) VALUES (‹'t'›, 'm')",
+    "PREPARE p AS SELECT 1 FROM customers WHERE ssn = ‹'1'› AND id = 2",
+    "DECLARE c CURSOR FOR SELECT 1 FROM customers WHERE ssn = ‹'1'›",
+    "EXPLAIN SELECT 1 FROM customers WHERE ssn = ‹'1'› AND name = 'x'",
+    "CREATE TABLE x AS SELECT 1 FROM customers WHERE ssn = ‹'1'› AND name = 'x'",
+    "CREATE VIEW x AS SELECT id FROM customers WHERE ssn = ‹'1'›",
+    "COPY (SELECT 1 FROM customers WHERE ssn = ‹'1'›) TO STDOUT (DELIMITER '|')",
+    "ALTER TABLE customers ALTER ssn SET DEFAULT ‹'x'›",
+    "ALTER TABLE orders ADD note text DEFAULT 'x'",
+    "DO ‹$$BEGIN DELETE FROM customers WHERE ssn = '1'; END$$›",
+    "DO $$BEGIN DELETE FROM orders WHERE status = '1'; END$$",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS ‹'SELECT 1 FROM customers WHERE ssn = 1'›",
+    "EXECUTE p(‹'1'›, ‹2›)",
+    "CALL f(‹'1'›)",
+    "CHOOSE ‹'1'› FROM customers WHERE ssn = ‹2›",
+    "SELECT 1 FROM unknown WHERE a = ‹'1'› AND b = ‹2›",
+    "SELECT name FROM customers WHERE ssn = ‹'1'›; SELECT ‹2›",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("marked", CONSTANTS)
+def test_constants_beside_a_masked_column_are_hidden_and_no_others(marked: str) -> None:
+    text = marked.replace("‹", "").replace("›", "")
+    found = read_as(text, KNOWN)
+    data = text.encode()
+    shown, last = b"", 0
+    for each in found.constants:
+        shown += data[last : each.start] + "‹".encode() + data[each.start : each.stop]
+        shown += "›".encode()
+        last = each.stop
+    assert (shown + data[last:]).decode() == marked
+
+
+def test_a_text_that_is_broken_off_in_a_string_is_hidden_from_there() -> None:
+    text = "SELECT é FROM customers WHERE ssn = '123"
+    assert read_as(text, KNOWN).constants == (
+        Hidden(len(text.encode()) - 4, len(text.encode()), "identifiers"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "params"),
+    [
+        ("SELECT 1 FROM customers WHERE ssn = $2 AND id = $1", {2: "identifiers"}),
+        ("SELECT 1 FROM customers WHERE email = ANY ($1)", {1: "contact"}),
+        ("INSERT INTO customers (id, ssn, email) VALUES ($1, $2, $3)",
+         {2: "identifiers", 3: "contact"}),
+        ("INSERT INTO customers (id, ssn) SELECT $1, a FROM unnest($2::text[]) a",
+         {2: "identifiers"}),
+        ("INSERT INTO customers (id, ssn) SELECT * FROM unnest($1::int[], $2::text[])",
+         {1: "identifiers", 2: "identifiers"}),
+        ("UPDATE customers SET ssn = $1, name = $2 WHERE id = $3", {1: "identifiers"}),
+        ("SELECT 1 FROM customers LIMIT $1", {}),
+        ("SELECT $1", {}),
+    ],
+)  # fmt: skip
+def test_parameters_beside_a_masked_column_are_hidden(text: str, params: dict[int, str]) -> None:
+    found = read_as(text, KNOWN)
+    assert dict(found.params) == params
+    assert found.all_params == ""
+
+
+def test_every_parameter_of_what_is_not_understood_is_hidden() -> None:
+    assert read_as("CHOOSE $1", KNOWN).all_params == "identifiers"
+
+
+COPIES = [
+    ("COPY customers TO STDOUT", CopyFormat("out"), "..ic."),
+    ("COPY customers (id, email) TO STDOUT CSV HEADER",
+     CopyFormat("out", "csv", ",", "", "on"), ".c"),
+    ("COPY customers FROM STDIN WITH (FORMAT binary)", CopyFormat("in", "binary"), "..ic."),
+    ("COPY BINARY customers TO STDOUT", CopyFormat("out", "binary"), "..ic."),
+    ("COPY (SELECT ssn, id FROM customers) TO STDOUT", CopyFormat("out"), "i."),
+    ("COPY customers (ssn) FROM STDIN (FORMAT csv, DELIMITER ';', QUOTE '~', ESCAPE '!', NULL 'x',"
+     " HEADER match, ENCODING 'latin1', FORCE_NULL (ssn), FORCE_NOT_NULL (ssn), DEFAULT 'd')",
+     CopyFormat("in", "csv", ";", "x", "match", "~", "!", "latin1", "d", (), ("ssn",), ("ssn",)),
+     "i"),
+    ("COPY customers (ssn) TO STDOUT (FORMAT csv, FORCE_QUOTE *, QUOTE '!')",
+     CopyFormat("out", "csv", ",", "", "", "!", "!", force_quote=("*",)), "i"),
+    ("COPY orders FROM STDIN (DELIMITER '|')", CopyFormat("in", delimiter="|"), "...."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "form", "columns"), COPIES)
+def test_the_lines_of_a_copy_are_known(text: str, form: CopyFormat, columns: str) -> None:
+    found = read_as(text, KNOWN)
+    assert found.copy == form
+    assert found.outputs is not None
+    assert "".join(rule[:1] or "." for rule in found.outputs) == columns
+
+
+def test_the_format_of_a_copy_is_told_where_nothing_is_masked() -> None:
+    assert lineage("copy orders to stdout csv", Catalogue(())).copy == CopyFormat(
+        "out", "csv", ",", ""
+    )
+
+
+CHANGES = [
+    ("SELECT * FROM orders", NO_DOUBT),
+    ("INSERT INTO orders VALUES (1)", NO_DOUBT),
+    ("SET search_path = a", NO_DOUBT),
+    ("BEGIN", NO_DOUBT),
+    ("TRUNCATE orders", NO_DOUBT),
+    ("CREATE TABLE s.x (a text)", Doubt(names=frozenset({"x"}))),
+    ("CREATE TEMP TABLE x AS SELECT 1", Doubt(names=frozenset({"x"}))),
+    ("SELECT 1 INTO x", Doubt(names=frozenset({"x"}))),
+    ("CREATE TYPE x AS ENUM ('a')", Doubt(names=frozenset({"x"}))),
+    ("SELECT f(1)", EVERYTHING),
+    ("SELECT set_config('a.b', total, false) FROM orders", Doubt(settings=True)),
+    ("SELECT set_config('a.b', 'x', false)", NO_DOUBT),
+    ("DO $$BEGIN END$$", EVERYTHING),
+    ("CALL f()", EVERYTHING),
+    ("EXECUTE p", EVERYTHING),
+    ("CREATE EXTENSION citext", EVERYTHING),
+    ("ALTER SCHEMA a RENAME TO b", EVERYTHING),
+    ("DROP SCHEMA a", EVERYTHING),
+    ("CHOOSE", EVERYTHING),
+    ("SELECT 1; DO $$BEGIN END$$", EVERYTHING),
+]
+
+
+@pytest.mark.parametrize(("text", "doubt"), CHANGES)
+def test_what_a_statement_may_change_is_told(text: str, doubt: Doubt) -> None:
+    assert changes(text) == doubt
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("ALTER TABLE a.x RENAME TO y", {"x", "y"}),
+        ("ALTER TABLE x RENAME COLUMN p TO q", {"x"}),
+        ("DROP TABLE a.x, y", {"x", "y"}),
+        ("CREATE OR REPLACE VIEW v AS SELECT 1 FROM t", {"v"}),
+        ("ALTER VIEW v SET SCHEMA s", {"v"}),
+        ("ALTER TABLE x ADD z int", {"x"}),
+        ("CREATE RULE r AS ON INSERT TO x DO INSTEAD SELECT 1", {"x"}),
+        ("CREATE TRIGGER r AFTER INSERT ON x EXECUTE FUNCTION f()", {"x"}),
+        ("CREATE DOMAIN s.d AS int", {"d"}),
+        ("ALTER TYPE d RENAME TO e", {"d", "e"}),
+    ],
+)
+def test_what_is_renamed_or_replaced_is_in_doubt(text: str, names: set[str]) -> None:
+    assert names <= changes(text).names
+
+
+def test_a_cursor_may_change_what_its_texts_may() -> None:
+    assert changes("FETCH c") == EVERYTHING
+    assert changes("FETCH c", run=["SELECT 1"]) == NO_DOUBT
+    assert changes("EXECUTE p", run=["SELECT f()"]) == EVERYTHING
+
+
+def test_a_function_that_shadows_a_harmless_one_is_known_from_the_catalogue() -> None:
+    known = Catalogue([ORDERS], functions=frozenset({"lower"}), columns=[("email", "contact")])
+    assert changes("SELECT lower(status) FROM orders", catalogue=known) == EVERYTHING
+    assert read_as("SELECT lower(status), id FROM orders", known).outputs == ("contact", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT " + "(" * 10_000 + "1" + ")" * 10_000,
+        "SELECT " + "(SELECT " * 3_000 + "ssn" + ")" * 3_000 + " FROM customers",
+        "SELECT " + "(SELECT " * 200 + "ssn" + ")" * 200 + " FROM customers",
+        "SELECT ssn FROM customers" + " UNION SELECT ssn FROM customers" * 3_000,
+        "SELECT ssn || " + "'a' || " * 3_000 + "'b' FROM customers",
+        "SELECT NOT " + "NOT " * 5_000 + "ssn IS NULL FROM customers",
+        "SELECT 1 FROM customers WHERE ssn IN (" + "'1'," * 50_000 + "'2')",
+        "SELECT ssn, '" + "x" * 1_100_000 + "' FROM customers",
+        "SELECT '\ud800' FROM customers",
+        "SELECT '\0' FROM customers",
+        "WITH " + ", ".join(
+            f"x{n} AS (SELECT a.ssn FROM x{n - 1} a, x{n - 1} b)" if n else
+            "x0 AS (SELECT ssn FROM customers)" for n in range(300)) + " SELECT ssn FROM x299",
+        "'" * 5, "$", "$$", "", ";", "\ufffd", "SELECT ssn FROM customers; DROP TABLE customers",
+    ],
+    ids=range(18),
+)  # fmt: skip
+def test_no_text_is_too_much(text: str) -> None:
+    found = read_as(text, KNOWN)
+    assert found.outputs is None or found.is_clear or any(found.outputs) or "IN (" in text
+    assert found.whole == "identifiers"
+    changes(text)
+
+
+def test_names_that_a_search_path_may_lead_to_are_all_considered() -> None:
+    other = Relation(9, "other", "orders", "r", ((1, "id", "pg_catalog.text"), (2, "email", "?")))
+    known = Catalogue([ORDERS, other], columns=[("other.orders.id", "x")])
+    assert lineage("SELECT id FROM orders", known, path=["public"]).outputs == ("",)
+    assert lineage("SELECT id FROM orders", known, path=["other"]).outputs == ("x",)
+    assert lineage("SELECT id FROM orders", known, path=None).outputs == ("x",)
+    assert lineage("SELECT id FROM public.orders", known, path=None).outputs == ("",)
+
+
+def test_whatever_is_in_doubt_is_hidden() -> None:
+    doubt = Doubt(names=frozenset({"orders"}))
+    assert read_as("SELECT id FROM orders", KNOWN, doubt).outputs == ("identifiers",)
+    assert read_as("SELECT * FROM public.orders", KNOWN, doubt).outputs is None
+    assert read_as("SELECT id FROM orders", KNOWN, EVERYTHING).outputs == ("identifiers",)
+    assert read_as("SELECT 1", KNOWN, EVERYTHING).is_clear
+    assert not read_as("SELECT now()", KNOWN, EVERYTHING).is_clear
+    assert read_as("SELECT pg_catalog.now()", KNOWN, EVERYTHING).is_clear
+
+
+def test_masked_values_that_are_moved_leave_their_relation_in_doubt() -> None:
+    moved = read_as("INSERT INTO orders (status) SELECT ssn FROM customers", KNOWN)
+    assert moved.spoils == Doubt(names=frozenset({"orders"}))
+    assert read_as("UPDATE customers SET email = ssn", KNOWN).spoils == NO_DOUBT
+    assert read_as("UPDATE customers SET name = 'x'", KNOWN).spoils == NO_DOUBT
+
+
+def test_nothing_is_hidden_where_nothing_is_masked() -> None:
+    found = lineage("CHOOSE '1'", Catalogue([CUSTOMERS]))
+    assert found.is_clear
+    assert found.whole == found.tells == found.all_params == ""
+    assert found.constants == ()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "query_to_xml('', true, true, '')", "table_to_xml('x', true, true, '')", "ts_stat('')",
+        "cursor_to_xml('c', 1, true, true, '')", "ts_rewrite('a'::tsquery, '')", "lo_get(1)",
+        "loread(1, 1)", "pg_read_file('x')", "pg_read_binary_file('x')", "pg_ls_dir('x')",
+        "pg_stat_file('x')", "lo_import('x')", "lo_export(1, 'x')", "current_query()",
+        "pg_stat_get_activity(1)", "pg_stat_get_backend_activity(1)", "pg_cursor()",
+        "pg_prepared_statement()", "dblink('x')", "pg_logical_slot_peek_changes('x', NULL, 1)",
+        "pg_mcv_list_items(NULL)", "pg_input_error_info('a', 'b')", "crosstab('x')",
+        "pg_hba_file_rules()", "pg_get_wal_records_info('0/0', '0/0')", "get_raw_page('x', 1)",
+    ],
+)  # fmt: skip
+def test_functions_that_read_what_they_are_told_by_name_are_not_harmless(call: str) -> None:
+    for name in (call, f"pg_catalog.{call}", f"public.{call}"):
+        found = read_as(f"SELECT {name} AS a, id FROM orders", KNOWN)
+        assert found.outputs == ("identifiers", "")
+        assert found.tells
+        assert changes(f"SELECT {name}") == EVERYTHING

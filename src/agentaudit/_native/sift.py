@@ -9,6 +9,7 @@ word that begins behind it begins nowhere.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -16,8 +17,12 @@ from typing import Final
 from agentaudit._native.raw import int32_at, uint16_at
 
 _INT32: Final = struct.Struct("!i")
-_SEPARATORS: Final = b" -./"
-_HEX: Final = frozenset(b"0123456789abcdefABCDEF.")
+_NUMBER: Final = re.compile(rb"[0-9](?:[ ./()+-]{0,2}[0-9])*")
+_BEFORE: Final = re.compile(rb"(?:[A-Za-z+]|[A-Za-z][ -])\Z")
+_BEHIND: Final = re.compile(rb"[A-Za-z+]|[ -][A-Za-z]")
+_COLONS: Final = re.compile(rb"[0-9A-Fa-f.:]+")
+_DOTS: Final = re.compile(rb"[0-9.]+")
+_LETTERS: Final = re.compile(rb"[0-9A-Za-z]+")
 
 Change = bytes | Callable[[bytes], bytes | None] | None
 """What a column's values become: as they are (None), always the same, or what a call returns, and
@@ -31,42 +36,60 @@ class Sieve:
     """Tells which bytes cannot hold what is looked for, so that they are looked at no closer.
 
     What is looked for has one of the `anchors` in it, in lower case ASCII and of two bytes at
-    least, in any case; or so many `digits` with at most one of ` -./` between two; or a run of hex
-    digits and dots with so many `colons`. 0 is none.
+    least, in any case. Or it is a number with at most two of ` ./()+-` between two digits: of
+    `bare` digits, or of `digits` that have such a sign among them, or a letter or `+` beside them,
+    with a `-` between or none; or letters on both sides, with a space between.
+    Or a run of hex digits and dots with so many `colons`, one of digits with so many `dots`, or one
+    of so many `letters` and digits. 0 is none.
     """
 
-    def __init__(self, anchors: Sequence[bytes], digits: int, colons: int) -> None:
+    def __init__(
+        self,
+        anchors: Sequence[bytes],
+        digits: int = 0,
+        bare: int = 0,
+        colons: int = 0,
+        dots: int = 0,
+        letters: int = 0,
+    ) -> None:
         if any(len(anchor) < 2 for anchor in anchors):
             raise ValueError("an anchor has two bytes at least")
         self._anchors = tuple(anchors)
         self._digits = digits
+        self._bare = bare
         self._colons = colons
+        self._dots = dots
+        self._letters = letters
 
     def may_hold(self, data: bytes) -> bool:
         """Return whether what is looked for may be in `data`."""
         lower = data.lower()
-        if any(anchor in lower for anchor in self._anchors):
-            return True
-        return bool(self._digits or self._colons) and self._has_numbers(data)
+        return (
+            any(anchor in lower for anchor in self._anchors)
+            or any(self._is_number(data, found) for found in _NUMBER.finditer(data))
+            or _has_run(data, _COLONS, b":", self._colons)
+            or _has_run(data, _DOTS, b".", self._dots)
+            or (
+                self._letters > 0
+                and any(len(run) >= self._letters for run in _LETTERS.findall(data))
+            )
+        )
 
-    def _has_numbers(self, data: bytes) -> bool:
-        digits = colons = 0
-        before = 0
-        for byte in data:
-            if 48 <= byte <= 57:
-                digits += 1
-                if digits == self._digits:
-                    return True
-            elif byte not in _SEPARATORS or before in _SEPARATORS:
-                digits = 0
-            if byte == 58:
-                colons += 1
-                if colons == self._colons:
-                    return True
-            elif byte not in _HEX:
-                colons = 0
-            before = byte
-        return False
+    def _is_number(self, data: bytes, found: re.Match[bytes]) -> bool:
+        run = found[0]
+        digits = sum(48 <= byte <= 57 for byte in run)
+        if self._bare and digits >= self._bare:
+            return True
+        if not self._digits or digits < self._digits:
+            return False
+        before = _BEFORE.search(data, max(0, found.start() - 2), found.start())
+        behind = _BEHIND.match(data, found.end())
+        sides = [side[0] for side in (before, behind) if side is not None]
+        return len(run) > digits or len(sides) == 2 or any(b" " not in side for side in sides)
+
+
+def _has_run(data: bytes, runs: re.Pattern[bytes], sign: bytes, count: int) -> bool:
+    return count > 0 and any(run.count(sign) >= count for run in runs.findall(data))
 
 
 def blank(data: bytes, from_target: bool) -> bytes:

@@ -14,26 +14,30 @@ cdef const void *NOWHERE = <const void *> 0
 cdef object _AS_NULL = AS_NULL
 
 cdef enum:
-    OTHER = 0
     DIGIT = 1
-    SEPARATOR = 2
-    COLON = 3
-    HEX = 4
-    DOT = 5  # a separator, and in a run of hex digits too
+    LETTER = 2
+    SIGN = 4  # may stand between two digits
+    HEX = 8  # a digit too, or a dot
+    COLON = 16
+    DOT = 32
+    PLUS = 64
 
 cdef uint8_t[256] CLASS
 cdef uint8_t[256] LOWER
 for _byte in range(256):
     LOWER[_byte] = _byte + 32 if 65 <= _byte <= 90 else _byte
-    CLASS[_byte] = OTHER
+    CLASS[_byte] = 0
+for _char in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
+    CLASS[ord(_char)] |= LETTER
 for _char in "0123456789":
-    CLASS[ord(_char)] = DIGIT
-for _char in " -/":
-    CLASS[ord(_char)] = SEPARATOR
-for _char in "abcdefABCDEF":
-    CLASS[ord(_char)] = HEX
-CLASS[46] = DOT
-CLASS[58] = COLON
+    CLASS[ord(_char)] |= DIGIT
+for _char in " ./()+-":
+    CLASS[ord(_char)] |= SIGN
+for _char in "0123456789abcdefABCDEF.":
+    CLASS[ord(_char)] |= HEX
+CLASS[58] |= COLON
+CLASS[46] |= DOT
+CLASS[43] |= PLUS
 
 
 cdef inline int32_t _int32(const uint8_t *p) noexcept nogil:
@@ -51,64 +55,115 @@ cdef class Sieve:
     """See `sift.py`."""
 
     # Of each pair of bytes: 0, or which list of anchors begins so, as those of one pair share one.
-    def __cinit__(self, anchors, int digits, int colons):
+    def __cinit__(
+        self, anchors, int digits=0, int bare=0, int colons=0, int dots=0, int letters=0
+    ):
         if any(len(anchor) < 2 for anchor in anchors):
             raise ValueError("an anchor has two bytes at least")
-        memset(self._begins, 0, 65536)
         self._anchors = tuple(anchors)
         self._digits = digits
+        self._bare = bare
         self._colons = colons
+        self._dots = dots
+        self._letters = letters
+        # Of each pair of bytes: whether an anchor begins so, in either case, and which ones.
+        memset(self._begins, 0, sizeof(self._begins))
+        memset(self._which, 0, sizeof(self._which))
         self._by_pair = [()]
+        cdef Py_ssize_t pair
         pairs = {}
         for anchor in self._anchors:
             pairs.setdefault(anchor[:2], []).append(anchor)
-        if len(pairs) > 254:
+        if len(pairs) > 255:
             raise ValueError("too many anchors")
-        for pair, those in pairs.items():
-            for one in {pair[0:1], pair[0:1].upper()}:
-                for two in {pair[1:2], pair[1:2].upper()}:
-                    self._begins[one[0] << 8 | two[0]] = len(self._by_pair)
+        for both, those in pairs.items():
+            for one in {both[0:1], both[0:1].upper()}:
+                for two in {both[1:2], both[1:2].upper()}:
+                    pair = one[0] << 8 | two[0]
+                    self._begins[pair >> 3] |= 1 << (pair & 7)
+                    self._which[pair] = len(self._by_pair)
             self._by_pair.append(tuple(those))
 
     cpdef bint may_hold(self, bytes data) except -1:
         """See `sift.py`."""
         cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(data)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef Py_ssize_t at
-        cdef int digits = 0, colons = 0, most_digits = self._digits, most_colons = self._colons
-        cdef int kind, before = OTHER
-        cdef uint8_t which
-        if size == 0:
-            return False
-        for at in range(size - 1):
+        cdef Py_ssize_t at, after = 0, letters = 0
+        cdef int colons = 0, dots = 0
+        cdef int kind, before = 0
+        cdef Py_ssize_t pair
+        for at in range(size):
             kind = CLASS[p[at]]
-            if kind:
-                if kind == DIGIT:
-                    digits += 1
-                    if digits == most_digits:
-                        return True
-                elif kind == COLON:
-                    digits = 0
-                    colons += 1
-                    if colons == most_colons:
-                        return True
-                elif kind == HEX:
-                    digits = 0
-                elif before == SEPARATOR or before == DOT:
-                    digits = 0
-                if kind == SEPARATOR:
-                    colons = 0
+            if kind & DIGIT and at >= after:
+                # A number begins here: all of it is looked at at once.
+                after = self._number_end(p, at, size)
+                if after < 0:
+                    return True
+            if kind & (LETTER | DIGIT):
+                letters += 1
+                if letters == self._letters:
+                    return True
             else:
-                digits = colons = 0
-            before = kind
-            which = self._begins[p[at] << 8 | p[at + 1]]
-            if which and self._is_at(p + at, size - at, which):
-                return True
-        if CLASS[p[size - 1]] == DIGIT and digits + 1 == most_digits:
-            return True
-        return CLASS[p[size - 1]] == COLON and colons + 1 == most_colons
+                letters = 0
+            if kind & HEX:
+                if kind & DOT:
+                    dots += 1
+                    if dots == self._dots:
+                        return True
+                elif kind & LETTER:
+                    dots = 0
+            elif kind & COLON:
+                dots = 0
+                colons += 1
+                if colons == self._colons:
+                    return True
+            else:
+                colons = dots = 0
+            if at + 1 < size:
+                pair = p[at] << 8 | p[at + 1]
+                if self._begins[pair >> 3] >> (pair & 7) & 1:
+                    if self._is_at(p + at, size - at, self._which[pair]):
+                        return True
+        return False
 
-    cdef bint _is_at(self, const uint8_t *p, Py_ssize_t left, uint8_t which) except -1:
+    cdef Py_ssize_t _number_end(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept:
+        """Return where a number ends, -1 if it may be one of those that are looked for."""
+        cdef Py_ssize_t start = at, end = at
+        cdef int digits = 0, signs = 0
+        cdef bint is_marked = False
+        cdef int far = 0
+        if start > 0:
+            if CLASS[p[start - 1]] & (LETTER | PLUS):
+                is_marked = True
+            elif start > 1 and CLASS[p[start - 2]] & LETTER:
+                if p[start - 1] == c'-':
+                    is_marked = True
+                elif p[start - 1] == c' ':
+                    far = 1
+        while at < size:
+            if CLASS[p[at]] & DIGIT:
+                is_marked = is_marked or signs != 0
+                digits += 1
+                signs = 0
+                end = at + 1
+            elif CLASS[p[at]] & SIGN and signs < 2:
+                signs += 1
+            else:
+                break
+            at += 1
+        if end < size:
+            if CLASS[p[end]] & (LETTER | PLUS):
+                is_marked = True
+            elif end + 1 < size and CLASS[p[end + 1]] & LETTER:
+                if p[end] == c'-' or far and p[end] == c' ':
+                    is_marked = True
+        if self._bare and digits >= self._bare:
+            return -1
+        if self._digits and is_marked and digits >= self._digits:
+            return -1
+        return end
+
+    cdef bint _is_at(self, const uint8_t *p, Py_ssize_t left, Py_ssize_t which) except -1:
         cdef bytes anchor
         cdef const uint8_t *a
         cdef Py_ssize_t length, i

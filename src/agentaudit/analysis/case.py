@@ -29,6 +29,7 @@ from agentaudit.errors import QuestionError
 if TYPE_CHECKING:
     import duckdb
 
+    from agentaudit.analysis.masking import Preview
     from agentaudit.archive.prove import Proven
     from agentaudit.archive.verification import Verification
 
@@ -211,6 +212,40 @@ class Case:
         policy = policy_of(rules, self._layout)
         self.refresh()
         return self._store.relation(judged(self._store, policy))
+
+    def mask_preview(
+        self,
+        rules: Any,
+        *,
+        session: UUID | str | None = None,
+        user: str | None = None,
+        agent: str | None = None,
+        target: str | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        table: str | None = None,
+        limit: int = 10_000,
+    ) -> Preview:
+        """Return what masks would hide in recorded sessions, and what they would not.
+
+        `rules` is a settings file or any TOML with `[[mask]]` (its path, or the text itself), a
+        list of such tables, or the SHA-256 of a policy that was in force (`policy_digest` of a
+        session). Sessions are chosen as by `sessions`. Of all hits the first `limit` are kept, the
+        rest is counted. What was hidden when it was recorded is hidden here.
+
+        Raises:
+            SettingsError: the file cannot be read, or a key of it is wrong.
+            QuestionError: no such policy or session is in this archive.
+        """
+        from agentaudit.analysis import masking, masking_rules
+        from agentaudit.analysis.masking_sources import recorded_in
+
+        asked.texts(user=user, agent=agent, target=target, table=table)
+        if masking_rules.is_digest(rules):
+            rules = masking_rules.of_policy(self._layout.policy(rules))
+        chosen: dict[str, Any] = {"session": session, "user": user, "agent": agent}
+        chosen |= {"target": target, "since": since, "until": until, "table": table}
+        return masking.preview(rules, recorded_in(self, chosen), limit=limit)
 
     def sql(
         self, query: str, parameters: Mapping[str, Any] | None = None

@@ -21,6 +21,7 @@ from agentaudit.cli import (
     decisions,
     evidence,
     login,
+    masks,
     operate,
     purges,
     reading,
@@ -288,4 +289,5 @@ def parser() -> argparse.ArgumentParser:
     for module in (login, access, connect, decisions):
         module.add_verbs(add)
     stream.add(verbs)
+    masks.add(verbs)
     return top

@@ -474,7 +474,10 @@ class Door:
 
     def _tables_of(self, serving: Serving, access: TargetAccess) -> Tables | None:
         masks = serving.masks[access.settings.name]
-        if access.settings.name not in self._tables or self._tables[access.settings.name][0] is not masks:
+        if (
+            access.settings.name not in self._tables
+            or self._tables[access.settings.name][0] is not masks
+        ):
             made = of_target(self._sessions.poller, access, masks, self._sessions.spawn)
             self._tables[access.settings.name] = masks, made
         return self._tables[access.settings.name][1]

@@ -23,7 +23,6 @@ from agentaudit.risk.lineage import CopyFormat, Lineage
 _COPY_DATA: Final = ord("d")
 _ENDS: Final = frozenset(b"cfCEZS")
 """What no CopyData of the same COPY comes behind; a client's Sync ends one that has failed."""
-_ROW_END: Final = re.compile(rb"[\r\n]")
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
 """What COPY's binary format begins with."""
 _INT16: Final = struct.Struct("!h")
@@ -33,12 +32,17 @@ MAX_ROW_BYTES: Final = 1024 * 1024
 """A longer row is hidden as a whole where a rule is about its columns."""
 
 
+Others = Callable[[bytes, Masks], tuple[bytes, list[Span]]]
+"""Masks the messages that stand between CopyData and behind it."""
+
+
 class CopyMask:
-    """One COPY, one way. `everything` is the rule that hides all of it where its columns are not known."""
+    """One COPY, one way. `everything` is the rule that hides what nobody can tell the columns of."""
 
     def __init__(self, masks: Masks, lineage: Lineage | None, everything: str) -> None:
         self._masks = masks
-        self._rows = _rows_of(masks, lineage, everything)
+        rows = _rows_of(masks, lineage, everything)
+        self._way: _Way = _Lines(masks) if rows is None else _Cut(rows)
         self._for_client: CopyMask | None = None
         client = masks.for_client
         if client is not None and client is not masks:
@@ -52,105 +56,80 @@ class CopyMask:
     @property
     def pending(self) -> int:
         """How many bytes wait for what comes behind them."""
-        return self._rows.pending
+        return self._way.pending
 
     def is_clean(self, payload: bytes) -> bool:
         """Say whether CopyData alone, in whole rows, passes as it is."""
-        if self._rows.pending:
+        if self._way.pending:
             return False
         body, end = sift.copied(payload)
-        return end == len(payload) and self._rows.is_clean(body)
+        return end == len(payload) and self._way.is_clean(body)
 
-    def mask(
-        self, step: Step, event: Event, others: Callable[[bytes, Masks], tuple[bytes, list[Span]]]
-    ) -> None:
+    def mask(self, step: Step, event: Event, others: Others) -> None:
         """Mask the CopyData of `step`; what stands between and behind it is masked by `others`."""
         payload = event.payload
         assert payload is not None
         self._command_no = event.command_no
-        before, frame, spans = self._masked(payload, event.command_no, event.side, others)
+        before, frame, first, spans = self._masked(payload, others)
         if self._is_for_client and event.side is Side.TARGET:
-            client = self._for_client
-            if client is None:
-                step.frame = b"".join([*(each.payload or b"" for each in before), frame])
+            if self._for_client is None:
+                step.frame = before + frame
             else:
-                first, second, _ = client._masked(payload, event.command_no, event.side, others)
-                step.frame = b"".join([*(each.payload or b"" for each in first), second])
+                step.frame = b"".join(self._for_client._masked(payload, others)[:2])
         event.payload = frame
         event.spans += tuple(spans)
-        if self._rows.pending:
+        if self._way.pending:
             event.flags |= Flag.WITHHELD
         if before:
-            step.events = (*before, *step.events)
+            step.events = (self._content(event.side, before, first), *step.events)
 
     def _masked(
-        self,
-        payload: bytes,
-        command_no: int,
-        side: Side | None,
-        others: Callable[[bytes, Masks], tuple[bytes, list[Span]]],
-    ) -> tuple[list[Event], bytes, list[Span]]:
-        """Return what was withheld before, the frame, and what is hidden in it."""
-        before: list[Event] = []
-        out = bytearray()
-        spans: list[Span] = []
+        self, payload: bytes, others: Others
+    ) -> tuple[bytes, bytes, list[Span], list[Span]]:
+        """Return what was withheld before, the rest, and what is hidden in either."""
+        way = self._way
+        way.begin()
         at = 0
-        if self._rows.pending and payload[0] == _COPY_DATA:
-            # What a step before withheld ends with the first row of this one.
-            body, at = sift.copied(payload)
-            first = _ROW_END.search(body)
-            cut = len(body) if first is None else first.end()
-            made, hidden = self._rows.feed(body[:cut])
-            before = self._events(side, made, hidden)
-            self._feed(body[cut:], out, spans)
         while at < len(payload):
             body, copied = sift.copied(payload[at:])
             if copied:
-                self._feed(body, out, spans)
+                way.feed(body, payload[at : at + copied])
                 at += copied
                 continue
             stop = at
             while stop < len(payload) and payload[stop] != _COPY_DATA:
-                if payload[stop] in _ENDS:
-                    self.is_over = True
-                    made, hidden = self._rows.finish()
-                    self._put(made, hidden, out, spans)
+                self.is_over = self.is_over or payload[stop] in _ENDS
                 stop += 1 + int32_at(payload, stop + 1)
-            made, hidden = others(payload[at:stop], self._masks)
-            spans += [_moved(span, len(out)) for span in hidden]
-            out += made
+            way.let_pass(*others(payload[at:stop], self._masks), is_over=self.is_over)
             at = stop
-        return before, bytes(out), spans
-
-    def _feed(self, body: bytes, out: bytearray, spans: list[Span]) -> None:
-        made, hidden = self._rows.feed(body)
-        self._put(made, hidden, out, spans)
-
-    def _put(self, made: bytes, hidden: list[Span], out: bytearray, spans: list[Span]) -> None:
-        spans += [_moved(span, len(out) + 5) for span in hidden]
-        if made:
-            out += framed(_COPY_DATA, made)
+        return way.made()
 
     def flush(self, side: Side) -> list[Event]:
         """Return what was withheld, because it was for long enough."""
-        return self._events(side, *self._rows.flush())
+        self._way.begin()
+        self._way.flush()
+        return self._events(side)
 
     def finish(self, side: Side) -> list[Event]:
         """Return what was withheld: no more comes."""
-        return self._events(side, *self._rows.finish())
+        self._way.begin()
+        self._way.finish()
+        return self._events(side)
 
-    def _events(self, side: Side, made: bytes, spans: list[Span]) -> list[Event]:
-        return [self._content(side, framed(_COPY_DATA, made), spans)] if made else []
+    def _events(self, side: Side) -> list[Event]:
+        before, rest, first, spans = self._way.made()
+        moved = [_moved(span, len(before)) for span in spans]
+        whole = before + rest
+        return [self._content(side, whole, [*first, *moved])] if whole else []
 
     def _content(self, side: Side | None, payload: bytes, spans: Sequence[Span]) -> Event:
-        flags = Flag.FROM_TARGET if side is Side.TARGET else Flag.NONE
         return Event(
             kind=Kind.CONTENT,
             side=side,
             command_no=self._command_no,
             payload=payload,
-            flags=flags,
-            spans=tuple(_moved(span, 5) for span in spans),
+            flags=Flag.FROM_TARGET if side is Side.TARGET else Flag.NONE,
+            spans=tuple(spans),
         )
 
 
@@ -161,36 +140,68 @@ def _moved(span: Span, by: int) -> Span:
     return Span(span.rule, span.place, span.offset + by, span.length)
 
 
-class _Rows:
-    """Rows of one format: fed in pieces, returned masked, whole."""
+class _Way:
+    """How CopyData becomes what is recorded: what was withheld before, and the rest."""
 
-    def __init__(self, masks: Masks) -> None:
-        self._masks = masks
+    def __init__(self) -> None:
+        self._out = bytearray()
+        self._spans: list[Span] = []
 
     @property
     def pending(self) -> int:
         raise NotImplementedError
 
     def is_clean(self, body: bytes) -> bool:
+        """Say whether whole rows pass as they are."""
         return False
 
-    def feed(self, data: bytes) -> tuple[bytes, list[Span]]:
+    def begin(self) -> None:
+        """Begin with what a step has."""
+        self._out = bytearray()
+        self._spans = []
+
+    def feed(self, body: bytes, frames: bytes) -> None:
+        """Take in the bodies of CopyData, and the messages themselves."""
         raise NotImplementedError
 
-    def flush(self) -> tuple[bytes, list[Span]]:
+    def flush(self) -> None:
+        """Let go of what waits."""
         raise NotImplementedError
 
-    def finish(self) -> tuple[bytes, list[Span]]:
+    def finish(self) -> None:
+        """Let go of what waits: no more comes."""
+        raise NotImplementedError
+
+    def let_pass(self, frames: bytes, spans: Sequence[Span], *, is_over: bool) -> None:
+        """Put other messages behind what there is."""
+        if is_over:
+            self.finish()
+        else:
+            self.flush()  # what comes behind it must not be recorded before it
+        self._spans += [_moved(span, len(self._out)) for span in spans]
+        self._out += frames
+
+    def made(self) -> tuple[bytes, bytes, list[Span], list[Span]]:
+        """Return what was withheld before, the rest, and what is hidden in either."""
         raise NotImplementedError
 
 
-class _Lines(_Rows):
-    """What no rule about columns is about: patterns are looked for line by line."""
+class _Lines(_Way):
+    """What no rule about columns is about: patterns are looked for, line by line.
+
+    Where nothing is found, what is recorded is what passed, to the byte. What is found in whole
+    rows is replaced, and they are one message then; where a row is cut, what is found in it becomes
+    as many bytes as it was.
+    """
 
     def __init__(self, masks: Masks) -> None:
-        super().__init__(masks)
-        self._stream = Stream(masks)
+        super().__init__()
+        self._masks = masks
+        self._stream = Stream(masks, keeps_length=True)
         self._is_begun = False
+        self._frames = bytearray()
+        self._left = 0  # of the message at the beginning of those, what of its body is not told yet
+        self._withheld = 0
 
     @property
     def pending(self) -> int:
@@ -205,22 +216,141 @@ class _Lines(_Rows):
             self._is_begun = bool(body)
         return not self._masks.scanner.may_hold(body) or not self._masks.scanner.find(body)
 
-    def feed(self, data: bytes) -> tuple[bytes, list[Span]]:
-        if not self._is_begun and data:
-            self._is_begun = True
-            if data.startswith(_SIGNATURE):
-                self._stream = Stream(self._masks, has_lengths=True)
-        return _spans(self._stream.feed(data))
+    def begin(self) -> None:
+        super().begin()
+        self._withheld = len(self._frames)
 
-    def flush(self) -> tuple[bytes, list[Span]]:
-        return _spans(self._stream.flush())
+    def feed(self, body: bytes, frames: bytes) -> None:
+        if not self._is_begun and body:
+            self._is_begun = True
+            if body.startswith(_SIGNATURE):
+                self._stream = Stream(self._masks, has_lengths=True)
+        if self._are_whole_rows(body):
+            found = self._masks.scanner.find(body) if self._masks.scanner.may_hold(body) else []
+            if found:
+                note(self._spans, self._masks, len(self._out) + 5, body, found)
+                self._out += framed(_COPY_DATA, self._masks.replaced(body, found))
+            else:
+                self._out += frames
+            return
+        self._frames += frames
+        self._tell(*self._stream.feed(body))
+
+    def _are_whole_rows(self, body: bytes) -> bool:
+        stream = self._stream
+        if self._frames or stream.is_in_run or stream.has_lengths or not body.endswith(b"\n"):
+            return False
+        return b"-----BEGIN" not in body  # which may go on behind the end of a row
+
+    def flush(self) -> None:
+        self._tell(*self._stream.flush())
+
+    def finish(self) -> None:
+        self._tell(*self._stream.finish())
+
+    def _tell(self, made: bytes, hidden: Sequence[Hidden]) -> None:
+        """Put `made` in the place of as many bytes of the messages that wait."""
+        at = 0
+        frames = self._frames
+        place = 0
+        while place < len(frames):
+            if not self._left:
+                if at == len(made) and _length_at(frames, place) > 4:
+                    break
+                self._out += frames[place : place + 5]
+                self._left = _length_at(frames, place) - 4
+                place += 5
+            step = min(self._left, len(made) - at)
+            shift = len(self._out) - at
+            self._spans += [
+                Span(each.rule, "payload", each.offset + shift, each.length)
+                for each in hidden
+                if at <= each.offset < at + step
+            ]
+            self._out += made[at : at + step]
+            self._left -= step
+            at += step
+            place += step
+            if self._left:
+                break
+        del frames[:place]
+
+    def made(self) -> tuple[bytes, bytes, list[Span], list[Span]]:
+        out = bytes(self._out)
+        cut = min(self._withheld, len(out))
+        first = [span for span in self._spans if span.offset < cut]
+        rest = [_moved(span, -cut) for span in self._spans if span.offset >= cut]
+        return out[:cut], out[cut:], first, rest
+
+
+def _length_at(frames: bytearray, message: int) -> int:
+    return int.from_bytes(frames[message + 1 : message + 5])
+
+
+class _Cut(_Way):
+    """What a rule about columns is about: cut anew at the ends of rows."""
+
+    def __init__(self, rows: _Rows) -> None:
+        super().__init__()
+        self._rows = rows
+        self._first = bytearray()
+        self._first_spans: list[Span] = []
+        self._had_pending = False
+
+    @property
+    def pending(self) -> int:
+        return self._rows.pending
+
+    def begin(self) -> None:
+        super().begin()
+        self._first = bytearray()
+        self._first_spans = []
+        self._had_pending = self._rows.pending > 0
+
+    def feed(self, body: bytes, frames: bytes) -> None:
+        if self._had_pending:
+            # What a step before withheld ends with the first row of this one.
+            self._had_pending = False
+            end = body.find(b"\n") + 1 or len(body)
+            made, spans = self._rows.feed(body[:end])
+            if made:
+                self._first_spans += [_moved(span, 5) for span in spans]
+                self._first += framed(_COPY_DATA, made)
+            else:
+                self._spans += spans
+            body = body[end:]
+        self._put(*self._rows.feed(body))
+
+    def flush(self) -> None:
+        pass  # which columns half a row has is not known: it is kept until the rest is there
+
+    def finish(self) -> None:
+        self._put(*self._rows.finish())
+
+    def _put(self, made: bytes, spans: Sequence[Span]) -> None:
+        self._spans += [_moved(span, len(self._out) + 5) for span in spans]
+        if made:
+            self._out += framed(_COPY_DATA, made)
+
+    def made(self) -> tuple[bytes, bytes, list[Span], list[Span]]:
+        return bytes(self._first), bytes(self._out), self._first_spans, self._spans
+
+
+class _Rows:
+    """Rows of one format: fed in pieces, returned masked, whole."""
+
+    def __init__(self, masks: Masks) -> None:
+        self._masks = masks
+
+    @property
+    def pending(self) -> int:
+        raise NotImplementedError
+
+    def feed(self, data: bytes) -> tuple[bytes, list[Span]]:
+        raise NotImplementedError
 
     def finish(self) -> tuple[bytes, list[Span]]:
-        return _spans(self._stream.finish())
-
-
-def _spans(made: tuple[bytes, list[Hidden]]) -> tuple[bytes, list[Span]]:
-    return made[0], [Span(h.rule, "payload", h.offset, h.length) for h in made[1]]
+        raise NotImplementedError
 
 
 class _Nothing(_Rows):
@@ -244,7 +374,8 @@ class _Nothing(_Rows):
         self._has_said = True
         return mark(self._rule) + b"\n", span
 
-    flush = finish = lambda self: (b"", [])  # noqa: E731
+    def finish(self) -> tuple[bytes, list[Span]]:
+        return b"", []
 
 
 Change = Callable[[bytes], bytes | None]
@@ -257,7 +388,9 @@ class _Columns(_Rows):
         super().__init__(masks)
         assert lineage.outputs is not None
         self._rules = tuple(rule if rule in masks.rules else "" for rule in lineage.outputs)
-        self._whole = lineage.whole if lineage.whole in masks.rules else next(filter(None, self._rules))
+        self._whole = (
+            lineage.whole if lineage.whole in masks.rules else next(filter(None, self._rules))
+        )
         self._form = form
         self._tail = b""
         self._is_first = True
@@ -302,10 +435,6 @@ class _Columns(_Rows):
         spans: list[Span] = []
         note(spans, self._masks, 0, rows, found)
         return self._masks.replaced(rows, found), spans
-
-    def flush(self) -> tuple[bytes, list[Span]]:
-        # Which columns half a row has is not known: it is kept until the rest is there.
-        return b"", []
 
     def finish(self) -> tuple[bytes, list[Span]]:
         tail, self._tail = self._tail, b""
@@ -355,7 +484,9 @@ class _TextRows(_Columns):
         super().__init__(masks, lineage, form)
         self._delimiter = form.delimiter.encode()
         escaped = re.escape(self._delimiter)
-        self._field = re.compile(rb"((?:[^\\" + escaped + rb"]|\\.)*)(?:" + escaped + rb"|\Z)", re.DOTALL)
+        self._field = re.compile(
+            rb"((?:[^\\" + escaped + rb"]|\\.)*)(?:" + escaped + rb"|\Z)", re.DOTALL
+        )
 
     def _row_end(self, data: bytes, at: int) -> int:
         while True:
@@ -436,8 +567,16 @@ class _CsvRows(_Columns):
         inside += rb")*"
         self._token = re.compile(quote + inside + quote + rb"|\n|[^" + quote + rb"\n]+", re.DOTALL)
         self._part = re.compile(
-            rb"(" + quote + inside + quote + rb"|[^" + quote + re.escape(self._delimiter) + rb"]*)(?:"
-            + re.escape(self._delimiter) + rb"|\Z)",
+            rb"("
+            + quote
+            + inside
+            + quote
+            + rb"|[^"
+            + quote
+            + re.escape(self._delimiter)
+            + rb"]*)(?:"
+            + re.escape(self._delimiter)
+            + rb"|\Z)",
             re.DOTALL,
         )
         self._escaped = re.compile(escape + rb"([" + quote + escape + rb"])")
@@ -559,19 +698,17 @@ def _within(stop: int, data: bytes) -> int:
 _FORMATS: Final = {"text": _TextRows, "csv": _CsvRows, "binary": _BinaryRows}
 
 
-def _rows_of(masks: Masks, lineage: Lineage | None, everything: str) -> _Rows:
-    """Return how the rows of a COPY are masked."""
-    if not everything:
-        return _Lines(masks)
-    if lineage is not None and lineage.is_clear:
-        return _Lines(masks)
+def _rows_of(masks: Masks, lineage: Lineage | None, everything: str) -> _Rows | None:
+    """Return how the rows of a COPY are masked, None where no rule is about its columns."""
+    if not everything or (lineage is not None and lineage.is_clear):
+        return None
     if lineage is None or lineage.copy is None or lineage.outputs is None:
         rule = everything if lineage is None else lineage.whole
-        return _Nothing(masks, rule) if rule in masks.rules else _Lines(masks)
+        return _Nothing(masks, rule) if rule in masks.rules else None
     if not any(rule in masks.rules for rule in lineage.outputs if rule):
-        return _Lines(masks)
+        return None
     form = lineage.copy
     kind = _FORMATS.get(form.format)
-    if kind is None or len(form.delimiter) != 1 or (form.format == "csv" and len(form.quote) != 1):
+    if kind is None or not form.is_understood or len(form.delimiter) != 1 or len(form.quote) != 1:
         return _Nothing(masks, lineage.whole)
     return kind(masks, lineage, form)

@@ -65,7 +65,7 @@ def may_be_text(value: bytes, oid: int, is_binary: bool) -> bool:
     if oid and oid < _FIRST_OWN_TYPE:
         return False
     # A type that nobody here knows: what it has can be read, or it has not.
-    return value.isascii() and b"\0" not in value or _is_utf8(value)
+    return (value.isascii() and b"\0" not in value) or _is_utf8(value)
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -200,9 +200,7 @@ def _hide_inline(
     note(splicer.spans, masks, at, frame[start:stop], found)
 
 
-def note(
-    spans: list[Span], masks: Masks, at: int, value: bytes, found: Sequence[Found]
-) -> None:
+def note(spans: list[Span], masks: Masks, at: int, value: bytes, found: Sequence[Found]) -> None:
     """Note the spans of what was `found` in `value`, which begins at `at` now."""
     shift = 0
     for each in found:

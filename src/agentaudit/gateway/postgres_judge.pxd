@@ -1,6 +1,7 @@
 cimport cython
 
 from agentaudit.archive.recorder cimport SessionRecorder
+from agentaudit.gateway.postgres_masks cimport PostgresMasks
 from agentaudit.model cimport Command
 from agentaudit.protocols.postgres_ledger cimport Execution
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
@@ -19,7 +20,7 @@ cdef class _Known:
 cdef class Judge:
     cdef public object _conversation
     cdef public SessionRecorder _session
-    cdef public object _masks
+    cdef public PostgresMasks _masks
     cdef public object _policy
     cdef public bint _is_walsender
     cdef public object _inspector
@@ -28,8 +29,9 @@ cdef class Judge:
     cdef public object _before
     cdef public object _settings
 
-    @cython.locals(known=_Known)
     cpdef judge(self, Command command)
+    @cython.locals(known=_Known)
+    cdef _judge(self, Command command)
     @cython.locals(portal=Portal, known=_Known)
     cdef _Known _classify(self, Command command)
     cdef _Known _fetch(self, str text, str cursor)

@@ -106,6 +106,11 @@ class Judge:
             conversation.ask_before_binding(self._may_bind)
 
     def judge(self, command: Command) -> Refusal | Hold | None:
+        verdict = self._judge(command)
+        self._masks.judged(command)
+        return verdict
+
+    def _judge(self, command: Command) -> Refusal | Hold | None:
         known = self._classify(command)
         command.operation = known.operation
         command.cls = known.cls

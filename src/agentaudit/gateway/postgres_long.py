@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final
 
 from agentaudit._native.raw import int32_at, uint16_at
 from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import Masks
 from agentaudit.masking.stream import Stream, fitted
 from agentaudit.model import Event, Flag, Kind, Side, Span, Step
+from agentaudit.protocols.postgres_prepared import Portal
 
 _ROW, _BIND = b"DB"
 
@@ -22,9 +22,7 @@ _ROW, _BIND = b"DB"
 class LongMask:
     """One message of more than 256 KiB. `rules` are by value, `everything` is the rule of them all."""
 
-    def __init__(
-        self, masks: Masks, side: Side, rules: Sequence[str], everything: str
-    ) -> None:
+    def __init__(self, masks: Masks, side: Side, rules: Sequence[str], everything: str) -> None:
         self._masks = masks
         self._rules = rules
         self._everything = everything
@@ -38,6 +36,8 @@ class LongMask:
         self._raw_hash = hashlib.sha256()
         self.hashes = ("", "")
         """The SHA-256 of the message as it was and as it is kept, once it is over."""
+        self.portal: Portal | None = None
+        """The portal that a long Bind makes."""
         client = masks.for_client if side is Side.TARGET else None
         self._for_client: LongMask | None = None
         self._is_for_client = client is not None
@@ -64,12 +64,14 @@ class LongMask:
         if before:
             content = self._content(made[:before], [s for s in spans if s.offset < before])
             made = made[before:]
-            spans = [Span(s.rule, s.place, s.offset - before, s.length) for s in spans if s.offset >= before]
+            spans = [
+                Span(s.rule, s.place, s.offset - before, s.length)
+                for s in spans
+                if s.offset >= before
+            ]
             step.events = (content, *step.events)
         event.payload = made
         event.spans += tuple(spans)
-        if event.text is not None and spans:
-            event.text = self._masks.mask_text(event.text)
         if self._stream.pending:
             event.flags |= Flag.WITHHELD
         if self._left == 0:

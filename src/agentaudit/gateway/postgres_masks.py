@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agentaudit._native import sift
-from agentaudit._native.raw import int32_at
 from agentaudit.errors import MaskingError
 from agentaudit.gateway import postgres_frames as frames
 from agentaudit.gateway.postgres_copy import CopyMask
@@ -26,14 +25,15 @@ from agentaudit.gateway.postgres_long import LongMask
 from agentaudit.gateway.postgres_statements import CLEAN, Look, Statements
 from agentaudit.gateway.postgres_tables import Tables
 from agentaudit.masking.marks import mark
-from agentaudit.masking.masks import Masks, Rule
-from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Kind, Side, Span, Step
+from agentaudit.masking.masks import Masks
+from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Side, Span, Step
 from agentaudit.protocols import postgres_messages as messages
-from agentaudit.protocols.postgres import Conversation, Execution
+from agentaudit.protocols.postgres import Conversation
+from agentaudit.protocols.postgres_ledger import Execution
 from agentaudit.protocols.postgres_messages import Column, RowShape
 from agentaudit.protocols.postgres_prepared import NO_SHAPE, Portal, Prepared, cut_text
 from agentaudit.risk import sql
-from agentaudit.risk.lineage import NO_DOUBT, Doubt
+from agentaudit.risk.lineage import EVERYTHING, NO_DOUBT, Doubt
 
 DIRECT_BYTES: Final = 16 * 1024
 """A longer run is searched at once: the sieve is no faster than that."""
@@ -49,6 +49,9 @@ _SMALL_DIGITS: Final = 8
 _INNER_LENGTH: Final = re.compile(rb"\0\0..", re.DOTALL)
 """In what is made of parts, as arrays are, the length of a part of up to 64 KiB."""
 
+_NAMES: Final = re.compile(r"\s*(?:PREPARE|DECLARE)\b", re.IGNORECASE)
+_RUNS: Final = re.compile(r"\b(?:EXECUTE|FETCH|MOVE)\b", re.IGNORECASE)
+
 _OF_THE_TEXT: Final = ("42", "08", "25", "40", "57")
 """Classes of errors whose message says nothing but what the statement itself does."""
 
@@ -58,6 +61,7 @@ _QUERY, _PARSE, _BIND, _EXECUTE, _DESCRIBE, _CLOSE = b"QPBEDC"
 _ROWS, _ROW, _ERROR, _NOTICE, _NOTIFICATION, _STATUS = b"TDENAS"
 _COPIES: Final = frozenset(b"dcf")
 _COPY_DATA: Final = ord("d")
+_TEXTS: Final = frozenset(b"QP")
 _COPY: Final = ("copy", NO_SHAPE)
 
 
@@ -96,6 +100,13 @@ class PostgresMasks:
         self._tables = tables
         self._is_walsender = is_walsender
         self._statements = Statements(masks, None)
+        self._sieve = masks.scanner.sieve
+        self.is_withholding = False
+        """Whether content of something that was recorded is still to come."""
+        self._is_streaming = False
+        """Whether a COPY or a long message may be under way."""
+        self._prepared = NO_DOUBT
+        """What statements may change that have a name in SQL, once they run."""
         self._commands: dict[int, Execution] = {}
         self._looks: dict[int, Look] = {}
         self._dirty: set[int] = set()
@@ -114,42 +125,63 @@ class PostgresMasks:
             MaskingError: it cannot be, so nothing of it may be recorded or pass.
         """
         try:
-            for command in step.starts:
-                if isinstance(command, Execution):
-                    self._begin(command, step)
             if step.side is _CLIENT:
-                self._request(step)
+                for command in step.starts:
+                    self._begin(command)
+                if step.events:
+                    self._request(step, step.events[0])
             else:
-                self._response(step)
+                for command in step.starts:
+                    self._begin(command)
+                if step.events:
+                    self._response(step, step.events[0])
             for command in step.ends:
-                if isinstance(command, Execution):
-                    self._end(command)
-        except MaskingError:
-            raise
+                self._end(command)
         except Exception as error:
+            # What waits belongs to what is not understood any more: it is not recorded either.
+            self._copies.clear()
+            self._longs.clear()
+            self._settle()
             raise MaskingError(
                 f"what passes cannot be masked ({type(error).__name__})",
                 hint="the session ends: what cannot be masked is not recorded, and does not pass",
             ) from error
 
     def flush(self) -> list[Event]:
-        """Return events with what was withheld for long enough."""
-        events = []
-        for side, copy in self._copies.items():
-            events += copy.flush(side)
-        for side, long in self._longs.items():
-            events += long.flush(side)
-        return events
+        """Return events with what was withheld for long enough.
+
+        Raises:
+            MaskingError: as `mask`.
+        """
+        return self._let_go(lambda stream, side: stream.flush(side))
 
     def finish(self) -> list[Event]:
-        """Return events with all that was withheld: nothing more comes."""
-        events = []
-        for side, copy in self._copies.items():
-            events += copy.finish(side)
-        for side, long in self._longs.items():
-            events += long.finish(side)
+        """Return events with all that was withheld: nothing more comes.
+
+        Raises:
+            MaskingError: as `mask`.
+        """
+        for command in list(self._commands.values()):
+            self._end(command)
+        events = self._let_go(lambda stream, side: stream.finish(side))
         self._copies.clear()
         self._longs.clear()
+        self._settle()
+        return events
+
+    def _let_go(
+        self, release: Callable[[CopyMask | LongMask, Side], list[Event]]
+    ) -> list[Event]:
+        events = []
+        try:
+            for streams in (self._copies, self._longs):
+                for side, stream in streams.items():
+                    events += release(stream, side)
+        except Exception as error:
+            raise MaskingError(
+                f"what was withheld cannot be masked ({type(error).__name__})"
+            ) from error
+        self._settle()
         return events
 
     @property
@@ -162,12 +194,13 @@ class PostgresMasks:
         if self._tables is not None:
             self._tables.leave(self)
 
-    @property
-    def is_withholding(self) -> bool:
-        """Whether content of something that was recorded is still to come."""
-        return any(copy.pending for copy in self._copies.values()) or any(
-            long.pending for long in self._longs.values()
-        )
+    def judged(self, command: Command) -> None:
+        """Mask what a judge has told of a command by its text."""
+        if command.command_no in self._dirty:
+            texts = self._masks.mask_text
+            command.operation = texts(command.operation)
+            for name in ("resources", "risk"):
+                setattr(command, name, tuple(map(texts, getattr(command, name))))
 
     def text(self, command: Command) -> str:
         """Return all of a command's text, masked."""
@@ -186,112 +219,129 @@ class PostgresMasks:
 
     # --- commands
 
-    def _begin(self, command: Execution, step: Step) -> None:
+    def _begin(self, command: Execution) -> None:
         """Look at what a command runs."""
         self._commands[command.command_no] = command
-        look = self._look_of(command)
-        if look is not CLEAN:
-            self._looks[command.command_no] = look
-            if look.text is not None:
-                command.text = cut_text(look.text)
-                self._dirty.add(command.command_no)
-            if self._tables is not None:
-                if look.changes != NO_DOUBT:
-                    self._tables.note(self, look.changes)
-                if look.lineage is not None and look.lineage.spoils != NO_DOUBT:
-                    self._tables.spoil(look.lineage.spoils)
+        look = self._unread(command) if command.is_ambiguous else self._look_of(command)
         portal = command.portal
         if portal is not None and portal.masked is not None:
             command.params = portal.masked
+        if look is CLEAN:
+            return
+        self._looks[command.command_no] = look
+        if look.text is not None:
+            command.text = cut_text(look.text)
+            self._dirty.add(command.command_no)
+        if self._tables is not None:
+            self._note_changes(command.sql, look.changes)
+            if look.lineage is not None and look.lineage.spoils is not NO_DOUBT:
+                self._tables.spoil(look.lineage.spoils)
+
+    def _unread(self, command: Execution) -> Look:
+        """Look at a text that may mean something else than it seems to."""
+        tables = self._tables
+        return (self._statements if tables is None else tables.statements).unread(command.sql)
+
+    def _note_changes(self, text: str, changed: Doubt) -> None:
+        """Note what a statement may change, also by running what was prepared before it."""
+        assert self._tables is not None
+        if _NAMES.match(text) is not None:
+            # What a DECLARE or PREPARE stands for may run at any time from now on.
+            self._prepared |= changed
+        elif changed.everything:
+            self._prepared = EVERYTHING  # its code may have prepared something
+        if _RUNS.search(text) is not None:
+            changed |= self._prepared
+        if changed is not NO_DOUBT:
+            self._tables.note(self, changed)
 
     def _look_of(self, command: Execution) -> Look:
         portal = command.portal
         if portal is None:
             return self._look(command.sql)
-        statement = portal.statement
-        known: tuple[Any, Look] | None = statement.masked
-        stamp = self._stamp()
-        if known is None or known[0] != stamp:
-            known = statement.masked = (stamp, self._look(statement.sql))
-        return known[1]
+        return self._look_at_statement(portal.statement)
+
+    def _look_at_statement(self, statement: Prepared) -> Look:
+        known: Look | None = statement.masked
+        epoch = 0 if self._tables is None else self._tables.epoch
+        if known is None or statement.masked_in != epoch:
+            known = statement.masked = self._look(statement.sql)
+            statement.masked_in = epoch
+        return known
 
     def _look(self, text: str) -> Look:
         if self._tables is None:
-            if not self._masks.scanner.may_hold(text.encode("utf-8", "replace")):
+            if not self._may_hold(text.encode("utf-8", "replace")):
                 return CLEAN
             return self._statements.look(text, None, NO_DOUBT)
-        return self._tables.statements.look(text, None, self._tables.doubt())
-
-    def _stamp(self) -> tuple[int, Doubt]:
-        """Return what a look hangs on beside its text."""
-        if self._tables is None:
-            return 0, NO_DOUBT
-        return self._tables.version, self._tables.doubt()
+        return self._tables.statements.look(text, None, self._tables.doubt)
 
     def _end(self, command: Execution) -> None:
         """Mask what its row says beside its text and parameters."""
         number = command.command_no
         look = self._looks.pop(number, CLEAN)
         self._commands.pop(number, None)
-        if command.error_text is not None and command.status == "error":
+        if command.error_text is not None and command.status not in ("denied", "cancelled"):
             if (rule := self._tells(look)) and not _keeps_message(command, command.error_code):
                 command.error_text = mark(rule).decode()
             else:
                 command.error_text = self._masks.mask_text(command.error_text)
         if number in self._dirty:
             self._dirty.discard(number)
-            texts = self._masks.mask_text
-            for name in ("resources", "columns", "risk", "paths"):
-                setattr(command, name, tuple(map(texts, getattr(command, name))))
-            command.operation = texts(command.operation)
+            command.columns = tuple(map(self._masks.mask_text, command.columns))
+
+    def _may_hold(self, data: bytes) -> bool:
+        return True if self._sieve is None else self._sieve.may_hold(data)
 
     # --- the client's side
 
-    def _request(self, step: Step) -> None:
-        events = step.events
-        if not events:
-            return
-        event = events[0]
+    def _request(self, step: Step, event: Event) -> None:
         payload = event.payload
-        assert payload is not None
+        if self._is_streaming or event.flags & _CONTINUED or payload[0] in _COPIES:
+            if self._stream_request(step, event, payload):
+                return
+        if not self._may_hold(payload) and self._passes(step, payload):
+            return
+        self._mask_request(step, event, payload)
+
+    def _passes(self, step: Step, payload: bytes) -> bool:
+        """Say whether a message in which no pattern sees anything stays as it is."""
+        for command in step.starts:
+            portal = command.portal
+            if portal is not None and (portal.has_binary or portal.masked is not None):
+                return False
+            if command.command_no in self._looks:
+                return False
+        for portal in step.about:
+            if portal.has_binary:
+                return False
+        return self._tables is None or not (step.about or payload[0] in _TEXTS)
+
+    def _stream_request(self, step: Step, event: Event, payload: bytes) -> bool:
+        """Mask what belongs to a COPY or to a long message; say whether that is all of it."""
         if _CLIENT in self._longs or event.flags & _CONTINUED:
             self._long(step, event)
-            return
+            return True
         if payload[0] in _COPIES:
             self._copy(step, event, self._between_client)
-            return
-        before = self._end_copy(_CLIENT)
-        if step.starts or self._tables is not None or self._masks.scanner.may_hold(payload):
-            self._mask_request(step, event, payload)
-        if before:
+            return True
+        if before := self._end_copy(_CLIENT):
             step.events = (*before, *step.events)
+        return False
 
     def _mask_request(self, step: Step, event: Event, payload: bytes) -> None:
-        looks = [self._looks.get(c.command_no, CLEAN) for c in step.starts]
-        is_dirty = self._masks.scanner.may_hold(payload)
-        portals = [thing for thing in step.about if isinstance(thing, Portal)]
-        has_params = any(self._may_hide_params(portal) for portal in portals)
-        has_text = self._tables is not None and bool(step.about or payload[0] in b"QP")
-        if not is_dirty and not has_params and not has_text:
-            if any(look.text is not None for look in looks):
-                self._mask_text(event, looks)
-            return
-        made, spans, texts = self._requests(payload, portals)
+        looks = [self._looks.get(command.command_no, CLEAN) for command in step.starts]
+        made, spans, texts = self._requests(payload, list(step.about))
         if made != payload:
             self._rehash(step, payload, made)
             self._dirty.update(command.command_no for command in step.starts)
         for command in step.starts:
-            if isinstance(command, Execution) and command.portal is not None:
-                if command.portal.masked is not None:
-                    command.params = command.portal.masked
-        if texts:
-            # Of several statements in one, each has its own; of one that is only prepared, this.
-            if len(step.starts) == 1 and looks[0].text is not None:
-                texts = looks[:1]
-            if event.text is not None and any(look.text is not None for look in texts):
-                self._mask_text(event, texts)
-        elif any(look.text is not None for look in looks):
-            self._mask_text(event, looks)
+            if command.portal is not None and command.portal.masked is not None:
+                command.params = command.portal.masked
+        # Of a statement that is executed its own look counts, else what the message itself says.
+        if len(looks) == 1 or not texts:
+            texts = looks
+        self._mask_text(event, texts if len(looks) > 1 else texts[-1:])
         event.payload = made
         event.spans += tuple(spans)
 
@@ -371,7 +421,9 @@ class PostgresMasks:
     ) -> bytes:
         if look.text is None:
             return body
-        spans += [replace(span, place="payload", offset=at + start + span.offset) for span in look.spans]
+        spans += [
+            replace(span, place="payload", offset=at + start + span.offset) for span in look.spans
+        ]
         return body[:start] + self._encoded(look.text) + body[stop:]
 
     def _look_at_all(self, text: str) -> Look:
@@ -405,21 +457,6 @@ class PostgresMasks:
         return Look("".join([*made, rest]), tuple(spans))
 
     # --- parameters
-
-    def _may_hide_params(self, portal: Portal) -> bool:
-        if portal.params == ():
-            return False
-        look = self._look_at_statement(portal.statement)
-        if look.lineage is not None and (look.lineage.params or look.lineage.all_params):
-            return True
-        return portal.has_binary
-
-    def _look_at_statement(self, statement: Prepared) -> Look:
-        stamp = self._stamp()
-        if statement.masked is None or statement.masked[0] != stamp:
-            statement.masked = (stamp, self._look(statement.sql))
-        look: Look = statement.masked[1]
-        return look
 
     def _bind(self, body: bytes, portal: Portal | None, at: int, spans: list[Span]) -> bytes:
         if portal is None:
@@ -497,46 +534,51 @@ class PostgresMasks:
 
     def _readable(self, value: bytes, oid: int, is_binary: bool) -> bytes:
         """Return a value as text has it, so that it is the same in either format."""
-        if not is_binary or oid in frames.INLINE and oid != 3802:
+        if not is_binary or (oid in frames.INLINE and oid != 3802):
             return value
         text = messages.parameter_text(value, True, oid, self._conversation.codec)
         return (text or "").encode("utf-8", "replace")
 
     # --- the target's side
 
-    def _response(self, step: Step) -> None:
-        events = step.events
-        if not events:
-            return
-        event = events[0]
+    def _response(self, step: Step, event: Event) -> None:
         payload = event.payload
-        assert payload is not None
+        owner = self._commands.get(event.command_no)
+        if self._is_streaming or event.flags & _CONTINUED or payload[0] == _COPY_DATA:
+            if self._stream_response(step, event, payload, owner):
+                return
+        elif step.about and _COPY in step.about:
+            self._stream_response(step, event, payload, owner)
+            return
+        if step.synthetic:
+            return  # the gateway's own words
+        if (
+            step.about
+            or event.text is not None
+            or (owner is not None and self._plan_of(owner) is not None)
+            or len(payload) > DIRECT_BYTES
+            or self._may_hold(payload)
+        ):
+            self._mask_response(step, event, payload, owner)
+
+    def _stream_response(
+        self, step: Step, event: Event, payload: bytes, owner: Execution | None
+    ) -> bool:
+        """Mask what belongs to a COPY or to a long message; say whether that is all of it."""
         if _TARGET in self._longs or event.flags & _CONTINUED:
             self._long(step, event)
-            return
-        owner = self._commands.get(event.command_no)
-        if payload[0] == _COPY_DATA or _TARGET in self._copies or _COPY in step.about:
-            text = event.text
+            return True
+        if payload[0] != _COPY_DATA and _TARGET not in self._copies and _COPY not in step.about:
+            return False
+        text = event.text
 
-            def between(part: bytes, masks: Masks) -> tuple[bytes, list[Span]]:
-                made, spans, told = self._responses(part, step, owner, masks, text)
-                event.text = told if masks is self._masks else event.text
-                return made, spans
+        def between(part: bytes, masks: Masks) -> tuple[bytes, list[Span]]:
+            made, spans, told = self._responses(part, step, owner, masks, text)
+            event.text = told if masks is self._masks else event.text
+            return made, spans
 
-            self._copy(step, event, between)
-            return
-        before = self._end_copy(_TARGET)
-        if step.synthetic:
-            pass  # the gateway's own words
-        elif step.about or event.text is not None or (owner is not None and self._has_plan(owner)):
-            self._mask_response(step, event, payload, owner)
-        elif len(payload) > DIRECT_BYTES or self._masks.scanner.may_hold(payload):
-            self._mask_response(step, event, payload, owner)
-        if before:
-            step.events = (*before, *step.events)
-
-    def _has_plan(self, owner: Execution) -> bool:
-        return self._plan_of(owner) is not None
+        self._copy(step, event, between)
+        return True
 
     def _mask_response(
         self, step: Step, event: Event, payload: bytes, owner: Execution | None
@@ -569,7 +611,7 @@ class PostgresMasks:
         text: str | None,
     ) -> tuple[bytes, list[Span], str | None]:
         spans: list[Span] = []
-        plan = None if owner is None else self._plan_of(owner, masks)
+        plan = None if owner is None else self._plan_for(owner, masks)
         if step.about or text is not None:
             payload, plan = self._message_by_message(payload, step, owner, masks, spans)
         elif plan is not None:
@@ -609,7 +651,7 @@ class PostgresMasks:
         """Mask what columns and errors say, in a run that has more than rows."""
         out = bytearray()
         about = [each for each in step.about if each[1] is not NO_SHAPE]
-        plan = None if owner is None else self._plan_of(owner, masks)
+        plan = None if owner is None else self._plan_for(owner, masks)
         look = CLEAN if owner is None else self._looks.get(owner.command_no, CLEAN)
         rows = -1
         for kind, start, stop in frames.parts(payload):
@@ -628,7 +670,7 @@ class PostgresMasks:
                     out += frames.framed(kind, frames.row_description(body, rules))
                     spans += [Span(r, "column", n, 0) for n, r in enumerate(rules) if r]
                     if thing is owner:
-                        plan = self._plan_of(owner, masks)
+                        plan = self._plan_for(owner, masks)
                     continue
             elif kind in (_ERROR, _NOTICE) and self._tables is not None:
                 code = messages.decode_report(body).code
@@ -643,7 +685,12 @@ class PostgresMasks:
                 channel = body.index(0, 4) + 1
                 if len(body) > channel + 1 and self._tables.whole in masks.rules:
                     spans.append(
-                        Span(self._tables.whole, "payload", len(out) + 5 + channel, len(body) - channel - 1)
+                        Span(
+                            self._tables.whole,
+                            "payload",
+                            len(out) + 5 + channel,
+                            len(body) - channel - 1,
+                        )
                     )
                     out += frames.framed(kind, body[:channel] + mark(self._tables.whole) + b"\0")
                     continue
@@ -659,7 +706,6 @@ class PostgresMasks:
             return ""
         return self._tables.whole if look.lineage is None else look.lineage.tells
 
-
     # --- columns
 
     def _described(self, thing: Any, shape: RowShape, masks: Masks) -> tuple[str, ...]:
@@ -669,11 +715,13 @@ class PostgresMasks:
         if isinstance(thing, Execution):
             look = self._looks.get(thing.command_no, CLEAN)
             rules = self._rules_of(shape.columns, look, masks)
-            thing.described = rules
+            if masks is self._masks:
+                thing.described = rules
         elif isinstance(thing, Portal | Prepared):
             statement = thing.statement if isinstance(thing, Portal) else thing
             rules = self._rules_of(shape.columns, self._look_at_statement(statement), masks)
-            thing.described = rules
+            if masks is self._masks:
+                thing.described = rules
         else:
             rules = self._rules_of(shape.columns, CLEAN, masks)
         return rules
@@ -685,7 +733,7 @@ class PostgresMasks:
         """
         assert self._tables is not None
         lineage = look.lineage
-        doubt = self._tables.doubt()
+        doubt = self._tables.doubt
         rules = []
         for number, column in enumerate(columns):
             rule = self._tables.rule_of_name(column.name)
@@ -703,18 +751,26 @@ class PostgresMasks:
             rules.append(rule if rule in masks.rules else "")
         return tuple(rules)
 
-    def _plan_of(self, owner: Execution, masks: Masks | None = None) -> _Plan | None:
+    def _plan_of(self, owner: Execution) -> _Plan | None:
         """Return what becomes of a command's rows, None where they pass as they are."""
-        masks = masks or self._masks
-        holder: Any = owner if owner.portal is None else owner.portal
-        stamp = (*self._stamp(), masks is self._masks, len(owner.result_columns))
-        known = holder.plan
-        if known is not None and known[0] == stamp:
-            plan: _Plan | None = known[1]
+        plan: _Plan | None
+        epoch = 0 if self._tables is None else self._tables.epoch
+        portal = owner.portal
+        if portal is None:
+            if owner.planned_in != epoch or owner.planned_shape is not owner.shape:
+                owner.plan = self._make_plan(owner, self._masks)
+                owner.planned_in, owner.planned_shape = epoch, owner.shape
+            plan = owner.plan
             return plan
-        plan = self._make_plan(owner, masks)
-        holder.plan = (stamp, plan)
+        shape = portal.shape if portal.shape is not NO_SHAPE else portal.statement.shape
+        if portal.planned_in != epoch or portal.planned_shape is not shape:
+            portal.plan = self._make_plan(owner, self._masks)
+            portal.planned_in, portal.planned_shape = epoch, shape
+        plan = portal.plan
         return plan
+
+    def _plan_for(self, owner: Execution, masks: Masks) -> _Plan | None:
+        return self._plan_of(owner) if masks is self._masks else self._make_plan(owner, masks)
 
     def _make_plan(self, owner: Execution, masks: Masks) -> _Plan | None:
         columns = owner.result_columns
@@ -724,7 +780,9 @@ class PostgresMasks:
         otherwise_rule = ""
         if self._tables is not None:
             otherwise_rule = self._tables.whole if look.lineage is None else look.lineage.whole
-            if otherwise_rule not in masks.rules or (look.lineage is not None and look.lineage.is_clear):
+            if otherwise_rule not in masks.rules or (
+                look.lineage is not None and look.lineage.is_clear
+            ):
                 otherwise_rule = ""
             if columns:
                 rules = self._rules_of(columns, look, masks)
@@ -732,19 +790,24 @@ class PostgresMasks:
                 rules = tuple(r if r in masks.rules else "" for r in look.lineage.outputs)
             otherwise = sift.AS_NULL if otherwise_rule else None
         changes = tuple(
-            self._change(rule, columns[n] if n < len(columns) else None, self._announced(owner, n), masks)
+            self._change(
+                rule,
+                columns[n] if n < len(columns) else None,
+                self._announced(owner, n, masks),
+                masks,
+            )
             for n, rule in enumerate(rules)
         )
         if not any(change is not None for change in changes) and otherwise is None:
             return None
         return _Plan(changes, rules, otherwise, otherwise_rule, masks.detecting)
 
-    def _announced(self, owner: Execution, number: int) -> bool:
+    def _announced(self, owner: Execution, number: int, masks: Masks) -> bool:
         """Say whether a column was told as text."""
         portal = owner.portal
         for each in (owner, portal, None if portal is None else portal.statement):
             if each is not None and each.described:
-                return number < len(each.described) and bool(each.described[number])
+                return number < len(each.described) and each.described[number] in masks.rules
         return False
 
     def _change(
@@ -776,7 +839,7 @@ class PostgresMasks:
         if not is_binary or column.type in frames.INLINE or column.type in _FIXED:
             return None
         if column.type in _DIGITS:
-            if not masks.scanner.digits:
+            if not masks.scanner.finds_numbers:
                 return None
             if column.type == 20:
                 return self._change_int8
@@ -803,6 +866,7 @@ class PostgresMasks:
         if copy is None:
             owner = self._commands.get(event.command_no)
             look = CLEAN if owner is None else self._looks.get(owner.command_no, CLEAN)
+            self._is_streaming = True
             copy = CopyMask(self._masks, look.lineage, self._tables.whole if self._tables else "")
             self._copies[side] = copy
         assert event.payload is not None
@@ -810,6 +874,7 @@ class PostgresMasks:
             copy.mask(step, event, between)
         if copy.is_over:
             del self._copies[side]
+        self._settle()
 
     def _between_client(self, part: bytes, masks: Masks) -> tuple[bytes, list[Span]]:
         """Mask what a client says beside CopyData: that it ends, and why it fails."""
@@ -818,16 +883,40 @@ class PostgresMasks:
 
     def _end_copy(self, side: Side) -> list[Event]:
         copy = self._copies.pop(side, None)
+        self._settle()
         return [] if copy is None else copy.finish(side)
+
+    def _settle(self) -> None:
+        self._is_streaming = bool(self._copies or self._longs)
+        pending = [copy.pending for copy in self._copies.values()]
+        pending += [long.pending for long in self._longs.values()]
+        self.is_withholding = any(pending)
 
     def _long(self, step: Step, event: Event) -> None:
         side = event.side
         assert side is not None
         long = self._longs.get(side)
         if long is None:
-            long = self._longs[side] = LongMask(self._masks, side, *self._hidden_in_long(step, event))
+            self._is_streaming = True
+            long = LongMask(self._masks, side, *self._hidden_in_long(step, event))
+            long.portal = next((t for t in step.about if isinstance(t, Portal)), None)
+            self._longs[side] = long
         if long.mask(step, event):
             del self._longs[side]
+            self._note_hashes(step, event, long)
+        self._settle()
+        if event.text is not None:
+            look = self._looks.get(step.starts[0].command_no, CLEAN) if step.starts else CLEAN
+            event.text = self._masks.mask_text(event.text) if look.text is None else look.text
+            event.spans += look.spans
+
+    def _note_hashes(self, step: Step, event: Event, long: LongMask) -> None:
+        """Let the hash of a long message be that of what is kept of it."""
+        was, now = long.hashes
+        holders: list[Any] = [*step.starts, *step.ends, self._commands.get(event.command_no)]
+        for holder in [*holders, long.portal]:
+            if holder is not None and was in holder.sha256:
+                holder.sha256 = tuple(now if each == was else each for each in holder.sha256)
 
     def _hidden_in_long(self, step: Step, event: Event) -> tuple[Sequence[str], str]:
         """Return which values of a long message are hidden, and by which rule all are."""

@@ -12,7 +12,15 @@ from agentaudit.masking.credentials import credentials, scan
 from agentaudit.masking.masks import CREDENTIALS, Masks
 from agentaudit.model import Span
 from agentaudit.risk.catalogue import Catalogue
-from agentaudit.risk.lineage import NO_DOUBT, Doubt, Lineage, changes, lineage
+from agentaudit.risk.lineage import (
+    EVERYTHING,
+    NO_DOUBT,
+    Doubt,
+    Lineage,
+    changes,
+    lineage,
+    not_understood,
+)
 
 _MAX_LOOKS: Final = 4096
 _MAX_CACHED_CHARACTERS: Final = 8 * 1024
@@ -61,7 +69,7 @@ class Statements:
         """Return what becomes of `text`, where names are looked for in `path`."""
         if self.catalogue is None:
             return self._look(text, path, doubt)
-        if doubt != NO_DOUBT or len(text) > _MAX_CACHED_CHARACTERS:
+        if doubt is not NO_DOUBT or len(text) > _MAX_CACHED_CHARACTERS:
             return self._look(text, path, doubt)
         where = None if path is None else tuple(path)
         # One text for each number that somebody asks for would be one parse for each. But only
@@ -71,6 +79,12 @@ class Statements:
             if not self.masks.scanner.may_hold(text.encode("utf-8", "replace")):
                 return known
         return self._known(text, where)
+
+    def unread(self, text: str) -> Look:
+        """Return what becomes of a text that may mean something else than it seems to."""
+        if self.catalogue is None:
+            return self._look(text, None, NO_DOUBT)
+        return self._masked_look(text, not_understood(text, self.catalogue), EVERYTHING)
 
     def _known(self, text: str, path: tuple[str, ...] | None) -> Look:
         key = text, path
@@ -88,7 +102,11 @@ class Statements:
         changed = NO_DOUBT
         if self.catalogue is not None:
             found = lineage(text, self.catalogue, path=path, doubtful=doubt)
-            changed = changes(text, catalogue=self.catalogue)
+            # What an EXECUTE or a FETCH runs is known to who has seen that prepared.
+            changed = changes(text, catalogue=self.catalogue, run=())
+        return self._masked_look(text, found, changed)
+
+    def _masked_look(self, text: str, found: Lineage | None, changed: Doubt) -> Look:
         data = text.encode("utf-8", "replace")
         cuts = self._cuts(text, data, found)
         if not cuts:
@@ -189,5 +207,3 @@ def constant(token: bytes) -> bytes:
     if quote < 0 or not token.endswith(b"'") or quote == len(token) - 1:
         return token
     return token[quote + 1 : -1].replace(b"''", b"'")
-
-

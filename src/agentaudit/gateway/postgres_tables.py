@@ -66,7 +66,10 @@ class Tables:
         self._spawn = spawn
         self.whole = masks.columns[0][1]
         """The rule of what nobody can tell from a masked column."""
-        self.version = 0
+        self.epoch = 0
+        """Counts what changes: the tables as they are known, and what of them is in doubt."""
+        self.doubt = NO_DOUBT
+        """What is not known to be as it was read."""
         # Nothing is known yet: so all that names a table is hidden.
         self.catalogue = Catalogue([], columns=masks.columns)
         self.statements = Statements(masks, self.catalogue)
@@ -94,6 +97,7 @@ class Tables:
         doubt = self._doubts.pop(session, NO_DOUBT)
         if doubt != NO_DOUBT:
             self._left |= doubt
+            self._changed()
             self.ask_again()
         if not self._doubts and self._timer is not None:
             self._timer.cancel()
@@ -101,22 +105,26 @@ class Tables:
 
     def note(self, session: PostgresMasks, doubt: Doubt) -> None:
         """Note what a session's statement may change."""
-        self._doubts[session] = self._doubts.get(session, NO_DOUBT) | doubt
+        before = self._doubts.get(session, NO_DOUBT)
+        self._doubts[session] = before | doubt
         self.ask_again()
+        if self._doubts[session] != before:
+            self._changed()
 
     def spoil(self, spoilt: Doubt) -> None:
         """Note relations into which masked values were written: they stay hidden."""
         if (self._spoiled | spoilt) != self._spoiled:
             self._spoiled |= spoilt
-            self.version += 1
+            self._changed()
 
-    def doubt(self) -> Doubt:
-        """Return what is not known to be as it was read."""
+    def _changed(self) -> None:
         doubt = self._spoiled | self._left
         for each in self._doubts.values():
-            if each is not NO_DOUBT:
-                doubt |= each
-        return doubt
+            doubt |= each
+        if doubt == NO_DOUBT:
+            doubt = NO_DOUBT
+        self.doubt = doubt
+        self.epoch += 1
 
     # --- columns
 
@@ -187,12 +195,12 @@ class Tables:
             self._is_read = True
             self.catalogue = found
             self.statements = Statements(self._masks, found)
-            self.version += 1
             if self._left == left:
                 self._left = NO_DOUBT
             for session, doubt in settled.items():
                 if self._doubts.get(session) == doubt:
                     self._doubts[session] = NO_DOUBT
+            self._changed()
         finally:
             self._reading.set_result(None)
             self._reading = None

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import structlog
@@ -141,10 +141,8 @@ class Judge(Protocol):
 class Masker(Protocol):
     """What the relay asks of what masks a session before it is recorded."""
 
-    @property
-    def is_withholding(self) -> bool:
-        """Whether content of something that was recorded is still to come."""
-        ...
+    is_withholding: bool
+    """Whether content of something that was recorded is still to come."""
 
     def mask(self, step: Step) -> None:
         """Mask what `step` has recorded, and what of it the client is not to see.
@@ -515,8 +513,7 @@ class Relay:
         if down:
             self._hold(self._down, down, down_synced, _is_whole(last_down))
         if unmasked is not None:
-            log.error("masking failed", session=str(session.session_id), error=str(unmasked))
-            self.end("masking_failed", str(unmasked), unmasked.hint)
+            self._masking_failed(unmasked)
             return
         if self._paused is not None:
             self._look_at_paused()
@@ -532,8 +529,14 @@ class Relay:
         try:
             for event in self._masker.flush():
                 self.session.record(event)
+        except MaskingError as error:
+            self._masking_failed(error)
         except RecordingError as error:
             self.recording_failed(error)
+
+    def _masking_failed(self, error: MaskingError) -> None:
+        log.error("masking failed", session=str(self.session.session_id), error=str(error))
+        self.end("masking_failed", str(error), error.hint)
 
     def _finish_masks(self) -> None:
         """Record what waits still: no byte comes any more."""
@@ -541,7 +544,12 @@ class Relay:
             self._withheld.cancel()
             self._withheld = None
         if not self.session.closed and self._recorder.is_recording:
-            for event in self._masker.finish():
+            try:
+                events = self._masker.finish()
+            except MaskingError as error:
+                log.error("masking failed", session=str(self.session.session_id), error=str(error))
+                return
+            for event in events:
                 self.session.record(event)
 
     def _refuse(self, step: Step, refusal: Refusal, up: list[bytes]) -> None:

@@ -69,11 +69,11 @@ def _credentials(text: str, tokens: Sequence[Any]) -> Iterator[Any]:
             calls.pop()
         elif token.name in _STRINGS:
             said = text[token.start : token.end + 1]
-            if any("dblink" in call for call in calls) and _IN_CONNINFO.search(said):
-                yield token
-            elif calls and calls[-1] == "set_config" and _is_setting(text, tokens, number):
-                yield token
-            elif _follows_credential(text, tokens, number, is_set=is_set):
+            if (
+                (any("dblink" in call for call in calls) and _IN_CONNINFO.search(said))
+                or (calls and calls[-1] == "set_config" and _is_setting(text, tokens, number))
+                or _follows_credential(text, tokens, number, is_set=is_set)
+            ):
                 yield token
 
 

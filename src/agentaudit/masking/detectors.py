@@ -46,8 +46,8 @@ class Detector:
     `pattern`, if there is one, is what is hidden, else the whole match; `check` has a say on that.
 
     A match need be looked for only where there is one of `anchors` (lower case; found in any case),
-    or `digits` in a row, with at most one byte of ` -./` between two neighbours, or so many
-    `colons` in a run of hexadecimal digits, colons and dots.
+    or what `_native.sift.Sieve` calls a number of so many `digits`, or of `bare` ones, or so many
+    `colons`, `dots` or `letters`.
     """
 
     name: str
@@ -56,7 +56,10 @@ class Detector:
     pattern: str
     anchors: tuple[bytes, ...] = ()
     digits: int = 0
+    bare: int = 0
     colons: int = 0
+    dots: int = 0
+    letters: int = 0
     check: Callable[[bytes], bool] | None = None
     retries: bool = False
 
@@ -119,11 +122,9 @@ def _personal(
     pattern: str,
     check: Callable[[bytes], bool],
     *anchors: bytes,
-    digits: int = 0,
-    colons: int = 0,
-    retries: bool = False,
+    **hints: Any,
 ) -> Detector:
-    return Detector(name, title, "personal", pattern, anchors, digits, colons, check, retries)
+    return Detector(name, title, "personal", pattern, anchors, check=check, **hints)
 
 
 def _ibans() -> str:
@@ -611,6 +612,7 @@ _PERSONAL: Final = (
         r"|3(?:0[0-5]|[68]\d)\d(?:\d{10}|[ -]\d{6}[ -]\d{4}))\b",
         checks.is_card,
         digits=14,
+        bare=14,
         retries=True,
     ),
     _personal("iban", "IBAN", _ibans(), checks.is_iban, digits=8),
@@ -659,7 +661,9 @@ _PERSONAL: Final = (
         r"(?i:steuer-?id(?:entifikationsnummer|nr)?|idnr|tax[ _-]?id)"
         rf"{_LABEL}(\d\d ?\d{{3}} ?\d{{3}} ?\d{{3}})\b",
         checks.is_german_tax_id,
-        digits=11,
+        b"steuer",
+        b"idnr",
+        b"tax",
     ),
     _personal(
         "fr_nir",
@@ -667,6 +671,7 @@ _PERSONAL: Final = (
         r"\b(?:\d+\.)?[12] ?\d\d ?(?:0[1-9]|1[0-2]|20) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3} ?\d\d\b",
         checks.is_nir,
         digits=8,
+        bare=15,
     ),
     _personal(
         "es_dni",
@@ -680,14 +685,16 @@ _PERSONAL: Final = (
         "Italian codice fiscale",
         r"\b[A-Z]{6}\d\d[A-EHLMPR-T]\d\d[A-Z]\d{3}[A-Z]\b",
         checks.is_fiscal_code,
-        digits=3,
+        letters=16,
     ),
     _personal(
         "nl_bsn",
         "Dutch citizen service number",
         rf"(?i:\bbsn|burgerservicenummer|sofinummer){_LABEL}(\d{{9}}|\d{{4}}[. ]\d\d[. ]\d{{3}})\b",
         checks.is_bsn,
-        digits=9,
+        b"bsn",
+        b"burgerservicenummer",
+        b"sofinummer",
     ),
     _personal(
         "br_cpf",
@@ -708,7 +715,7 @@ _PERSONAL: Final = (
         "Swedish personal number",
         r"\b(?:19|20)?\d{6}[-+]\d{4}\b",
         checks.is_personnummer,
-        digits=6,
+        digits=10,
     ),
     _personal(
         "in_aadhaar",
@@ -725,7 +732,7 @@ _PERSONAL: Final = (
         r"(?:\b(?i:version|release|ver|v)[ =:\"']{1,3})?"
         r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?:\.\d+)*\b",
         checks.is_ipv4,
-        digits=4,
+        dots=3,
     ),
     _personal(
         "ipv6",
@@ -734,7 +741,8 @@ _PERSONAL: Final = (
         r"|\b(?:[0-9A-Fa-f]{1,4}:){1,7}(?::[0-9A-Fa-f]{1,4}){1,7}(?:\.\d{1,3}){0,3}\b"
         r"|::(?i:ffff):\d{1,3}(?:\.\d{1,3}){3}\b",
         checks.is_ipv6,
-        colons=2,
+        b"::",
+        colons=7,
     ),
 )
 

@@ -104,18 +104,21 @@ class Scanner:
             if each
         ]
         known = [finder for _, finder in detectors if isinstance(finder, Detector)]
-        self.digits = min((d.digits for d in known if d.digits), default=0)
-        self._sieve: Sieve | None = None
+        hints = ("digits", "bare", "colons", "dots", "letters")
+        least = {
+            hint: min((n for d in known if (n := getattr(d, hint))), default=0) for hint in hints
+        }
+        self.finds_numbers = bool(least["bare"])
+        """Whether it may be in digits alone."""
+        self.sieve: Sieve | None = None
+        """What tells that nothing can be there; None where everything is to be searched."""
         if len(known) == len(looks):
-            self._sieve = Sieve(
-                tuple(dict.fromkeys(anchor for d in known for anchor in d.anchors)),
-                self.digits,
-                min((d.colons for d in known if d.colons), default=0),
-            )
+            anchors = dict.fromkeys(anchor for d in known for anchor in d.anchors)
+            self.sieve = Sieve(tuple(anchors), **least)
 
     def may_hold(self, data: bytes) -> bool:
         """Return False where nothing of it can be in `data`, framed or not."""
-        return self._sieve is None or self._sieve.may_hold(data)
+        return self.sieve is None or self.sieve.may_hold(data)
 
     def segments(self, blanked: bytes) -> list[Segment]:
         """Return the stretches of `blanked`, which has NULs between values, that hold something."""

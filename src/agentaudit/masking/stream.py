@@ -53,7 +53,7 @@ class Stream:
     ) -> None:
         self._masks = masks
         self._keeps_length = keeps_length or has_lengths
-        self._has_lengths = has_lengths
+        self.has_lengths = has_lengths
         self._tail = b""
         self._run: tuple[str, re.Pattern[bytes]] | None = None
 
@@ -140,7 +140,7 @@ class Stream:
         out += data[at:]
 
     def _find(self, data: bytes) -> list[Found]:
-        return self._masks.scanner.find(LENGTH.sub(bytes(4), data) if self._has_lengths else data)
+        return self._masks.scanner.find(LENGTH.sub(bytes(4), data) if self.has_lengths else data)
 
     def _put(self, value: bytes, found: Found, out: bytearray, hidden: list[Hidden]) -> None:
         hidden.append(Hidden(found.rule, len(out), len(value)))

@@ -11,6 +11,8 @@ cdef class Execution(Command):
     cdef public bytes closing
     cdef public tuple described
     cdef public object plan
+    cdef public Py_ssize_t planned_in
+    cdef public RowShape planned_shape
     cdef public bint is_ambiguous
     cdef public bint is_only_bound
     cdef public bint is_ended

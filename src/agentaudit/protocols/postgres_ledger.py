@@ -66,6 +66,8 @@ class Execution(Command):
         "is_ended",
         "is_only_bound",
         "plan",
+        "planned_in",
+        "planned_shape",
         "portal",
         "shape",
         "sql",
@@ -73,6 +75,8 @@ class Execution(Command):
 
     described: tuple[str, ...]
     plan: Any
+    planned_in: int
+    planned_shape: RowShape | None
     sql: str
     portal: Portal | None
     shape: RowShape
@@ -328,7 +332,8 @@ class Ledger:
         command.shape = NO_SHAPE
         command.closing = b""
         command.described = ()
-        command.plan = None
+        command.plan = command.planned_shape = None
+        command.planned_in = -1
         command.is_ambiguous = False
         command.is_ended = False
         command.is_only_bound = False

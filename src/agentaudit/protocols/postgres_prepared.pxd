@@ -17,6 +17,7 @@ cdef class Prepared:
     cdef public bint is_ambiguous
     cdef public object judged
     cdef public object masked
+    cdef public Py_ssize_t masked_in
     cdef public tuple described
 
 @cython.freelist(64)
@@ -38,6 +39,8 @@ cdef class Portal:
     cdef public tuple masked
     cdef public tuple described
     cdef public object plan
+    cdef public Py_ssize_t planned_in
+    cdef public RowShape planned_shape
 
 cdef frozenset _FIRST
 

@@ -74,6 +74,7 @@ class Prepared:
     is_ambiguous: bool = False
     judged: Any = None
     masked: Any = None
+    masked_in: int = -1
     described: tuple[str, ...] = ()
 
 
@@ -104,6 +105,8 @@ class Portal:
     masked: tuple[str | None, ...] | None = None
     described: tuple[str, ...] = ()
     plan: Any = None
+    planned_in: int = -1
+    planned_shape: RowShape | None = None
 
 
 def may_rename(sql: str) -> bool:

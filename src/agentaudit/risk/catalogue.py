@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
+from pglast import parser as libpg_query
 
 from agentaudit.risk.tree import words
 
@@ -152,6 +153,7 @@ class Catalogue:
             self._types.setdefault(each.name, []).append(each)
         self._named: dict[int, list[str]] = {}
         self._tables: dict[int, Table | None] = {}
+        self._behind: dict[int, frozenset[str]] = {}
         self._safe: dict[tuple[str, str], bool] = {}
         self._held: dict[tuple[str, str], str] = {}
         self._inherit()
@@ -161,8 +163,10 @@ class Catalogue:
         relation = self.relations.get(oid)
         if relation is None:
             return None
-        if attnum <= 0:
+        if attnum < 0:
             return ""  # where and when a row is, and never what
+        if attnum == 0:
+            return self.table(relation).rule  # the whole row
         for column, (number, _, _) in zip(
             self.table(relation).columns, relation.columns, strict=True
         ):
@@ -186,6 +190,8 @@ class Catalogue:
             return [each for each in found if each.schema == schema]
         if path is None:
             return found
+        if not self.user and ("$user" in path or '"$user"' in path):
+            return found
         where = [self.user if each in ("$user", '"$user"') else each for each in path]
         if "pg_catalog" not in where:
             where.insert(0, "pg_catalog")
@@ -204,6 +210,26 @@ class Catalogue:
             self._tables[relation.oid] = None
             table = self._tables[relation.oid] = self._work_out(relation)
         return table
+
+    def names_behind(self, relation: Relation) -> frozenset[str]:
+        """Return the names of all relations that a relation's rows come from, its own included."""
+        if relation.oid not in self._behind:
+            seen = {relation.oid}
+            names = set()
+            stack = [relation]
+            while stack:
+                each = stack.pop()
+                names.add(each.name)
+                others = [self.relations[oid] for oid in each.children if oid in self.relations]
+                if each.definition:
+                    for schema, name in _named(each.definition):
+                        others += self.candidates(schema, name, ())
+                for other in others:
+                    if other.oid not in seen:
+                        seen.add(other.oid)
+                        stack.append(other)
+            self._behind[relation.oid] = frozenset(names)
+        return self._behind[relation.oid]
 
     def has_masked(self, name: str) -> bool:
         """Whether a relation of this name, in whatever schema, has a masked column."""
@@ -230,13 +256,17 @@ class Catalogue:
         """Return the rule of a masked column that a value of a type may have inside, or ""."""
         key = (each.schema, each.name)
         if key not in self._held:
-            self._held[key] = ""
             rule = ""
-            if each.relation in self.relations:
-                relation = self.relations[each.relation]
-                rule = next(filter(None, self._own_rules(relation)), "")
-            for part in each.of:
-                rule = rule or self._held_by_name(part)
+            seen = {key}
+            stack = [each]
+            while stack and not rule:
+                inner = stack.pop()
+                rule = next(filter(None, self._named.get(inner.relation, ())), "")
+                for name in self._parts(inner):
+                    for part in self._of_name(name):
+                        if (part.schema, part.name) not in seen:
+                            seen.add((part.schema, part.name))
+                            stack.append(part)
             self._held[key] = rule
         return self._held[key]
 
@@ -251,9 +281,6 @@ class Catalogue:
         if not found:
             return name.startswith("pg_catalog.")
         return all(map(self.is_safe_type, found))
-
-    def _held_by_name(self, name: str) -> str:
-        return next(filter(None, map(self.held_by, self._of_name(name))), "")
 
     def _of_name(self, name: str) -> Sequence[Type]:
         """Return the types of a name with its schema, an array's `[]` aside."""
@@ -349,6 +376,13 @@ class Catalogue:
                 )
                 for rule, (number, _, _) in zip(rules, relation.columns, strict=True)
             ]  # fmt: skip
+        for oid in relation.children:
+            if oid in self.relations:
+                child = self.table(self.relations[oid]).by_name
+                rules = [
+                    rule or (child[name].rule if name in child else "")
+                    for rule, (_, name, _) in zip(rules, relation.columns, strict=True)
+                ]
         if relation.has_policies:
             tells = tells or self.whole
         return Table(relation, rules, tells)
@@ -386,6 +420,21 @@ class _Patterns:
     def of_column(self, name: str) -> str:
         patterns = self._by_column.get(name.lower())
         return patterns[0][3] if patterns else ""
+
+
+def _named(definition: str) -> list[tuple[str | None, str]]:
+    """Return the relations that a query names, and the queries of its WITH as well."""
+    found: list[tuple[str | None, str]] = []
+    stack: list[Any] = [orjson.loads(libpg_query.parse_sql_json(definition))]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack += node
+        elif isinstance(node, dict):
+            if isinstance(node.get("relname"), str):
+                found.append((node.get("schemaname"), node["relname"]))
+            stack += node.values()
+    return found
 
 
 _PARTS: Final = re.compile(r'"(?:[^"]|"")*"|[^.]+')
@@ -454,7 +503,6 @@ SELECT pg_catalog.json_build_object(
   'path', pg_catalog.current_setting('search_path'),
   'search_path', (
     SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path'),
-  'user', current_user,
   'relations', (
     SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
       c.oid::pg_catalog.int8, n.nspname, c.relname, c.relkind, (
@@ -485,8 +533,10 @@ SELECT pg_catalog.json_build_object(
 """
 
 # What depends on a function or an operator has it in pg_depend, unless that is PostgreSQL's own
-# from the start. What came with an extension of the list is its authors', as long as a superuser
-# owns it: whoever owns an extension can add functions of their own to it.
+# from the start. What came with an extension is its authors', as long as a superuser owns it:
+# whoever owns an extension can add things of their own to it. Its operators and types compute;
+# its functions do only where the extension is on the list, for there are those that run a text.
+# A cast in C is a superuser's.
 _CODE: Final = """
 WITH known(classid, objid) AS (
   SELECT d.classid, d.objid FROM pg_catalog.pg_depend d
@@ -500,7 +550,7 @@ WITH known(classid, objid) AS (
   JOIN pg_catalog.pg_roles r
     ON r.oid = pg_catalog.coalesce_owner
   WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
-    AND r.rolsuper AND e.extname IN ({extensions})
+    AND r.rolsuper AND (p.oid IS NULL OR e.extname IN ({extensions}))
 ),
 foreign_code(oid) AS (
   SELECT p.oid FROM pg_catalog.pg_proc p
@@ -540,9 +590,15 @@ policies(relation) AS (
   SELECT p.polrelid FROM pg_catalog.pg_policy p
   JOIN calling ON classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND objid = p.oid
 ),
+foreign_casts(castsource, casttarget, castcontext) AS (
+  SELECT c.castsource, c.casttarget, c.castcontext FROM pg_catalog.pg_cast c
+  JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  WHERE p.oid IN (SELECT oid FROM foreign_code) AND l.lanname NOT IN ('c', 'internal')
+),
 casts(oid) AS (
-  SELECT pg_catalog.unnest(ARRAY[c.castsource, c.casttarget]) FROM pg_catalog.pg_cast c
-  WHERE c.castfunc IN (SELECT oid FROM foreign_code)
+  SELECT casttarget FROM foreign_casts
+  UNION SELECT castsource FROM foreign_casts WHERE castcontext <> 'e'
 )
 SELECT pg_catalog.json_build_object(
   'path', pg_catalog.current_setting('search_path'),
@@ -575,7 +631,8 @@ SELECT pg_catalog.json_build_object(
       COALESCE(r.rngsubtype, NULLIF(t.typbasetype, 0), NULLIF(t.typelem, 0))::pg_catalog.int8,
       CASE WHEN t.oid IN (SELECT oid FROM casts) THEN false
         WHEN n.nspname IN ('pg_catalog', 'information_schema') THEN true
-        WHEN t.typtype IN ('c', 'e') OR t.typcategory = 'A' THEN true
+        WHEN t.typtype IN ('c', 'e', 'm') OR t.typcategory = 'A' THEN true
+        WHEN t.typtype = 'r' THEN r.rngcanonical NOT IN (SELECT oid FROM foreign_code)
         WHEN t.typtype = 'd' THEN NOT EXISTS (
           SELECT FROM pg_catalog.pg_constraint c
           JOIN calling ON classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
@@ -613,12 +670,12 @@ QUERIES: Final = (
 
 
 def read(
-    answers: Sequence[str | bytes], columns: Sequence[tuple[str, str]], *, user: str | None = None
+    answers: Sequence[str | bytes], columns: Sequence[tuple[str, str]], *, user: str = ""
 ) -> Catalogue:
     """Return the catalogue that the answers to `QUERIES` describe.
 
     `columns` are the (pattern, rule) pairs of the settings; `user` is the role that `$user` in a
-    search_path stands for, by default the one that asked.
+    search_path stands for; without it, a name under such a path stands for all that it could.
 
     Raises:
         ValueError: these are no such answers, or they were given under a search_path.
@@ -636,7 +693,7 @@ def _read(
     relations: dict[str, Any],
     code: dict[str, Any],
     columns: Sequence[tuple[str, str]],
-    user: str | None,
+    user: str,
 ) -> Catalogue:
     def names(key: str) -> frozenset[str]:
         return frozenset(code[key] or ())
@@ -684,7 +741,7 @@ def _read(
     return Catalogue(
         found,
         search_path=_path(relations["search_path"]),
-        user=relations["user"] if user is None else user,
+        user=user,
         functions=names("functions"),
         operators=names("operators"),
         types=[

@@ -41,8 +41,8 @@ class Hidden:
 class Doubt:
     """What may have been made, replaced, renamed or changed since a catalogue was read.
 
-    `names` are those of relations and types in whatever schema; `settings` says that a setting may
-    hold a masked value.
+    `names` are those of relations and types in whatever schema; `settings` says that a setting,
+    a sequence or an advisory lock may hold a masked value.
     """
 
     everything: bool = False
@@ -141,21 +141,23 @@ def lineage(
         return Lineage(outputs=(), is_clear=True, copy=_copy_of(text) if is_copy else None)
     try:
         if sql._is_unreadable(text):
-            return _not_understood(text, catalogue)
+            return not_understood(text, catalogue)
         parsed = libpg_query.parse_sql_json(text)
         statements = orjson.loads(parsed).get("stmts", ())
         if not statements:
             return Lineage(outputs=(), is_clear=True, whole=catalogue.whole)
         if len(statements) > 1:
-            return _not_understood(text, catalogue)
+            return not_understood(text, catalogue)
         ((kind, body),) = statements[0]["stmt"].items()
         reading = _Reading(text, catalogue, path, doubtful)
-        reading.is_near = any(map(catalogue.has_masked, _RELATIONS.findall(parsed)))
+        reading.is_near = reading.tells_always() or any(
+            map(catalogue.has_masked, _RELATIONS.findall(parsed))
+        )
         return reading.read(kind, body)
     except Exception:
         # Whatever it is (too deep, a shape that we do not know, bytes that are no UTF-8), an
         # agent's text picks it: it hides all, and ends nobody's session.
-        return _not_understood(text, catalogue)
+        return not_understood(text, catalogue)
 
 
 def _copy_of(text: str) -> CopyFormat | None:
@@ -166,7 +168,11 @@ def _copy_of(text: str) -> CopyFormat | None:
         return None
 
 
-def _not_understood(text: str, catalogue: Catalogue) -> Lineage:
+def not_understood(text: str, catalogue: Catalogue) -> Lineage:
+    """Return what is hidden of a text that means something else than it seems to, or nobody knows.
+
+    Under `standard_conforming_strings = off` a text is one.
+    """
     rule = catalogue.whole
     return Lineage(
         whole=rule,
@@ -178,6 +184,8 @@ def _not_understood(text: str, catalogue: Catalogue) -> Lineage:
 
 def of_view(definition: str, catalogue: Catalogue, count: int) -> tuple[Sequence[str], str]:
     """Return the rules of a view's columns by its definition, and what reading it may tell."""
+    if not definition:  # it was dropped while the catalogue was read
+        return [catalogue.whole] * count, catalogue.whole
     found = lineage(definition, catalogue, path=())
     if found.is_clear:
         return [""] * count, found.tells
@@ -208,6 +216,7 @@ _FUNCTIONS: Final = (
         words(
             """
             aclexplode acldefault array_reverse array_sample array_shuffle array_sort casefold
+            pg_available_extensions
             convert_from convert_to crc32 crc32c date_add date_subtract erf erfc gamma
             jsonb_path_query_tz lgamma makeaclitem nextval pg_blocking_pids pg_conf_load_time
             pg_current_snapshot pg_current_wal_lsn pg_current_xact_id pg_filenode_relation
@@ -230,7 +239,29 @@ _FUNCTIONS: Final = (
 """Of pg_catalog: what they return holds nothing but what their arguments hold, or what describes
 the database, and they read no relation by its name. What they change is of no interest here."""
 
-_SETTINGS_FUNCTIONS: Final = frozenset({"current_setting", "pg_show_all_settings"})
+_ECHOING_FUNCTIONS: Final = frozenset(
+    words(
+        """
+        current_setting currval lastval nextval pg_lock_status pg_sequence_last_value
+        pg_show_all_settings
+        """
+    )
+)
+_ECHOING: Final = frozenset(
+    words("pg_locks pg_sequences pg_settings pg_stat_activity pg_stat_replication")
+)
+"""What shows settings, sequences and locks, once a masked value may be kept in one."""
+
+_KEEPING: Final = frozenset(
+    words(
+        """
+        pg_advisory_lock pg_advisory_lock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared
+        pg_try_advisory_lock pg_try_advisory_lock_shared pg_try_advisory_xact_lock
+        pg_try_advisory_xact_lock_shared set_config setval
+        """
+    )
+)
+"""What keeps its arguments where the server shows them to whoever asks."""
 
 _AGGREGATES: Final = frozenset(
     words(
@@ -275,6 +306,7 @@ _TABLE_FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "aclexplode": ("grantor", "grantee", "privilege_type", "is_grantable"),
         "pg_partition_tree": ("relid", "parentrelid", "isleaf", "level"),
         "pg_partition_ancestors": ("relid",),
+        "pg_available_extensions": ("name", "default_version", "comment"),
         "pg_get_keywords": ("word", "catcode", "barelabel", "catdesc", "baredesc"),
     }
 )  # fmt: skip
@@ -375,7 +407,7 @@ class _Flow:
 class _Source:
     """What FROM names: its columns, or one that stands for all where they are not known."""
 
-    __slots__ = ("alias", "any", "asked", "by_name", "columns", "spread")
+    __slots__ = ("_whole", "alias", "any", "asked", "by_name", "columns", "spread")
 
     def __init__(
         self,
@@ -398,10 +430,18 @@ class _Source:
         self.by_name = by_name
         self.spread = spread
         self.asked = asked
+        self._whole: Column | None = None
 
     @classmethod
     def of_table(cls, table: Table, alias: str) -> _Source:
         return cls(alias, table.columns, by_name=table.by_name)
+
+    @property
+    def whole(self) -> Column:
+        """One column that stands for the whole row: a text may name it a hundred thousand times."""
+        if self._whole is None:
+            self._whole = _any(self.row())
+        return self._whole
 
     def row(self) -> list[Column]:
         if self.columns is not None:
@@ -505,6 +545,15 @@ class _Cte:
 _DML: Final = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 _QUERIES: Final = _DML | {"SelectStmt"}
 _MAX_ROUNDS: Final = 8
+"""Of reading a recursive query again, with what is known of it: a rule for a column each."""
+
+_MAX_READ_AGAIN_BYTES: Final = 1024 * 1024
+"""For recursive queries inside recursive queries, all together."""
+
+_MAX_STEPS: Final = 1_000_000
+
+_MAX_COLUMNS: Final = 2_000
+"""Of one query; PostgreSQL's own limit is 1,664."""
 
 
 class _Reading:
@@ -524,9 +573,19 @@ class _Reading:
         self._tells = ""
         self._spoils: set[str] = set()
         self._answers_otherwise = False
+        self._keeps = False
+        self._steps = 0
+        self._read_again = 0
         self._dotted = catalogue.functions | doubtful.functions
         self.is_near = False
         """Whether a masked relation is named for sure, and so the quick way leads nowhere."""
+
+    def tells_always(self) -> bool:
+        """Whether even what names no operator calls one of anybody's: a CASE, a JOIN by name."""
+        names = self._catalogue.operators | self._doubtful.operators
+        if not names.isdisjoint(("=", "<", ">")):
+            self._tells = self._whole
+        return bool(self._tells)
 
     # Kinds of statements.
 
@@ -543,7 +602,7 @@ class _Reading:
         if kind == "CreateTableAsStmt":
             ((its_kind, query),) = body["query"].items()
             if its_kind != "SelectStmt":
-                return _not_understood(self._text, self._catalogue)  # EXECUTE
+                return not_understood(self._text, self._catalogue)  # EXECUTE
             return self._definition(its_kind, query)
         if kind == "ViewStmt":
             ((its_kind, query),) = body["query"].items()
@@ -564,7 +623,7 @@ class _Reading:
             return self._run_elsewhere(kind)
         if kind in sql._PLAIN or kind in sql._SPECIAL:
             return self._other(kind, body)
-        return _not_understood(self._text, self._catalogue)
+        return not_understood(self._text, self._catalogue)
 
     def _clear(self, tells: str = "") -> Lineage:
         return Lineage(outputs=(), is_clear=True, whole=self._whole, tells=tells)
@@ -596,7 +655,9 @@ class _Reading:
             params=dict(sorted(self._params.items())),
             tells=self._tells,
             copy=copy,
-            spoils=Doubt(names=frozenset(self._spoils)) if self._spoils else NO_DOUBT,
+            spoils=Doubt(names=frozenset(self._spoils), settings=self._keeps)
+            if self._spoils or self._keeps
+            else NO_DOUBT,
         )
 
     def _explain(self, body: Node) -> Lineage:
@@ -604,7 +665,7 @@ class _Reading:
         if kind in ("DeclareCursorStmt", "CreateTableAsStmt", "PrepareStmt"):
             ((kind, query),) = query["query"].items()
         if kind not in _QUERIES:
-            return _not_understood(self._text, self._catalogue)  # EXECUTE
+            return not_understood(self._text, self._catalogue)  # EXECUTE
         if self._is_plain({kind: query}):
             return self._clear()
         self._run(kind, query, _Scope(None, _NO_CTES), is_top=True)
@@ -631,7 +692,7 @@ class _Reading:
                 tells=self._whole,
                 constants=_all_constants(self._text, code) if code else (),
             )
-        return _not_understood(self._text, self._catalogue)
+        return not_understood(self._text, self._catalogue)
 
     def _other(self, kind: str, body: Node) -> Lineage:
         """Read what answers with no row: definitions, rights, upkeep."""
@@ -772,7 +833,7 @@ class _Reading:
                     elif key == "SubLink" and "operName" in value:
                         if not self._is_harmless_operator(value["operName"]):
                             return False
-                    elif key == "RangeTableSample":
+                    elif key == "RangeTableSample" or (key == "SortBy" and "useOp" in value):
                         return False
                     stack.append(value)
         if not unresolved <= ctes:
@@ -792,7 +853,7 @@ class _Reading:
         catalogue = self._catalogue
         for relation in found:
             table = catalogue.table(relation)
-            if table.rule or table.tells:
+            if table.rule or table.tells or self._is_changed(relation):
                 return False
         return True
 
@@ -825,6 +886,15 @@ class _Reading:
     def _is_doubtful(self, name: str) -> bool:
         return self._doubtful.everything or name in self._doubtful.names
 
+    def _is_changed(self, relation: Relation) -> bool:
+        """Whether something that a relation's rows come from is in doubt."""
+        doubtful = self._doubtful
+        if doubtful.settings and (relation.kind == "S" or relation.name in _ECHOING):
+            return True
+        return bool(doubtful.names) and not doubtful.names.isdisjoint(
+            self._catalogue.names_behind(relation)
+        )
+
     def _candidates(self, node: Node) -> Sequence[Relation]:
         return self._catalogue.candidates(node.get("schemaname"), node["relname"], self._path)
 
@@ -844,7 +914,7 @@ class _Reading:
             is_known = name in self._catalogue.known_functions or (
                 len(names) == 1 and name in _FUNCTIONS
             )
-        if name in _SETTINGS_FUNCTIONS and (doubtful.settings or doubtful.everything):
+        if name in _ECHOING_FUNCTIONS and (doubtful.settings or doubtful.everything):
             return False
         return is_known
 
@@ -868,6 +938,8 @@ class _Reading:
             return self._whole
         name = names[-1]
         schema = names[-2] if len(names) > 1 else None
+        if schema == "information_schema":
+            return None
         if schema == "pg_catalog":
             return None if name in sql._TYPES and not self._is_changed_type(name) else self._whole
         if self._is_doubtful(name):
@@ -896,6 +968,9 @@ class _Reading:
     def flow(self, node: Any, scope: _Scope) -> _Flow:
         """Return what the value of an expression is made of."""
         flow = _Flow()
+        if "ColumnRef" in node:  # as most are
+            self._column(node["ColumnRef"]["fields"], scope, flow)
+            return flow
         stack: list[Any] = [node]
         while stack:
             node = stack.pop()
@@ -964,6 +1039,8 @@ class _Reading:
             flow.is_count = flow.is_aggregate = True
             for each in call.get("args", ()):
                 self.condition(each, scope)
+        elif name in _KEEPING and self.flow(call.get("args", []), scope).rule:
+            self._keeps = True
         if name in _AGGREGATES or "over" in call:
             flow.is_aggregate = True
         if name in _SETS or not is_harmless:
@@ -1074,14 +1151,14 @@ class _Reading:
         if len(names) == 1:
             if names[0] == "*":
                 for source in scope.stars:
-                    for column in source.row():
-                        flow.take(column)
+                    flow.take(source.whole)
                 return
             self._unqualified(names[0], scope, flow)
             return
         *_, alias, name = names
         seen: _Scope | None = scope
         while seen is not None:
+            self._spend(len(seen.sources))
             matching = [source for source in seen.sources if source.alias == alias]
             if matching:
                 for source in matching:
@@ -1092,20 +1169,20 @@ class _Reading:
 
     def _of_source(self, source: _Source, name: str, flow: _Flow) -> None:
         if name == "*":
-            for column in source.row():
-                flow.take(column)
+            flow.take(source.whole)
             return
         known = source.by_name.get(name, source.any)
         if known is not None:
             flow.take(known)
         elif name not in _SYSTEM_COLUMNS:
-            self._unresolved(flow)  # `row.f` calls a function
+            self._unresolved(flow)
 
     def _unqualified(self, name: str, scope: _Scope, flow: _Flow) -> None:
         seen: _Scope | None = scope
         is_open = False
         while seen is not None:
             is_found = False
+            self._spend(len(seen.sources))
             for source in seen.sources:
                 column = source.by_name.get(name)
                 if column is not None:
@@ -1124,15 +1201,20 @@ class _Reading:
             matching = [source for source in seen.sources if source.alias == name]
             if matching:
                 for source in matching:
-                    for column in source.row():
-                        flow.take(column)
+                    flow.take(source.whole)
                 return
             seen = seen.outer
         if not is_open:
             self._unresolved(flow)
 
     def _unresolved(self, flow: _Flow) -> None:
-        flow.rule = flow.rule or self._whole
+        self._unknown(flow)  # `row.f` may be a call
+
+    def _spend(self, steps: int) -> None:
+        """Bound the work: a text may have ten thousand names in ten thousand tables."""
+        self._steps += steps
+        if self._steps > _MAX_STEPS:
+            raise _NotUnderstood
 
     # Conditions.
 
@@ -1146,7 +1228,10 @@ class _Reading:
             elif "BoolExpr" in node:
                 stack += node["BoolExpr"]["args"]
             elif "SortBy" in node:
-                stack.append(node["SortBy"]["node"])
+                by = node["SortBy"]
+                if "useOp" in by and not self._is_harmless_operator(by["useOp"]):
+                    self._tells = self._tells or self._whole
+                stack.append(by["node"])
             elif node:
                 flow = self.flow(node, scope)
                 self._ask(flow, scope)
@@ -1252,6 +1337,9 @@ class _Reading:
                 names,
             )
         for _ in range(_MAX_ROUNDS):
+            self._read_again += len(self._text)
+            if self._read_again > _MAX_READ_AGAIN_BYTES:
+                raise _NotUnderstood
             before = cte.result
             whole = _renamed(self._run("SelectStmt", query, cte.scope), names)
             cte.result = whole
@@ -1307,9 +1395,12 @@ class _Reading:
         for key in ("limitCount", "limitOffset"):
             if key in body:
                 flow = self.flow(body[key], scope)
-                scope.spread = scope.spread or flow.rule
                 if flow.rule:
+                    # Which row is shown is the value itself, where rows have numbers.
+                    scope.spread = scope.spread or flow.rule
                     self._hide(flow, flow.rule)
+                    for each in flows:
+                        each.rule = each.rule or flow.rule
         return self._shown_columns(body, scope, names, flows, is_open=is_open, is_top=is_top)
 
     def _shown_columns(
@@ -1334,7 +1425,8 @@ class _Reading:
         columns = []
         for name, flow in zip(names, flows, strict=True):
             if not flow.rule:
-                if spread and (is_group or flow.is_count or flow.is_made):
+                shows_count = is_group or flow.is_count or not (flow.refs or is_top)
+                if spread and (shows_count or (flow.refs and flow.is_made)):
                     flow.rule = spread
                 elif scope.asked and not is_top and not flow.refs and not flow.is_count:
                     flow.rule = scope.asked  # a constant that stands for what was asked
@@ -1379,6 +1471,8 @@ class _Reading:
         for source in sources:
             if source.columns is None:
                 is_open = True
+            if len(names) + len(source.row()) > _MAX_COLUMNS:
+                raise _NotUnderstood
             for column in source.row():
                 names.append(column.name)
                 flow = _Flow()
@@ -1425,7 +1519,7 @@ class _Reading:
                     flow = self.flow(each[key], scope)
                     if flow.rule:
                         self._hide(flow, flow.rule)
-                        result.spread = result.spread or flow.rule
+                        result = _hidden_by(flow.rule, result)
         return result
 
     def _united(self, one: _Result, other: _Result) -> _Result:
@@ -1503,7 +1597,7 @@ class _Reading:
         alias = node.get("alias", {})
         name = alias.get("aliasname") or node["relname"]
         found = () if self._is_doubtful(node["relname"]) else self._candidates(node)
-        if not found:
+        if not found or any(map(self._is_changed, found)):
             self._tells = self._tells or self._whole
             return _Source(name, None, any_column=Column("*", self._whole))
         tables = [self._catalogue.table(relation) for relation in found]
@@ -1615,12 +1709,11 @@ class _Reading:
         if name in _SCALAR_SETS:
             return [flow.column(called, is_made=True)]
         if name == "unnest":
-            # Of several arrays a column each; but of one of rows as many as these have.
-            count = len(call["FuncCall"]["args"])
-            given = len(alias.get("colnames", ()))
-            if count == 1 and given > 1:
-                return None
-            return [flow.column(called if count == 1 else name, is_made=True)] * count
+            # A column for each array; but for one of rows as many as these have.
+            arguments = call["FuncCall"]["args"]
+            if all(map(_is_of_scalars, arguments)):
+                called = called if len(arguments) == 1 else name
+                return [flow.column(called, is_made=True)] * len(arguments)
         return None
 
     def _table_function(self, kind: str, body: Node, scope: _Scope) -> _Source:
@@ -1631,7 +1724,8 @@ class _Reading:
         if all(names) and not any("columns" in part for part in parts):
             columns = [flow.column(name, is_made=True) for name in names]
         result = _Result(columns, flow.column("*", is_made=True), spread=flow.rule)
-        return _source(result, body.get("alias", {}), "xmltable")
+        name = "json_table" if kind == "JsonTable" else "xmltable"
+        return _source(result, body.get("alias", {}), name)
 
     # What writes.
 
@@ -1780,6 +1874,20 @@ class _Reading:
         return self._shown_columns({}, scope, names, flows, is_open=is_open, is_top=True)
 
 
+def _is_of_scalars(array: Node) -> bool:
+    """Whether the elements of an array are no rows for sure."""
+    if "A_ArrayExpr" in array:
+        elements = array["A_ArrayExpr"].get("elements", ())
+        return all("A_Const" in each or _is_of_scalars(each) for each in elements)
+    if "TypeCast" in array:
+        names = array["TypeCast"]["typeName"].get("names", ())
+        return bool(names) and names[-1]["String"]["sval"] in sql._TYPES
+    if "FuncCall" in array:
+        name = array["FuncCall"]["funcname"][-1]["String"]["sval"]
+        return name in ("string_to_array", "regexp_split_to_array", "regexp_match")
+    return False
+
+
 def _source(result: _Result, alias: Node, name: str = "") -> _Source:
     """Return what FROM names by `alias`, or by its own name where it has none."""
     names = [each["String"]["sval"] for each in alias.get("colnames", ())]
@@ -1823,6 +1931,14 @@ def _of_any(tables: Sequence[Table]) -> _Result:
     return _Result(columns)
 
 
+def _hidden_by(rule: str, result: _Result) -> _Result:
+    columns = result.columns
+    if columns is not None:
+        columns = [Column(each.name, each.rule or rule, (each,)) for each in columns]
+    any_column = None if result.any is None else Column("*", rule, (result.any,))
+    return _Result(columns, any_column, spread=rule, asked=result.asked)
+
+
 def _any(columns: Iterable[Column]) -> Column:
     """Return one column that stands for any of some."""
     refs = list(columns)
@@ -1845,53 +1961,101 @@ def _rules(result: _Result) -> list[str]:
 
 
 def _name_of(node: Node) -> str:
-    """Return the name that PostgreSQL gives a column without one, where others can use it."""
-    while True:
-        ((kind, body),) = node.items()
-        if kind == "ColumnRef":
-            last = body["fields"][-1]
-            return str(last["String"]["sval"]) if "String" in last else "*"
-        if kind == "FuncCall":
-            return str(body["funcname"][-1]["String"]["sval"])
-        if kind == "A_Indirection":
-            names = [each["String"]["sval"] for each in body["indirection"] if "String" in each]
-            if names:
-                return str(names[-1])
-            node = body["arg"]
-        elif kind == "TypeCast":
-            inner = _name_of(body["arg"])
-            if inner != "?column?":
-                return inner
-            return str(body["typeName"]["names"][-1]["String"]["sval"])
-        elif kind == "CollateClause":
-            node = body["arg"]
-        elif kind == "SubLink" and body["subLinkType"] == "EXPR_SUBLINK":
-            ((_, query),) = body["subselect"].items()
-            targets = query.get("targetList", ())
-            if not targets:
-                return "?column?"
-            target = targets[0]["ResTarget"]
-            if "name" in target:
-                return str(target["name"])
-            node = target["val"]
-        elif kind == "SubLink":
-            return {"EXISTS_SUBLINK": "exists", "ARRAY_SUBLINK": "array"}.get(
-                body["subLinkType"], "?column?"
-            )
-        elif kind == "SQLValueFunction":
-            return str(body.get("op", "SVFOP_CURRENT_DATE"))[6:].lower().removesuffix("_n")
-        else:
-            return _NAMES.get(kind, "?column?")
+    """Return the name that PostgreSQL gives a column without one: what is around can use it.
 
+    Source: FigureColname in `src/backend/parser/parse_target.c`.
+    """
+    return _figured(node)[0] or "?column?"
+
+
+def _figured(node: Node) -> tuple[str, int]:
+    """Return a name and how good it is: what a cast is of may have a better one than its type."""
+    ((kind, body),) = node.items()
+    if kind == "ColumnRef":
+        last = body["fields"][-1]
+        return (str(last["String"]["sval"]), 2) if "String" in last else ("", 0)
+    if kind == "A_Indirection":
+        names = [each["String"]["sval"] for each in body["indirection"] if "String" in each]
+        return (str(names[-1]), 2) if names else _figured(body["arg"])
+    if kind == "FuncCall":
+        return str(body["funcname"][-1]["String"]["sval"]), 2
+    if kind == "A_Expr":
+        return ("nullif", 2) if body.get("kind") == "AEXPR_NULLIF" else ("", 0)
+    if kind == "TypeCast":
+        name, strength = _figured(body["arg"])
+        return (name, 2) if strength > 1 else (body["typeName"]["names"][-1]["String"]["sval"], 1)
+    if kind == "CollateClause":
+        return _figured(body["arg"])
+    if kind == "CaseExpr":
+        name, strength = _figured(body["defresult"]) if "defresult" in body else ("", 0)
+        return (name, 2) if strength > 1 else ("case", 1)
+    if kind == "SubLink":
+        return _figured_sublink(body)
+    if kind in _BY_OP:
+        return _BY_OP[kind].get(body.get("op", ""), ""), 2
+    name = _NAMES.get(kind, "")
+    return name, 2 if name else 0
+
+
+def _figured_sublink(body: Node) -> tuple[str, int]:
+    if body["subLinkType"] != "EXPR_SUBLINK":
+        name = {"EXISTS_SUBLINK": "exists", "ARRAY_SUBLINK": "array"}.get(body["subLinkType"], "")
+        return name, 2 if name else 0
+    ((_, query),) = body["subselect"].items()
+    while "larg" in query:
+        query = query["larg"]
+    if "valuesLists" in query:
+        return "column1", 2
+    if not query.get("targetList"):
+        return "", 0
+    target = query["targetList"][0]["ResTarget"]
+    return target.get("name") or _name_of(target["val"]), 2
+
+
+_BY_OP: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "MinMaxExpr": {"IS_GREATEST": "greatest", "IS_LEAST": "least"},
+        "XmlExpr": {
+            "IS_XMLCONCAT": "xmlconcat",
+            "IS_XMLELEMENT": "xmlelement",
+            "IS_XMLFOREST": "xmlforest",
+            "IS_XMLPARSE": "xmlparse",
+            "IS_XMLPI": "xmlpi",
+            "IS_XMLROOT": "xmlroot",
+        },
+        "JsonFuncExpr": {
+            "JSON_EXISTS_OP": "json_exists",
+            "JSON_QUERY_OP": "json_query",
+            "JSON_VALUE_OP": "json_value",
+        },
+        "SQLValueFunction": {
+            f"SVFOP_{name.upper()}{suffix}": name
+            for name in words(
+                """
+                current_date current_time current_timestamp localtime localtimestamp current_role
+                current_user user session_user current_catalog current_schema
+                """
+            )
+            for suffix in ("", "_N")
+        },
+    }
+)
 
 _NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "CaseExpr": "case",
-        "CoalesceExpr": "coalesce",
         "A_ArrayExpr": "array",
-        "RowExpr": "row",
+        "CoalesceExpr": "coalesce",
         "GroupingFunc": "grouping",
+        "JsonArrayAgg": "json_arrayagg",
+        "JsonArrayConstructor": "json_array",
+        "JsonArrayQueryConstructor": "json_array",
+        "JsonObjectAgg": "json_objectagg",
+        "JsonObjectConstructor": "json_object",
+        "JsonParseExpr": "json",
+        "JsonScalarExpr": "json_scalar",
+        "JsonSerializeExpr": "json_serialize",
         "MergeSupportFunc": "merge_action",
+        "RowExpr": "row",
         "XmlSerialize": "xmlserialize",
     }
 )
@@ -1934,16 +2098,19 @@ def _located(text: str, constants: Mapping[int, str]) -> tuple[Hidden, ...]:
             match = _SIMPLE.match(text, start)
             if match is None:
                 break
-            found.append(Hidden(start, match.end(), rule))
+            is_national = text[start - 1 : start] in ("N", "n") and text[start] == "'"
+            found.append(Hidden(start - is_national, match.end(), rule))
         else:
             return tuple(found)
         found = []
     offset = _offsets(text)
     waiting: tuple[int, str] | None = None
+    before = -1  # where the N of N'…' is
     for token in libpg_query.scan(text):
         start = offset(token.start)
         if start in constants:
-            waiting = (start, constants[start])
+            waiting = (start if before < 0 else before, constants[start])
+        before = start if token.name == "NCHAR" else -1
         # A sign and the N of N'…' are a part of the constant.
         if waiting is not None and token.name in _CONSTANT_TOKENS:
             found.append(Hidden(waiting[0], offset(token.end + 1), waiting[1]))
@@ -2098,9 +2265,9 @@ def _inside(
             if key == "FuncCall":
                 if not reading._is_harmless_function(value):
                     return EVERYTHING
-                if value["funcname"][-1]["String"]["sval"] == "set_config":
+                if value["funcname"][-1]["String"]["sval"] in _KEEPING:
                     settings = settings or not all(
-                        "A_Const" in each for each in value.get("args", ())
+                        "A_Const" in each or "TypeCast" in each for each in value.get("args", ())
                     )
             elif key == "A_Expr":
                 if not reading._is_harmless_operator(value["name"]):
@@ -2115,9 +2282,13 @@ def _inside(
 
 def _defined(kind: str, body: Node) -> Doubt:
     """Return what a definition names."""
-    if kind in _SWEEPING:
+    # What goes with it is not named, and what had its name is found elsewhere from then on.
+    if kind in _SWEEPING or body.get("behavior") == "DROP_CASCADE":
         return EVERYTHING
-    names: set[str] = set()
+    if kind == "CreateSchemaStmt":
+        names = frozenset(_strings({"of": body.get("schemaElts", [])}))
+        return Doubt(names=names) if names else NO_DOUBT
+    relations: set[str] = set()
     functions: set[str] = set()
     operators: set[str] = set()
     what = body.get("removeType") or body.get("renameType") or body.get("objectType") or ""
@@ -2130,9 +2301,9 @@ def _defined(kind: str, body: Node) -> Doubt:
     elif what in ("OBJECT_SCHEMA", "OBJECT_EXTENSION", "OBJECT_CAST", "OBJECT_DATABASE"):
         return EVERYTHING
     else:
-        names |= set(_strings(body))
+        relations |= set(_strings(body))
     return Doubt(
-        names=frozenset(names), functions=frozenset(functions), operators=frozenset(operators)
+        names=frozenset(relations), functions=frozenset(functions), operators=frozenset(operators)
     )
 
 
@@ -2149,7 +2320,7 @@ def _strings(body: Node) -> Iterator[str]:
                 if key in ("relname", "newname", "sval", "typename", "subname"):
                     yield value
             elif type(value) is list:
-                if key not in ("options", "objargs", "objfuncargs", "definition"):
+                if key not in ("options", "objargs", "objfuncargs", "definition", "vals"):
                     stack.append(value)
             elif type(value) is dict and key not in _NOT_NAMES:
                 stack.append(value)
@@ -2165,7 +2336,7 @@ _SWEEPING: Final = frozenset(
     words(
         """
         AlterDatabaseStmt AlterExtensionContentsStmt AlterExtensionStmt CreateCastStmt
-        CreateExtensionStmt CreateSchemaStmt DropOwnedStmt ImportForeignSchemaStmt LoadStmt
+        CreateExtensionStmt DropOwnedStmt ImportForeignSchemaStmt LoadStmt
         AlterTableMoveAllStmt CreateTransformStmt CreateConversionStmt CreateOpClassStmt
         CreateEventTrigStmt AlterEventTrigStmt
         """

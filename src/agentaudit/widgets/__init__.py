@@ -1,5 +1,6 @@
 """Views of an archive for notebooks: one class a widget, each over a `Case`, each usable alone."""
 
+from agentaudit.widgets.masking_preview import MaskingPreview
 from agentaudit.widgets.replay import Replay
 
-__all__ = ["Replay"]
+__all__ = ["MaskingPreview", "Replay"]
