@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import agentaudit
 from agentaudit.analysis.masking import compare, preview
-from agentaudit.analysis.masking_rules import is_digest, parse, rules_of, written
+from agentaudit.analysis.masking_rules import is_digest, of_policy, parse, rules_of, written
 from agentaudit.analysis.masking_sources import CHUNK_BYTES
 from agentaudit.errors import QuestionError, SettingsError
 from agentaudit.masking.checks import is_card
@@ -288,6 +289,42 @@ def test_a_rule_about_another_table_hides_nothing_of_this_one(case: agentaudit.C
     assert case.mask_preview(mask(columns=["*.*.email"])).hidden > 1_000
 
 
+def test_the_end_of_a_long_statement_is_looked_at_too(tmp_path: Path) -> None:
+    script = Script().query(f"SELECT 1 /* {'x' * 200_000} ada@example.com */", tag="SELECT 0")
+    found = agentaudit.load(record(tmp_path, script).path).mask_preview(EMAIL)
+    assert [hit.kind for hit in found.hits] == ["statement"]
+
+
+def test_a_rule_with_a_table_means_none_of_the_systems_own(tmp_path: Path) -> None:
+    script = Script().query(
+        "SELECT table_name FROM information_schema.tables",
+        columns=[("table_name", TEXT)],
+        rows=[["customers"]],
+    )
+    case = agentaudit.load(record(tmp_path, script).path)
+    assert case.mask_preview(mask(columns=["*.*.table_name"])).hidden == 0
+    assert case.mask_preview(mask(columns=["table_name"])).hidden == 1
+
+
+def test_what_a_plug_in_finds_counts_as_a_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Names:
+        name = "names"
+
+        def find(self, data: bytes) -> Iterator[tuple[int, int]]:
+            at = data.find(b"Ada")
+            if at >= 0:
+                yield at, at + 3
+
+    plugs = {"names": Names()}
+    monkeypatch.setattr("agentaudit.analysis.masking_rules.plugged_in", lambda _: plugs)
+    found = preview(mask(detect=["names"]), "it was Ada who wrote it")
+    assert [(hit.after, hit.detector) for hit in found.hits] == [
+        ("it was [masked:names] who wrote it", "names")
+    ]
+    own = preview(mask(pattern="Ada"), "it was Ada").hits[0]
+    assert (own.how, own.detector) == ("pattern", "")
+
+
 def test_sessions_are_chosen_as_by_sessions(case: agentaudit.Case, recorded: Recorded) -> None:
     rules = mask(columns=["email"])
     whole = case.mask_preview(rules)
@@ -304,11 +341,20 @@ def test_rules_for_a_target_are_tried_on_its_sessions_alone(case: agentaudit.Cas
 
 
 def test_the_masks_of_a_policy_that_was_in_force_are_tried_by_its_digest(
-    case: agentaudit.Case,
+    case: agentaudit.Case, tmp_path: Path
 ) -> None:
     assert is_digest("0" * 64)
     with pytest.raises(QuestionError, match="not in this archive"):
         case.mask_preview("0" * 64)
+    path = tmp_path / f"{'1' * 64}.json"
+    document = {"name": "it", "action": "pseudonym", "apply": ["archive"], "detect": ["email"]}
+    path.write_text(json.dumps({"masks": [document]}))
+    found = preview(of_policy(path), "ada@example.com")
+    assert found.hits[0].after.startswith("pn_")
+    assert "made with a random key" in found.notes[0]
+    path.write_text("[]")
+    with pytest.raises(QuestionError, match="not a policy document"):
+        of_policy(path)
 
 
 def test_a_session_is_a_source_too(case: agentaudit.Case, recorded: Recorded) -> None:
@@ -335,6 +381,29 @@ def test_two_sets_differ_in_what_one_alone_hides_and_in_what_both_hide_otherwise
     for found in (compare(a, c, text), preview(a, text).diff(preview(c, text))):
         ((mine, theirs),) = found.otherwise
         assert (mine.after, theirs.after, theirs.is_dropped) == ("[masked:email]", "", True)
+
+
+def test_a_difference_reads_as_text_before_and_after() -> None:
+    told = compare(EMAIL, mask(detect=["email"], action="drop"), "to ada@example.com\n" * 3).told(1)
+    for text in ("both, differently: 3", "- to ada@example.com", "a to [masked:email]", "… 2 more"):
+        assert text in told
+
+
+def test_a_preview_reads_as_text_with_all_of_its_lists() -> None:
+    values = ["[masked:email]", *["4539578763620371"] * 5]
+    table = pa.table({"order_no": values, "full_name": ["Ada"] * 6})
+    text = preview(ALL, table, table="orders").text
+    for part in (
+        "5 places would be hidden in 12 values of a query result",
+        "by rule\n  0  credentials\n  5  everything",
+        "by detector\n  5  card",
+        "by column\n  5  orders.order_no",
+        "perhaps hidden wrongly\n  5 × card in orders.order_no: the name",
+        'not covered\n  orders.full_name: personal data, 100 % of 6 values (the name "full_name"',
+        "masked already\n  orders.order_no: 1 value with marks of email",
+        "note: what is a mark already",
+    ):
+        assert part in text, part
 
 
 def test_equal_rules_do_not_differ_whatever_their_keys() -> None:

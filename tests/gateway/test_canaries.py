@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import struct
 import subprocess
-import sys
 import traceback
-from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,8 +23,6 @@ from typing import Any, Final
 
 import asyncpg
 import psycopg
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -42,7 +37,7 @@ from agentaudit.protocols import postgres_messages
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.risk.sql import split
 from tests.gateway.raw import Raw, startup
-from tests.gateway.recorded import Row, read
+from tests.gateway.recorded import read
 from tests.masking.canaries import MAKERS, Canary, Search, kept, make
 from tests.peers.certificates import Authority
 from tests.peers.gateway import gateways
@@ -58,7 +53,12 @@ TARGETS: Final = (BARE, ARCHIVE, COLUMNS, CLIENT)
 BOTH = ["archive", "client"]
 MASKS: Final = [
     {"name": "secrets", "target": [ARCHIVE, COLUMNS], "detect": ["all"], "action": "redact"},
-    {"name": "ids", "target": [COLUMNS], "columns": ["*.customers.ssn", "email"], "action": "redact"},
+    {
+        "name": "ids",
+        "target": [COLUMNS],
+        "columns": ["*.customers.ssn", "email"],
+        "action": "redact",
+    },
     {"name": "hidden", "target": [CLIENT], "detect": ["all"], "action": "redact", "apply": BOTH},
 ]
 TELL = """
@@ -550,7 +550,9 @@ def name_of_a_channel(door: Door, canaries: Sequence[Canary]) -> None:
 def session_setting(door: Door, canaries: Sequence[Canary]) -> None:
     with door.raw() as line:
         for canary in canaries:
-            door.heard(canary, line.ask(wire.query(f"SET app.note = {quoted(canary.text)}; SHOW app.note")))
+            door.heard(
+                canary, line.ask(wire.query(f"SET app.note = {quoted(canary.text)}; SHOW app.note"))
+            )
         for canary in short(canaries):
             line.ask(wire.query(f"SET application_name = {quoted(canary.text)}"))
             value = [canary.text.encode()]
@@ -782,13 +784,21 @@ async def _in_asyncpg(door: Door, canaries: Sequence[Canary]) -> None:
         statement = await client.prepare("SELECT $1::text, $2::text[], $3::bytea, $4::jsonb")
         await client.execute("CREATE TEMP TABLE mine (id int, what text)")
         for canary in canaries:
-            document = '{"a": "b"}' if "\n" in canary.text or '"' in canary.text else f'{{"a": "{canary.text}"}}'
-            row = await statement.fetchrow(canary.text, [canary.text], canary.text.encode(), document)
+            document = (
+                '{"a": "b"}'
+                if "\n" in canary.text or '"' in canary.text
+                else f'{{"a": "{canary.text}"}}'
+            )
+            row = await statement.fetchrow(
+                canary.text, [canary.text], canary.text.encode(), document
+            )
             door.heard(canary, row[0])
             door.heard(canary, row[1])
             door.heard(canary, row[2] or b"")
             async with client.transaction():
-                async for each in client.cursor("SELECT $1 || ' ' || n FROM generate_series(1, 3) n", canary.text, prefetch=2):
+                async for each in client.cursor(
+                    "SELECT $1 || ' ' || n FROM generate_series(1, 3) n", canary.text, prefetch=2
+                ):
                     door.heard(canary, each[0])
         rows = [(n, canary.text) for n, canary in enumerate(canaries)]
         await client.copy_records_to_table("mine", records=rows)
@@ -797,7 +807,9 @@ async def _in_asyncpg(door: Door, canaries: Sequence[Canary]) -> None:
         async def take(data: bytes) -> None:
             said.append(data)
 
-        await client.copy_from_query("SELECT what FROM mine WHERE id >= $1", 0, output=take, format="binary")
+        await client.copy_from_query(
+            "SELECT what FROM mine WHERE id >= $1", 0, output=take, format="binary"
+        )
         for canary in canaries:
             door.heard(canary, b"".join(said))
         await client.executemany("INSERT INTO mine VALUES ($1, $2)", rows)
@@ -819,7 +831,9 @@ def psql_script(door: Door, canaries: Sequence[Canary]) -> None:
         script.append(f"COPY mine FROM STDIN;\n1\t{line}\n\\.")
         script.append(f"SELECT tell('notice', {quoted(canary.text)});")
         script.append(f"SELECT {quoted(canary.text)}::int;")
-    script.append("SELECT what FROM mine;\nCOPY mine TO STDOUT;\n\\copy mine TO STDOUT (FORMAT csv)")
+    script.append(
+        "SELECT what FROM mine;\nCOPY mine TO STDOUT;\n\\copy mine TO STDOUT (FORMAT csv)"
+    )
     script.append("\\d mine\n\\l\n\\du\n\\df tell")
     said = door.psql("\n".join(script))
     for canary in canaries:
@@ -929,3 +943,247 @@ def test_a_canary_is_nowhere_in_what_a_gateway_keeps(site: Site, target: str, na
     running = site.while_running.get((target, name), set())
     sealed = site.sealed.get((target, name), set())
     assert sorted(running | sealed) == []
+
+
+# --- every cut
+
+
+class Driven:
+    """A conversation that is masked as it goes, without sockets."""
+
+    def __init__(self, masks: Masks) -> None:
+        self.conversation = Conversation(split=split)
+        self.masks = PostgresMasks(masks, self.conversation, None)
+        self.events: list[Event] = []
+        self.ended: list[Command] = []
+        self.passed: dict[Side, bytes] = dict.fromkeys(Side, b"")
+
+    def hear(self, side: Side, data: bytes, *, stands_still: bool) -> None:
+        """Hear `data`; where it `stands_still` then, what was withheld is kept for now."""
+        for step in self.conversation.receive(side, data):
+            self.masks.mask(step)
+            self.events += step.events
+            self.ended += step.ends
+            self.passed[step.side] += step.frame
+        if stands_still and self.masks.is_withholding:
+            self.events += self.masks.flush()
+
+    def end(self) -> None:
+        self.events += self.masks.finish()
+
+    @property
+    def kept(self) -> bytes:
+        """All that is recorded: as it is, and with the payloads of each side one behind the other."""
+        parts = [repr(command).encode() for command in self.ended]
+        for side in Side:
+            parts.append(b"".join(e.payload or b"" for e in self.events if e.side is side))
+        parts += [(event.text or "").encode() for event in self.events]
+        return b"\n".join(parts)
+
+
+Said = list[tuple[Side, bytes]]
+
+
+def _dialogues(canary: Canary) -> dict[str, Said]:
+    """Return what is said where a canary is in each kind of message, by a name for it."""
+    text = canary.text
+    data = text.encode()
+    line = data.replace(b"\\", b"\\\\").replace(b"\n", b"\\n")
+    in_csv = b'"' + data.replace(b'"', b'""') + b'"'
+    row = wire.data_row(b"7", data)
+    described = wire.row_description(("a", 23), ("b", 25))
+    in_binary = struct.pack("!hi", 2, 4) + b"\0\0\0\7" + struct.pack("!i", len(data)) + data
+    copied = b"PGCOPY\n\xff\r\n\0" + bytes(8) + in_binary + b"\xff\xff"
+    client, target = Side.CLIENT, Side.TARGET
+    described_binary = wire.row_description(("a", 23, 1), ("b", 25, 1))
+
+    def copies(content: bytes, sql: str) -> Said:
+        # Cut across rows and values, as a client may.
+        pieces = b"".join(
+            wire.copy_data(content[at : at + 11]) for at in range(0, len(content), 11)
+        )
+        return [
+            (client, wire.query(sql)),
+            (target, wire.COPY_IN),
+            (client, pieces + wire.COPY_DONE),
+            (target, wire.command_complete("COPY 1") + wire.ready()),
+        ]
+
+    return {
+        "query": [
+            (client, wire.query(f"SELECT 7, {quoted(text)}")),
+            (target, described + row + wire.command_complete("SELECT 1") + wire.ready()),
+        ],
+        "parameters": [
+            (client, wire.parse("s", "SELECT $1, $2", 23, 25) + wire.describe_statement("s")),
+            (
+                client,
+                wire.bind("", "s", [b"\0\0\0\7", data], [1, 1], [1]) + wire.execute() + wire.SYNC,
+            ),
+            (target, wire.PARSE_COMPLETE + wire.parameter_description(23, 25) + described),
+            (target, wire.BIND_COMPLETE + wire.data_row(b"\0\0\0\7", data)),
+            (target, wire.command_complete("SELECT 1") + wire.ready()),
+        ],
+        "run": [
+            (client, wire.run("SELECT 7, $1", [data])),
+            (target, wire.PARSE_COMPLETE + wire.BIND_COMPLETE + described_binary),
+            (target, wire.data_row(b"\0\0\0\7", data) + wire.command_complete("SELECT 1")),
+            (target, wire.ready()),
+        ],
+        "reports": [
+            (client, wire.query("SELECT tell()")),
+            (target, wire.notice(text) + wire.notification("heard", text)),
+            (target, wire.parameter_status("application_name", text)),
+            (target, wire.error("22P02", text) + wire.ready()),
+        ],
+        "COPY in": copies(b"7\t" + line + b"\n8\tx\n", "COPY t FROM STDIN"),
+        "COPY in as CSV": copies(b"7," + in_csv + b"\n8,x\n", "COPY t FROM STDIN CSV"),
+        "COPY in as binary": copies(copied, "COPY t FROM STDIN BINARY"),
+        "COPY out": [
+            (client, wire.query("COPY t TO STDOUT")),
+            (
+                target,
+                wire.COPY_OUT + wire.copy_data(b"7\t" + line + b"\n") + wire.copy_data(b"8\tx\n"),
+            ),
+            (target, wire.COPY_DONE + wire.command_complete("COPY 2") + wire.ready()),
+        ],
+        "COPY out as binary": [
+            (client, wire.query("COPY t TO STDOUT BINARY")),
+            (target, wire.COPY_OUT + wire.copy_data(copied[:-2]) + wire.copy_data(copied[-2:])),
+            (target, wire.COPY_DONE + wire.command_complete("COPY 1") + wire.ready()),
+        ],
+        "COPY that fails": [
+            (client, wire.query("COPY t FROM STDIN")),
+            (target, wire.COPY_IN),
+            (client, wire.copy_data(b"7\t" + line) + wire.copy_fail(text)),
+            (target, wire.error("57014", f"COPY from stdin failed: {text}") + wire.ready()),
+        ],
+    }
+
+
+@cache
+def _masks() -> Masks:
+    return Masks([{"name": "secrets", "detect": ["all"], "action": "redact", "apply": ["archive"]}])
+
+
+def _is_hidden(canary: Canary, said: Said, cut: int, *, stands_still: bool, size: int = 0) -> None:
+    """Assert it of a dialogue that is cut at byte `cut`, or into pieces of `size`."""
+    driven = Driven(_masks())
+    at = 0
+    for side, data in said:
+        here = cut - at
+        pieces = [data[:here], data[here:]] if 0 < here < len(data) else [data]
+        if size:
+            pieces = [data[n : n + size] for n in range(0, len(data), size)]
+        for piece in pieces:
+            driven.hear(side, piece, stands_still=stands_still)
+        at += len(data)
+    driven.end()
+    kept_bytes = driven.kept
+    where = f"cut at {cut}, pieces of {size}"
+    assert not [trace for trace in canary.traces if trace in kept_bytes], where
+    for side in Side:
+        sent = b"".join(data for each, data in said if each is side)
+        assert driven.passed[side] == sent, where
+    again = Conversation(split=split)
+    for event in driven.events:
+        # What is masked is protocol still.
+        if event.side is not None and event.payload:
+            again.receive(event.side, event.payload)
+            assert again.broken is None, where
+
+
+CUT: Final = ("aws_key", "private_key", "jwt", "card", "password_literal", "email", "pl_pesel")
+"""Kinds whose dialogues are cut everywhere: the others differ from these in their pattern alone."""
+NAMES: Final = tuple(_dialogues(make("aws_key", "names")))
+DRIVEN_LEAKS: Final[dict[tuple[str, str], str]] = {}
+
+
+def _driven_cases(kinds: Sequence[str]) -> list[Any]:
+    return [
+        pytest.param(
+            kind,
+            name,
+            id=f"{name}: {kind}",
+            marks=[pytest.mark.xfail(strict=True, reason=why)]
+            if (why := DRIVEN_LEAKS.get((kind, name))) or (why := DRIVEN_LEAKS.get(("*", name)))
+            else [],
+        )
+        for name in NAMES
+        for kind in kinds
+    ]
+
+
+@pytest.mark.parametrize(("kind", "name"), _driven_cases(KINDS))
+def test_a_canary_is_hidden_whatever_the_size_of_a_read(kind: str, name: str) -> None:
+    canary = make(kind, f"reads {name}")
+    said = _dialogues(canary)[name]
+    for size in (1, 2, 13, 1 << 20):
+        _is_hidden(canary, said, 0, stands_still=False, size=size)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("kind", "name"), _driven_cases(CUT))
+@pytest.mark.parametrize("stands_still", [False, True])
+def test_a_canary_is_hidden_wherever_a_read_ends(
+    kind: str, name: str, *, stands_still: bool
+) -> None:
+    canary = make(kind, f"cuts {name}")
+    said = _dialogues(canary)[name]
+    for cut in range(1, sum(len(data) for _, data in said)):
+        _is_hidden(canary, said, cut, stands_still=stands_still)
+
+
+# --- the canaries themselves
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda each: each.name)
+def test_a_canary_is_what_its_detector_finds(detector: Any) -> None:
+    for number in range(50):
+        canary = make(detector.name, str(number))
+        start = len(canary.before.encode())
+        assert (start, start + len(canary.secret.encode())) in detector.find(canary.text.encode())
+
+
+def test_no_two_canaries_are_the_same() -> None:
+    planted = [make(kind, f"{t} {name}") for kind in KINDS for t in TARGETS for name in PLACES]
+    assert len({canary.secret for canary in planted}) == len(planted) > 10_000
+
+
+# --- what is left is worth something
+
+
+def _unplantable(name: str) -> bool:
+    """Say whether a place keeps nothing of what it was told, masked or not."""
+    return name.startswith(("start up", "message cut off"))
+
+
+@pytest.mark.parametrize("name", [n for n in PLACES if not _unplantable(n)])
+def test_where_no_rule_is_about_a_target_the_search_finds_them(site: Site, name: str) -> None:
+    assert site.failures.get((BARE, name)) is None
+    found = {detector for detector, _ in site.sealed[BARE, name]}
+    assert len(found) >= min(9, len(site.planted[BARE, name]))
+
+
+def test_no_session_ended_because_masking_failed(site: Site) -> None:
+    assert site.masking_errors == []
+
+
+def test_results_that_were_masked_can_be_read(site: Site) -> None:
+    """Each session's recorded bytes go through the protocol's own code again, to rows of Arrow."""
+    assert site.gateway is not None
+    case = aa.load(site.gateway.archive)
+    recorded = read(site.gateway.archive)
+    seen = 0
+    for session in recorded.sessions:
+        if session["target"] == BARE or not session["client_app"].startswith(TARGETS):
+            continue
+        again = Conversation(split=split)
+        for event in sorted(recorded.of(session), key=lambda each: each["event_no"]):
+            if event["kind"] in ("request", "response", "content") and event["payload"]:
+                side = Side.CLIENT if event["side"] == "client" else Side.TARGET
+                again.receive(side, recorded.payload(event))
+                assert again.broken is None, session["client_app"]
+        for _, table in case.session(session["session_id"]).results(10):
+            seen += table.num_rows
+    assert seen > 1000

@@ -67,13 +67,13 @@ SETUP: Final = (
     "CREATE TRIGGER shouts BEFORE INSERT ON watched FOR EACH ROW EXECUTE FUNCTION shout()",
     "CREATE TABLE parent (id int, name text)",
     "CREATE SCHEMA part",
-    "CREATE TABLE part.customers (id int, ssn text) PARTITION BY RANGE (id)",
+    "CREATE TABLE part.customers (id int, name text, ssn text, n int) PARTITION BY RANGE (id)",
     "CREATE TABLE part.low PARTITION OF part.customers FOR VALUES FROM (0) TO (100)",
-    f"INSERT INTO part.customers VALUES (1, '{SSNS[0]}')",
+    f"INSERT INTO part.customers (id, ssn) VALUES (1, '{SSNS[0]}')",
     "CREATE SCHEMA heirs",
-    "CREATE TABLE heirs.customers (id int, ssn text)",
+    "CREATE TABLE heirs.customers (id int, name text, ssn text, n int)",
     "CREATE TABLE heirs.special (more text) INHERITS (heirs.customers)",
-    f"INSERT INTO heirs.special VALUES (1, '{SSNS[0]}', 'x')",
+    f"INSERT INTO heirs.special (id, ssn, more) VALUES (1, '{SSNS[0]}', 'x')",
     "CREATE SCHEMA wide",
     'CREATE TABLE wide."Kunden ü" (id int, ssn text)',
     f"""INSERT INTO wide."Kunden ü" VALUES (1, '{SSNS[0]}')""",
@@ -293,8 +293,8 @@ SAYS: Final = [
     by("hint in a DO", "DO $$BEGIN RAISE WARNING 'x' USING HINT = (SELECT max(ssn) FROM customers); END$$", tells=False),
     by("column of a report", "DO $$BEGIN RAISE EXCEPTION 'x' USING COLUMN = (SELECT max(ssn) FROM customers), TABLE = 't'; END$$", tells=False),
     by("code of a report", "DO $$BEGIN RAISE EXCEPTION USING ERRCODE = 'Q' || upper(substr((SELECT max(name) FROM customers), 1, 3)) || '1', MESSAGE = (SELECT max(ssn) FROM customers); END$$"),
-    by("trigger", f"INSERT INTO watched SELECT id, ssn FROM customers"),
-    by("trigger by a literal", f"INSERT INTO watched VALUES (1, (SELECT ssn FROM customers WHERE id = 1))"),
+    by("trigger", "INSERT INTO watched SELECT id, ssn FROM customers"),
+    by("trigger by a literal", "INSERT INTO watched VALUES (1, (SELECT ssn FROM customers WHERE id = 1))"),
     by("notify by a value", "LISTEN heard", "SELECT pg_notify('heard', ssn) FROM customers", "SELECT 1"),
     by("notify in a DO", "LISTEN heard", "DO $$BEGIN PERFORM pg_notify('heard', (SELECT max(ssn) FROM customers)); END$$", "SELECT 1"),
     by("setting", "SELECT set_config('my.note', (SELECT max(ssn) FROM customers), false)", "SELECT current_setting('my.note')", "SHOW my.note"),
@@ -318,8 +318,8 @@ CHANGES: Final = [
     by("insert of several rows", f"INSERT INTO customers (ssn, id) VALUES ('{OTHER}', 20), (DEFAULT, 21)", "DELETE FROM customers WHERE id > 9", tells=False),
     by("insert by a parameter", "INSERT INTO customers (id, ssn, name) VALUES (20, $1, 'x')", "DELETE FROM customers WHERE ssn = $1", params=[OTHER], tells=False),
     by("on conflict", f"INSERT INTO customers VALUES (1, 'Ann', '{OTHER}') ON CONFLICT (id) DO UPDATE SET n = 1, name = excluded.ssn RETURNING name", "UPDATE customers SET name = 'Ann' WHERE id = 1"),
-    by("update by a literal", f"BEGIN", f"UPDATE customers SET ssn = '{OTHER}', n = 4 WHERE id = 1", f"UPDATE customers SET (n, ssn) = (1, '{OTHER}') WHERE id = 1", "ROLLBACK", tells=False),
-    by("merge", f"BEGIN", f"MERGE INTO customers c USING (VALUES (1, '{OTHER}')) v(id, s) ON c.id = v.id WHEN MATCHED THEN UPDATE SET ssn = v.s WHEN NOT MATCHED THEN INSERT (id, ssn) VALUES (9, '{OTHER}')", "ROLLBACK", tells=False),
+    by("update by a literal", "BEGIN", f"UPDATE customers SET ssn = '{OTHER}', n = 4 WHERE id = 1", f"UPDATE customers SET (n, ssn) = (1, '{OTHER}') WHERE id = 1", "ROLLBACK", tells=False),
+    by("merge", "BEGIN", f"MERGE INTO customers c USING (VALUES (1, '{OTHER}')) v(id, s) ON c.id = v.id WHEN MATCHED THEN UPDATE SET ssn = v.s WHEN NOT MATCHED THEN INSERT (id, ssn) VALUES (9, '{OTHER}')", "ROLLBACK", tells=False),
     by("merge that copies", "BEGIN", "MERGE INTO notes t USING customers c ON t.id = c.id WHEN MATCHED THEN UPDATE SET body = c.ssn", "SELECT body FROM notes", "ROLLBACK"),
     by("insert of a query, then read", "BEGIN", "INSERT INTO log SELECT ssn FROM customers", "SELECT what FROM log", "ROLLBACK"),
     by("update from the table, then read", "BEGIN", "UPDATE notes SET body = c.ssn FROM customers c WHERE c.id = notes.id", "SELECT * FROM notes", "ROLLBACK"),
@@ -339,8 +339,8 @@ CHANGES: Final = [
     by("table that is renamed", "BEGIN", "ALTER TABLE customers RENAME TO harmless", "SELECT ssn FROM harmless", "ROLLBACK"),
     by("column that is added", "BEGIN", "ALTER TABLE notes ADD COLUMN more text", "UPDATE notes SET more = c.ssn FROM customers c WHERE c.id = notes.id", "SELECT more FROM notes", "ROLLBACK"),
     by("column that becomes another type", "BEGIN", "ALTER TABLE wide.customers ALTER COLUMN ssn TYPE varchar(40)", "SELECT ssn FROM wide.customers", "ROLLBACK"),
-    by("default of a column", f"BEGIN", f"ALTER TABLE customers ALTER COLUMN ssn SET DEFAULT '{OTHER}'", "ROLLBACK", tells=False),
-    by("check that shows a literal", f"BEGIN", f"ALTER TABLE customers ADD CHECK (ssn <> '{OTHER}')", "ROLLBACK", tells=False),
+    by("default of a column", "BEGIN", f"ALTER TABLE customers ALTER COLUMN ssn SET DEFAULT '{OTHER}'", "ROLLBACK", tells=False),
+    by("check that shows a literal", "BEGIN", f"ALTER TABLE customers ADD CHECK (ssn <> '{OTHER}')", "ROLLBACK", tells=False),
     by("declare and fetch", "BEGIN", "DECLARE c CURSOR FOR SELECT ssn FROM customers", "FETCH 1 FROM c", "MOVE 1 IN c", "FETCH ALL FROM c", "COMMIT"),
     by("declare with hold", "BEGIN", "DECLARE h SCROLL CURSOR WITH HOLD FOR SELECT upper(ssn) FROM customers", "COMMIT", "FETCH FIRST FROM h", "CLOSE h"),
     by("cursor of a function", "BEGIN", "DO $$DECLARE r refcursor := 'curs'; BEGIN OPEN r FOR SELECT ssn FROM customers; END$$", "FETCH ALL FROM curs", "COMMIT"),
@@ -382,7 +382,9 @@ def copy_query(client: Client) -> None:
 def copy_options(client: Client) -> None:
     client.copy_out("COPY customers TO STDOUT WITH CSV HEADER DELIMITER ';' FORCE QUOTE *")
     client.copy_out("COPY customers TO STDOUT (DELIMITER '|', NULL 'nothing')")
-    client.copy_out("COPY customers TO STDOUT (FORMAT csv, QUOTE '~', ESCAPE '^', ENCODING 'LATIN1')")
+    client.copy_out(
+        "COPY customers TO STDOUT (FORMAT csv, QUOTE '~', ESCAPE '^', ENCODING 'LATIN1')"
+    )
 
 
 @where("copy of what nobody knows")
@@ -583,7 +585,9 @@ def with_asyncpg(client: Client) -> None:
                     client.heard.append(row)
             await connection.copy_records_to_table("customers", records=[(41, "x", OTHER, None, 1)])
             await connection.execute("DELETE FROM customers WHERE id = $1", 41)
-            client.heard += await connection.fetch("SELECT name FROM customers WHERE ssn = $1", OTHER)
+            client.heard += await connection.fetch(
+                "SELECT name FROM customers WHERE ssn = $1", OTHER
+            )
         finally:
             await connection.close()
 
@@ -615,7 +619,9 @@ def long_value(client: Client) -> None:
     client.run("SELECT id FROM customers WHERE ssn = $1", [OTHER * 30000])
     client.run(f"SELECT id FROM customers WHERE ssn = '{OTHER * 30000}'")
     client.copy_out("COPY (SELECT 1, repeat(ssn, 30000) FROM customers) TO STDOUT")
-    client.copy_in("COPY customers FROM STDIN", f"51\tx\t{OTHER * 30000}\t\\N\t1\n".encode(), 70_000)
+    client.copy_in(
+        "COPY customers FROM STDIN", f"51\tx\t{OTHER * 30000}\t\\N\t1\n".encode(), 70_000
+    )
     client.run("DELETE FROM customers WHERE id = 51")
 
 
@@ -682,7 +688,6 @@ CLEAR: Final = [
     ("SELECT 1 / 0, 'a literal beside'", "division by zero"),
     ("COPY orders TO STDOUT", "open"),
     ("COPY (SELECT id, name FROM customers) TO STDOUT (FORMAT csv)", "3,Cid"),
-    ("DO $$BEGIN RAISE NOTICE 'nothing of that table'; END$$", "nothing of that table"),
 ]  # fmt: skip
 """Statements, and what of them or of their answers the archive has to show."""
 

@@ -60,7 +60,11 @@ class Canary:
                 found.add(whole[4 if shift else 0 : (len(data) + shift) // 3 * 4])
         if self.detector == "card":
             digits = self.secret.replace(" ", "").replace("-", "")
-            found |= {digits.encode(), int(digits).to_bytes(8), int(digits).to_bytes(8).hex().encode()}
+            found |= {
+                digits.encode(),
+                int(digits).to_bytes(8),
+                int(digits).to_bytes(8).hex().encode(),
+            }
             fours = [digits.zfill(16)[at : at + 4] for at in range(0, 16, 4)]
             found.add(b"".join(int(four).to_bytes(2) for four in fours))
         return tuple(found)
@@ -381,7 +385,7 @@ class Search:
 
     def find(self, data: bytes | memoryview) -> set[Any]:
         """Return the labels of what is in `data`."""
-        data = bytes(data)
+        data = bytes(data).rstrip(b"\0")  # a journal's file has room for more
         found = set()
         for shift in range(8):
             eights = array("Q")

@@ -16,6 +16,10 @@ test("what a browser would obey is written out, and the rest is left alone", () 
   assert.equal(text(preview.visible("\ud83d")), "\\ud83d");
 });
 
+test("what goes into a tooltip obeys nothing either", () => {
+  assert.equal(preview.plain("a\u202eb"), "a\\u202eb");
+});
+
 test("a bar of one in a million shows, and is not the bar of none", () => {
   assert.deepEqual(preview.widths([1_000_000, 500_000, 1, 0]), [100, 50, 2, 0]);
   assert.deepEqual(preview.widths([]), []);

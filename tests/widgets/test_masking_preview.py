@@ -194,6 +194,22 @@ def test_a_question_that_nobody_knows_is_told_so(page: Page) -> None:
     assert (answer["ok"], "does not know" in answer["error"]) == (False, True)
 
 
+def test_a_kernel_that_fails_says_so_without_content(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret of a stack trace")
+
+    monkeypatch.setattr("agentaudit.widgets.masking_preview.preview", fail)
+    page.say({"v": 1, "id": 1, "op": "run", "args": {"text": RULES}})
+    assert page.received[-1] == {
+        "v": 1,
+        "id": 1,
+        "ok": False,
+        "error": "the kernel failed: RuntimeError",
+    }
+
+
 def test_answers_may_be_asked_for_from_many_threads() -> None:
     page = Page(MaskingPreview(TEXT, RULES))
 

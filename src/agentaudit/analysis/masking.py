@@ -92,8 +92,8 @@ class Candidate:
 class Uncovered:
     """A column that would stay visible although it looks like `detector`, or is named like `kind`.
 
-    `share` is of the `values` of a sample that are not null; `examples` are shown in part. Where not
-    `is_whole`, these are texts of which it is a part.
+    `share` is of the `values` of a sample that are not null; `examples` are shown in part. Where
+    not `is_whole`, these are texts of which it is a part.
     """
 
     column: str

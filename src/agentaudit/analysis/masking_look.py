@@ -25,10 +25,11 @@ from agentaudit.analysis.masking_sources import (
 )
 from agentaudit.masking import jsonpath
 from agentaudit.masking.detectors import DETECTORS
-from agentaudit.masking.marks import mark
+from agentaudit.masking.marks import mark, slug
 from agentaudit.masking.masks import CREDENTIALS, Masks, Rule
 from agentaudit.masking.suggest import DIGITS_ALONE, KINDS, matches, names_a_key, telling, words
 
+_SYSTEM_SCHEMAS: Final = frozenset({"pg_catalog", "information_schema"})
 _AROUND: Final = 60
 _LONGEST: Final = 160
 BY_COLUMN, BY_DETECTOR, BY_PATTERN, BY_PATH = "column", "detector", "pattern", "json_path"
@@ -148,12 +149,18 @@ class Look:
         batch = self.batch
         if not masks.columns or not batch.column:
             return ""
-        tables = [_table_of(each) for each in batch.tables or ()] or [("", "")]
+        # Rules that name a table mean none of the system's own, as a gateway reads them.
+        tables = [
+            (schema, table)
+            for schema, table in map(_table_of, batch.tables or ())
+            if schema not in _SYSTEM_SCHEMAS
+        ]
+        has_none = batch.tables is not None and not tables
         for pattern, rule in masks.columns:
-            # A statement that reads no table has columns of none, but their names are theirs.
-            if batch.tables == () and len(pattern.split(".")) > 1:
+            if has_none and "." in pattern:
                 continue
-            if any(matches(pattern, (*table, batch.column)) for table in tables):
+            places = tables or [("", "")]
+            if any(matches(pattern, (*table, batch.column)) for table in places):
                 return rule
         return ""
 
@@ -204,7 +211,8 @@ class Look:
                 character += len(hidden.decode("utf-8", "replace"))
                 byte = each.stop
                 made = _text(masks.rules[each.rule].whole(hidden, each.what))
-                how = BY_DETECTOR if each.what in DETECTOR_NAMES else BY_PATTERN
+                is_own = each.what == slug(each.rule) and each.what not in DETECTOR_NAMES
+                how = BY_PATTERN if is_own else BY_DETECTOR
                 cuts.append(_Cut(start, character, each.rule, each.what, how, made))
 
     def _cut_credentials(self) -> None:

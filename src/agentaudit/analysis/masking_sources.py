@@ -42,6 +42,9 @@ STATEMENT, PARAMETER, ERROR, RESULT, TEXT, COLUMN = (
 )
 SESSION_KINDS: Final = (STATEMENT, PARAMETER, ERROR, RESULT)
 
+_MAY_BE_CUT: Final = 16 * 1024
+"""Characters of a statement from which on its row may hold only its first 64 KiB."""
+
 _KEY_BEGINS: Final = re.compile(rb"-----BEGIN[ A-Z0-9]*PRIVATE KEY")
 _KEY_ENDS: Final = re.compile(rb"-----END[^\0]{0,40}?-----")
 _MAX_KEY_BYTES: Final = 64 << 10
@@ -368,7 +371,10 @@ def _session(session: Session, rows: int, notes: list[str]) -> Iterator[Batch]:
         }
         reads[number] = facts["tables"]
         returned[number] = row["rows_returned"] or 0
-        yield Batch(kind=STATEMENT, column="", values=[_clean(row["text"] or "")], **facts)
+        text = row["text"] or ""
+        if len(text) >= _MAY_BE_CUT:
+            text = session.statement(number)
+        yield Batch(kind=STATEMENT, column="", values=[_clean(text)], **facts)
         if row["params"]:
             params = [_clean(each) for each in row["params"]]
             yield Batch(kind=PARAMETER, column="", values=params, first_row=1, **facts)

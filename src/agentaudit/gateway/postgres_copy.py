@@ -37,19 +37,24 @@ Others = Callable[[bytes, Masks], tuple[bytes, list[Span]]]
 
 
 class CopyMask:
-    """One COPY, one way. `everything` is the rule that hides what nobody can tell the columns of."""
+    """One COPY, one way: what `side` sends.
 
-    def __init__(self, masks: Masks, lineage: Lineage | None, everything: str) -> None:
+    `everything` is the rule that hides rows of which nobody can tell the columns.
+    """
+
+    def __init__(self, masks: Masks, side: Side, lineage: Lineage | None, everything: str) -> None:
         self._masks = masks
         rows = _rows_of(masks, lineage, everything)
-        self._way: _Way = _Lines(masks) if rows is None else _Cut(rows)
+        # A server's message is a whole row.
+        self._way: _Way = _Lines(masks, side is Side.TARGET) if rows is None else _Cut(rows)
         self._for_client: CopyMask | None = None
         client = masks.for_client
         if client is not None and client is not masks:
             rule = everything if everything in client.rules else ""
-            self._for_client = CopyMask(client, lineage, rule)
+            self._for_client = CopyMask(client, side, lineage, rule)
         self._is_for_client = client is not None
         self._command_no = -1
+        self._left = 0
         self.is_over = False
         """Whether the end of the COPY has been seen."""
 
@@ -60,10 +65,15 @@ class CopyMask:
 
     def is_clean(self, payload: bytes) -> bool:
         """Say whether CopyData alone, in whole rows, passes as it is."""
-        if self._way.pending:
+        if self._way.pending or self._left or 1 + int32_at(payload, 1) > len(payload):
             return False
         body, end = sift.copied(payload)
         return end == len(payload) and self._way.is_clean(body)
+
+    @property
+    def is_in_message(self) -> bool:
+        """Whether a message has begun that passes in pieces, and has not ended."""
+        return self._left > 0
 
     def mask(self, step: Step, event: Event, others: Others) -> None:
         """Mask the CopyData of `step`; what stands between and behind it is masked by `others`."""
@@ -90,10 +100,20 @@ class CopyMask:
         way = self._way
         way.begin()
         at = 0
+        if self._left:
+            self._left -= len(payload)
+            way.feed(payload, payload, is_whole=False)
+            if not self._left:
+                way.end_message()
+            return way.made()
+        if payload[0] == _COPY_DATA and (size := 1 + int32_at(payload, 1)) > len(payload):
+            self._left = size - len(payload)
+            way.feed(payload[5:], payload, is_whole=False)
+            return way.made()
         while at < len(payload):
             body, copied = sift.copied(payload[at:])
             if copied:
-                way.feed(body, payload[at : at + copied])
+                way.feed(body, payload[at : at + copied], is_whole=True)
                 at += copied
                 continue
             stop = at
@@ -160,12 +180,15 @@ class _Way:
         self._out = bytearray()
         self._spans = []
 
-    def feed(self, body: bytes, frames: bytes) -> None:
-        """Take in the bodies of CopyData, and the messages themselves."""
+    def feed(self, body: bytes, frames: bytes, *, is_whole: bool) -> None:
+        """Take in the bodies of CopyData, and the messages themselves, or a piece of a long one."""
         raise NotImplementedError
 
+    def end_message(self) -> None:
+        """Note that a long message is over."""
+
     def flush(self) -> None:
-        """Let go of what waits."""
+        """Let go of what waits, where it can be."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -194,9 +217,10 @@ class _Lines(_Way):
     as many bytes as it was.
     """
 
-    def __init__(self, masks: Masks) -> None:
+    def __init__(self, masks: Masks, has_whole_rows: bool) -> None:
         super().__init__()
         self._masks = masks
+        self._has_whole_rows = has_whole_rows
         self._stream = Stream(masks, keeps_length=True)
         self._is_begun = False
         self._frames = bytearray()
@@ -208,7 +232,8 @@ class _Lines(_Way):
         return self._stream.pending
 
     def is_clean(self, body: bytes) -> bool:
-        if self._stream.is_in_run or not body.endswith((b"\n", b"\0")):
+        is_whole = self._has_whole_rows or body.endswith((b"\n", b"\0"))
+        if self._stream.is_in_run or not is_whole:
             return False
         if not self._is_begun:
             if body.startswith(_SIGNATURE):
@@ -220,12 +245,12 @@ class _Lines(_Way):
         super().begin()
         self._withheld = len(self._frames)
 
-    def feed(self, body: bytes, frames: bytes) -> None:
+    def feed(self, body: bytes, frames: bytes, *, is_whole: bool) -> None:
         if not self._is_begun and body:
             self._is_begun = True
             if body.startswith(_SIGNATURE):
                 self._stream = Stream(self._masks, has_lengths=True)
-        if self._are_whole_rows(body):
+        if is_whole and self._are_whole_rows(body):
             found = self._masks.scanner.find(body) if self._masks.scanner.may_hold(body) else []
             if found:
                 note(self._spans, self._masks, len(self._out) + 5, body, found)
@@ -235,12 +260,21 @@ class _Lines(_Way):
             return
         self._frames += frames
         self._tell(*self._stream.feed(body))
+        if is_whole:
+            self.end_message()
+
+    def end_message(self) -> None:
+        if self._has_whole_rows:
+            self.finish()
 
     def _are_whole_rows(self, body: bytes) -> bool:
         stream = self._stream
-        if self._frames or stream.is_in_run or stream.has_lengths or not body.endswith(b"\n"):
+        if self._frames or self._left or stream.is_in_run or stream.has_lengths:
             return False
-        return b"-----BEGIN" not in body  # which may go on behind the end of a row
+        if self._has_whole_rows:
+            return True
+        # A private key may go on behind the end of a row.
+        return body.endswith(b"\n") and b"-----BEGIN" not in body
 
     def flush(self) -> None:
         self._tell(*self._stream.flush())
@@ -307,7 +341,7 @@ class _Cut(_Way):
         self._first_spans = []
         self._had_pending = self._rows.pending > 0
 
-    def feed(self, body: bytes, frames: bytes) -> None:
+    def feed(self, body: bytes, frames: bytes, *, is_whole: bool) -> None:
         if self._had_pending:
             # What a step before withheld ends with the first row of this one.
             self._had_pending = False

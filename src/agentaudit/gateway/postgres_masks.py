@@ -319,10 +319,12 @@ class PostgresMasks:
 
     def _stream_request(self, step: Step, event: Event, payload: bytes) -> bool:
         """Mask what belongs to a COPY or to a long message; say whether that is all of it."""
-        if _CLIENT in self._longs or event.flags & _CONTINUED:
+        copy = self._copies.get(_CLIENT)
+        is_copied = payload[0] == _COPY_DATA or (copy is not None and copy.is_in_message)
+        if _CLIENT in self._longs or (event.flags & _CONTINUED and not is_copied):
             self._long(step, event)
             return True
-        if payload[0] in _COPIES:
+        if is_copied or payload[0] in _COPIES:
             self._copy(step, event, self._between_client)
             return True
         if before := self._end_copy(_CLIENT):
@@ -565,10 +567,12 @@ class PostgresMasks:
         self, step: Step, event: Event, payload: bytes, owner: Execution | None
     ) -> bool:
         """Mask what belongs to a COPY or to a long message; say whether that is all of it."""
-        if _TARGET in self._longs or event.flags & _CONTINUED:
+        copy = self._copies.get(_TARGET)
+        is_copied = payload[0] == _COPY_DATA or (copy is not None and copy.is_in_message)
+        if _TARGET in self._longs or (event.flags & _CONTINUED and not is_copied):
             self._long(step, event)
             return True
-        if payload[0] != _COPY_DATA and _TARGET not in self._copies and _COPY not in step.about:
+        if not is_copied and copy is None and _COPY not in step.about:
             return False
         text = event.text
 
@@ -867,7 +871,7 @@ class PostgresMasks:
             owner = self._commands.get(event.command_no)
             look = CLEAN if owner is None else self._looks.get(owner.command_no, CLEAN)
             self._is_streaming = True
-            copy = CopyMask(self._masks, look.lineage, self._tables.whole if self._tables else "")
+            copy = CopyMask(self._masks, side, look.lineage, self._tables.whole if self._tables else "")
             self._copies[side] = copy
         assert event.payload is not None
         if not copy.is_clean(event.payload):

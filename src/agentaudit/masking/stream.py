@@ -89,26 +89,21 @@ class Stream:
         return bytes(out), hidden
 
     def flush(self) -> tuple[bytes, list[Hidden]]:
-        """Return all that waits, because it has for long enough.
+        """Return what waits but for the last word, because it has waited for long enough.
 
-        A word at its end may be half a secret: it is hidden, and its other half will be.
+        The word may be half a secret, and so may a key that has begun: they wait for what follows.
         """
         out = bytearray()
         hidden: list[Hidden] = []
-        tail, self._tail = self._swallow(self._tail, out, hidden), b""
-        begun = self._key_begun(tail)
-        if begun >= 0:
-            self._mask(tail[:begun], out, hidden)
-            self._begin_run(tail[begun:], UNDECIDED, _NO_KEY, out, hidden)
-            return bytes(out), hidden
-        word = _WORD.search(tail)
-        assert word is not None
-        found = self._find(tail)
-        start = min([word.start(), *(f.start for f in found if f.stop > word.start())])
-        self._mask(tail[:start], out, hidden)
-        if start < len(tail):
-            rule = next((f.rule for f in found if f.stop > word.start()), UNDECIDED)
-            self._begin_run(tail[start:], rule, _NO_WORD, out, hidden)
+        tail = self._swallow(self._tail, out, hidden)
+        cut = self._key_begun(tail)
+        if cut < 0:
+            word = _WORD.search(tail)
+            assert word is not None
+            found = self._find(tail)
+            cut = min([word.start(), *(f.start for f in found if f.stop > word.start())])
+        self._tail = tail[cut:]
+        self._mask(tail[:cut], out, hidden)
         return bytes(out), hidden
 
     # --- what can be said

@@ -321,9 +321,7 @@ def _rule_for(uncovered: Uncovered) -> str:
     """Return a mask, as TOML, that would cover it: the whole column, or what is found in it."""
     table, _, column = uncovered.column.rpartition(".")
     found: dict[str, Any] = {"name": f"cover {uncovered.column.strip('()')}"}
-    if uncovered.detector and (
-        uncovered.column.startswith("(") or uncovered.share < MIN_COLUMN_SHARE
-    ):
+    if uncovered.detector and (uncovered.column.startswith("(") or not uncovered.is_whole):
         found["name"] += f", {uncovered.detector}"
         found["detect"] = [uncovered.detector]
     else:

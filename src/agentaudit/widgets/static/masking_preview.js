@@ -40,6 +40,9 @@ export function visible(text) {
   return runs;
 }
 
+/** Recorded text for an attribute: a tooltip obeys bidirectional controls as the page does. */
+export const plain = (text) => visible(text).map((run) => run.text).join("");
+
 const NUMBER = new Intl.NumberFormat("en-US");
 
 /** 12345 -> "12,345". */
@@ -383,7 +386,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
             "button",
             {
               type: "button", class: "aa-bar", "aria-pressed": filter[key] === row.name ? "true" : "false",
-              disabled: !row.count, title: row.count ? `show those of ${visible(row.name).map((r) => r.text).join("")}` : "hides nothing here",
+              disabled: !row.count, title: row.count ? `show those of ${plain(row.name)}` : "hides nothing here",
               onclick: () => {
                 filter[key] = filter[key] === row.name ? "" : row.name;
                 offsets.hits = 0;
@@ -529,7 +532,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
     const chosen = Object.entries(filter).filter(([, value]) => value);
     const clear = chosen.map(([key, value]) =>
       el("button", {
-        type: "button", class: "aa-chip", "aria-label": `no longer only ${key} ${value}`,
+        type: "button", class: "aa-chip", "aria-label": `no longer only ${key} ${plain(value)}`,
         onclick: () => { filter[key] = ""; offsets.hits = 0; drawBars(); drawPanel(); },
       }, `${key}: `, ...shown(value), " ×"));
     if (!page.total && !chosen.length) return [empty("Nothing would be hidden by these rules.")];
@@ -572,7 +575,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
             el("b", {}, ...shown(row.column)), el("span", { class: "aa-badge" }, ...shown(row.detector || row.kind)),
             el("span", { class: "aa-grow" }), meter, el("span", { class: "aa-quiet" }, `${percent(row.share)} of ${counted(row.values, "value")}`),
             el("button", {
-              type: "button", class: "aa-button aa-small", "aria-label": `add a rule for ${row.column} ${row.detector}`,
+              type: "button", class: "aa-button aa-small", "aria-label": `add a rule for ${plain(row.column)} ${row.detector}`.trim(),
               title: "writes a rule that hides it; then try it", onclick: () => addRule(row.rule),
             }, "Add a rule")),
           row.examples.length
