@@ -161,7 +161,11 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
             MINIMAL + '[[rule]]\nname = "x"\naction = "allow"\nwhen.rows_over = 5',
             "rule[1]: rows_over is for what is not to pass: deny or hold it",
         ),
-        (MINIMAL + '[[mask]]\nname = "x"', "mask: not available yet"),
+        (
+            MINIMAL + '[[mask]]\nname = "x"\nheader = ["authorization"]',
+            "mask[1].header: not available yet",
+        ),
+        (MINIMAL + '[[mask]]\nname = "x"', "mask[1]: it hides nothing"),
         (MINIMAL + TARGET + 'protocol = "ssh"', 'protocol: "ssh" is not available yet'),
         (MINIMAL + TARGET + "enforce_read_only = true", "enforce_read_only: not available yet"),
         # The number 1 equals True in Python and means something else in a file.

@@ -45,7 +45,7 @@ class RecordingError(AgentauditError):
 
 
 class MaskingError(AgentauditError):
-    """Something cannot be masked, so it may not be recorded and must not pass: the operator acts."""
+    """Something cannot be masked, so it may not be recorded and must not pass."""
 
 
 class StateError(AgentauditError):

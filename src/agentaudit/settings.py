@@ -639,16 +639,24 @@ MIN_PSEUDONYM_KEY: Final = 32
 """Bytes: what is shorter can be guessed by whoever knows a value and sees its pseudonym."""
 
 
+def _column(value: str) -> str:
+    if any("*" in part and part != "*" for part in value.split(".")):
+        raise ValueError('"*" stands for a whole part of a name, not for some of its letters')
+    if value.endswith("*"):
+        raise ValueError("a mask names a column, and not all of them")
+    return value
+
+
 def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
 class Mask(_Table):
-    """`[[mask]]`: what is hidden before it is recorded, and from the client too where it says so."""
+    """`[[mask]]`: what is hidden before it is recorded, and maybe from the client too."""
 
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
     target: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
-    columns: tuple[ResourceText, ...] = ()
+    columns: tuple[Annotated[ResourceText, AfterValidator(_column)], ...] = ()
     detect: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], ...] = ()
     pattern: Annotated[tuple[PatternText, ...], BeforeValidator(_several)] = ()
     json_path: Annotated[
@@ -1188,7 +1196,7 @@ max_session = "12h"
 # What nobody is to find in the archive: hidden before it is written.
 [[mask]]
 name = "secrets"
-detect = ["secrets"]               # keys, tokens, passwords; "personal": cards, e-mail, …; or by name
+detect = ["secrets"]               # keys, tokens, passwords; also "personal", or by name
 action = "redact"                  # partial (last four), pseudonym (needs key_file), drop
 apply = ["archive"]                # add "client" to hide it from the agent too
 

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pyarrow.parquet as pq
 
-from agentaudit.model import Flag
 from agentaudit.archive.snapshot import open_archive
+from agentaudit.model import Flag
 
 Row = dict[str, Any]
 

@@ -794,7 +794,27 @@ def site(
         server.execute(*UNDO, database="orders")
 
 
-LEAKS: Final[dict[str, str]] = {}
+_FIELDS = (
+    "postgres_frames.py, _SAID: HINT and the names of schema, table, column, type and constraint"
+    " (H, s, t, c, d, n) are told as they are, and a function may put anything there"
+)
+_STATUS = (
+    "postgres_masks.py, _message_by_message: a ParameterStatus tells what was set, and no rule about"
+    " columns hides that"
+)
+_NO_PATH = (
+    "postgres_masks.py, _look: names are looked up in every schema (path None): another schema's"
+    " `customers` makes what is made of this one's columns doubtful"
+)
+LEAKS: Final[dict[str, str]] = {
+    f"{mode}: {name}": why
+    for mode in ("simple", "binary")
+    for name, why in (
+        ("hint in a DO", _FIELDS),
+        ("column of a report", _FIELDS),
+        ("application_name", _STATUS),
+    )
+} | {f"clear: {number}": _NO_PATH for number in (3, 4, 12, 13, 14, 23, 25, 26, 30, 34)}
 """What is known to be kept or to break, by the name of its job, and why."""
 
 
@@ -844,6 +864,7 @@ def test_what_shows_nothing_of_the_column_is_kept_as_it_is(
     assert b"[masked:ids]" not in found
 
 
+@pytest.mark.xfail(strict=True, reason=f"{_FIELDS}; {_STATUS}")
 def test_no_file_of_the_gateway_has_a_value(site: Site) -> None:
     assert site.folder_has == []
 

@@ -248,7 +248,7 @@ def change_rows(
 
 
 def copied(data: bytes) -> tuple[bytes, int]:
-    """Return the bodies of the CopyData messages that whole messages begin with, and where they end.
+    """Return the bodies of the CopyData messages at the beginning of `data`, and where they end.
 
     Raises:
         ValueError: they are not whole.

@@ -233,6 +233,12 @@ def _made(
             f"no key was read for {quoted}: pseudonyms here are made with a random key, and are "
             "other ones than a gateway would make"
         )
+    notes += [
+        f'"{pattern}" of "{document["name"]}" names no column: * stands for a whole part of a name'
+        for document in documents
+        for pattern in document.get("columns", ())
+        if any("*" in part and part != "*" for part in pattern.split("."))
+    ]
     return RuleSet(documents, keys={name: _key() for name in lacking} | keys, notes=notes)
 
 

@@ -532,8 +532,7 @@ class _TextRows(_Columns):
                 backslashes += 1
             if backslashes % 2 == 0 or self._is_swallowing:
                 return stop
-            rest = self._row_end(data, stop)
-            return rest
+            return self._row_end(data, stop)
 
     def _row(self, row: bytes, hidden: list[int]) -> bytes:
         if self._is_swallowing:
@@ -640,7 +639,7 @@ class _CsvRows(_Columns):
                 return row
         if line == b"\\.":
             return row
-        fields = []
+        fields: list[bytes] = []
         at = 0
         while at <= len(line):
             found = self._part.match(line, at)

@@ -76,7 +76,8 @@ class _Known:
 class Judge:
     """What the relay asks about one session's PostgreSQL.
 
-    What people are shown is masked by `masks`, as what is recorded is. Where `is_walsender` the session is one of replication, whose grammar is another one.
+    What people are shown is masked by `masks`, as what is recorded is. Where `is_walsender` the
+    session is one of replication, whose grammar is another one.
     `inspector` asks the planner about what waits, where the target has one.
     """
 
@@ -243,7 +244,7 @@ class Judge:
     def describe(self, step: Step) -> dict[str, Any]:
         conversation = self._conversation
         before = self._before or ()
-        shown = {
+        shown: dict[str, Any] = {
             "statements": [_shown(command) for command in step.starts],
             "transaction": {
                 "status": conversation.txn_status,

@@ -20,7 +20,7 @@ _ROW, _BIND = b"DB"
 
 
 class LongMask:
-    """One message of more than 256 KiB. `rules` are by value, `everything` is the rule of them all."""
+    """One message of more than 256 KiB; `rules` are by value, `everything` is that of them all."""
 
     def __init__(self, masks: Masks, side: Side, rules: Sequence[str], everything: str) -> None:
         self._masks = masks

@@ -42,7 +42,8 @@ _JSON: Final = frozenset({114, 3802})
 _DIGITS: Final = frozenset({20, 1700})
 """int8 and numeric: in binary their digits are no text, and may be a card's."""
 _FIXED: Final = frozenset(
-    # bool, int2, int4, oid, float4, float8, date, time, timestamp, timestamptz, interval, timetz, uuid
+    # bool, int2, int4, oid, float4, float8, date, time, timestamp, timestamptz, interval, timetz,
+    # uuid
     [16, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266, 2950]
 )
 _SMALL_DIGITS: Final = 8
@@ -119,23 +120,23 @@ class PostgresMasks:
     # --- what the relay asks
 
     def mask(self, step: Step) -> None:
-        """Mask what `step` has recorded, and what its frame brings where the client is not to see it.
+        """Mask what `step` is to record, and where the client is not to see it, its frame.
 
         Raises:
             MaskingError: it cannot be, so nothing of it may be recorded or pass.
         """
+        starts: Any = step.starts
+        ends: Any = step.ends
         try:
-            if step.side is _CLIENT:
-                for command in step.starts:
-                    self._begin(command)
-                if step.events:
-                    self._request(step, step.events[0])
+            for command in starts:
+                self._begin(command)
+            if not step.events:
+                pass
+            elif step.side is _CLIENT:
+                self._request(step, step.events[0])
             else:
-                for command in step.starts:
-                    self._begin(command)
-                if step.events:
-                    self._response(step, step.events[0])
-            for command in step.ends:
+                self._response(step, step.events[0])
+            for command in ends:
                 self._end(command)
         except Exception as error:
             # What waits belongs to what is not understood any more: it is not recorded either.
@@ -169,9 +170,7 @@ class PostgresMasks:
         self._settle()
         return events
 
-    def _let_go(
-        self, release: Callable[[CopyMask | LongMask, Side], list[Event]]
-    ) -> list[Event]:
+    def _let_go(self, release: Callable[[CopyMask | LongMask, Side], list[Event]]) -> list[Event]:
         events = []
         try:
             for streams in (self._copies, self._longs):
@@ -296,17 +295,18 @@ class PostgresMasks:
     # --- the client's side
 
     def _request(self, step: Step, event: Event) -> None:
-        payload = event.payload
-        if self._is_streaming or event.flags & _CONTINUED or payload[0] in _COPIES:
-            if self._stream_request(step, event, payload):
-                return
+        payload: Any = event.payload
+        is_plain = not (self._is_streaming or event.flags & _CONTINUED or payload[0] in _COPIES)
+        if not is_plain and self._stream_request(step, event, payload):
+            return
         if not self._may_hold(payload) and self._passes(step, payload):
             return
         self._mask_request(step, event, payload)
 
     def _passes(self, step: Step, payload: bytes) -> bool:
         """Say whether a message in which no pattern sees anything stays as it is."""
-        for command in step.starts:
+        starts: Any = step.starts
+        for command in starts:
             portal = command.portal
             if portal is not None and (portal.has_binary or portal.masked is not None):
                 return False
@@ -337,7 +337,8 @@ class PostgresMasks:
         if made != payload:
             self._rehash(step, payload, made)
             self._dirty.update(command.command_no for command in step.starts)
-        for command in step.starts:
+        starts: Any = step.starts
+        for command in starts:
             if command.portal is not None and command.portal.masked is not None:
                 command.params = command.portal.masked
         # Of a statement that is executed its own look counts, else what the message itself says.
@@ -462,11 +463,11 @@ class PostgresMasks:
 
     def _bind(self, body: bytes, portal: Portal | None, at: int, spans: list[Span]) -> bytes:
         if portal is None:
-            look, types, params = Look(), (), None
+            look, types, texts = CLEAN, tuple[int, ...](), None
         else:
             look = self._look_at_statement(portal.statement)
-            types, params = portal.statement.types, portal.params
-        texts = None if params is None else list(params)
+            types = portal.statement.types
+            texts = None if portal.params is None else list(portal.params)
         codec = self._conversation.codec
         has_changed = False
 
@@ -544,7 +545,7 @@ class PostgresMasks:
     # --- the target's side
 
     def _response(self, step: Step, event: Event) -> None:
-        payload = event.payload
+        payload: Any = event.payload
         owner = self._commands.get(event.command_no)
         if self._is_streaming or event.flags & _CONTINUED or payload[0] == _COPY_DATA:
             if self._stream_response(step, event, payload, owner):
@@ -835,7 +836,7 @@ class PostgresMasks:
         return change
 
     def _change_unruled(self, column: Column, masks: Masks) -> sift.Change:
-        """Return what becomes of a column in which only parts are hidden, and no pattern sees them."""
+        """Return what becomes of a column in which parts are hidden that no pattern sees."""
         is_binary = column.format == 1
         if column.type in _JSON and masks.paths:
             head = 1 if is_binary and column.type == 3802 else 0
@@ -871,7 +872,8 @@ class PostgresMasks:
             owner = self._commands.get(event.command_no)
             look = CLEAN if owner is None else self._looks.get(owner.command_no, CLEAN)
             self._is_streaming = True
-            copy = CopyMask(self._masks, side, look.lineage, self._tables.whole if self._tables else "")
+            rule = "" if self._tables is None else self._tables.whole
+            copy = CopyMask(self._masks, side, look.lineage, rule)
             self._copies[side] = copy
         assert event.payload is not None
         if not copy.is_clean(event.payload):

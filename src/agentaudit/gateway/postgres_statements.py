@@ -48,7 +48,7 @@ CLEAN: Final = Look()
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """A stretch of a text, in bytes, that is hidden; `is_constant` says that it is all of a token."""
+    """A stretch of a text, in bytes, that is hidden; where it `is_constant`, all of a token."""
 
     start: int
     stop: int
@@ -75,9 +75,9 @@ class Statements:
         # One text for each number that somebody asks for would be one parse for each. But only
         # where nothing is hidden all of them are alike.
         known = self._known(without_numbers(text), where)
-        if known.text is None and not (known.lineage is not None and known.lineage.constants):
-            if not self.masks.scanner.may_hold(text.encode("utf-8", "replace")):
-                return known
+        shows_all = known.text is None and not (known.lineage and known.lineage.constants)
+        if shows_all and not self.masks.scanner.may_hold(text.encode("utf-8", "replace")):
+            return known
         return self._known(text, where)
 
     def unread(self, text: str) -> Look:

@@ -71,7 +71,7 @@ _STANDS_FOR_NOTHING: Final = _pattern(
     r"""^(?:"""
     r"""\$\d+|\$\$?[A-Z_][A-Z0-9_]*|\$[a-z_]*(?:pass|password|passwd|pwd|secret|token|key)"""
     r"""|\$?\{.*\}|\$\(.*|[?%$:]+\d*|%s|%\(\w*\)s|%[A-Za-z_]\w*%|<[A-Za-z_][\w .-]*>"""
-    r"""|['*.#_\s-]+|\*{3,}.*|(?i:x{3,}\d{0,4})|\[masked:.*|\\."""
+    r"""|['*.#_\s-]+|\*{3,}.*|(?i:x{3,}\d{0,4})|\[masked:.*|pn_[a-z2-7]{4}_[a-z2-7]{26}|\\."""
     r"""|(?i:null|none|nil|undefined|[\[(]?(?:redacted|masked|filtered)[\])]?)"""
     r"""|(?i:your[-_ ](?:password|secret|token|(?:api[-_ ]?)?key)(?:[-_ ]here)?)"""
     r"""|(?: ?\|\| ?|, | \+ | \. ).*"""  # the quote was the last one of a string, not the first

@@ -29,7 +29,7 @@ def scan(text: str) -> Sequence[Any]:
     if len(text) > MAX_SCANNED_CHARACTERS or "\0" in text:
         return ()
     try:
-        return libpg_query.scan(text)  # type: ignore[no-any-return]
+        return libpg_query.scan(text)
     except (libpg_query.ParseError, UnicodeError):
         return ()
 
@@ -78,7 +78,7 @@ def _credentials(text: str, tokens: Sequence[Any]) -> Iterator[Any]:
 
 
 def _is_setting(text: str, tokens: Sequence[Any], number: int) -> bool:
-    """Say whether the constant at `number` is the value in `set_config('my.secret', 'value', …)`."""
+    """Say whether the constant at `number` is the value in `set_config('my.secret', 'x', …)`."""
     if number < 2 or tokens[number - 1].name != "ASCII_44" or not is_string(tokens[number - 2]):
         return False
     name = tokens[number - 2]

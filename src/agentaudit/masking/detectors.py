@@ -500,7 +500,8 @@ _GENERAL: Final = (
     _secret(
         "password_nested",
         "password in a string within a string",
-        rf"""{_KEY_WORDS}(?:\\{{1,3}}["'][ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}\\{{1,3}}["']| ?= ?'')"""
+        rf"""{_KEY_WORDS}(?:\\{{1,3}}["'][ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}\\{{1,3}}["']"""
+        r"""|(?: ?= ?|[ \t]{1,4})'')"""
         r"""([^"'\\\x00\n\r]+)""",
         *_PASSWORD_ANCHORS,
         check=checks.is_nested,

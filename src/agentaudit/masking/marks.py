@@ -1,7 +1,7 @@
 """What stands where something was hidden.
 
-Marks have no quote, brace, comma, backslash or white space: inside a JSON string, an array, a row of
-COPY or an SQL string, what is around them stays what it was.
+Marks have no quote, brace, comma, backslash or white space: inside a JSON string, an array, a row
+of COPY or an SQL string, what is around them stays what it was.
 """
 
 from __future__ import annotations

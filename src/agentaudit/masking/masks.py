@@ -9,6 +9,7 @@ The rule `credentials` is always there, whatever the settings say.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -25,9 +26,10 @@ CREDENTIALS: Final = "credentials"
 """The rule of what is hidden in any case."""
 
 ALWAYS: Final = named(
-    ["postgres_verifier", "url_password", "password_literal", "password_dollar", "password_setting"]
+    ["postgres_verifier", "url_password", "password_literal", "password_nested"]
+    + ["password_dollar", "password_setting"]
 )
-"""What that rule looks for, wherever it is: in code that no scanner reads, in a connection string."""
+"""What that rule looks for anywhere: in code that no scanner reads, in connection strings."""
 
 UNDECIDED: Final = "undecided"
 """What a mark says where a stream stood still in the middle of a word."""
@@ -43,7 +45,7 @@ class Rule:
     key: PseudonymKey | None = field(default=None, repr=False)
 
     def inline(self, value: bytes, what: str) -> bytes:
-        """Return what stands for `value`, a part of something longer, found by the detector `what`."""
+        """Return what stands for `value`, a part of something longer, which `what` has found."""
         return self.whole(value, what) or b""
 
     def whole(self, value: bytes, what: str = "") -> bytes | None:
@@ -64,8 +66,8 @@ _CREDENTIALS: Final = Rule(name=CREDENTIALS)
 class Masks:
     """What `masks`, as the policy document has them, hide at `target`.
 
-    `keys` are those of the rules that make pseudonyms, by rule; `finders` are plug-ins, which a rule
-    names among its detectors.
+    `keys` are those of the rules that make pseudonyms, by rule; `finders` are plug-ins, which a
+    rule names among its detectors.
 
     Raises:
         ValueError: a detector that there is not, or a pattern that is none.
@@ -117,7 +119,7 @@ class Masks:
     # --- values
 
     def mask(self, value: bytes) -> tuple[bytes, list[Found]]:
-        """Return `value` with what detectors and patterns find in it replaced, and what that was."""
+        """Return `value` with what is found in it replaced, and what that was."""
         if not self.scanner.may_hold(value):
             return value, []
         found = self.scanner.find(value)
@@ -151,9 +153,7 @@ class Masks:
             changed = 0
             for steps, name in self.paths:
                 rule = self.rules[name]
-                changed += jsonpath.replace(
-                    document, steps, lambda each, rule=rule: _leaf(each, rule)
-                )
+                changed += jsonpath.replace(document, steps, functools.partial(_leaf, rule))
         except (ValueError, RecursionError):
             return orjson.dumps(mark(self.paths[0][1]).decode())
         return orjson.dumps(document) if changed else value
@@ -168,7 +168,7 @@ class Masks:
         return True
 
     def mask_deep(self, value: Any) -> Any:
-        """Return `value`, made of what JSON has, with all its texts masked, names of members too."""
+        """Return `value`, made of what JSON has, with all its texts masked, names too."""
         if isinstance(value, str):
             return self.mask_text(value)
         if isinstance(value, Mapping):
@@ -178,7 +178,7 @@ class Masks:
         return value
 
 
-def _leaf(value: Any, rule: Rule) -> Any:
+def _leaf(rule: Rule, value: Any) -> Any:
     data = value.encode() if isinstance(value, str) else orjson.dumps(value)
     made = rule.whole(data)
     return None if made is None else made.decode()

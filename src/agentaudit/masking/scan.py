@@ -77,8 +77,8 @@ Look = tuple[str, Detector | OwnPattern | Finder]
 class _Family:
     """Patterns that are searched for together: those of one encoding."""
 
-    def __init__(self, looks: Sequence[Look], *, is_latin: bool) -> None:
-        patterns = [finder.pattern for _, finder in looks]  # type: ignore[union-attr]
+    def __init__(self, looks: Sequence[tuple[int, Look]], *, is_latin: bool) -> None:
+        patterns = [finder.pattern for _, (_, finder) in looks]  # type: ignore[union-attr]
         self.looks = looks
         self.any = _compiled([f"(?:{pattern})" for pattern in patterns], is_latin=is_latin)
         self.each = re2.Set.SearchSet(_options(is_latin=is_latin))
@@ -86,7 +86,7 @@ class _Family:
             self.each.Add(pattern.encode())
         self.each.Compile()
 
-    def candidates(self, data: bytes) -> list[Look]:
+    def candidates(self, data: bytes) -> list[tuple[int, Look]]:
         return [self.looks[number] for number in self.each.Match(data) or ()]
 
 
@@ -94,16 +94,16 @@ class Scanner:
     """Looks for what `looks` say. What two of them find in one place is the first one's."""
 
     def __init__(self, looks: Sequence[Look]) -> None:
-        self._looks = list(looks)
-        detectors = [look for look in looks if isinstance(look[1], Detector)]
-        own = [look for look in looks if isinstance(look[1], OwnPattern)]
-        self._finders = [look for look in looks if look not in detectors and look not in own]
+        numbered = list(enumerate(looks))
+        detectors = [each for each in numbered if isinstance(each[1][1], Detector)]
+        own = [each for each in numbered if isinstance(each[1][1], OwnPattern)]
+        self._finders = [each for each in numbered if each not in detectors and each not in own]
         self._families = [
             _Family(each, is_latin=is_latin)
             for each, is_latin in ((detectors, True), (own, False))
             if each
         ]
-        known = [finder for _, finder in detectors if isinstance(finder, Detector)]
+        known = [finder for _, finder in looks if isinstance(finder, Detector)]
         hints = ("digits", "bare", "colons", "dots", "letters")
         least = {
             hint: min((n for d in known if (n := getattr(d, hint))), default=0) for hint in hints
@@ -155,8 +155,8 @@ class Scanner:
         candidates = [look for family in self._families for look in family.candidates(value)]
         candidates += self._finders
         hits = [
-            (start, self._looks.index(look), stop, look)
-            for look in candidates
+            (start, number, stop, look)
+            for number, look in candidates
             for start, stop in look[1].find(value)
         ]
         if not hits:

@@ -22,9 +22,10 @@ _SEPARATOR: Final = re.compile(rb"[\0\r\n]")
 _WORD: Final = re.compile(rb"[0-9A-Za-z_+/=.@:%~\x80-\xff-]*\Z")
 _NO_WORD: Final = re.compile(rb"[^0-9A-Za-z_+/=.@:%~\x80-\xff-]")
 _KEY_BEGINS: Final = re.compile(rb"-----BEGIN[ A-Z0-9]*PRIVATE KEY")
+_HALF_HEADER: Final = re.compile(rb"-----BEGIN[ A-Z0-9]{0,40}\Z")
 _KEY_ENDS: Final = re.compile(rb"-----END[^\0]{0,40}?-----")
 _NO_KEY: Final = re.compile(rb"[^0-9A-Za-z+/=\\\r\n:, .-]")
-"""What no PEM has: a run ends there at the latest, so that nobody hides a stream behind a header."""
+"""What no PEM has. A run ends there at the latest: nobody hides a stream behind a header."""
 _LOOKBACK: Final = 4096
 
 LENGTH: Final = re.compile(rb"\0\0..", re.DOTALL)
@@ -96,7 +97,7 @@ class Stream:
         out = bytearray()
         hidden: list[Hidden] = []
         tail = self._swallow(self._tail, out, hidden)
-        cut = self._key_begun(tail)
+        cut = self._key_begun(tail, len(tail))
         if cut < 0:
             word = _WORD.search(tail)
             assert word is not None
@@ -110,20 +111,20 @@ class Stream:
 
     def _decided(self, data: bytes) -> int:
         """Return up to where nothing that comes can change what is found in `data`."""
-        last = max(data.rfind(b"\n"), data.rfind(b"\r"), data.rfind(b"\0"))
-        begun = self._key_begun(data)
-        return last + 1 if begun < 0 else min(begun, last + 1)
+        last = max(data.rfind(b"\n"), data.rfind(b"\r"), data.rfind(b"\0")) + 1
+        begun = self._key_begun(data, last)
+        return last if begun < 0 else min(begun, last)
 
-    def _key_begun(self, data: bytes) -> int:
-        """Return where a private key begins whose end is not there yet, -1 if none does."""
-        # A header that is cut off itself is the end of a line, which waits anyway.
+    def _key_begun(self, data: bytes, until: int) -> int:
+        """Return where a private key begins that has no end before `until`, -1 if none does."""
         for found in reversed(list(_KEY_BEGINS.finditer(data))):
-            if _KEY_ENDS.search(data, found.end()) is None:
-                if _NO_KEY.search(data, found.end()) is None:
-                    return found.start()
-            else:
-                break
-        return -1
+            end = _KEY_ENDS.search(data, found.end())
+            if end is not None:
+                return found.start() if found.start() < until < end.end() else -1
+            if _NO_KEY.search(data, found.end()) is None:
+                return found.start()
+        half = _HALF_HEADER.search(data)
+        return -1 if half is None else half.start()
 
     def _mask(self, data: bytes, out: bytearray, hidden: list[Hidden]) -> None:
         found = self._find(data) if data and self._masks.scanner.may_hold(data) else []
@@ -147,7 +148,7 @@ class Stream:
     def _force(self, out: bytearray, hidden: list[Hidden]) -> None:
         """Say of a line without end what can be said, and let the rest be masked to its end."""
         tail, self._tail = self._tail, b""
-        begun = self._key_begun(tail)
+        begun = self._key_begun(tail, len(tail))
         found = self._find(tail)
         last = found[-1] if found else None
         if begun >= 0:

@@ -72,7 +72,7 @@ class Conversation(model.Conversation):
             self._replies.set_parameter(name, value)
 
     def watch(self) -> None:
-        """Let steps tell what they are about: the portals that are bound, and each result described.
+        """Let steps tell what they are about: portals that are bound, results that are described.
 
         A client's step lists the portals of its Binds. A target's lists, for each RowDescription,
         whose it is and its shape; and `copy` or `notification`, with no shape, where one begins
