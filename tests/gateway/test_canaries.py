@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import struct
 import socket
+import struct
 import subprocess
 import threading
 import traceback
@@ -19,11 +19,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
@@ -122,7 +122,7 @@ class Door:
     def sees(self) -> bool:
         return self.target != CLIENT
 
-    def dsn(self, **keys: object) -> str:
+    def dsn(self, **keys: Any) -> str:
         return self.gateway.dsn(self.target, self.token, sslmode="disable", **keys)
 
     def psycopg(self, **keys: Any) -> psycopg.Connection[Any]:
@@ -168,6 +168,10 @@ class Line(Raw):
         self.hear_past(b"R")
         self.say(postgres_messages.password_message(door.token))
         self.greeting = self.hear_past(b"Z")
+
+    def say(self, data: bytes) -> Line:
+        super().say(data)
+        return self
 
     def hear_past(self, kind: bytes) -> bytes:
         """Return what is heard up to a message of this kind."""
@@ -429,12 +433,10 @@ def _copies_in(door: Door, canaries: Sequence[Canary], form: str, size: int) -> 
 
 
 for _form in COPIES:
-    PLACES[f"COPY out as {_form}"] = lambda door, canaries, form=_form: _copies_out(
-        door, canaries, form
-    )  # type: ignore[misc]
+    PLACES[f"COPY out as {_form}"] = partial(_copies_out, form=_form)
     for _size in (1, 7, 4096):
-        PLACES[f"COPY in as {_form}, in pieces of {_size}"] = (  # type: ignore[misc]
-            lambda door, canaries, form=_form, size=_size: _copies_in(door, canaries, form, size)
+        PLACES[f"COPY in as {_form}, in pieces of {_size}"] = partial(
+            _copies_in, form=_form, size=_size
         )
 
 
@@ -488,7 +490,7 @@ def _reports(door: Door, canaries: Sequence[Canary], how: str) -> None:
 
 
 for _how in ("notice", "warning", "message", "detail", "hint", "column"):
-    PLACES[f"report: {_how}"] = lambda door, canaries, how=_how: _reports(door, canaries, how)  # type: ignore[misc]
+    PLACES[f"report: {_how}"] = partial(_reports, how=_how)
 
 
 def _fails(

@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import psycopg
 import pytest
 
@@ -186,6 +186,7 @@ def where(name: str, *, tells: bool = True) -> Callable[[Does], Way]:
     return lambda does: Way(name, does, tells)
 
 
+# ruff: noqa: E501
 # --- statements that read: each is run as a simple query, and prepared and in binary
 
 READS: Final = [

@@ -2,6 +2,7 @@ cimport cython
 
 from agentaudit.model cimport Event, Step
 from agentaudit.protocols.postgres_ledger cimport Execution
+from agentaudit.protocols.postgres_messages cimport RowShape
 from agentaudit.protocols.postgres_prepared cimport Portal, Prepared
 from agentaudit._native.sift cimport Sieve
 
@@ -37,7 +38,7 @@ cdef class PostgresMasks:
     cdef bint _passes(self, Step step, bytes payload) except -1
     @cython.locals(owner=Execution)
     cdef _response(self, Step step, Event event)
-    @cython.locals(epoch=Py_ssize_t, portal=Portal)
+    @cython.locals(epoch=Py_ssize_t, portal=Portal, statement=Prepared, shape=RowShape)
     cdef _plan_of(self, Execution owner)
 
 cdef int _CONTINUED, _COPY_DATA

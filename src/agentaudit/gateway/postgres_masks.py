@@ -556,8 +556,8 @@ class PostgresMasks:
         if step.synthetic:
             return  # the gateway's own words
         if (
-            step.about
-            or event.text is not None
+            event.text is not None
+            or (self._tables is not None and step.about)
             or (owner is not None and self._plan_of(owner) is not None)
             or len(payload) > DIRECT_BYTES
             or self._may_hold(payload)
@@ -725,8 +725,9 @@ class PostgresMasks:
         elif isinstance(thing, Portal | Prepared):
             statement = thing.statement if isinstance(thing, Portal) else thing
             rules = self._rules_of(shape.columns, self._look_at_statement(statement), masks)
-            if masks is self._masks:
-                thing.described = rules
+            if masks is self._masks and statement.described != rules:
+                statement.described = rules
+                statement.planned_in = -1
         else:
             rules = self._rules_of(shape.columns, CLEAN, masks)
         return rules
@@ -767,11 +768,18 @@ class PostgresMasks:
                 owner.planned_in, owner.planned_shape = epoch, owner.shape
             plan = owner.plan
             return plan
-        shape = portal.shape if portal.shape is not NO_SHAPE else portal.statement.shape
-        if portal.planned_in != epoch or portal.planned_shape is not shape:
-            portal.plan = self._make_plan(owner, self._masks)
-            portal.planned_in, portal.planned_shape = epoch, shape
-        plan = portal.plan
+        # A driver binds a new portal for each execution, and it has the same columns each time.
+        statement = portal.statement
+        shape = statement.shape if portal.shape is NO_SHAPE else portal.shape
+        if (
+            statement.planned_in != epoch
+            or statement.planned_shape is not shape
+            or statement.planned_formats != portal.result_formats
+        ):
+            statement.plan = self._make_plan(owner, self._masks)
+            statement.planned_in, statement.planned_shape = epoch, shape
+            statement.planned_formats = portal.result_formats
+        plan = statement.plan
         return plan
 
     def _plan_for(self, owner: Execution, masks: Masks) -> _Plan | None:
@@ -809,11 +817,8 @@ class PostgresMasks:
 
     def _announced(self, owner: Execution, number: int, masks: Masks) -> bool:
         """Say whether a column was told as text."""
-        portal = owner.portal
-        for each in (owner, portal, None if portal is None else portal.statement):
-            if each is not None and each.described:
-                return number < len(each.described) and each.described[number] in masks.rules
-        return False
+        told = owner.described if owner.portal is None else owner.portal.statement.described
+        return number < len(told) and told[number] in masks.rules
 
     def _change(
         self, name: str, column: Column | None, is_announced: bool, masks: Masks

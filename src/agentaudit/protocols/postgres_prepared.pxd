@@ -19,6 +19,10 @@ cdef class Prepared:
     cdef public object masked
     cdef public Py_ssize_t masked_in
     cdef public tuple described
+    cdef public object plan
+    cdef public Py_ssize_t planned_in
+    cdef public RowShape planned_shape
+    cdef public tuple planned_formats
 
 @cython.freelist(64)
 cdef class Portal:
@@ -37,10 +41,6 @@ cdef class Portal:
     cdef public object approved
     cdef public bint has_binary
     cdef public tuple masked
-    cdef public tuple described
-    cdef public object plan
-    cdef public Py_ssize_t planned_in
-    cdef public RowShape planned_shape
 
 cdef frozenset _FIRST
 

@@ -57,7 +57,8 @@ class Prepared:
 
     `older` is what the name stood for before, until the server has agreed to this one; `cycle`
     counts the Syncs before its Parse. `is_ambiguous` is that of its executions. `judged` is for who
-    judges its text, once; `masked` and `described` for who masks it and its columns.
+    judges its text, once; what begins with `masked` is for who masks it, and `described` and what
+    begins with `plan` for who masks its columns.
     """
 
     name: bytes
@@ -76,6 +77,10 @@ class Prepared:
     masked: Any = None
     masked_in: int = -1
     described: tuple[str, ...] = ()
+    plan: Any = None
+    planned_in: int = -1
+    planned_shape: RowShape | None = None
+    planned_formats: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -103,10 +108,6 @@ class Portal:
     approved: UUID | None = None
     has_binary: bool = False
     masked: tuple[str | None, ...] | None = None
-    described: tuple[str, ...] = ()
-    plan: Any = None
-    planned_in: int = -1
-    planned_shape: RowShape | None = None
 
 
 def may_rename(sql: str) -> bool:
