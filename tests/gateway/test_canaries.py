@@ -1,4 +1,4 @@
-"""Nothing secret is kept: canaries of every kind, planted in every place, are looked for afterwards.
+"""Nothing secret is kept: canaries of every kind, in every place, are looked for afterwards.
 
 Each place plants its own, one of every detector's kind, at four targets: one that no rule is about,
 where they must be found, since a search that finds nothing proves nothing; one with all detectors;
@@ -501,7 +501,7 @@ def _fails(
             values = None if params is None else [canary.text for _ in params]
             asked = text.format(quoted(canary.text), identifier(canary.text), canary.text)
             try:
-                client.execute(asked, values)  # type: ignore[call-overload]
+                client.execute(asked, values)
             except psycopg.Error as error:
                 # libpq adds a line of the client's own text: what the server said is asked for.
                 if "{2}" not in text:

@@ -145,18 +145,24 @@ def _blank_values(data: bytes, made: bytearray, at: int, count: int, stop: int) 
 
 
 def _blank_bind(data: bytes, made: bytearray, at: int, stop: int) -> None:
+    begin = _after_names(data, at, stop)
     at, count = _bind_values(data, at, stop)
-    made[at - 2 : at] = bytes(2)
+    made[begin:at] = bytes(at - begin)
     at = _blank_values(data, made, at, count, stop)
     made[at:stop] = bytes(stop - at)
 
 
-def _bind_values(data: bytes, at: int, stop: int) -> tuple[int, int]:
-    """Return where a Bind's first value is, and how many there are."""
+def _after_names(data: bytes, at: int, stop: int) -> int:
     for _ in range(2):
         at = data.find(b"\0", at, stop) + 1
         if not at:
             raise ValueError("Bind")
+    return at
+
+
+def _bind_values(data: bytes, at: int, stop: int) -> tuple[int, int]:
+    """Return where a Bind's first value is, and how many there are."""
+    at = _after_names(data, at, stop)
     if stop - at < 2:
         raise ValueError("Bind")
     at += 2 + 2 * uint16_at(data, at)
@@ -233,7 +239,7 @@ def change_rows(
             change = changes[number] if fits else otherwise
             made: bytes | None = value
             if isinstance(change, bytes):
-                made = None if change is AS_NULL else change
+                made = None if change == AS_NULL else change
             elif change is not None:
                 made = change(value)
             if made is not value:

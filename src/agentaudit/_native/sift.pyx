@@ -231,7 +231,7 @@ cpdef bytes blank(bytes data, bint from_target):
     cdef bytes made = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), size)
     cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(data)
     cdef uint8_t *q = <uint8_t *> PyBytes_AS_STRING(made)
-    cdef Py_ssize_t at = 0, stop, begin
+    cdef Py_ssize_t at = 0, stop, begin, names
     cdef const void *found
     cdef uint8_t kind
     while at < size:
@@ -255,8 +255,9 @@ cpdef bytes blank(bytes data, bint from_target):
                         break
                     begin = <const uint8_t *> found - p + 1
         elif kind == c'B':
+            names = _after_text(p, _after_text(p, begin, stop), stop)
             begin = _bind_values(p, begin, stop)
-            q[begin] = q[begin + 1] = 0
+            memset(q + names, 0, begin + 2 - names)
             begin = _blank_values(p, q, begin + 2, p[begin] << 8 | p[begin + 1], stop)
             memset(q + begin, 0, stop - begin)
         elif (kind == c'D' or kind == c'C') and begin < stop:
@@ -347,7 +348,7 @@ cpdef tuple change_rows(bytes data, changes, otherwise):
                 new_length = max(length, 0)
                 if change is not None:
                     if type(change) is bytes:
-                        value = None if change is _AS_NULL else change
+                        value = None if change == _AS_NULL else change
                     else:
                         value = PyBytes_FromStringAndSize(<const char *> p + place, length)
                         change = value
