@@ -18,7 +18,7 @@ LOCKS   := gateway lab demo dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive soak fuzz fuzz-briefly lock clean distclean
+.PHONY: help native demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive bench-masking soak fuzz fuzz-briefly lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ bench: $(VENV)/.native  ## the gateway's speed and memory beside pgbouncer and n
 
 bench-archive: $(VENV)/.native  ## seal, verify and ask an archive of EVENTS events (20000000)
 	$(BIN)/python -m benchmarks.archive $(addprefix --events ,$(EVENTS)) $(addprefix --dir ,$(DIR))
+
+bench-masking: $(VENV)/.native  ## detectors on a labelled set and sample data, then what masks cost: ROUNDS (12)
+	tools/debian postgresql pgbouncer
+	$(BIN)/python -m benchmarks.masking_quality
+	$(BIN)/python -m benchmarks.masking $(addprefix --rounds ,$(ROUNDS))
 
 # --- test it -----------------------------------------------------------------------------------
 
