@@ -67,7 +67,6 @@ def _maker(
     def make(name: str, masks: list[Mapping[str, Any]]) -> Target:
         gateway = peers._gateway(folder / name, "relaxed")
         text = gateway.config.read_text(encoding="utf-8")
-        text = text.replace('name = "relaxed"', f'name = "{name}"', 1)
         for mask in masks:
             text += "\n[[mask]]\n" + "".join(f"{key} = {_toml(v)}\n" for key, v in mask.items())
         gateway.config.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import string
 import sys
 from array import array
@@ -371,8 +372,11 @@ MAKERS: Final[dict[str, Maker]] = {
 # --- looking for them
 
 
+_FILLING: Final = re.compile(rb"\0{64,}|y{64,}|z{64,}|\*{64,}")
+
+
 class Search:
-    """Finds traces of canaries in bytes: by their first eight, of each eight bytes that there are."""
+    """Finds traces of canaries in bytes: by their first eight, among all eight bytes in a row."""
 
     def __init__(self, planted: Iterable[tuple[Any, Canary]]) -> None:
         self._traces: dict[bytes, list[tuple[bytes, Any]]] = defaultdict(list)
@@ -385,7 +389,8 @@ class Search:
 
     def find(self, data: bytes | memoryview) -> set[Any]:
         """Return the labels of what is in `data`."""
-        data = bytes(data).rstrip(b"\0")  # a journal's file has room for more
+        # What fills long values, and the room that a journal's file has left, is most of it.
+        data = _FILLING.sub(b"", bytes(data))
         found = set()
         for shift in range(8):
             eights = array("Q")

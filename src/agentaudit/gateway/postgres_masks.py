@@ -26,6 +26,7 @@ from agentaudit.gateway.postgres_statements import CLEAN, Look, Statements
 from agentaudit.gateway.postgres_tables import Tables
 from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import Masks
+from agentaudit.masking.stream import LENGTH
 from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Side, Span, Step
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
@@ -46,10 +47,6 @@ _FIXED: Final = frozenset(
     # uuid
     [16, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266, 2950]
 )
-_SMALL_DIGITS: Final = 8
-_INNER_LENGTH: Final = re.compile(rb"\0\0..", re.DOTALL)
-"""In what is made of parts, as arrays are, the length of a part of up to 64 KiB."""
-
 _NAMES: Final = re.compile(r"\s*(?:PREPARE|DECLARE)\b", re.IGNORECASE)
 _RUNS: Final = re.compile(r"\b(?:EXECUTE|FETCH|MOVE)\b", re.IGNORECASE)
 
@@ -514,12 +511,11 @@ class PostgresMasks:
             made = value[:head] + self._masks.mask_json(value[head:])
             if made != value:
                 return made, self._masks.paths[0][1], False
-        if is_binary and oid not in frames.INLINE:
-            if oid in _FIXED:
-                return value, "", False
-            if found := self._found_inside(value, oid):
-                return mark(found[0]), found[1], True
+        if is_binary and oid in _FIXED:
             return value, "", False
+        if is_binary and not frames.may_be_text(value, oid, is_binary=True):
+            found = self._found_inside(value, oid)
+            return (value, "", False) if found is None else (*found, True)
         if not self._masks.scanner.may_hold(value):
             return value, "", False
         found_here = self._masks.scanner.find(value)
@@ -527,12 +523,15 @@ class PostgresMasks:
             return value, "", False
         return frames.inline(self._masks, value, oid, found_here), found_here[0].rule, False
 
-    def _found_inside(self, value: bytes, oid: int) -> tuple[str, str] | None:
-        """Return what is found in a value in binary that is no text, and its rule."""
+    def _found_inside(self, value: bytes, oid: int) -> tuple[bytes, str] | None:
+        """Return a value in binary that is no text as text, masked, and by which rule; or None."""
         scanner = self._masks.scanner
-        for data in (_INNER_LENGTH.sub(bytes(4), value), self._readable(value, oid, True)):
-            if scanner.may_hold(data) and (found := scanner.find(data)):
-                return found[0].what, found[0].rule
+        shown = self._readable(value, oid, is_binary=True)
+        if scanner.may_hold(shown) and (found := scanner.find(shown)):
+            return self._masks.replaced(shown, found), found[0].rule
+        parts = LENGTH.sub(bytes(4), value)
+        if scanner.may_hold(parts) and (found := scanner.find(parts)):
+            return mark(found[0].what), found[0].rule
         return None
 
     def _readable(self, value: bytes, oid: int, is_binary: bool) -> bytes:
@@ -854,7 +853,13 @@ class PostgresMasks:
             if column.type == 20:
                 return self._change_int8
         oid = column.type
-        return lambda value: None if self._found_inside(value, oid) else value
+
+        def change(value: bytes) -> bytes | None:
+            if frames.may_be_text(value, oid, is_binary=True):
+                return value  # what is in it is found with all the rest
+            return None if self._found_inside(value, oid) else value
+
+        return change
 
     def _change_int8(self, value: bytes) -> bytes | None:
         if len(value) != 8 or value < b"\0\0\0\0\x05\xf5\xe1\0":
