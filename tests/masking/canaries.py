@@ -54,7 +54,6 @@ class Canary:
         for part in parts:
             data = part.encode()
             found |= {data, json.dumps(part)[1:-1].encode(), data.hex().encode()}
-            found |= {data.hex().upper().encode(), part.encode("utf-16-le")}
             for shift in range(3):
                 # The whole groups of three bytes, wherever in them the secret begins.
                 whole = base64.b64encode(bytes(shift) + data)
@@ -376,16 +375,16 @@ _FILLING: Final = re.compile(rb"\0{64,}|y{64,}|z{64,}|\*{64,}")
 
 
 class Search:
-    """Finds traces of canaries in bytes: by their first eight, among all eight bytes in a row."""
+    """Finds traces of canaries in bytes: by their last eight, among all eight bytes in a row."""
 
     def __init__(self, planted: Iterable[tuple[Any, Canary]]) -> None:
         self._traces: dict[bytes, list[tuple[bytes, Any]]] = defaultdict(list)
         for label, canary in planted:
             for trace in canary.traces:
                 assert len(trace) >= 8, canary
-                self._traces[trace[:8]].append((trace, label))
-        self._heads = {int.from_bytes(head, sys.byteorder): head for head in self._traces}
-        self._numbers = frozenset(self._heads)
+                self._traces[trace[-8:]].append((trace, label))
+        self._ends = {int.from_bytes(end, sys.byteorder): end for end in self._traces}
+        self._numbers = frozenset(self._ends)
 
     def find(self, data: bytes | memoryview) -> set[Any]:
         """Return the labels of what is in `data`."""
@@ -396,15 +395,17 @@ class Search:
             eights = array("Q")
             eights.frombytes(data[shift : shift + (len(data) - shift) // 8 * 8])
             for number in self._numbers.intersection(eights):
-                found |= self._those_at(self._heads[number], data)
+                found |= self._those_at(self._ends[number], data)
         return found
 
-    def _those_at(self, head: bytes, data: bytes) -> set[Any]:
+    def _those_at(self, end: bytes, data: bytes) -> set[Any]:
         found = set()
-        at = data.find(head)
+        at = data.find(end)
         while at >= 0:
-            found |= {label for trace, label in self._traces[head] if data.startswith(trace, at)}
-            at = data.find(head, at + 1)
+            for trace, label in self._traces[end]:
+                if data.endswith(trace, 0, at + 8):
+                    found.add(label)
+            at = data.find(end, at + 1)
         return found
 
 

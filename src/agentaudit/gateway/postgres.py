@@ -428,6 +428,7 @@ class Door:
             conversation,
             tables,
             is_walsender=bool(connection.replication),
+            names_path="search_path" in repr(connection.parameters_for_target()),
         )
         relay = Relay(
             conversation=conversation,
@@ -770,7 +771,11 @@ class _Connection:
     def _without_token(self, value: str) -> str:
         """Return `value`, cut, without any token that somebody put where it does not belong, and
         without what the masks hide."""
-        return self.serving.said.mask_text(self._masked(value))[:_MAX_LABEL]
+        shown = self._masked(value)
+        # In `options` a space has a backslash before it.
+        plain = shown.replace("\\", "")
+        masked = self.serving.said.mask_text(plain)
+        return (masked if masked != plain else self.serving.said.mask_text(shown))[:_MAX_LABEL]
 
     def _masked(self, value: str) -> str:
         if self._holds_token(value):

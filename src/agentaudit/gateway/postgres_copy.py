@@ -125,15 +125,20 @@ class CopyMask:
         return way.made()
 
     def flush(self, side: Side) -> list[Event]:
-        """Return what was withheld, because it was for long enough."""
+        """Return what was withheld, because it was for long enough.
+
+        What the client is to get masked waits: it goes with the next message.
+        """
+        if self._is_for_client and side is Side.TARGET:
+            return []
         self._way.begin()
         self._way.flush()
         return self._events(side)
 
-    def finish(self, side: Side) -> list[Event]:
+    def finish(self, side: Side, *, is_cut_off: bool = False) -> list[Event]:
         """Return what was withheld: no more comes."""
         self._way.begin()
-        self._way.finish()
+        self._way.finish(is_cut_off=is_cut_off)
         return self._events(side)
 
     def _events(self, side: Side) -> list[Event]:
@@ -191,7 +196,7 @@ class _Way:
         """Let go of what waits, where it can be."""
         raise NotImplementedError
 
-    def finish(self) -> None:
+    def finish(self, *, is_cut_off: bool = False) -> None:
         """Let go of what waits: no more comes."""
         raise NotImplementedError
 
@@ -279,8 +284,8 @@ class _Lines(_Way):
     def flush(self) -> None:
         self._tell(*self._stream.flush())
 
-    def finish(self) -> None:
-        self._tell(*self._stream.finish())
+    def finish(self, *, is_cut_off: bool = False) -> None:
+        self._tell(*self._stream.finish(is_cut_off=is_cut_off))
 
     def _tell(self, made: bytes, hidden: Sequence[Hidden]) -> None:
         """Put `made` in the place of as many bytes of the messages that wait."""
@@ -358,7 +363,7 @@ class _Cut(_Way):
     def flush(self) -> None:
         pass  # which columns half a row has is not known: it is kept until the rest is there
 
-    def finish(self) -> None:
+    def finish(self, *, is_cut_off: bool = False) -> None:
         self._put(*self._rows.finish())
 
     def _put(self, made: bytes, spans: Sequence[Span]) -> None:

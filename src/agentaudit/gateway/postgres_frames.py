@@ -13,6 +13,7 @@ from typing import Final
 
 from agentaudit._native import sift
 from agentaudit._native.raw import int32_at
+from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import Masks
 from agentaudit.masking.scan import Found
 from agentaudit.model import Span
@@ -25,7 +26,8 @@ INLINE: Final = frozenset([18, 19, 25, 114, 142, 705, 1042, 1043, 3802, 4072])
 """char, name, text, json, xml, unknown, bpchar, varchar, jsonb, jsonpath: what is left of a value
 when a part of it is another text is one still, in either format."""
 
-_INLINE_AS_TEXT: Final = INLINE | {17, 143, 199, 1002, 1003, 1009, 1014, 1015, 3807}
+_ARRAYS: Final = frozenset([143, 199, 1002, 1003, 1009, 1014, 1015, 3807])
+_INLINE_AS_TEXT: Final = INLINE | _ARRAYS | {17}
 """bytea and arrays of those: so too, as text."""
 
 _FIRST_OWN_TYPE: Final = 16384
@@ -85,6 +87,11 @@ def inline(masks: Masks, value: bytes, oid: int, found: Sequence[Found]) -> byte
             if masks.is_json(quoted[head:]):
                 return quoted
             return value[:head] + b'"[masked]"'
+    if oid in _ARRAYS and value.startswith(b"{"):
+        hidden = b"".join(value[each.start : each.stop] for each in found)
+        if any(sign in hidden for sign in b'"\\{},'):
+            # A part of how the array is written went with it.
+            return b"{" + mark(found[0].what) + b"}"
     return made
 
 
@@ -257,19 +264,18 @@ def bind(
     return bytes(out) + struct.pack(f"!H{len(results)}h", len(results), *results)
 
 
-_SAID: Final = frozenset(b"MDWq")
-"""Message, detail, context, internal query: what an error says in words that may quote a value."""
+_SAID: Final = frozenset(b"MDHWqstcdn")
+"""What an error says in words, and the names of what it is about: a function may say anything."""
 
 
-def report(body: bytes, rule: bytes, *, keeps_message: bool) -> bytes:
-    """Return the body of an ErrorResponse or NoticeResponse without what may quote values."""
+def report(body: bytes, hidden: bytes, kept: bytes) -> bytes:
+    """Return the body of an ErrorResponse or NoticeResponse without what may quote values.
+
+    Fields of the types `kept` stay.
+    """
     fields = []
     for each in body.split(b"\0"):
-        if not each:
-            continue
-        kind = each[0]
-        if kind in _SAID and not (keeps_message and kind in b"M"):
-            fields.append(each[:1] + rule)
-        else:
-            fields.append(each)
+        if each:
+            stays = each[0] not in _SAID or each[0] in kept
+            fields.append(each if stays else each[:1] + hidden)
     return b"".join(each + b"\0" for each in fields) + b"\0"

@@ -16,7 +16,7 @@ from agentaudit.masking.stream import Stream, fitted
 from agentaudit.model import Event, Flag, Kind, Side, Span, Step
 from agentaudit.protocols.postgres_prepared import Portal
 
-_ROW, _BIND = b"DB"
+_ROW, _BIND, _CALL = b"DBF"
 
 
 class LongMask:
@@ -79,14 +79,21 @@ class LongMask:
         return self._left == 0
 
     def flush(self, side: Side) -> list[Event]:
-        """Return what was withheld, because it was for long enough."""
+        """Return what was withheld, because it was for long enough.
+
+        What the client is to get masked waits: it goes with the next piece.
+        """
+        if self._is_for_client:
+            return []
         made, hidden = self._stream.flush()
         self._hash.update(made)
+        if not made:
+            return []
         return [self._content(made, [Span(h.rule, "payload", h.offset, h.length) for h in hidden])]
 
-    def finish(self, side: Side) -> list[Event]:
+    def finish(self, side: Side, *, is_cut_off: bool = False) -> list[Event]:
         """Return what was withheld: no more comes."""
-        made, hidden = self._stream.finish()
+        made, hidden = self._stream.finish(is_cut_off=is_cut_off)
         if not made:
             return []
         return [self._content(made, [Span(h.rule, "payload", h.offset, h.length) for h in hidden])]
@@ -110,6 +117,8 @@ class LongMask:
         if not self._is_begun:
             self._is_begun = True
             self._left = 1 + int32_at(piece, 1)
+            if piece[0] == _CALL and self._side is Side.CLIENT:
+                self._stream = Stream(self._masks, has_lengths=True)
             at = self._begin(piece)
             out += piece[:at]
         self._left -= len(piece)

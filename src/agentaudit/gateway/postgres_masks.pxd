@@ -16,6 +16,8 @@ cdef class PostgresMasks:
     cdef public bint is_withholding
     cdef public bint _is_streaming
     cdef public object _prepared
+    cdef public object _hidden
+    cdef public bint _may_look_elsewhere
     cdef public dict _commands
     cdef public dict _looks
     cdef public set _dirty

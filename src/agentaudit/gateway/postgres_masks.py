@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,13 +27,14 @@ from agentaudit.gateway.postgres_statements import CLEAN, Look, Statements
 from agentaudit.gateway.postgres_tables import Tables
 from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import Masks
-from agentaudit.masking.stream import LENGTH
+from agentaudit.masking.stream import without_lengths
 from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Side, Span, Step
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.protocols.postgres_ledger import Execution
 from agentaudit.protocols.postgres_messages import Column, RowShape
 from agentaudit.protocols.postgres_prepared import NO_SHAPE, Portal, Prepared, cut_text
+from agentaudit.risk import catalogue as catalogues
 from agentaudit.risk import sql
 from agentaudit.risk.lineage import EVERYTHING, NO_DOUBT, Doubt
 
@@ -40,6 +42,7 @@ DIRECT_BYTES: Final = 16 * 1024
 """A longer run is searched at once: the sieve is no faster than that."""
 
 _JSON: Final = frozenset({114, 3802})
+_BYTEA: Final = 17
 _DIGITS: Final = frozenset({20, 1700})
 """int8 and numeric: in binary their digits are no text, and may be a card's."""
 _FIXED: Final = frozenset(
@@ -48,6 +51,13 @@ _FIXED: Final = frozenset(
     [16, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266, 2950]
 )
 _NAMES: Final = re.compile(r"\s*(?:PREPARE|DECLARE)\b", re.IGNORECASE)
+_MOVES: Final = re.compile(
+    r"search_path|\bschema\b|set_config|\brole\b|authorization|\b(?:reset|discard|rollback|abort)\b",
+    re.IGNORECASE,
+)
+"""What may change where names are looked for, or take such a change back."""
+_MAX_HIDDEN: Final = 256
+_MIN_QUOTED: Final = 6
 _RUNS: Final = re.compile(r"\b(?:EXECUTE|FETCH|MOVE)\b", re.IGNORECASE)
 
 _OF_THE_TEXT: Final = ("42", "08", "25", "40", "57")
@@ -58,6 +68,12 @@ _CONTINUED: Final = int(Flag.CONTINUED)
 _QUERY, _PARSE, _BIND, _EXECUTE, _DESCRIBE, _CLOSE = b"QPBEDC"
 _ROWS, _ROW, _ERROR, _NOTICE, _NOTIFICATION, _STATUS = b"TDENAS"
 _COPIES: Final = frozenset(b"dcf")
+_SETTINGS: Final = frozenset(
+    [b"client_encoding", b"DateStyle", b"default_transaction_read_only", b"in_hot_standby"]
+    + [b"integer_datetimes", b"IntervalStyle", b"is_superuser", b"scram_iterations"]
+    + [b"server_encoding", b"server_version", b"standard_conforming_strings"]
+)
+"""Reported settings of which the values are few."""
 _COPY_DATA: Final = ord("d")
 _TEXTS: Final = frozenset(b"QP")
 _COPY: Final = ("copy", NO_SHAPE)
@@ -82,7 +98,7 @@ class PostgresMasks:
 
     `tables` is what is known of the target's tables, None where no rule is about columns. Where
     `is_walsender` the session is one of replication, whose rows no rule about columns can tell
-    apart.
+    apart; `names_path` says that its client chose where names are looked for when it connected.
     """
 
     def __init__(
@@ -92,6 +108,7 @@ class PostgresMasks:
         tables: Tables | None,
         *,
         is_walsender: bool = False,
+        names_path: bool = False,
     ) -> None:
         self._masks = masks
         self._conversation = conversation
@@ -103,8 +120,11 @@ class PostgresMasks:
         """Whether content of something that was recorded is still to come."""
         self._is_streaming = False
         """Whether a COPY or a long message may be under way."""
+        self._may_look_elsewhere = names_path
         self._prepared = NO_DOUBT
         """What statements may change that have a name in SQL, once they run."""
+        self._hidden: deque[bytes] = deque(maxlen=_MAX_HIDDEN)
+        """What was hidden of late of what the client said: a server's error may quote it."""
         self._commands: dict[int, Execution] = {}
         self._looks: dict[int, Look] = {}
         self._dirty: set[int] = set()
@@ -161,7 +181,7 @@ class PostgresMasks:
         """
         for command in list(self._commands.values()):
             self._end(command)
-        events = self._let_go(lambda stream, side: stream.finish(side))
+        events = self._let_go(lambda stream, side: stream.finish(side, is_cut_off=True))
         self._copies.clear()
         self._longs.clear()
         self._settle()
@@ -225,6 +245,7 @@ class PostgresMasks:
         if look is CLEAN:
             return
         self._looks[command.command_no] = look
+        self._hidden.extend(look.hidden)
         if look.text is not None:
             command.text = cut_text(look.text)
             self._dirty.add(command.command_no)
@@ -241,6 +262,8 @@ class PostgresMasks:
     def _note_changes(self, text: str, changed: Doubt) -> None:
         """Note what a statement may change, also by running what was prepared before it."""
         assert self._tables is not None
+        if changed.everything or _MOVES.search(text) is not None:
+            self._may_look_elsewhere = True
         if _NAMES.match(text) is not None:
             # What a DECLARE or PREPARE stands for may run at any time from now on.
             self._prepared |= changed
@@ -270,18 +293,33 @@ class PostgresMasks:
             if not self._may_hold(text.encode("utf-8", "replace")):
                 return CLEAN
             return self._statements.look(text, None, NO_DOUBT)
-        return self._tables.statements.look(text, None, self._tables.doubt)
+        return self._tables.statements.look(text, self._path(), self._tables.doubt)
+
+    def _path(self) -> tuple[str, ...] | None:
+        """Return where names are looked for, None where nobody can tell.
+
+        A server older than 18 does not report it: there it is what it was, until something is done
+        that may change it.
+        """
+        assert self._tables is not None
+        reported = self._conversation.parameters.get("search_path")
+        if reported is not None:
+            return catalogues.search_path(reported)
+        return None if self._may_look_elsewhere else self._tables.path
 
     def _end(self, command: Execution) -> None:
         """Mask what its row says beside its text and parameters."""
         number = command.command_no
         look = self._looks.pop(number, CLEAN)
         self._commands.pop(number, None)
-        if command.error_text is not None and command.status not in ("denied", "cancelled"):
-            if (rule := self._tells(look)) and not _keeps_message(command, command.error_code):
+        if command.error_text is not None and command.status != "denied":
+            if (rule := self._tells(look)) and b"M"[0] not in _kept(command, command.error_code):
                 command.error_text = mark(rule).decode()
             else:
-                command.error_text = self._masks.mask_text(command.error_text)
+                told = command.error_text.encode("utf-8", "replace")
+                made = self._masks.mask(quoted(told, self._hidden))[0]
+                if made != told:
+                    command.error_text = made.decode("utf-8", "replace")
         if number in self._dirty:
             self._dirty.discard(number)
             command.columns = tuple(map(self._masks.mask_text, command.columns))
@@ -474,6 +512,7 @@ class PostgresMasks:
             made, rule, is_text = self._param(look, number, value, oid, form == 1)
             if rule:
                 has_changed = True
+                self._hidden.append(self._readable(value, oid, form == 1))
                 spans.append(Span(rule, "parameter", number, len(value)))
                 if texts is not None and number < len(texts):
                     # What is not text in binary is told as text now.
@@ -513,6 +552,8 @@ class PostgresMasks:
                 return made, self._masks.paths[0][1], False
         if is_binary and oid in _FIXED:
             return value, "", False
+        if not is_binary and value.startswith(b"\\x") and (hex_ := self._found_in_hex(value)):
+            return mark(hex_[0]), hex_[1], True
         if is_binary and not frames.may_be_text(value, oid, is_binary=True):
             found = self._found_inside(value, oid)
             return (value, "", False) if found is None else (*found, True)
@@ -523,15 +564,27 @@ class PostgresMasks:
             return value, "", False
         return frames.inline(self._masks, value, oid, found_here), found_here[0].rule, False
 
+    def _found_in_hex(self, value: bytes) -> tuple[str, str] | None:
+        """Return what is found in bytes that are written as text, and its rule."""
+        if not value.startswith(b"\\x"):
+            return None
+        try:
+            data = bytes.fromhex(value[2:].decode("ascii"))
+        except ValueError:
+            return None
+        scanner = self._masks.scanner
+        found = scanner.find(data) if scanner.may_hold(data) else []
+        return (found[0].what, found[0].rule) if found else None
+
     def _found_inside(self, value: bytes, oid: int) -> tuple[bytes, str] | None:
         """Return a value in binary that is no text as text, masked, and by which rule; or None."""
         scanner = self._masks.scanner
         shown = self._readable(value, oid, is_binary=True)
         if scanner.may_hold(shown) and (found := scanner.find(shown)):
             return self._masks.replaced(shown, found), found[0].rule
-        parts = LENGTH.sub(bytes(4), value)
-        if scanner.may_hold(parts) and (found := scanner.find(parts)):
-            return mark(found[0].what), found[0].rule
+        for parts in without_lengths(value):
+            if scanner.may_hold(parts) and (found := scanner.find(parts)):
+                return mark(found[0].what), found[0].rule
         return None
 
     def _readable(self, value: bytes, oid: int, is_binary: bool) -> bytes:
@@ -635,6 +688,8 @@ class PostgresMasks:
         if found is not None:
             payload = found.frame
             spans += found.spans
+        if text is not None and self._hidden:
+            payload = self._without_quotes(payload, spans)
         if text is not None and spans:
             codec = self._conversation.codec
             text = "\n".join(
@@ -643,6 +698,20 @@ class PostgresMasks:
                 if kind in (_ERROR, _NOTICE)
             )
         return payload, spans, text
+
+    def _without_quotes(self, payload: bytes, spans: list[Span]) -> bytes:
+        """Return errors and notices without what they quote of what was hidden before."""
+        out = bytearray()
+        for kind, start, stop in frames.parts(payload):
+            body = payload[start + 5 : stop]
+            if kind in (_ERROR, _NOTICE):
+                made = quoted(body, self._hidden)
+                if made != body:
+                    spans.append(Span(self._masks.detecting, "payload", len(out) + 5, len(body)))
+                    out += frames.framed(kind, made)
+                    continue
+            out += payload[start:stop]
+        return bytes(out)
 
     def _message_by_message(
         self,
@@ -680,10 +749,16 @@ class PostgresMasks:
                 code = messages.decode_report(body).code
                 rule = self._tells(look) if owner is not None else self._tables.whole
                 if rule and rule in masks.rules:
-                    keeps = _keeps_message(owner, code)
-                    made = frames.report(body, mark(rule), keeps_message=keeps)
+                    made = frames.report(body, mark(rule), _kept(owner, code))
                     spans.append(Span(rule, "payload", len(out) + 5, len(body)))
                     out += frames.framed(kind, made)
+                    continue
+            elif kind == _STATUS and self._tables is not None and owner is not None:
+                name, value = body.split(b"\0")[:2]
+                rule = self._tells(look)
+                if rule in masks.rules and rule and value and name not in _SETTINGS:
+                    spans.append(Span(rule, "payload", len(out) + 6 + len(name), len(value)))
+                    out += frames.framed(kind, name + b"\0" + mark(rule) + b"\0")
                     continue
             elif kind == _NOTIFICATION and self._tables is not None and self._tables.whole:
                 channel = body.index(0, 4) + 1
@@ -842,6 +917,8 @@ class PostgresMasks:
     def _change_unruled(self, column: Column, masks: Masks) -> sift.Change:
         """Return what becomes of a column in which parts are hidden that no pattern sees."""
         is_binary = column.format == 1
+        if column.type == _BYTEA and not is_binary:
+            return lambda value: None if self._found_in_hex(value) else value
         if column.type in _JSON and masks.paths:
             head = 1 if is_binary and column.type == 3802 else 0
             return lambda value: _same(value, value[:head] + masks.mask_json(value[head:]))
@@ -954,14 +1031,35 @@ class PostgresMasks:
         return [lineage.params.get(number + 1, "") for number in range(most)], ""
 
 
-def _keeps_message(command: Command | None, code: str | None) -> bool:
-    """Say whether an error's message is about the statement's own text, and quotes no value.
+def quoted(text: bytes, hidden: Iterable[bytes]) -> bytes:
+    """Return `text` with marks for what it quotes of `hidden`, also where a quote is cut off.
+
+    >>> quoted(b"no such number: 4111111111...", [b"4111111111111111"])
+    b'no such number: [masked:quoted]...'
+    """
+    for value in hidden:
+        if len(value) < _MIN_QUOTED:
+            continue
+        begun = value[: max(_MIN_QUOTED, min(len(value), 10))]
+        at = text.find(begun)
+        while at >= 0:
+            stop = at + len(begun)
+            end = at + len(value)
+            while stop < end and text[stop : stop + 1] == value[stop - at : stop - at + 1]:
+                stop += 1
+            text = text[:at] + mark("quoted") + text[stop:]
+            at = text.find(begun, at + 1)
+    return text
+
+
+def _kept(command: Command | None, code: str | None) -> bytes:
+    """Return which fields of an error are about the statement's own text, and quote no value.
 
     What a function or a trigger says, it may say under any code.
     """
     if command is None or command.cls not in ("read", "session"):
-        return False
-    return (code or "").startswith(_OF_THE_TEXT)
+        return b""
+    return b"MHstcdn" if (code or "").startswith(_OF_THE_TEXT) else b"stcdn"
 
 
 def _same(old: bytes, new: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from agentaudit._native import without_numbers
@@ -33,12 +33,14 @@ _NO_NAME: Final = "password"
 class Look:
     """What masks make of one statement.
 
-    `text` is None where it stays as it is. `spans` are places in `text`. `lineage` is None where no
-    rule is about columns; `changes` is what the statement may do to what names stand for.
+    `text` is None where it stays as it is. `spans` are places in `text`, `hidden` what was there.
+    `lineage` is None where no rule is about columns; `changes` is what the statement may do to what
+    names stand for.
     """
 
     text: str | None = None
     spans: tuple[Span, ...] = ()
+    hidden: tuple[bytes, ...] = field(default=(), repr=False)
     lineage: Lineage | None = None
     changes: Doubt = NO_DOUBT
 
@@ -110,9 +112,10 @@ class Statements:
         data = text.encode("utf-8", "replace")
         cuts = self._cuts(text, data, found)
         if not cuts:
-            return CLEAN if found is None else Look(None, (), found, changed)
+            return CLEAN if found is None else Look(None, (), (), found, changed)
         masked, spans = self._masked(data, cuts)
-        return Look(masked.decode("utf-8", "replace"), spans, found, changed)
+        hidden = tuple(constant(data[cut.start : cut.stop]) for cut in cuts)
+        return Look(masked.decode("utf-8", "replace"), spans, hidden, found, changed)
 
     def _cuts(self, text: str, data: bytes, found: Lineage | None) -> list[_Cut]:
         place = _Places(text)
@@ -134,8 +137,11 @@ class Statements:
                 number = next(
                     (c for c in constants if c[0] < each.stop and each.start < c[1]), None
                 )
-                start, stop = (each.start, each.stop) if number is None else number
-                is_constant = number is not None
+                start, stop = each.start, each.stop
+                # What is all of a number becomes a string, so that it is a constant still.
+                is_constant = number is not None and number[0] <= start and stop <= number[1]
+                if number is not None:
+                    start, stop = min(start, number[0]), max(stop, number[1])
                 cuts.append(_Cut(start, stop, each.rule, each.what, is_constant=is_constant))
         return _united(cuts)
 

@@ -72,6 +72,7 @@ class Tables:
         """What is not known to be as it was read."""
         # Nothing is known yet: so all that names a table is hidden.
         self.catalogue = Catalogue([], columns=masks.columns)
+        self._is_own_login = access.settings.user == user
         self.statements = Statements(masks, self.catalogue)
         self._names = {
             pattern.lower(): rule for pattern, rule in reversed(masks.columns) if "." not in pattern
@@ -125,6 +126,14 @@ class Tables:
             doubt = NO_DOUBT
         self.doubt = doubt
         self.epoch += 1
+
+    @property
+    def path(self) -> tuple[str, ...] | None:
+        """Where a session looks for names that has changed nothing about it; None: not known.
+
+        What another login is told of its own settings says nothing about the sessions'.
+        """
+        return self.catalogue.search_path if self._is_read and self._is_own_login else None
 
     # --- columns
 

@@ -498,6 +498,13 @@ _GENERAL: Final = (
         check=checks.is_given,
     ),
     _secret(
+        "password_doubled",
+        "password in quotes that are doubled, as in CSV and records",
+        rf'{_KEY_WORDS}""[ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}""([^"\x00\n\r]+)""',
+        *_PASSWORD_ANCHORS,
+        check=checks.is_given,
+    ),
+    _secret(
         "password_nested",
         "password in a string within a string",
         rf"""{_KEY_WORDS}(?:\\{{1,3}}["'][ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}\\{{1,3}}["']"""

@@ -162,15 +162,19 @@ class Scanner:
         if not hits:
             return []
         hits.sort(key=lambda hit: hit[:3])
-        found: list[Found] = []
-        for start, _, stop, (rule, finder) in hits:
-            if found and start < found[-1].stop:
-                if stop > found[-1].stop:
-                    last = found[-1]
-                    found[-1] = Found(last.start, stop, last.rule, last.what)
-            else:
-                found.append(Found(start, stop, rule, finder.name))
-        return found
+        return united([Found(a, b, rule, finder.name) for a, _, b, (rule, finder) in hits])
+
+
+def united(found: list[Found]) -> list[Found]:
+    """Return what was found in order, as one where two overlap: then it is the first one's."""
+    one: list[Found] = []
+    for each in sorted(found, key=lambda each: each.start):
+        if not one or each.start >= one[-1].stop:
+            one.append(each)
+        elif each.stop > one[-1].stop:
+            last = one[-1]
+            one[-1] = Found(last.start, each.stop, last.rule, last.what)
+    return one
 
 
 def _options(*, is_latin: bool) -> Any:

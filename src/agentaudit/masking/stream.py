@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentaudit.masking.marks import mark
-from agentaudit.masking.masks import UNDECIDED, Masks
-from agentaudit.masking.scan import Found
+from agentaudit.masking.masks import CREDENTIALS, UNDECIDED, Masks
+from agentaudit.masking.scan import Found, united
 
 MAX_PENDING_BYTES: Final = 64 * 1024
 """What may wait. A match that is longer is masked to its end, whatever comes."""
@@ -28,8 +28,17 @@ _NO_KEY: Final = re.compile(rb"[^0-9A-Za-z+/=\\\r\n:, .-]")
 """What no PEM has. A run ends there at the latest: nobody hides a stream behind a header."""
 _LOOKBACK: Final = 4096
 
-LENGTH: Final = re.compile(rb"\0\0..", re.DOTALL)
-"""The length of a value of up to 64 KiB, before it: no text has NULs."""
+_LENGTHS: Final = (
+    re.compile(rb"\0{3,}[^\0]?|\0\0[^\0]{2}", re.DOTALL),
+    re.compile(rb"\0{2,}[^\0]{1,2}", re.DOTALL),
+)
+"""Lengths of values of up to 64 KiB, in four bytes before them: as zeros may stand before a length
+too, where it begins can be told in two ways."""
+
+
+def without_lengths(data: bytes) -> tuple[bytes, ...]:
+    """Return `data` with NULs for what may be the lengths of its values, in each way."""
+    return tuple(lengths.sub(lambda found: bytes(len(found[0])), data) for lengths in _LENGTHS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +89,19 @@ class Stream:
             self._force(out, hidden)
         return bytes(out), hidden
 
-    def finish(self) -> tuple[bytes, list[Hidden]]:
-        """Return the rest: nothing comes any more."""
+    def finish(self, *, is_cut_off: bool = False) -> tuple[bytes, list[Hidden]]:
+        """Return the rest: nothing comes any more.
+
+        Where the stream is cut off in the middle, its last word may be half a secret: it is hidden.
+        """
         out = bytearray()
         hidden: list[Hidden] = []
         tail, self._tail = self._swallow(self._tail, out, hidden), b""
-        self._mask(tail, out, hidden)
+        word = _WORD.search(tail) if is_cut_off else None
+        cut = len(tail) if word is None else word.start()
+        self._mask(tail[:cut], out, hidden)
+        if cut < len(tail):
+            self._put(tail[cut:], Found(cut, len(tail), CREDENTIALS, UNDECIDED), out, hidden)
         self._run = None
         return bytes(out), hidden
 
@@ -136,7 +152,10 @@ class Stream:
         out += data[at:]
 
     def _find(self, data: bytes) -> list[Found]:
-        return self._masks.scanner.find(LENGTH.sub(bytes(4), data) if self.has_lengths else data)
+        if not self.has_lengths:
+            return self._masks.scanner.find(data)
+        found = [f for each in without_lengths(data) for f in self._masks.scanner.find(each)]
+        return united(found)
 
     def _put(self, value: bytes, found: Found, out: bytearray, hidden: list[Hidden]) -> None:
         hidden.append(Hidden(found.rule, len(out), len(value)))

@@ -75,8 +75,8 @@ class Conversation(model.Conversation):
         """Let steps tell what they are about: portals that are bound, results that are described.
 
         A client's step lists the portals of its Binds. A target's lists, for each RowDescription,
-        whose it is and its shape; and `copy` or `notification`, with no shape, where one begins
-        or comes.
+        whose it is and its shape; and `copy`, `notification` or `setting`, with no shape, where one
+        begins or comes.
         """
         self._ledger.is_watched = True
 

@@ -552,6 +552,8 @@ class Replies:
 
     def _parameter_status(self, body: bytes) -> bytes | None:
         self.set_parameter(*messages.decode_parameter_status(body))
+        if self._ledger.is_watched:
+            self._about.append(("setting", NO_SHAPE))
         return None
 
     def set_parameter(self, name: str, value: str) -> None:

@@ -740,7 +740,7 @@ def _read(
         )
     return Catalogue(
         found,
-        search_path=_path(relations["search_path"]),
+        search_path=search_path(relations["search_path"]),
         user=user,
         functions=names("functions"),
         operators=names("operators"),
@@ -782,7 +782,12 @@ def _with_parents(oids: set[int], children: Mapping[int, Sequence[int]]) -> set[
     return oids
 
 
-def _path(setting: str | None) -> tuple[str, ...]:
+def search_path(setting: str | None) -> tuple[str, ...]:
+    """Return the schemas that a setting of `search_path` names, `$user` as it stands.
+
+    >>> search_path('"$user", Public')
+    ('$user', 'public')
+    """
     parts = re.findall(r'"(?:[^"]|"")*"|[^,\s]+', setting or "")
     return tuple(
         part[1:-1].replace('""', '"') if part.startswith('"') else part.lower() for part in parts
