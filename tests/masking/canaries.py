@@ -331,6 +331,7 @@ MAKERS: Final[dict[str, Maker]] = {
     "password_literal": lambda c: ("password='", _password(c), "'"),
     "password_field": lambda c: ('{"password": "', _password(c), '"}'),
     "password_nested": lambda c: ('"{\\"password\\": \\"', _password(c), '\\"}"'),
+    "password_doubled": lambda c: ('{""password"": ""', _password(c), '""}'),
     "password_dollar": lambda c: ("password $$", _password(c), "$$"),
     "password_setting": lambda c: ("host=db password=", _password(c)),
     "password_entry": lambda c: ("password: ", _password(c)),
@@ -390,6 +391,13 @@ class Search:
         """Return the labels of what is in `data`."""
         # What fills long values, and the room that a journal's file has left, is most of it.
         data = _FILLING.sub(b"", bytes(data))
+        found = set()
+        # Pieces overlap by more than a trace has, and are small: each end is looked for in one.
+        for start in range(0, len(data), 1 << 19):
+            found |= self._in_piece(data[max(0, start - 4096) : start + (1 << 19)])
+        return found
+
+    def _in_piece(self, data: bytes) -> set[Any]:
         found = set()
         for shift in range(8):
             eights = array("Q")

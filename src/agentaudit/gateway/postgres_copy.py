@@ -25,6 +25,7 @@ _ENDS: Final = frozenset(b"cfCEZS")
 """What no CopyData of the same COPY comes behind; a client's Sync ends one that has failed."""
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
 """What COPY's binary format begins with."""
+_NO_ROWS: Final = _SIGNATURE + bytes(8) + b"\xff\xff"
 _INT16: Final = struct.Struct("!h")
 _INT32: Final = struct.Struct("!i")
 
@@ -411,6 +412,8 @@ class _Nothing(_Rows):
         if self._has_said:
             return b"", span
         self._has_said = True
+        if data.startswith(_SIGNATURE):
+            return _NO_ROWS, span
         return mark(self._rule) + b"\n", span
 
     def finish(self) -> tuple[bytes, list[Span]]:

@@ -57,6 +57,7 @@ _MOVES: Final = re.compile(
 )
 """What may change where names are looked for, or take such a change back."""
 _MAX_HIDDEN: Final = 256
+_MAX_ERROR_BYTES: Final = 64 * 1024
 _MIN_QUOTED: Final = 6
 _RUNS: Final = re.compile(r"\b(?:EXECUTE|FETCH|MOVE)\b", re.IGNORECASE)
 
@@ -317,8 +318,12 @@ class PostgresMasks:
                 command.error_text = mark(rule).decode()
             else:
                 told = command.error_text.encode("utf-8", "replace")
-                made = self._masks.mask(quoted(told, self._hidden))[0]
-                if made != told:
+                if len(told) > _MAX_ERROR_BYTES:
+                    # Of a long error only the beginning was read: its end may be half a secret.
+                    told = told[:_MAX_ERROR_BYTES].rpartition(b" ")[0]
+                # What is quoted comes second: its marks would hide what a detector goes by.
+                made = quoted(self._masks.mask(told)[0], self._hidden)
+                if made != command.error_text.encode("utf-8", "replace"):
                     command.error_text = made.decode("utf-8", "replace")
         if number in self._dirty:
             self._dirty.discard(number)

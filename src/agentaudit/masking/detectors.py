@@ -91,7 +91,7 @@ def compiled(pattern: str, max_memory: int = _MAX_MEMORY) -> Any:
 # --- what stands before a secret
 
 _SIGN: Final = r"""(?::=|=>|={1,3}|:)"""
-_TO: Final = rf"""["'`\]\\]{{0,3}}[ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}(?:[EeNn]?\\{{0,3}}["'])?"""
+_TO: Final = rf"""["'`\]\\]{{0,3}}[ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}(?:[EeNn]?\\{{0,3}}["']{{1,2}})?"""
 """From a key to its value, in SQL, JSON, the environment, YAML, and in JSON within JSON."""
 
 _KEY_WORDS: Final = (
@@ -507,7 +507,7 @@ _GENERAL: Final = (
     _secret(
         "password_nested",
         "password in a string within a string",
-        rf"""{_KEY_WORDS}(?:\\{{1,3}}["'][ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}\\{{1,3}}["']"""
+        rf"""{_KEY_WORDS}(?:\\{{1,6}}["']{{1,2}}[ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}\\{{1,6}}["']{{1,2}}"""
         r"""|(?: ?= ?|[ \t]{1,4})'')"""
         r"""([^"'\\\x00\n\r]+)""",
         *_PASSWORD_ANCHORS,
