@@ -1026,7 +1026,7 @@ def test_a_canary_is_nowhere_in_what_a_gateway_keeps(site: Site, target: str, na
     assert site.failures.get((target, name)) is None
     running = site.while_running.get((target, name), set())
     sealed = site.sealed.get((target, name), set())
-    assert sorted(running | sealed) == []
+    assert not (running | sealed), sorted(running | sealed)
 
 
 # --- every cut

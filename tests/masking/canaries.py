@@ -331,7 +331,6 @@ MAKERS: Final[dict[str, Maker]] = {
     "password_literal": lambda c: ("password='", _password(c), "'"),
     "password_field": lambda c: ('{"password": "', _password(c), '"}'),
     "password_nested": lambda c: ('"{\\"password\\": \\"', _password(c), '\\"}"'),
-    "password_doubled": lambda c: ('{""password"": ""', _password(c), '""}'),
     "password_dollar": lambda c: ("password $$", _password(c), "$$"),
     "password_setting": lambda c: ("host=db password=", _password(c)),
     "password_entry": lambda c: ("password: ", _password(c)),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from agentaudit._native.raw import int32_at, uint16_at
 from agentaudit.masking.marks import mark
-from agentaudit.masking.masks import Masks
+from agentaudit.masking.masks import CREDENTIALS, Masks
 from agentaudit.masking.stream import Stream, fitted
 from agentaudit.model import Event, Flag, Kind, Side, Span, Step
 from agentaudit.protocols.postgres_prepared import Portal
@@ -118,7 +118,8 @@ class LongMask:
             self._is_begun = True
             self._left = 1 + int32_at(piece, 1)
             if piece[0] == _CALL and self._side is Side.CLIENT:
-                self._stream = Stream(self._masks, has_lengths=True)
+                # Arguments without names or types, of a call that is refused: nothing to read.
+                self._everything = self._everything or CREDENTIALS
             at = self._begin(piece)
             out += piece[:at]
         self._left -= len(piece)

@@ -26,8 +26,8 @@ from agentaudit.gateway.postgres_long import LongMask
 from agentaudit.gateway.postgres_statements import CLEAN, Look, Statements
 from agentaudit.gateway.postgres_tables import Tables
 from agentaudit.masking.marks import mark
-from agentaudit.masking.masks import Masks
-from agentaudit.masking.stream import without_lengths
+from agentaudit.masking.masks import CREDENTIALS, Masks
+from agentaudit.masking.stream import fitted, without_lengths
 from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Side, Span, Step
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
@@ -57,7 +57,7 @@ _MOVES: Final = re.compile(
 )
 """What may change where names are looked for, or take such a change back."""
 _MAX_HIDDEN: Final = 256
-_MAX_ERROR_BYTES: Final = 64 * 1024
+_MAX_TOLD_CHARACTERS: Final = 16 * 1024
 _MIN_QUOTED: Final = 6
 _RUNS: Final = re.compile(r"\b(?:EXECUTE|FETCH|MOVE)\b", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ _OF_THE_TEXT: Final = ("42", "08", "25", "40", "57")
 
 _CLIENT, _TARGET = Side.CLIENT, Side.TARGET
 _CONTINUED: Final = int(Flag.CONTINUED)
-_QUERY, _PARSE, _BIND, _EXECUTE, _DESCRIBE, _CLOSE = b"QPBEDC"
+_QUERY, _PARSE, _BIND, _DESCRIBE, _CLOSE, _CALL = b"QPBDCF"
 _ROWS, _ROW, _ERROR, _NOTICE, _NOTIFICATION, _STATUS = b"TDENAS"
 _COPIES: Final = frozenset(b"dcf")
 _SETTINGS: Final = frozenset(
@@ -317,17 +317,21 @@ class PostgresMasks:
             if (rule := self._tells(look)) and b"M"[0] not in _kept(command, command.error_code):
                 command.error_text = mark(rule).decode()
             else:
-                told = command.error_text.encode("utf-8", "replace")
-                if len(told) > _MAX_ERROR_BYTES:
-                    # Of a long error only the beginning was read: its end may be half a secret.
-                    told = told[:_MAX_ERROR_BYTES].rpartition(b" ")[0]
+                told = _whole_words(command.error_text).encode("utf-8", "replace")
                 # What is quoted comes second: its marks would hide what a detector goes by.
                 made = quoted(self._masks.mask(told)[0], self._hidden)
                 if made != command.error_text.encode("utf-8", "replace"):
                     command.error_text = made.decode("utf-8", "replace")
         if number in self._dirty:
             self._dirty.discard(number)
-            command.columns = tuple(map(self._masks.mask_text, command.columns))
+            command.columns = tuple(
+                [
+                    quoted(self._masks.mask_text(name).encode(), self._hidden).decode(
+                        "utf-8", "replace"
+                    )
+                    for name in command.columns
+                ]
+            )
 
     def _may_hold(self, data: bytes) -> bool:
         return True if self._sieve is None else self._sieve.may_hold(data)
@@ -345,6 +349,8 @@ class PostgresMasks:
 
     def _passes(self, step: Step, payload: bytes) -> bool:
         """Say whether a message in which no pattern sees anything stays as it is."""
+        if payload[0] == _CALL:
+            return False
         starts: Any = step.starts
         for command in starts:
             portal = command.portal
@@ -418,6 +424,10 @@ class PostgresMasks:
                 made = self._parse(body, at, spans, texts)
             elif kind == _BIND:
                 made = self._bind(body, portals.pop(0) if portals else None, at, spans)
+            elif kind == _CALL:
+                # Arguments without names or types, of a call that is refused: nothing to read.
+                spans.append(Span(CREDENTIALS, "payload", at, len(body)))
+                made = fitted(mark(CREDENTIALS), len(body))
             elif self._masks.scanner.may_hold(body):
                 made = self._plain(body, 1 if kind in (_DESCRIBE, _CLOSE) else 0, at, spans)
             else:
@@ -615,6 +625,7 @@ class PostgresMasks:
         if (
             event.text is not None
             or (self._tables is not None and step.about)
+            or event.command_no in self._dirty
             or (owner is not None and self._plan_of(owner) is not None)
             or len(payload) > DIRECT_BYTES
             or self._may_hold(payload)
@@ -693,7 +704,8 @@ class PostgresMasks:
         if found is not None:
             payload = found.frame
             spans += found.spans
-        if text is not None and self._hidden:
+        is_dirty = owner is not None and owner.command_no in self._dirty
+        if self._hidden and (text is not None or is_dirty):
             payload = self._without_quotes(payload, spans)
         if text is not None and spans:
             codec = self._conversation.codec
@@ -705,11 +717,11 @@ class PostgresMasks:
         return payload, spans, text
 
     def _without_quotes(self, payload: bytes, spans: list[Span]) -> bytes:
-        """Return errors and notices without what they quote of what was hidden before."""
+        """Return errors, notices and columns' names without what they quote of what was hidden."""
         out = bytearray()
         for kind, start, stop in frames.parts(payload):
             body = payload[start + 5 : stop]
-            if kind in (_ERROR, _NOTICE):
+            if kind in (_ERROR, _NOTICE, _ROWS):
                 made = quoted(body, self._hidden)
                 if made != body:
                     spans.append(Span(self._masks.detecting, "payload", len(out) + 5, len(body)))
@@ -1005,7 +1017,8 @@ class PostgresMasks:
         self._settle()
         if event.text is not None:
             look = self._looks.get(step.starts[0].command_no, CLEAN) if step.starts else CLEAN
-            event.text = self._masks.mask_text(event.text) if look.text is None else look.text
+            told = self._masks.mask_text(_whole_words(event.text))
+            event.text = told if look.text is None else look.text
             event.spans += look.spans
 
     def _note_hashes(self, step: Step, event: Event, long: LongMask) -> None:
@@ -1055,6 +1068,16 @@ def quoted(text: bytes, hidden: Iterable[bytes]) -> bytes:
             text = text[:at] + mark("quoted") + text[stop:]
             at = text.find(begun, at + 1)
     return text
+
+
+def _whole_words(text: str) -> str:
+    """Return a text, of a long one a beginning that ends with a word.
+
+    Of a long message only the beginning is read, and its end may be half a secret.
+    """
+    if len(text) <= _MAX_TOLD_CHARACTERS:
+        return text
+    return text[:_MAX_TOLD_CHARACTERS].rpartition(" ")[0]
 
 
 def _kept(command: Command | None, code: str | None) -> bytes:

@@ -90,7 +90,7 @@ def is_given(value: bytes) -> bool:
 
 def is_nested(value: bytes) -> bool:
     """Whether `value`, after two quotes that may be an empty string, is a password in a string."""
-    return value[:1] not in b" ,;)" and is_given(value)
+    return value[:1] not in b" ,;)}]" and is_given(value)
 
 
 _IS_CODE: Final = _pattern(

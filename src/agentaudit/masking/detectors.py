@@ -498,16 +498,10 @@ _GENERAL: Final = (
         check=checks.is_given,
     ),
     _secret(
-        "password_doubled",
-        "password in quotes that are doubled, as in CSV and records",
-        rf'{_KEY_WORDS}""[ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}""([^"\x00\n\r]+)""',
-        *_PASSWORD_ANCHORS,
-        check=checks.is_given,
-    ),
-    _secret(
         "password_nested",
         "password in a string within a string",
-        rf"""{_KEY_WORDS}(?:\\{{1,6}}["']{{1,2}}[ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}\\{{1,6}}["']{{1,2}}"""
+        # However often quotes were doubled, or had a backslash put before them.
+        rf"""{_KEY_WORDS}(?:["'\\]{{2,8}}[ \t]{{0,4}}{_SIGN}[ \t]{{0,4}}["'\\]{{2,8}}"""
         r"""|(?: ?= ?|[ \t]{1,4})'')"""
         r"""([^"'\\\x00\n\r]+)""",
         *_PASSWORD_ANCHORS,

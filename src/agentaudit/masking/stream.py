@@ -180,8 +180,7 @@ class Stream:
             at = len(tail) - _LOOKBACK
             breaks = list(_NO_WORD.finditer(tail, at))
             cut = breaks[0].end() if breaks else at
-            if last is not None and last.stop > cut:
-                cut = last.stop
+            cut = next((f.stop for f in found if f.start < cut < f.stop), cut)
             self._tail = tail[cut:]
             self._mask(tail[:cut], out, hidden)
 
