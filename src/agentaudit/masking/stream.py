@@ -27,7 +27,10 @@ _KEY_ENDS: Final = re.compile(rb"-----END[^\0]{0,40}?-----")
 _NO_KEY: Final = re.compile(rb"[^0-9A-Za-z+/=\\\r\n:, .-]")
 """What no PEM has. A run ends there at the latest: nobody hides a stream behind a header."""
 _LOOKBACK: Final = 4096
+_CONTEXT_BYTES: Final = 128
+"""How far before a secret what tells of it may begin."""
 
+_LAST_LENGTH: Final = re.compile(rb"\0+[^\0]*\Z")
 _LENGTHS: Final = (
     re.compile(rb"\0{3,}[^\0]?|\0\0[^\0]{2}", re.DOTALL),
     re.compile(rb"\0{2,}[^\0]{1,2}", re.DOTALL),
@@ -106,9 +109,10 @@ class Stream:
         return bytes(out), hidden
 
     def flush(self) -> tuple[bytes, list[Hidden]]:
-        """Return what waits but for the last word, because it has waited for long enough.
+        """Return what waits but for its end, because it has waited for long enough.
 
-        The word may be half a secret, and so may a key that has begun: they wait for what follows.
+        The last word may be half a secret, what stands before it may be what tells so, and a key
+        that has begun may go on: these wait for what follows.
         """
         out = bytearray()
         hidden: list[Hidden] = []
@@ -118,7 +122,9 @@ class Stream:
             word = _WORD.search(tail)
             assert word is not None
             found = self._find(tail)
-            cut = min([word.start(), *(f.start for f in found if f.stop > word.start())])
+            begun = min([word.start(), *(f.start for f in found if f.stop > word.start())])
+            cut = max(0, min(begun, len(tail) - _CONTEXT_BYTES))
+            cut = next((f.start for f in found if f.start < cut < f.stop), cut)
         self._tail = tail[cut:]
         self._mask(tail[:cut], out, hidden)
         return bytes(out), hidden
@@ -127,7 +133,12 @@ class Stream:
 
     def _decided(self, data: bytes) -> int:
         """Return up to where nothing that comes can change what is found in `data`."""
-        last = max(data.rfind(b"\n"), data.rfind(b"\r"), data.rfind(b"\0")) + 1
+        if self.has_lengths:
+            # A length stays with its value: it begins with NULs.
+            found = _LAST_LENGTH.search(data)
+            last = 0 if found is None else found.start()
+        else:
+            last = max(data.rfind(b"\n"), data.rfind(b"\r"), data.rfind(b"\0")) + 1
         begun = self._key_begun(data, last)
         return last if begun < 0 else min(begun, last)
 
