@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentaudit.masking import jsonpath
+from agentaudit.masking import jsonpath, plugins
 from agentaudit.masking.credentials import credentials
 from agentaudit.masking.marks import PseudonymKey, mark, partial
 from agentaudit.masking.masks import CREDENTIALS, Masks
@@ -223,6 +223,29 @@ class Shouts:
         for at, word in enumerate(data.split(b" ")):
             if word.isupper() and at == 0:
                 yield 0, len(word)
+
+
+class Entry:
+    """What an installed plug-in's entry point looks like."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def load(self) -> type[Shouts]:
+        return Shouts
+
+
+def test_only_the_plug_ins_that_a_rule_names_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def installed(*, group: str) -> list[Entry]:
+        asked.append(group)
+        return [Entry("shouts"), Entry("other")]
+
+    monkeypatch.setattr(plugins, "entry_points", installed)
+    assert list(plugins.plugged_in({"shouts", "email"})) == ["shouts"]
+    assert asked == ["agentaudit.maskers"]
+    assert not plugins.plugged_in(())
 
 
 def test_a_plug_in_looks_at_every_value() -> None:
