@@ -20,6 +20,7 @@ GATE_PERCENT = 90.0
 GATED = {
     "protocols": "src/agentaudit/protocols/",
     "archive": "src/agentaudit/archive/",
+    "masking": "src/agentaudit/masking/",
     "policy": "src/agentaudit/policy.py",
     "identity": "src/agentaudit/identity.py",
 }
