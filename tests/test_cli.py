@@ -90,6 +90,7 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "erase",
         "legal-hold",
         "rules",
+        "mask",
         "sessions",
         "commands",
         "replay",
