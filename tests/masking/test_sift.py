@@ -46,6 +46,18 @@ def test_both_sieves_agree(data: bytes, seed: int) -> None:
         assert compiled.may_hold(each) == python.may_hold(each)
 
 
+@given(st.integers(0, 2**32))
+def test_both_sieves_agree_where_they_are_quick(seed: int) -> None:
+    words = (b"akia", b"eyj", b"passw", b"://", b"pwd")
+    compiled, python = (kind.Sieve(words) for kind in (sift, python_of(sift)))
+    assert compiled.is_quick
+    assert python.is_quick
+    chosen = random.Random(seed)
+    for size in range(16):
+        data = bytes(chosen.choices(b"aAkKiIpPsSwWdDeEyYjJ:/\0", k=size))
+        assert compiled.may_hold(data) == python.may_hold(data)
+
+
 @both
 @pytest.mark.parametrize(
     ("data", "expected"),

@@ -2,6 +2,8 @@ from libc.stdint cimport uint8_t
 
 
 cdef class Sieve:
+    cdef readonly bint is_quick
+    cdef uint8_t[8192] _even
     cdef uint8_t[8192] _begins
     cdef uint8_t[65536] _which
     cdef tuple _anchors
@@ -13,6 +15,7 @@ cdef class Sieve:
     cdef int _letters
 
     cdef bint _is_at(self, const uint8_t *p, Py_ssize_t left, Py_ssize_t which) except -1
+    cdef bint _may_hold_anchors(self, const uint8_t *p, Py_ssize_t size) except -1
     cdef Py_ssize_t _number_end(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept
     cpdef bint may_hold(self, bytes data) except -1
 

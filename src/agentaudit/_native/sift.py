@@ -54,6 +54,10 @@ class Sieve:
     ) -> None:
         if any(len(anchor) < 2 for anchor in anchors):
             raise ValueError("an anchor has two bytes at least")
+        self.is_quick = not (digits or bare or colons or dots or letters) and all(
+            len(anchor) > 2 for anchor in anchors
+        )
+        """Whether it is much quicker than a search for patterns, at any size."""
         self._anchors = tuple(anchors)
         self._digits = digits
         self._bare = bare

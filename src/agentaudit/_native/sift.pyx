@@ -83,6 +83,17 @@ cdef class Sieve:
                     self._begins[pair >> 3] |= 1 << (pair & 7)
                     self._which[pair] = len(self._by_pair)
             self._by_pair.append(tuple(those))
+        # Anchors of three bytes or more have a pair at an even place, wherever they begin: half of
+        # all places need no look.
+        memset(self._even, 0, sizeof(self._even))
+        self.is_quick = not (digits or bare or colons or dots or letters)
+        for anchor in self._anchors:
+            self.is_quick = self.is_quick and len(anchor) > 2
+            for at in range(min(2, len(anchor) - 1)):
+                for one in {anchor[at : at + 1], anchor[at : at + 1].upper()}:
+                    for two in {anchor[at + 1 : at + 2], anchor[at + 1 : at + 2].upper()}:
+                        pair = one[0] << 8 | two[0]
+                        self._even[pair >> 3] |= 1 << (pair & 7)
 
     cpdef bint may_hold(self, bytes data) except -1:
         """See `sift.py`."""
@@ -92,6 +103,8 @@ cdef class Sieve:
         cdef int colons = 0, dots = 0
         cdef int kind, before = 0
         cdef Py_ssize_t pair
+        if self.is_quick:
+            return self._may_hold_anchors(p, size)
         for at in range(size):
             kind = CLASS[p[at]]
             if kind & DIGIT and at >= after:
@@ -124,6 +137,20 @@ cdef class Sieve:
                 if self._begins[pair >> 3] >> (pair & 7) & 1:
                     if self._is_at(p + at, size - at, self._which[pair]):
                         return True
+        return False
+
+    cdef bint _may_hold_anchors(self, const uint8_t *p, Py_ssize_t size) except -1:
+        cdef Py_ssize_t at = 0, begin, pair
+        while at + 1 < size:
+            pair = p[at] << 8 | p[at + 1]
+            if self._even[pair >> 3] >> (pair & 7) & 1:
+                # It is the first pair of an anchor, or the second of one that began before.
+                for begin in range(at - 1 if at else 0, at + 1):
+                    pair = p[begin] << 8 | p[begin + 1]
+                    if self._begins[pair >> 3] >> (pair & 7) & 1:
+                        if self._is_at(p + begin, size - begin, self._which[pair]):
+                            return True
+            at += 2
         return False
 
     cdef Py_ssize_t _number_end(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept:

@@ -245,7 +245,7 @@ class _Lines(_Way):
             if body.startswith(_SIGNATURE):
                 return False
             self._is_begun = bool(body)
-        return not self._masks.scanner.may_hold(body) or not self._masks.scanner.find(body)
+        return self._masks.scanner.is_clean(body)
 
     def begin(self) -> None:
         super().begin()
@@ -257,7 +257,7 @@ class _Lines(_Way):
             if body.startswith(_SIGNATURE):
                 self._stream = Stream(self._masks, has_lengths=True)
         if is_whole and self._are_whole_rows(body):
-            found = self._masks.scanner.find(body) if self._masks.scanner.may_hold(body) else []
+            found = [] if self._masks.scanner.is_clean(body) else self._masks.scanner.find(body)
             if found:
                 note(self._spans, self._masks, len(self._out) + 5, body, found)
                 self._out += framed(_COPY_DATA, self._masks.replaced(body, found))

@@ -336,6 +336,11 @@ class PostgresMasks:
     def _may_hold(self, data: bytes) -> bool:
         return True if self._sieve is None else self._sieve.may_hold(data)
 
+    def _is_worth_a_search(self, payload: bytes) -> bool:
+        if self._sieve is None or (len(payload) > DIRECT_BYTES and not self._sieve.is_quick):
+            return True
+        return self._sieve.may_hold(payload)
+
     # --- the client's side
 
     def _request(self, step: Step, event: Event) -> None:
@@ -627,8 +632,7 @@ class PostgresMasks:
             or (self._tables is not None and step.about)
             or event.command_no in self._dirty
             or (owner is not None and self._plan_of(owner) is not None)
-            or len(payload) > DIRECT_BYTES
-            or self._may_hold(payload)
+            or self._is_worth_a_search(payload)
         ):
             self._mask_response(step, event, payload, owner)
 
@@ -699,7 +703,7 @@ class PostgresMasks:
             return shape[number].type, shape[number].format == 1
 
         found = None
-        if len(payload) > DIRECT_BYTES or masks.scanner.may_hold(payload):
+        if self._is_worth_a_search(payload):
             found = frames.hide_found(payload, masks, from_target=True, type_of=type_of)
         if found is not None:
             payload = found.frame

@@ -20,6 +20,9 @@ _MAX_MEMORY: Final = 64 << 20
 """Bytes that all patterns together may take, compiled and while they search."""
 
 
+_LONG_BYTES: Final = 4096
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """Something that a rule hides, from `start` up to `stop`; `what` names what found it."""
@@ -120,6 +123,13 @@ class Scanner:
         """Return False where nothing of it can be in `data`, framed or not."""
         return self.sieve is None or self.sieve.may_hold(data)
 
+    def is_clean(self, value: bytes) -> bool:
+        """Return whether nothing is found in `value`, which has no framing."""
+        sieve = self.sieve
+        if sieve is not None and (sieve.is_quick or len(value) <= _LONG_BYTES):
+            return not sieve.may_hold(value) or not self.find(value)
+        return not self.find(value)
+
     def segments(self, blanked: bytes) -> list[Segment]:
         """Return the stretches of `blanked`, which has NULs between values, that hold something."""
         found: dict[int, Segment] = {}
@@ -152,6 +162,10 @@ class Scanner:
 
     def find(self, value: bytes) -> list[Found]:
         """Return what is found in `value`, in order, none overlapping another."""
+        # Of so much, to ask each pattern costs more than to ask first for any.
+        is_long = len(value) > _LONG_BYTES and not self._finders
+        if is_long and all(family.any.search(value) is None for family in self._families):
+            return []
         candidates = [look for family in self._families for look in family.candidates(value)]
         candidates += self._finders
         hits = [
