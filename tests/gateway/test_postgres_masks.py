@@ -338,6 +338,17 @@ def test_a_pseudonym_is_the_same_in_text_and_in_binary() -> None:
     assert key.pseudonym(b"123-45-6789") in made[1]
 
 
+def test_what_no_path_names_in_a_parameter_is_looked_at_all_the_same() -> None:
+    rule = {**ALL, "json_paths": ["$.token"]}
+    talk = Talk(rule)
+    value = b'{"token":"short","note":"' + SECRET + b'"}'
+    talk.client(messages.parse("", "SELECT $1", [114]), bind(value), messages.execute())
+    talk.client(messages.sync())
+    recorded = talk.recorded(Side.CLIENT)
+    assert b'{"token":"[masked:all]","note":"[masked:aws_key]"}' in recorded
+    assert talk.passed[Side.CLIENT] == talk.said[Side.CLIENT]
+
+
 def test_a_hash_of_a_long_message_is_of_what_is_kept() -> None:
     clear, masked = Talk(), Talk(ALL)
     for talk in (clear, masked):

@@ -427,7 +427,6 @@ class Door:
             connection.serving.masks[access.settings.name],
             conversation,
             tables,
-            is_walsender=bool(connection.replication),
             names_path="search_path" in repr(connection.parameters_for_target()),
         )
         relay = Relay(

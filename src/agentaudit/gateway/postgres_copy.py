@@ -459,7 +459,7 @@ class _Columns(_Rows):
             hidden[-1] += len(self._tail)
             if not self._is_swallowing:
                 out += self._hidden_row()
-            self._tail = self._unended()
+            self._tail = b""
             self._is_swallowing = True
         spans += [
             Span(self._rules[n] if n < len(self._rules) else self._whole, "column", n, length)
@@ -480,7 +480,7 @@ class _Columns(_Rows):
 
     def finish(self) -> tuple[bytes, list[Span]]:
         tail, self._tail = self._tail, b""
-        if not tail or tail == self._unended():
+        if not tail:
             return b"", []
         hidden = [0] * (len(self._rules) + 1)
         made = self._row(tail, hidden) if self._ends_alone(tail) else self._hidden_row()
@@ -501,9 +501,6 @@ class _Columns(_Rows):
     def _hidden_row(self) -> bytes:
         return mark(self._whole) + b"\n"
 
-    def _unended(self) -> bytes:
-        return b""
-
     def _ends_alone(self, tail: bytes) -> bool:
         return False
 
@@ -519,12 +516,51 @@ _ESCAPES: Final = {
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
-class _TextRows(_Columns):
-    """COPY's own format: a line a row, a backslash before what would be misread."""
+class _Delimited(_Columns):
+    """Rows that are lines of fields, with a delimiter between."""
 
     def __init__(self, masks: Masks, lineage: Lineage, form: CopyFormat) -> None:
         super().__init__(masks, lineage, form)
         self._delimiter = form.delimiter.encode()
+        self._null = form.null.encode()
+
+    def _row(self, row: bytes, hidden: list[int]) -> bytes:
+        if self._is_swallowing:
+            self._is_swallowing = False
+            hidden[-1] += len(row)
+            return b""
+        line = row.rstrip(b"\r\n")
+        is_header = self._is_first and bool(self._form.header)
+        self._is_first = False
+        if is_header or line == b"\\.":
+            return row
+        fields = self._fields(line)
+        if len(fields) != len(self._rules):
+            hidden[-1] += len(row)
+            return self._hidden_row()
+        for number, rule in enumerate(self._rules):
+            value = fields[number]
+            if not rule or value == self._null:
+                continue
+            hidden[number] += len(value)
+            made = self._change(number, self._bare(value))
+            fields[number] = self._null if made is None else made
+        return self._delimiter.join(fields) + row[len(line) :]
+
+    def _fields(self, line: bytes) -> list[bytes]:
+        """Return the fields of a line as they are written, none where it is not understood."""
+        raise NotImplementedError
+
+    def _bare(self, value: bytes) -> bytes:
+        """Return what a field says, however it is written."""
+        raise NotImplementedError
+
+
+class _TextRows(_Delimited):
+    """COPY's own format: a line a row, a backslash before what would be misread."""
+
+    def __init__(self, masks: Masks, lineage: Lineage, form: CopyFormat) -> None:
+        super().__init__(masks, lineage, form)
         escaped = re.escape(self._delimiter)
         self._field = re.compile(
             rb"((?:[^\\" + escaped + rb"]|\\.)*)(?:" + escaped + rb"|\Z)", re.DOTALL
@@ -540,34 +576,7 @@ class _TextRows(_Columns):
                 backslashes += 1
             if backslashes % 2 == 0 or self._is_swallowing:
                 return stop
-            return self._row_end(data, stop)
-
-    def _row(self, row: bytes, hidden: list[int]) -> bytes:
-        if self._is_swallowing:
-            self._is_swallowing = False
-            hidden[-1] += len(row)
-            return b""
-        end = len(row) - len(row.rstrip(b"\r\n"))
-        line, ending = row[: len(row) - end], row[len(row) - end :]
-        if self._is_first:
-            self._is_first = False
-            if self._form.header:
-                return row
-        if line == b"\\.":
-            return row
-        fields = self._fields(line)
-        if len(fields) != len(self._rules):
-            hidden[-1] += len(row)
-            return self._hidden_row()
-        null = self._form.null.encode()
-        for number, rule in enumerate(self._rules):
-            value = fields[number]
-            if not rule or value == null:
-                continue
-            hidden[number] += len(value)
-            made = self._change(number, _unescaped(value))
-            fields[number] = null if made is None else made
-        return self._delimiter.join(fields) + ending
+            at = stop
 
     def _fields(self, line: bytes) -> list[bytes]:
         if b"\\" not in line:
@@ -584,22 +593,18 @@ class _TextRows(_Columns):
                 break
         return fields if at >= len(line) else []
 
+    def _bare(self, value: bytes) -> bytes:
+        return _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), value)
+
     def _ends_alone(self, tail: bytes) -> bool:
         return True  # the last row needs no end of line
 
 
-def _unescaped(value: bytes) -> bytes:
-    if b"\\" not in value:
-        return value
-    return _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), value)
-
-
-class _CsvRows(_Columns):
+class _CsvRows(_Delimited):
     """CSV: what is quoted may have line ends in it."""
 
     def __init__(self, masks: Masks, lineage: Lineage, form: CopyFormat) -> None:
         super().__init__(masks, lineage, form)
-        self._delimiter = form.delimiter.encode()
         self._quote = form.quote.encode()
         quote, escape = re.escape(self._quote), re.escape(form.escape.encode())
         inside = rb"(?:[^" + quote + escape + rb"]|" + escape + rb"[" + quote + escape + rb"]"
@@ -634,44 +639,20 @@ class _CsvRows(_Columns):
             at = found.end()
         return -1
 
-    def _row(self, row: bytes, hidden: list[int]) -> bytes:
-        if self._is_swallowing:
-            self._is_swallowing = False
-            hidden[-1] += len(row)
-            return b""
-        end = len(row) - len(row.rstrip(b"\r\n"))
-        line, ending = row[: len(row) - end], row[len(row) - end :]
-        if self._is_first:
-            self._is_first = False
-            if self._form.header:
-                return row
-        if line == b"\\.":
-            return row
+    def _fields(self, line: bytes) -> list[bytes]:
         fields: list[bytes] = []
         at = 0
-        while at <= len(line):
-            found = self._part.match(line, at)
-            if found is None:
-                fields = []
-                break
+        while (found := self._part.match(line, at)) is not None:
             fields.append(found[1])
             if found.end(1) == len(line):
-                break
+                return fields
             at = found.end()
-        if len(fields) != len(self._rules):
-            hidden[-1] += len(row)
-            return self._hidden_row()
-        for number, rule in enumerate(self._rules):
-            value = fields[number]
-            if not rule or value == self._form.null.encode():
-                continue
-            hidden[number] += len(value)
-            bare = value
-            if value.startswith(self._quote):
-                bare = self._escaped.sub(rb"\1", value[1:-1])
-            made = self._change(number, bare)
-            fields[number] = self._form.null.encode() if made is None else made
-        return self._delimiter.join(fields) + ending
+        return []
+
+    def _bare(self, value: bytes) -> bytes:
+        if not value.startswith(self._quote):
+            return value
+        return self._escaped.sub(rb"\1", value[1:-1])
 
     def _ends_alone(self, tail: bytes) -> bool:
         return tail.count(self._quote) % 2 == 0

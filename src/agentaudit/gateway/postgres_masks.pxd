@@ -10,7 +10,6 @@ cdef class PostgresMasks:
     cdef public object _masks
     cdef public object _conversation
     cdef public object _tables
-    cdef public bint _is_walsender
     cdef public object _statements
     cdef public Sieve _sieve
     cdef public bint is_withholding

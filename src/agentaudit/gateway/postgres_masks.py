@@ -97,9 +97,8 @@ class _Plan:
 class PostgresMasks:
     """Masks one session. Belongs to its relay.
 
-    `tables` is what is known of the target's tables, None where no rule is about columns. Where
-    `is_walsender` the session is one of replication, whose rows no rule about columns can tell
-    apart; `names_path` says that its client chose where names are looked for when it connected.
+    `tables` is what is known of the target's tables, None where no rule is about columns;
+    `names_path` says that the client chose where names are looked for when it connected.
     """
 
     def __init__(
@@ -108,13 +107,11 @@ class PostgresMasks:
         conversation: Conversation,
         tables: Tables | None,
         *,
-        is_walsender: bool = False,
         names_path: bool = False,
     ) -> None:
         self._masks = masks
         self._conversation = conversation
         self._tables = tables
-        self._is_walsender = is_walsender
         self._statements = Statements(masks, None)
         self._sieve = masks.scanner.sieve
         self.is_withholding = False
@@ -226,10 +223,6 @@ class PostgresMasks:
         look = self._looks.get(command.command_no, CLEAN)
         return command.sql if look.text is None else look.text
 
-    def said(self, text: str) -> str:
-        """Return something that was said beside all statements, masked."""
-        return self._masks.mask_text(text)
-
     def deep(self, value: Any) -> Any:
         """Return what JSON has, masked."""
         return self._masks.mask_deep(value)
@@ -246,7 +239,7 @@ class PostgresMasks:
         if look is CLEAN:
             return
         self._looks[command.command_no] = look
-        self._hidden.extend(look.hidden)
+        self._hidden.extend([value for value in look.hidden if value not in self._hidden])
         if look.text is not None:
             command.text = cut_text(look.text)
             self._dirty.add(command.command_no)
@@ -565,11 +558,13 @@ class PostgresMasks:
             if rule:
                 shown = self._readable(value, oid, is_binary)
                 return self._masks.rules[rule].whole(shown), rule, True
+        by_path = ""
         if oid in _JSON and self._masks.paths:
             head = 1 if is_binary and oid == 3802 else 0
             made = value[:head] + self._masks.mask_json(value[head:])
             if made != value:
-                return made, self._masks.paths[0][1], False
+                # What no path names may hold something all the same.
+                value, by_path = made, self._masks.paths[0][1]
         if is_binary and oid in _FIXED:
             return value, "", False
         if not is_binary and value.startswith(b"\\x") and (hex_ := self._found_in_hex(value)):
@@ -577,11 +572,9 @@ class PostgresMasks:
         if is_binary and not frames.may_be_text(value, oid, is_binary=True):
             found = self._found_inside(value, oid)
             return (value, "", False) if found is None else (*found, True)
-        if not self._masks.scanner.may_hold(value):
-            return value, "", False
-        found_here = self._masks.scanner.find(value)
+        found_here = self._masks.scanner.find(value) if self._may_hold(value) else []
         if not found_here:
-            return value, "", False
+            return value, by_path, False
         return frames.inline(self._masks, value, oid, found_here), found_here[0].rule, False
 
     def _found_in_hex(self, value: bytes) -> tuple[str, str] | None:
