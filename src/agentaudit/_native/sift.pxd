@@ -1,23 +1,57 @@
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
+
+
+cdef struct Ends:
+    # Up to where each kind of run has been looked at.
+    Py_ssize_t number
+    Py_ssize_t colons
+    Py_ssize_t letters
+
+
+cdef struct Runs:
+    # Of the 64 bytes before: which may be in a number, and which are the second of two such.
+    uint64_t before
+    uint64_t twos
 
 
 cdef class Sieve:
-    cdef readonly bint is_quick
-    cdef uint8_t[8192] _even
-    cdef uint8_t[8192] _begins
-    cdef uint8_t[65536] _which
-    cdef tuple _anchors
-    cdef list _by_pair
-    cdef int _digits
+    cdef uint8_t[65536] _parts
+    cdef uint16_t[65536] _list
+    cdef bytes _texts
+    cdef bytes _entries
     cdef int _bare
-    cdef int _colons
+    cdef int _beside
+    cdef int _spaced
+    cdef int _short
     cdef int _dots
+    cdef int _colons
     cdef int _letters
 
-    cdef bint _is_at(self, const uint8_t *p, Py_ssize_t left, Py_ssize_t which) except -1
-    cdef bint _may_hold_anchors(self, const uint8_t *p, Py_ssize_t size) except -1
-    cdef Py_ssize_t _number_end(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept
-    cpdef bint may_hold(self, bytes data) except -1
+    cdef Py_ssize_t _next(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept
+    cdef Py_ssize_t _word(
+        self, const uint8_t *p, Py_ssize_t at, Py_ssize_t stop, Py_ssize_t size, Ends *ends
+    ) noexcept
+    cdef Py_ssize_t _number(
+        self,
+        const uint8_t *p,
+        Py_ssize_t at,
+        Py_ssize_t stop,
+        Py_ssize_t size,
+        Runs *runs,
+        Ends *ends,
+    ) noexcept
+    cdef bint _is_anchor(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept
+    cdef Py_ssize_t _number_end(
+        self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size, Py_ssize_t low
+    ) noexcept
+    cdef Py_ssize_t _letters_end(
+        self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size, Py_ssize_t low
+    ) noexcept
+    cdef Py_ssize_t _colons_end(
+        self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size, Py_ssize_t low
+    ) noexcept
+    cpdef bint may_hold(self, bytes data)
+    cpdef list suspects(self, bytes data)
 
 cpdef bytes blank(bytes data, bint from_target)
 cpdef tuple place(bytes data, bint from_target, Py_ssize_t message, Py_ssize_t where)

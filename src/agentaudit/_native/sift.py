@@ -18,11 +18,15 @@ from agentaudit._native.raw import int32_at, uint16_at
 
 _INT32: Final = struct.Struct("!i")
 _NUMBER: Final = re.compile(rb"[0-9](?:[ ./()+-]{0,2}[0-9])*")
-_BEFORE: Final = re.compile(rb"(?:[A-Za-z+]|[A-Za-z][ -])\Z")
-_BEHIND: Final = re.compile(rb"[A-Za-z+]|[ -][A-Za-z]")
-_COLONS: Final = re.compile(rb"[0-9A-Fa-f.:]+")
-_DOTS: Final = re.compile(rb"[0-9.]+")
-_LETTERS: Final = re.compile(rb"[0-9A-Za-z]+")
+_DATE: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}(?=[ T][0-9]{2}:)")
+_SECONDS: Final = re.compile(rb"[0-9]{2}\.[0-9]{1,6}(?:[+-][0-9]{2})?")
+_BEFORE: Final = re.compile(rb"(?:[A-Z+]|[A-Z][ -])\Z")
+_BEHIND: Final = re.compile(rb"[A-Z+]|[ -][A-Z]")
+_COLONS: Final = re.compile(rb"[0-9A-Fa-f:]+")
+_TWO_COLONS: Final = re.compile(rb"[0-9A-Fa-f]::|::[0-9A-Fa-f]")
+_LETTERS: Final = re.compile(rb"[0-9A-Z]+")
+_THREE_LETTERS: Final = re.compile(rb"[A-Z]{3}")
+_NEAR: Final = 256
 
 Change = bytes | Callable[[bytes], bytes | None] | None
 """What a column's values become: as they are (None), always the same, or what a call returns, and
@@ -35,65 +39,113 @@ AS_NULL: Final = b"\0NULL"
 class Sieve:
     """Tells which bytes cannot hold what is looked for, so that they are looked at no closer.
 
-    What is looked for has one of the `anchors` in it, in lower case ASCII and of two bytes at
-    least, in any case. Or it is a number with at most two of ` ./()+-` between two digits: of
-    `bare` digits, or of `digits` that have such a sign among them, or a letter or `+` beside them,
-    with a `-` between or none; or letters on both sides, with a space between.
-    Or a run of hex digits and dots with so many `colons`, one of digits with so many `dots`, or one
-    of so many `letters` and digits. 0 is none.
+    What is looked for has one of these in it, where 0 is none:
+
+    - one of `anchors`, of two bytes at least, a letter in lower case being found in either case;
+    - a number, with at most two of ` ./()+-` between two digits: of `bare` digits; of `beside`, and
+      beside it stands an upper-case letter or `+`, with a `-` between or none, or letters on both
+      sides with a space between; of `spaced` digits with such a sign among them that is not one
+      dot alone; or with so many `dots`;
+    - a run of hex digits and colons with so many of these, or with two side by side;
+    - a run of so many upper-case `letters` and digits, with three letters side by side.
+
+    A date before a time, and the seconds of a time, are no such numbers.
+
+    Raises:
+        ValueError: an anchor, or a least number of digits or dots, is too short to be found.
     """
 
     def __init__(
         self,
         anchors: Sequence[bytes],
-        digits: int = 0,
         bare: int = 0,
-        colons: int = 0,
+        beside: int = 0,
+        spaced: int = 0,
         dots: int = 0,
+        colons: int = 0,
         letters: int = 0,
     ) -> None:
         if any(len(anchor) < 2 for anchor in anchors):
             raise ValueError("an anchor has two bytes at least")
-        self.is_quick = not (digits or bare or colons or dots or letters) and all(
-            len(anchor) > 2 for anchor in anchors
-        )
-        """Whether it is much quicker than a search for patterns, at any size."""
-        self._anchors = tuple(anchors)
-        self._digits = digits
+        if any(0 < least < 6 for least in (bare, beside, spaced)) or 0 < dots < 3:
+            raise ValueError("a number has six digits or three dots at least")
+        self._anchors = re.compile(b"|".join(map(_any_case, anchors)) if anchors else rb"(?!)")
         self._bare = bare
-        self._colons = colons
+        self._beside = beside
+        self._spaced = spaced
         self._dots = dots
+        self._colons = colons
         self._letters = letters
 
     def may_hold(self, data: bytes) -> bool:
         """Return whether what is looked for may be in `data`."""
-        lower = data.lower()
         return (
-            any(anchor in lower for anchor in self._anchors)
-            or any(self._is_number(data, found) for found in _NUMBER.finditer(data))
-            or _has_run(data, _COLONS, b":", self._colons)
-            or _has_run(data, _DOTS, b".", self._dots)
-            or (
-                self._letters > 0
-                and any(len(run) >= self._letters for run in _LETTERS.findall(data))
-            )
+            self._anchors.search(data) is not None
+            or self._has_number(data)
+            or any(map(self._is_address, _COLONS.findall(data)))
+            or any(map(self._is_code, _LETTERS.findall(data)))
         )
 
-    def _is_number(self, data: bytes, found: re.Match[bytes]) -> bool:
-        run = found[0]
+    def suspects(self, data: bytes) -> list[tuple[int, int]]:
+        """Return where in `data`, which has NULs between values, those are that may hold it.
+
+        Those that are near to each other are told as one stretch.
+        """
+        told: list[tuple[int, int]] = []
+        start = 0
+        for value in data.split(b"\0"):
+            stop = start + len(value)
+            if self.may_hold(value):
+                near = told and start - told[-1][1] <= _NEAR
+                told.append((told.pop()[0] if near else start, stop))
+            start = stop + 1
+        return told
+
+    def _has_number(self, data: bytes) -> bool:
+        at = 0
+        while (found := _NUMBER.search(data, at)) is not None:
+            start, at = found.span()
+            before = _BEFORE.search(data, max(0, start - 2), start)
+            sides = [] if before is None else [before[0]]
+            if not any(b" " not in side for side in sides):
+                date = _DATE.match(data, start)
+                if date is not None:
+                    at = date.end()
+                    continue
+            if data[start - 1 : start] == b":" and _SECONDS.fullmatch(found[0]) is not None:
+                continue
+            behind = _BEHIND.match(data, at)
+            sides += [] if behind is None else [behind[0]]
+            is_beside = len(sides) == 2 or any(b" " not in side for side in sides)
+            if self._is_number(found[0], is_beside=is_beside):
+                return True
+        return False
+
+    def _is_number(self, run: bytes, *, is_beside: bool) -> bool:
         digits = sum(48 <= byte <= 57 for byte in run)
-        if self._bare and digits >= self._bare:
-            return True
-        if not self._digits or digits < self._digits:
-            return False
-        before = _BEFORE.search(data, max(0, found.start() - 2), found.start())
-        behind = _BEHIND.match(data, found.end())
-        sides = [side[0] for side in (before, behind) if side is not None]
-        return len(run) > digits or len(sides) == 2 or any(b" " not in side for side in sides)
+        dots = run.count(b".")
+        is_spaced = len(run) > digits + dots or dots > 1
+        return (
+            0 < self._bare <= digits
+            or (is_beside and 0 < self._beside <= digits)
+            or (is_spaced and 0 < self._spaced <= digits)
+            or 0 < self._dots <= dots
+        )
+
+    def _is_address(self, run: bytes) -> bool:
+        return self._colons > 0 and (
+            run.count(b":") >= self._colons or _TWO_COLONS.search(run) is not None
+        )
+
+    def _is_code(self, run: bytes) -> bool:
+        return 0 < self._letters <= len(run) and _THREE_LETTERS.search(run) is not None
 
 
-def _has_run(data: bytes, runs: re.Pattern[bytes], sign: bytes, count: int) -> bool:
-    return count > 0 and any(run.count(sign) >= count for run in runs.findall(data))
+def _any_case(anchor: bytes) -> bytes:
+    return b"".join(
+        b"[%c%c]" % (byte, byte - 32) if 97 <= byte <= 122 else re.escape(b"%c" % byte)
+        for byte in anchor
+    )
 
 
 def blank(data: bytes, from_target: bool) -> bytes:

@@ -2,8 +2,11 @@
 # cython: embedsignature=True, freethreading_compatible=False
 """What `sift.py` says in Python, said again in C; the same names, arguments and answers."""
 
+import itertools
+import struct
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memset
 
@@ -14,30 +17,84 @@ cdef const void *NOWHERE = <const void *> 0
 cdef object _AS_NULL = AS_NULL
 
 cdef enum:
+    NEAR = 256
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
+
+    /* Tells of 64 bytes, a bit each, which are digits, which may be part of a number (those from
+       `(` to `9`, and spaces), and which are dots or plus signs. */
+    static void classify(const uint8_t *p, uint64_t *digits, uint64_t *parts, uint64_t *marks)
+    {
+        *digits = *parts = *marks = 0;
+    #ifdef __SSE2__
+        const __m128i zero = _mm_setzero_si128();
+        for (int i = 0; i < 4; i++) {
+            __m128i each = _mm_loadu_si128((const __m128i *)(p + 16 * i));
+            /* What is above a range stays more than nothing; what is below it wraps around. */
+            __m128i digit = _mm_subs_epu8(_mm_sub_epi8(each, _mm_set1_epi8('0')), _mm_set1_epi8(9));
+            __m128i part = _mm_subs_epu8(_mm_sub_epi8(each, _mm_set1_epi8('(')), _mm_set1_epi8(17));
+            digit = _mm_cmpeq_epi8(digit, zero);
+            part = _mm_or_si128(
+                _mm_cmpeq_epi8(part, zero), _mm_cmpeq_epi8(each, _mm_set1_epi8(' ')));
+            __m128i mark = _mm_or_si128(
+                _mm_cmpeq_epi8(each, _mm_set1_epi8('.')), _mm_cmpeq_epi8(each, _mm_set1_epi8('+')));
+            *digits |= (uint64_t)_mm_movemask_epi8(digit) << 16 * i;
+            *parts |= (uint64_t)_mm_movemask_epi8(part) << 16 * i;
+            *marks |= (uint64_t)_mm_movemask_epi8(mark) << 16 * i;
+        }
+    #else
+        for (int i = 0; i < 64; i++) {
+            *digits |= (uint64_t)(p[i] >= '0' && p[i] <= '9') << i;
+            *parts |= (uint64_t)((p[i] >= '(' && p[i] <= '9') || p[i] == ' ') << i;
+            *marks |= (uint64_t)(p[i] == '.' || p[i] == '+') << i;
+        }
+    #endif
+    }
+    """
+    void classify(const uint8_t *p, uint64_t *digits, uint64_t *parts, uint64_t *marks) noexcept
+    int __builtin_ctzll(unsigned long long)
+    int __builtin_clzll(unsigned long long)
+
+cdef enum:
+    # What a byte is.
     DIGIT = 1
-    LETTER = 2
+    UPPER = 2
     SIGN = 4  # may stand between two digits
-    HEX = 8  # a digit too, or a dot
+    HEX = 8  # a digit too
     COLON = 16
-    DOT = 32
-    PLUS = 64
+    PLUS = 32
+
+cdef enum:
+    # What a pair of bytes is part of, or may be.
+    WORD = 1  # an anchor of three bytes or more, of which it is one of the rarest pairs
+    WHOLE = 2  # an anchor of two
+    BEFORE = 4  # one of two begins with its second byte
+    COLONS = 8
+    LETTERS = 16
 
 cdef uint8_t[256] CLASS
 cdef uint8_t[256] LOWER
 for _byte in range(256):
     LOWER[_byte] = _byte + 32 if 65 <= _byte <= 90 else _byte
     CLASS[_byte] = 0
-for _char in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
-    CLASS[ord(_char)] |= LETTER
+for _char in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+    CLASS[ord(_char)] |= UPPER
 for _char in "0123456789":
     CLASS[ord(_char)] |= DIGIT
 for _char in " ./()+-":
     CLASS[ord(_char)] |= SIGN
-for _char in "0123456789abcdefABCDEF.":
+for _char in "0123456789abcdefABCDEF":
     CLASS[ord(_char)] |= HEX
 CLASS[58] |= COLON
-CLASS[46] |= DOT
 CLASS[43] |= PLUS
+
+_COMMON = b" etaoinsrhldcumfpgwybvkxjqz0123456789"
+"""Bytes by how often they occur in text, the commonest first; others are rarer."""
 
 
 cdef inline int32_t _int32(const uint8_t *p) noexcept nogil:
@@ -52,159 +109,378 @@ cdef inline void _put32(uint8_t *p, uint32_t v) noexcept nogil:
 
 
 cdef class Sieve:
-    """See `sift.py`."""
+    """See `sift.py`.
 
-    # Of each pair of bytes: 0, or which list of anchors begins so, as those of one pair share one.
+    One look at each pair of bytes at an even place tells nearly all of them off: whatever is looked
+    for has such a pair in it, wherever it begins, and few texts have many of those pairs. What an
+    anchor is found by are its two rarest pairs. Numbers are found by bits, one for each byte.
+    """
+
     def __cinit__(
-        self, anchors, int digits=0, int bare=0, int colons=0, int dots=0, int letters=0
+        self,
+        anchors,
+        int bare=0,
+        int beside=0,
+        int spaced=0,
+        int dots=0,
+        int colons=0,
+        int letters=0,
     ):
         if any(len(anchor) < 2 for anchor in anchors):
             raise ValueError("an anchor has two bytes at least")
-        self._anchors = tuple(anchors)
-        self._digits = digits
+        if any(0 < least < 6 for least in (bare, beside, spaced)) or 0 < dots < 3:
+            raise ValueError("a number has six digits or three dots at least")
         self._bare = bare
-        self._colons = colons
+        self._beside = beside
+        self._spaced = spaced
+        self._short = min(64, bare or 64, spaced + 1 if spaced else 64)
         self._dots = dots
+        self._colons = colons
         self._letters = letters
-        # Of each pair of bytes: whether an anchor begins so, in either case, and which ones.
-        memset(self._begins, 0, sizeof(self._begins))
-        memset(self._which, 0, sizeof(self._which))
-        self._by_pair = [()]
-        cdef Py_ssize_t pair
-        pairs = {}
-        for anchor in self._anchors:
-            pairs.setdefault(anchor[:2], []).append(anchor)
-        if len(pairs) > 255:
-            raise ValueError("too many anchors")
-        for both, those in pairs.items():
-            for one in {both[0:1], both[0:1].upper()}:
-                for two in {both[1:2], both[1:2].upper()}:
-                    pair = one[0] << 8 | two[0]
-                    self._begins[pair >> 3] |= 1 << (pair & 7)
-                    self._which[pair] = len(self._by_pair)
-            self._by_pair.append(tuple(those))
-        # Anchors of three bytes or more have a pair at an even place, wherever they begin: half of
-        # all places need no look.
-        memset(self._even, 0, sizeof(self._even))
-        self.is_quick = not (digits or bare or colons or dots or letters)
-        for anchor in self._anchors:
-            self.is_quick = self.is_quick and len(anchor) > 2
-            for at in range(min(2, len(anchor) - 1)):
-                for one in {anchor[at : at + 1], anchor[at : at + 1].upper()}:
-                    for two in {anchor[at + 1 : at + 2], anchor[at + 1 : at + 2].upper()}:
-                        pair = one[0] << 8 | two[0]
-                        self._even[pair >> 3] |= 1 << (pair & 7)
+        memset(self._parts, 0, sizeof(self._parts))
+        memset(self._list, 0, sizeof(self._list))
+        self._note_anchors(anchors)
+        cdef int one, two, both
+        for one in range(256):
+            for two in range(256):
+                both = CLASS[one] | CLASS[two]
+                if letters and CLASS[one] & CLASS[two] & UPPER:
+                    self._parts[_pair(one, two)] |= LETTERS
+                if colons and both & COLON:
+                    if CLASS[one] & (HEX | COLON) and CLASS[two] & (HEX | COLON):
+                        self._parts[_pair(one, two)] |= COLONS
 
-    cpdef bint may_hold(self, bytes data) except -1:
+    def _note_anchors(self, anchors):
+        cdef int one, pair
+        texts = bytearray()
+        lists = {}
+        for anchor in dict.fromkeys(anchors):
+            if len(anchor) == 2:
+                for pair in _spelt(anchor):
+                    self._parts[pair] |= WHOLE
+                    for one in range(256):
+                        self._parts[_pair(one, pair & 0xFF)] |= BEFORE
+                continue
+            at = min(range(len(anchor) - 2), key=lambda at: _commonness(anchor[at : at + 3]))
+            for offset in (at, at + 1):
+                for pair in _spelt(anchor[offset : offset + 2]):
+                    lists.setdefault(pair, []).append((len(texts), len(anchor), offset))
+            texts += anchor
+        # A list ends with an entry of length 0. Number 0 is that of pairs that are in no anchor.
+        entries = [(0, 0, 0)]
+        for pair, those in lists.items():
+            self._parts[pair] |= WORD
+            self._list[pair] = len(entries)
+            entries += [*those, (0, 0, 0)]
+        self._texts = bytes(texts)
+        self._entries = struct.pack(f"={3 * len(entries)}H", *itertools.chain(*entries))
+
+    cpdef bint may_hold(self, bytes data):
+        """See `sift.py`."""
+        return self._next(
+            <const uint8_t *> PyBytes_AS_STRING(data), 0, PyBytes_GET_SIZE(data)
+        ) >= 0
+
+    cpdef list suspects(self, bytes data):
         """See `sift.py`."""
         cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(data)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef Py_ssize_t at, after = 0, letters = 0
-        cdef int colons = 0, dots = 0
-        cdef int kind, before = 0
-        cdef Py_ssize_t pair
-        if self.is_quick:
-            return self._may_hold_anchors(p, size)
-        for at in range(size):
-            kind = CLASS[p[at]]
-            if kind & DIGIT and at >= after:
-                # A number begins here: all of it is looked at at once.
-                after = self._number_end(p, at, size)
-                if after < 0:
-                    return True
-            if kind & (LETTER | DIGIT):
-                letters += 1
-                if letters == self._letters:
-                    return True
-            else:
-                letters = 0
-            if kind & HEX:
-                if kind & DOT:
-                    dots += 1
-                    if dots == self._dots:
-                        return True
-                elif kind & LETTER:
-                    dots = 0
-            elif kind & COLON:
-                dots = 0
-                colons += 1
-                if colons == self._colons:
-                    return True
-            else:
-                colons = dots = 0
-            if at + 1 < size:
-                pair = p[at] << 8 | p[at + 1]
-                if self._begins[pair >> 3] >> (pair & 7) & 1:
-                    if self._is_at(p + at, size - at, self._which[pair]):
-                        return True
-        return False
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), at = 0, begin = -1, end = 0, start
+        cdef const void *found
+        cdef list told = []
+        while True:
+            at = self._next(p, at, size)
+            if at < 0:
+                break
+            start = at
+            while start > end and p[start - 1]:
+                start -= 1
+            if begin < 0:
+                begin = start
+            elif start - end > NEAR:
+                told.append((begin, end))
+                begin = start
+            found = memchr(p + at, 0, size - at)
+            end = at = size if found == NOWHERE else <const uint8_t *> found - p
+        if begin >= 0:
+            told.append((begin, end))
+        return told
 
-    cdef bint _may_hold_anchors(self, const uint8_t *p, Py_ssize_t size) except -1:
-        cdef Py_ssize_t at = 0, begin, pair
-        while at + 1 < size:
-            pair = p[at] << 8 | p[at + 1]
-            if self._even[pair >> 3] >> (pair & 7) & 1:
-                # It is the first pair of an anchor, or the second of one that began before.
-                for begin in range(at - 1 if at else 0, at + 1):
-                    pair = p[begin] << 8 | p[begin + 1]
-                    if self._begins[pair >> 3] >> (pair & 7) & 1:
-                        if self._is_at(p + begin, size - begin, self._which[pair]):
-                            return True
-            at += 2
-        return False
-
-    cdef Py_ssize_t _number_end(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept:
-        """Return where a number ends, -1 if it may be one of those that are looked for."""
-        cdef Py_ssize_t start = at, end = at
-        cdef int digits = 0, signs = 0
-        cdef bint is_marked = False
-        cdef int far = 0
-        if start > 0:
-            if CLASS[p[start - 1]] & (LETTER | PLUS):
-                is_marked = True
-            elif start > 1 and CLASS[p[start - 2]] & LETTER:
-                if p[start - 1] == c'-':
-                    is_marked = True
-                elif p[start - 1] == c' ':
-                    far = 1
+    cdef Py_ssize_t _next(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept:
+        """Return where from `at` on something may be, -1 where nothing is."""
+        cdef bint has_numbers = self._bare or self._beside or self._spaced or self._dots
+        cdef Ends ends
+        cdef Runs runs
+        cdef Py_ssize_t stop, number, found
+        ends.number = ends.colons = ends.letters = at
+        runs.before = runs.twos = 0
         while at < size:
+            stop = min(at + 64, size)
+            number = self._number(p, at, stop, size, &runs, &ends) if has_numbers else -1
+            found = self._word(p, at, stop if number < 0 else number, size, &ends)
+            if found >= 0:
+                return found
+            if number >= 0:
+                return number
+            at = stop
+        return -1
+
+    cdef Py_ssize_t _word(
+        self, const uint8_t *p, Py_ssize_t at, Py_ssize_t stop, Py_ssize_t size, Ends *ends
+    ) noexcept:
+        """Return where from `at` to `stop` all but a number may be, -1 where nothing is."""
+        cdef const uint8_t *parts = self._parts
+        cdef Py_ssize_t here
+        cdef int part
+        stop = min(stop, size - 1)
+        while at < stop:
+            if at + 8 <= stop and not (
+                parts[_pair_at(p + at)]
+                | parts[_pair_at(p + at + 2)]
+                | parts[_pair_at(p + at + 4)]
+                | parts[_pair_at(p + at + 6)]
+            ):
+                at += 8
+                continue
+            here = min(at + 8, stop)
+            while at < here:
+                part = parts[_pair_at(p + at)]
+                if part:
+                    if part & WHOLE:
+                        return at
+                    if part & BEFORE and at + 2 < size and parts[_pair_at(p + at + 1)] & WHOLE:
+                        return at + 1
+                    if part & WORD and self._is_anchor(p, at, size):
+                        return at
+                    if part & COLONS and at + 1 >= ends.colons:
+                        ends.colons = self._colons_end(p, at, size, ends.colons)
+                        if ends.colons < 0:
+                            return at
+                    if part & LETTERS and at + 1 >= ends.letters:
+                        ends.letters = self._letters_end(p, at, size, ends.letters)
+                        if ends.letters < 0:
+                            return at
+                at += 2
+        return -1
+
+    cdef Py_ssize_t _number(
+        self,
+        const uint8_t *p,
+        Py_ssize_t at,
+        Py_ssize_t stop,
+        Py_ssize_t size,
+        Runs *runs,
+        Ends *ends,
+    ) noexcept:
+        """Return where a number is, of those that end between `at` and `stop` 64 bytes on, or -1.
+
+        Only where six bytes side by side may belong to one is it looked at.
+        """
+        cdef uint64_t digits, parts, marks, twos, fours, sixes, before, behind
+        cdef Py_ssize_t place, start, end
+        cdef int bit
+        cdef uint8_t[64] last
+        if stop - at < 64:
+            memset(last, 0, 64)
+            memcpy(last, p + at, stop - at)
+            classify(last, &digits, &parts, &marks)
+        else:
+            classify(p + at, &digits, &parts, &marks)
+        twos = parts & (parts << 1 | runs.before >> 63)
+        fours = twos & (twos << 2 | runs.twos >> 62)
+        sixes = fours & (twos << 4 | runs.twos >> 60) & digits
+        runs.before = parts
+        runs.twos = twos
+        while sixes:
+            bit = __builtin_ctzll(sixes)
+            sixes &= sixes - 1
+            place = at + bit
+            if place < ends.number:
+                continue
+            before = ~parts << (63 - bit)
+            behind = ~parts >> bit
+            if before and behind:
+                # It is all here. Most are short, and nothing that would make one of them more than
+                # a number is in them or beside them.
+                start = place + 1 - __builtin_clzll(before)
+                end = place + __builtin_ctzll(behind)
+                if (
+                    end - start < self._short
+                    and not marks >> (start - at) & ~(~<uint64_t> 0 << (end - start))
+                    and not (CLASS[p[start - 1]] | (CLASS[p[end]] if end < size else 0)) & UPPER
+                ):
+                    ends.number = end
+                    continue
+            ends.number = self._number_end(p, place, size, ends.number)
+            if ends.number < 0:
+                return place
+        return -1
+
+    cdef bint _is_anchor(self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size) noexcept:
+        cdef const uint16_t *entry = <const uint16_t *> PyBytes_AS_STRING(self._entries)
+        cdef const uint8_t *text
+        cdef Py_ssize_t begin
+        cdef int i, length
+        entry += 3 * self._list[_pair_at(p + at)]
+        while entry[1]:
+            length = entry[1]
+            begin = at - entry[2]
+            if begin >= 0 and length <= size - begin:
+                text = <const uint8_t *> PyBytes_AS_STRING(self._texts) + entry[0]
+                i = 0
+                while i < length and (
+                    LOWER[p[begin + i]] == text[i] or p[begin + i] == text[i]
+                ):
+                    i += 1
+                if i == length:
+                    return True
+            entry += 3
+        return False
+
+    cdef Py_ssize_t _number_end(
+        self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size, Py_ssize_t low
+    ) noexcept:
+        """Return where a number ends, -1 if it may be one of those that are looked for.
+
+        It has a digit at `at`, and nothing of it is before `low`.
+        """
+        cdef Py_ssize_t start = at, end
+        cdef int digits = 0, dots = 0, others = 0, new_dots = 0, new_others = 0, signs = 0
+        cdef bint is_beside = False, is_far = False
+        at = start - 1
+        while at >= low:
             if CLASS[p[at]] & DIGIT:
-                is_marked = is_marked or signs != 0
-                digits += 1
+                start = at
                 signs = 0
-                end = at + 1
             elif CLASS[p[at]] & SIGN and signs < 2:
                 signs += 1
             else:
                 break
+            at -= 1
+        if start > 0:
+            if CLASS[p[start - 1]] & (UPPER | PLUS):
+                is_beside = True
+            elif start > 1 and CLASS[p[start - 2]] & UPPER:
+                is_beside = p[start - 1] == c'-'
+                is_far = p[start - 1] == c' '
+        if not is_beside and _is_date(p + start, size - start):
+            return start + 10
+        at = end = start
+        while at < size:
+            if CLASS[p[at]] & DIGIT:
+                digits += 1
+                dots += new_dots
+                others += new_others
+                new_dots = new_others = 0
+                end = at + 1
+            elif CLASS[p[at]] & SIGN and new_dots + new_others < 2:
+                if p[at] == c'.':
+                    new_dots += 1
+                else:
+                    new_others += 1
+            else:
+                break
             at += 1
+        if start > 0 and p[start - 1] == c':' and _is_seconds(p + start, end - start):
+            return end
         if end < size:
-            if CLASS[p[end]] & (LETTER | PLUS):
-                is_marked = True
-            elif end + 1 < size and CLASS[p[end + 1]] & LETTER:
-                if p[end] == c'-' or far and p[end] == c' ':
-                    is_marked = True
-        if self._bare and digits >= self._bare:
-            return -1
-        if self._digits and is_marked and digits >= self._digits:
+            if CLASS[p[end]] & (UPPER | PLUS):
+                is_beside = True
+            elif end + 1 < size and CLASS[p[end + 1]] & UPPER:
+                is_beside = is_beside or p[end] == c'-' or (is_far and p[end] == c' ')
+        if (
+            (self._bare and digits >= self._bare)
+            or (self._beside and is_beside and digits >= self._beside)
+            or (self._spaced and (others or dots > 1) and digits >= self._spaced)
+            or (self._dots and dots >= self._dots)
+        ):
             return -1
         return end
 
-    cdef bint _is_at(self, const uint8_t *p, Py_ssize_t left, Py_ssize_t which) except -1:
-        cdef bytes anchor
-        cdef const uint8_t *a
-        cdef Py_ssize_t length, i
-        for anchor in <tuple> self._by_pair[which]:
-            length = PyBytes_GET_SIZE(anchor)
-            if length > left:
-                continue
-            a = <const uint8_t *> PyBytes_AS_STRING(anchor)
-            i = 2
-            while i < length and LOWER[p[i]] == a[i]:
-                i += 1
-            if i == length:
-                return True
+    cdef Py_ssize_t _letters_end(
+        self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size, Py_ssize_t low
+    ) noexcept:
+        """Return where a run of upper-case letters and digits ends, -1 if it is long enough."""
+        cdef Py_ssize_t start = at
+        cdef int letters = 0
+        cdef bint has_three = False
+        while start > low and CLASS[p[start - 1]] & (UPPER | DIGIT):
+            start -= 1
+        at = start
+        while at < size and CLASS[p[at]] & (UPPER | DIGIT):
+            letters = letters + 1 if CLASS[p[at]] & UPPER else 0
+            has_three = has_three or letters == 3
+            at += 1
+            if has_three and at - start >= self._letters:
+                return -1
+        return at
+
+    cdef Py_ssize_t _colons_end(
+        self, const uint8_t *p, Py_ssize_t at, Py_ssize_t size, Py_ssize_t low
+    ) noexcept:
+        """Return where a run of hex digits and colons ends, -1 if it may be an address."""
+        cdef Py_ssize_t start = at
+        cdef int colons = 0
+        while start > low and CLASS[p[start - 1]] & (HEX | COLON):
+            start -= 1
+        at = start
+        while at < size and CLASS[p[at]] & (HEX | COLON):
+            if p[at] == c':':
+                colons += 1
+                if colons >= self._colons:
+                    return -1
+                if at + 1 < size and p[at + 1] == c':':
+                    if at > start and CLASS[p[at - 1]] & HEX:
+                        return -1
+                    if at + 2 < size and CLASS[p[at + 2]] & HEX:
+                        return -1
+            at += 1
+        return at
+
+
+cdef bint _is_date(const uint8_t *p, Py_ssize_t size) noexcept:
+    """Return whether a text begins as `2026-11-30 12:` does."""
+    if size < 14 or p[4] != c'-' or p[7] != c'-' or p[13] != c':':
         return False
+    if p[10] != c' ' and p[10] != c'T':
+        return False
+    return DIGIT & (
+        CLASS[p[0]] & CLASS[p[1]] & CLASS[p[2]] & CLASS[p[3]] & CLASS[p[5]] & CLASS[p[6]]
+        & CLASS[p[8]] & CLASS[p[9]] & CLASS[p[11]] & CLASS[p[12]]
+    )
+
+
+cdef bint _is_seconds(const uint8_t *p, Py_ssize_t size) noexcept:
+    """Return whether a number is seconds, with up to six decimals and perhaps a zone's hours."""
+    cdef Py_ssize_t at = 3
+    if size < 4 or p[2] != c'.' or not CLASS[p[0]] & CLASS[p[1]] & DIGIT:
+        return False
+    while at < size and CLASS[p[at]] & DIGIT:
+        at += 1
+    if at < 4 or at > 9:
+        return False
+    return at == size or (at + 3 == size and (p[at] == c'+' or p[at] == c'-'))
+
+
+cdef inline int _pair(int one, int two) noexcept:
+    return one | two << 8
+
+
+cdef inline int _pair_at(const uint8_t *p) noexcept:
+    return p[0] | p[1] << 8
+
+
+def _spelt(both):
+    """Return the numbers of the pairs of bytes that two bytes of an anchor stand for."""
+    return {
+        _pair(one, two) for one in {both[0], both.upper()[0]} for two in {both[1], both.upper()[1]}
+    }
+
+
+def _commonness(text):
+    """Return about how often a text of three bytes has one of its two pairs before you."""
+    places = [_COMMON.find(byte) for byte in text]
+    often = [1 / (64 if place < 0 else 2 + place) for place in places]
+    return often[0] * often[1] + often[1] * often[2]
 
 
 cdef Py_ssize_t _stop(const uint8_t *p, Py_ssize_t at, Py_ssize_t size) except -1:

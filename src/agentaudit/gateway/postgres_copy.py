@@ -434,7 +434,9 @@ class _Columns(_Rows):
             lineage.whole if lineage.whole in masks.rules else next(filter(None, self._rules))
         )
         self._form = form
-        self._tail = b""
+        self._tail = bytearray()
+        self._looked = 0
+        """How much of the row at the beginning of that has been looked at for its end."""
         self._is_first = True
         self._is_swallowing = False
 
@@ -443,24 +445,31 @@ class _Columns(_Rows):
         return len(self._tail)
 
     def feed(self, data: bytes) -> tuple[bytes, list[Span]]:
-        data = self._tail + data
+        tail = self._tail
+        tail += data
         out = bytearray()
         spans: list[Span] = []
         hidden = [0] * (len(self._rules) + 1)
         at = 0
-        while at < len(data):
-            stop = self._row_end(data, at)
+        while at < len(tail):
+            stop = self._row_end(tail, at)
             if stop < 0:
                 break
-            out += self._row(data[at:stop], hidden)
+            if self._is_swallowing:
+                hidden[-1] += stop - at
+            else:
+                out += self._row(bytes(tail[at:stop]), hidden)
             at = stop
-        self._tail = data[at:]
-        if len(self._tail) > MAX_ROW_BYTES:
-            hidden[-1] += len(self._tail)
+            self._begin_row()
+        del tail[:at]
+        if len(tail) > MAX_ROW_BYTES or self._is_swallowing:
             if not self._is_swallowing:
                 out += self._hidden_row()
-            self._tail = b""
             self._is_swallowing = True
+            known = min(self._looked, len(tail))
+            hidden[-1] += known
+            self._looked -= known
+            del tail[:known]
         spans += [
             Span(self._rules[n] if n < len(self._rules) else self._whole, "column", n, length)
             for n, length in enumerate(hidden)
@@ -479,11 +488,17 @@ class _Columns(_Rows):
         return self._masks.replaced(rows, found), spans
 
     def finish(self) -> tuple[bytes, list[Span]]:
-        tail, self._tail = self._tail, b""
+        tail = bytes(self._tail)
+        self._tail.clear()
+        was_swallowing = self._is_swallowing
+        self._begin_row()
         if not tail:
             return b"", []
         hidden = [0] * (len(self._rules) + 1)
-        made = self._row(tail, hidden) if self._ends_alone(tail) else self._hidden_row()
+        if was_swallowing:
+            made = b""
+        else:
+            made = self._row(tail, hidden) if self._ends_alone(tail) else self._hidden_row()
         masked, found = self._by_pattern(made)
         return masked, [Span(self._whole, "column", len(self._rules), len(tail)), *found]
 
@@ -492,7 +507,15 @@ class _Columns(_Rows):
 
     # What a format says.
 
-    def _row_end(self, data: bytes, at: int) -> int:
+    def _begin_row(self) -> None:
+        self._looked = 0
+        self._is_swallowing = False
+
+    def _row_end(self, data: bytearray, at: int) -> int:
+        """Return where the row ends that begins at `at`, -1 where that is not there yet.
+
+        It goes on where it stood still before: a client may send its row byte by byte.
+        """
         raise NotImplementedError
 
     def _row(self, row: bytes, hidden: list[int]) -> bytes:
@@ -525,10 +548,6 @@ class _Delimited(_Columns):
         self._null = form.null.encode()
 
     def _row(self, row: bytes, hidden: list[int]) -> bytes:
-        if self._is_swallowing:
-            self._is_swallowing = False
-            hidden[-1] += len(row)
-            return b""
         line = row.rstrip(b"\r\n")
         is_header = self._is_first and bool(self._form.header)
         self._is_first = False
@@ -566,17 +585,21 @@ class _TextRows(_Delimited):
             rb"((?:[^\\" + escaped + rb"]|\\.)*)(?:" + escaped + rb"|\Z)", re.DOTALL
         )
 
-    def _row_end(self, data: bytes, at: int) -> int:
-        while True:
-            stop = data.find(b"\n", at) + 1
-            if not stop:
-                return -1
+    def _row_end(self, data: bytearray, at: int) -> int:
+        looked = at + self._looked
+        while stop := data.find(b"\n", looked) + 1:
             backslashes = 0
-            while stop - 2 - backslashes >= at and data[stop - 2 - backslashes] == 0x5C:
+            while stop - 2 - backslashes >= looked and data[stop - 2 - backslashes] == 0x5C:
                 backslashes += 1
-            if backslashes % 2 == 0 or self._is_swallowing:
+            if backslashes % 2 == 0:
                 return stop
-            at = stop
+            looked = stop
+        end = len(data)
+        while end > looked and data[end - 1] == 0x5C:
+            end -= 1
+        # The last of an odd number of them is about what comes.
+        self._looked = len(data) - (len(data) - end) % 2 - at
+        return -1
 
     def _fields(self, line: bytes) -> list[bytes]:
         if b"\\" not in line:
@@ -611,7 +634,11 @@ class _CsvRows(_Delimited):
         if form.escape != form.quote:
             inside += rb"|" + escape
         inside += rb")*"
-        self._token = re.compile(quote + inside + quote + rb"|\n|[^" + quote + rb"\n]+", re.DOTALL)
+        self._has_escape = form.escape != form.quote
+        self._sign = re.compile(
+            quote + rb"|\n" + (rb"|" + escape if self._has_escape else b""), re.DOTALL
+        )
+        self._is_quoted = False
         self._part = re.compile(
             rb"("
             + quote
@@ -627,16 +654,28 @@ class _CsvRows(_Delimited):
         )
         self._escaped = re.compile(escape + rb"([" + quote + escape + rb"])")
 
-    def _row_end(self, data: bytes, at: int) -> int:
-        if self._is_swallowing:
-            return data.find(b"\n", at) + 1 or -1
-        while at < len(data):
-            found = self._token.match(data, at)
-            if found is None:
-                return -1  # a quoted value that does not end yet
-            if found[0] == b"\n":
-                return found.end()
-            at = found.end()
+    def _begin_row(self) -> None:
+        super()._begin_row()
+        self._is_quoted = False
+
+    def _row_end(self, data: bytearray, at: int) -> int:
+        looked = at + self._looked
+        while (found := self._sign.search(data, looked)) is not None:
+            sign = found[0]
+            looked = found.end()
+            if sign == self._quote:
+                self._is_quoted = not self._is_quoted
+            elif sign == b"\n":
+                if not self._is_quoted:
+                    return looked
+            elif self._is_quoted:
+                # An escape, and of what: that may not be there yet.
+                if looked == len(data):
+                    self._looked = looked - 1 - at
+                    return -1
+                if bytes(data[looked : looked + 1]) in (sign, self._quote):
+                    looked += 1
+        self._looked = len(data) - at
         return -1
 
     def _fields(self, line: bytes) -> list[bytes]:
@@ -661,20 +700,29 @@ class _CsvRows(_Delimited):
 class _BinaryRows(_Columns):
     """COPY's binary format: a header, and rows of values with their lengths."""
 
-    def _row_end(self, data: bytes, at: int) -> int:
+    _left = -1
+    """How many values of the row have not begun; before their number is known, -1."""
+
+    def _begin_row(self) -> None:
+        super()._begin_row()
+        self._left = -1
+
+    def _row_end(self, data: bytearray, at: int) -> int:
         if self._is_first:
             if len(data) - at < 19:
                 return -1
             return _within(at + 19 + _INT32.unpack_from(data, at + 15)[0], data)
-        if len(data) - at < 2:
-            return -1
-        (count,) = _INT16.unpack_from(data, at)
-        at += 2
-        for _ in range(max(0, count)):
-            if len(data) - at < 4:
+        looked = at + self._looked
+        if self._left < 0:
+            if len(data) - looked < 2:
                 return -1
-            at += 4 + max(0, _INT32.unpack_from(data, at)[0])
-        return _within(at, data)
+            self._left = max(0, _INT16.unpack_from(data, looked)[0])
+            looked += 2
+        while self._left and len(data) - looked >= 4:
+            looked += 4 + max(0, _INT32.unpack_from(data, looked)[0])
+            self._left -= 1
+        self._looked = looked - at
+        return -1 if self._left else _within(looked, data)
 
     def _row(self, row: bytes, hidden: list[int]) -> bytes:
         if self._is_first:
@@ -713,7 +761,7 @@ class _BinaryRows(_Columns):
         return b""
 
 
-def _within(stop: int, data: bytes) -> int:
+def _within(stop: int, data: bytearray) -> int:
     return stop if stop <= len(data) else -1
 
 

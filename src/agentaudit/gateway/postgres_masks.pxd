@@ -12,6 +12,7 @@ cdef class PostgresMasks:
     cdef public object _tables
     cdef public object _statements
     cdef public Sieve _sieve
+    cdef public object _values
     cdef public bint is_withholding
     cdef public bint _is_streaming
     cdef public object _prepared

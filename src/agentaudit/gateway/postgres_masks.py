@@ -15,19 +15,21 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, Final
 
 from agentaudit._native import sift
 from agentaudit.errors import MaskingError
 from agentaudit.gateway import postgres_frames as frames
+from agentaudit.gateway.postgres_columns import JSON, Plan, Values
 from agentaudit.gateway.postgres_copy import CopyMask
 from agentaudit.gateway.postgres_long import LongMask
 from agentaudit.gateway.postgres_statements import CLEAN, Look, Statements
 from agentaudit.gateway.postgres_tables import Tables
 from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import CREDENTIALS, Masks
-from agentaudit.masking.stream import fitted, without_lengths
+from agentaudit.masking.stream import fitted
 from agentaudit.model import MAX_EVENT_BYTES, Command, Event, Flag, Side, Span, Step
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
@@ -38,18 +40,6 @@ from agentaudit.risk import catalogue as catalogues
 from agentaudit.risk import sql
 from agentaudit.risk.lineage import EVERYTHING, NO_DOUBT, Doubt
 
-DIRECT_BYTES: Final = 16 * 1024
-"""A longer run is searched at once: the sieve is no faster than that."""
-
-_JSON: Final = frozenset({114, 3802})
-_BYTEA: Final = 17
-_DIGITS: Final = frozenset({20, 1700})
-"""int8 and numeric: in binary their digits are no text, and may be a card's."""
-_FIXED: Final = frozenset(
-    # bool, int2, int4, oid, float4, float8, date, time, timestamp, timestamptz, interval, timetz,
-    # uuid
-    [16, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266, 2950]
-)
 _NAMES: Final = re.compile(r"\s*(?:PREPARE|DECLARE)\b", re.IGNORECASE)
 _MOVES: Final = re.compile(
     r"search_path|\bschema\b|set_config|\brole\b|authorization|\b(?:reset|discard|rollback|abort)\b",
@@ -80,20 +70,6 @@ _TEXTS: Final = frozenset(b"QP")
 _COPY: Final = ("copy", NO_SHAPE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What becomes of the rows of one statement: a change for each column, and its rule.
-
-    `otherwise` is for rows that have other columns than are known.
-    """
-
-    changes: tuple[sift.Change, ...]
-    rules: tuple[str, ...]
-    otherwise: sift.Change
-    otherwise_rule: str
-    detecting: str
-
-
 class PostgresMasks:
     """Masks one session. Belongs to its relay.
 
@@ -114,6 +90,7 @@ class PostgresMasks:
         self._tables = tables
         self._statements = Statements(masks, None)
         self._sieve = masks.scanner.sieve
+        self._values = Values(masks, conversation)
         self.is_withholding = False
         """Whether content of something that was recorded is still to come."""
         self._is_streaming = False
@@ -329,11 +306,6 @@ class PostgresMasks:
     def _may_hold(self, data: bytes) -> bool:
         return True if self._sieve is None else self._sieve.may_hold(data)
 
-    def _is_worth_a_search(self, payload: bytes) -> bool:
-        if self._sieve is None or (len(payload) > DIRECT_BYTES and not self._sieve.is_quick):
-            return True
-        return self._sieve.may_hold(payload)
-
     # --- the client's side
 
     def _request(self, step: Step, event: Event) -> None:
@@ -522,16 +494,16 @@ class PostgresMasks:
         def change(number: int, value: bytes, form: int) -> tuple[bytes | None, bool]:
             nonlocal has_changed
             oid = types[number] if number < len(types) else 0
-            made, rule, is_text = self._param(look, number, value, oid, form == 1)
-            if rule:
+            is_binary = form == 1
+            made = self._values.param(look, number, value, oid, is_binary=is_binary)
+            if made.rules:
                 has_changed = True
-                self._hidden.append(self._readable(value, oid, form == 1))
-                spans.append(Span(rule, "parameter", number, len(value)))
+                self._hidden.append(self._values.readable(value, oid, is_binary=is_binary))
+                spans.extend(Span(rule, "parameter", number, len(value)) for rule in made.rules)
                 if texts is not None and number < len(texts):
-                    # What is not text in binary is told as text now.
-                    is_binary = form == 1 and not is_text
-                    texts[number] = messages.parameter_text(made, is_binary, oid, codec)
-            return made, is_text
+                    is_binary = is_binary and not made.is_text
+                    texts[number] = messages.parameter_text(made.value, is_binary, oid, codec)
+            return made.value, made.is_text
 
         def name(value: bytes) -> bytes:
             nonlocal has_changed
@@ -547,65 +519,6 @@ class PostgresMasks:
         if portal is not None and texts is not None:
             portal.masked = tuple(texts)
         return made
-
-    def _param(
-        self, look: Look, number: int, value: bytes, oid: int, is_binary: bool
-    ) -> tuple[bytes | None, str, bool]:
-        """Return what becomes of a parameter, by which rule, and whether that is told as text."""
-        lineage = look.lineage
-        if lineage is not None:
-            rule = lineage.params.get(number + 1, "") or lineage.all_params
-            if rule:
-                shown = self._readable(value, oid, is_binary)
-                return self._masks.rules[rule].whole(shown), rule, True
-        by_path = ""
-        if oid in _JSON and self._masks.paths:
-            head = 1 if is_binary and oid == 3802 else 0
-            made = value[:head] + self._masks.mask_json(value[head:])
-            if made != value:
-                # What no path names may hold something all the same.
-                value, by_path = made, self._masks.paths[0][1]
-        if is_binary and oid in _FIXED:
-            return value, "", False
-        if not is_binary and value.startswith(b"\\x") and (hex_ := self._found_in_hex(value)):
-            return mark(hex_[0]), hex_[1], True
-        if is_binary and not frames.may_be_text(value, oid, is_binary=True):
-            found = self._found_inside(value, oid)
-            return (value, "", False) if found is None else (*found, True)
-        found_here = self._masks.scanner.find(value) if self._may_hold(value) else []
-        if not found_here:
-            return value, by_path, False
-        return frames.inline(self._masks, value, oid, found_here), found_here[0].rule, False
-
-    def _found_in_hex(self, value: bytes) -> tuple[str, str] | None:
-        """Return what is found in bytes that are written as text, and its rule."""
-        if not value.startswith(b"\\x"):
-            return None
-        try:
-            data = bytes.fromhex(value[2:].decode("ascii"))
-        except ValueError:
-            return None
-        scanner = self._masks.scanner
-        found = scanner.find(data) if scanner.may_hold(data) else []
-        return (found[0].what, found[0].rule) if found else None
-
-    def _found_inside(self, value: bytes, oid: int) -> tuple[bytes, str] | None:
-        """Return a value in binary that is no text as text, masked, and by which rule; or None."""
-        scanner = self._masks.scanner
-        shown = self._readable(value, oid, is_binary=True)
-        if scanner.may_hold(shown) and (found := scanner.find(shown)):
-            return self._masks.replaced(shown, found), found[0].rule
-        for parts in without_lengths(value):
-            if scanner.may_hold(parts) and (found := scanner.find(parts)):
-                return mark(found[0].what), found[0].rule
-        return None
-
-    def _readable(self, value: bytes, oid: int, is_binary: bool) -> bytes:
-        """Return a value as text has it, so that it is the same in either format."""
-        if not is_binary or (oid in frames.INLINE and oid != 3802):
-            return value
-        text = messages.parameter_text(value, True, oid, self._conversation.codec)
-        return (text or "").encode("utf-8", "replace")
 
     # --- the target's side
 
@@ -625,7 +538,7 @@ class PostgresMasks:
             or (self._tables is not None and step.about)
             or event.command_no in self._dirty
             or (owner is not None and self._plan_of(owner) is not None)
-            or self._is_worth_a_search(payload)
+            or self._may_hold(payload)
         ):
             self._mask_response(step, event, payload, owner)
 
@@ -685,7 +598,7 @@ class PostgresMasks:
         if step.about or text is not None:
             payload, plan = self._message_by_message(payload, step, owner, masks, spans)
         elif plan is not None:
-            payload = _change_rows(payload, plan, spans)
+            payload = plan.apply(payload, spans)
         shape = NO_SHAPE.columns if owner is None else owner.result_columns
 
         def type_of(message: int, number: int) -> tuple[int, bool]:
@@ -696,7 +609,7 @@ class PostgresMasks:
             return shape[number].type, shape[number].format == 1
 
         found = None
-        if self._is_worth_a_search(payload):
+        if self._may_hold(payload):
             found = frames.hide_found(payload, masks, from_target=True, type_of=type_of)
         if found is not None:
             payload = found.frame
@@ -734,7 +647,7 @@ class PostgresMasks:
         owner: Execution | None,
         masks: Masks,
         spans: list[Span],
-    ) -> tuple[bytes, _Plan | None]:
+    ) -> tuple[bytes, Plan | None]:
         """Mask what columns and errors say, in a run that has more than rows."""
         out = bytearray()
         about = [each for each in step.about if each[1] is not NO_SHAPE]
@@ -747,7 +660,7 @@ class PostgresMasks:
                 continue
             if rows >= 0:
                 run = payload[rows:start]
-                out += run if plan is None else _change_rows(run, plan, spans)
+                out += run if plan is None else plan.apply(run, spans)
                 rows = -1
             body = payload[start + 5 : stop]
             if kind == _ROWS and about:
@@ -790,7 +703,7 @@ class PostgresMasks:
             out += payload[start:stop]
         if rows >= 0:
             run = payload[rows:]
-            out += run if plan is None else _change_rows(run, plan, spans)
+            out += run if plan is None else plan.apply(run, spans)
         return bytes(out), plan
 
     def _tells(self, look: Look) -> str:
@@ -845,9 +758,9 @@ class PostgresMasks:
             rules.append(rule if rule in masks.rules else "")
         return tuple(rules)
 
-    def _plan_of(self, owner: Execution) -> _Plan | None:
+    def _plan_of(self, owner: Execution) -> Plan | None:
         """Return what becomes of a command's rows, None where they pass as they are."""
-        plan: _Plan | None
+        plan: Plan | None
         epoch = 0 if self._tables is None else self._tables.epoch
         portal = owner.portal
         if portal is None:
@@ -870,10 +783,10 @@ class PostgresMasks:
         plan = statement.plan
         return plan
 
-    def _plan_for(self, owner: Execution, masks: Masks) -> _Plan | None:
+    def _plan_for(self, owner: Execution, masks: Masks) -> Plan | None:
         return self._plan_of(owner) if masks is self._masks else self._make_plan(owner, masks)
 
-    def _make_plan(self, owner: Execution, masks: Masks) -> _Plan | None:
+    def _make_plan(self, owner: Execution, masks: Masks) -> Plan | None:
         columns = owner.result_columns
         look = self._looks.get(owner.command_no, CLEAN)
         rules: tuple[str, ...] = ("",) * len(columns)
@@ -890,73 +803,23 @@ class PostgresMasks:
             elif look.lineage is not None and look.lineage.outputs is not None:
                 rules = tuple(r if r in masks.rules else "" for r in look.lineage.outputs)
             otherwise = sift.AS_NULL if otherwise_rule else None
+        values = self._values if masks is self._masks else Values(masks, self._conversation)
         changes = tuple(
-            self._change(
+            values.change(
                 rule,
                 columns[n] if n < len(columns) else None,
-                self._announced(owner, n, masks),
-                masks,
+                is_announced=self._announced(owner, n, masks),
             )
             for n, rule in enumerate(rules)
         )
         if not any(change is not None for change in changes) and otherwise is None:
             return None
-        return _Plan(changes, rules, otherwise, otherwise_rule, masks.detecting)
+        return Plan(changes, rules, otherwise, otherwise_rule)
 
     def _announced(self, owner: Execution, number: int, masks: Masks) -> bool:
         """Say whether a column was told as text."""
         told = owner.described if owner.portal is None else owner.portal.statement.described
         return number < len(told) and told[number] in masks.rules
-
-    def _change(
-        self, name: str, column: Column | None, is_announced: bool, masks: Masks
-    ) -> sift.Change:
-        """Return what becomes of the values of a column."""
-        if not name:
-            return None if column is None else self._change_unruled(column, masks)
-        rule = masks.rules[name]
-        may_be_text = is_announced or (column is not None and column.type in frames.INLINE - _JSON)
-        if rule.action == "drop" or not may_be_text:
-            return sift.AS_NULL
-        if rule.action == "redact":
-            return rule.whole(b"")
-        oid = 0 if column is None else column.type
-        is_binary = column is not None and column.format == 1
-
-        def change(value: bytes) -> bytes | None:
-            return rule.whole(self._readable(value, oid, is_binary))
-
-        return change
-
-    def _change_unruled(self, column: Column, masks: Masks) -> sift.Change:
-        """Return what becomes of a column in which parts are hidden that no pattern sees."""
-        is_binary = column.format == 1
-        if column.type == _BYTEA and not is_binary:
-            return lambda value: None if self._found_in_hex(value) else value
-        if column.type in _JSON and masks.paths:
-            head = 1 if is_binary and column.type == 3802 else 0
-            return lambda value: _same(value, value[:head] + masks.mask_json(value[head:]))
-        if not is_binary or column.type in frames.INLINE or column.type in _FIXED:
-            return None
-        if column.type in _DIGITS:
-            if not masks.scanner.finds_numbers:
-                return None
-            if column.type == 20:
-                return self._change_int8
-        oid = column.type
-
-        def change(value: bytes) -> bytes | None:
-            if frames.may_be_text(value, oid, is_binary=True):
-                return value  # what is in it is found with all the rest
-            return None if self._found_inside(value, oid) else value
-
-        return change
-
-    def _change_int8(self, value: bytes) -> bytes | None:
-        if len(value) != 8 or value < b"\0\0\0\0\x05\xf5\xe1\0":
-            return value
-        digits = b"%d" % int.from_bytes(value, signed=True)
-        return None if self._masks.scanner.find(digits) else value
 
     # --- streams
 
@@ -1026,24 +889,38 @@ class PostgresMasks:
             if holder is not None and was in holder.sha256:
                 holder.sha256 = tuple(now if each == was else each for each in holder.sha256)
 
-    def _hidden_in_long(self, step: Step, event: Event) -> tuple[Sequence[str], str]:
+    def _hidden_in_long(self, step: Step, event: Event) -> tuple[list[str], str]:
         """Return which values of a long message are hidden, and by which rule all are."""
+        portal = next((thing for thing in step.about if isinstance(thing, Portal)), None)
         owner = self._commands.get(event.command_no)
-        if self._tables is None:
-            return (), ""
         if event.side is _TARGET:
             plan = None if owner is None else self._plan_of(owner)
-            if plan is None:
-                return (), ""
-            return plan.rules, plan.otherwise_rule
-        portal = next((thing for thing in step.about if isinstance(thing, Portal)), None)
-        if portal is None:
-            return (), self._tables.whole
-        lineage = self._look_at_statement(portal.statement).lineage
+            types = [column.type for column in (() if owner is None else owner.result_columns)]
+            rules = [] if plan is None else list(plan.rules)
+            everything = "" if plan is None else plan.otherwise_rule
+        else:
+            types = [] if portal is None else list(portal.statement.types)
+            rules, everything = self._hidden_params(portal)
+        pairs = zip_longest(rules, types)
+        rules = [rule or self._hidden_json(oid) for rule, oid in pairs]
+        return rules, everything
+
+    def _hidden_params(self, portal: Portal | None) -> tuple[list[str], str]:
+        if self._tables is None:
+            return [], ""
+        lineage = None if portal is None else self._look_at_statement(portal.statement).lineage
         if lineage is None or lineage.all_params:
-            return (), self._tables.whole
+            return [], self._tables.whole
         most = max(lineage.params, default=0)
         return [lineage.params.get(number + 1, "") for number in range(most)], ""
+
+    def _hidden_json(self, oid: int | None) -> str:
+        """Return the rule that hides all of a value in which paths may name something."""
+        if oid not in JSON:
+            return ""
+        client = self._masks.for_client
+        paths = (client.paths if client is not None else []) or self._masks.paths
+        return paths[0][1] if paths else ""
 
 
 def quoted(text: bytes, hidden: Iterable[bytes]) -> bytes:
@@ -1085,16 +962,3 @@ def _kept(command: Command | None, code: str | None) -> bytes:
     if command is None or command.cls not in ("read", "session"):
         return b""
     return b"MHstcdn" if (code or "").startswith(_OF_THE_TEXT) else b"stcdn"
-
-
-def _same(old: bytes, new: bytes) -> bytes:
-    return old if new == old else new
-
-
-def _change_rows(run: bytes, plan: _Plan, spans: list[Span]) -> bytes:
-    made, hidden = sift.change_rows(run, plan.changes, plan.otherwise)
-    for number, length in enumerate(hidden):
-        if length:
-            rule = plan.rules[number] if number < len(plan.rules) else plan.otherwise_rule
-            spans.append(Span(rule or plan.detecting, "column", number, length))
-    return made

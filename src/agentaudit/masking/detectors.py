@@ -38,6 +38,10 @@ Longer ones are left behind: a text could be built of matches that begin in one 
 Group = Literal["secrets", "personal"]
 
 
+HINTS: Final = ("bare", "beside", "spaced", "dots", "colons", "letters")
+"""Fields of a detector beside its anchors that say what each of its matches has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Detector:
     """A kind of secret: its pattern, and what is known of every match of it.
@@ -45,9 +49,9 @@ class Detector:
     `name` is what a setting says and a mark shows, `title` is for tables. The capturing group of
     `pattern`, if there is one, is what is hidden, else the whole match; `check` has a say on that.
 
-    A match need be looked for only where there is one of `anchors` (lower case; found in any case),
-    or what `_native.sift.Sieve` calls a number of so many `digits`, or of `bare` ones, or so many
-    `colons`, `dots` or `letters`.
+    A match need be looked for only where there is one of `anchors`, or a number or run of the
+    kinds that `_native.sift.Sieve` knows: of that many `bare` digits, or digits with something
+    `beside` them, or `spaced` ones, or with so many `dots`, `colons` or `letters`.
     """
 
     name: str
@@ -55,10 +59,11 @@ class Detector:
     group: Group
     pattern: str
     anchors: tuple[bytes, ...] = ()
-    digits: int = 0
     bare: int = 0
-    colons: int = 0
+    beside: int = 0
+    spaced: int = 0
     dots: int = 0
+    colons: int = 0
     letters: int = 0
     check: Callable[[bytes], bool] | None = None
     retries: bool = False
@@ -153,10 +158,10 @@ _CLOUD: Final = (
         "aws_key",
         "AWS access key id",
         r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b",
-        b"akia",
-        b"asia",
-        b"abia",
-        b"acca",
+        b"AKIA",
+        b"ASIA",
+        b"ABIA",
+        b"ACCA",
     ),
     _secret(
         "aws_secret",
@@ -176,14 +181,14 @@ _CLOUD: Final = (
         "google_api_key",
         "Google API key",
         r"\bAIza[A-Za-z0-9_-]{35,}",
-        b"aiza",
+        b"AIza",
         check=of_length(39),
     ),
     _secret(
         "google_oauth",
         "Google OAuth client secret or access token",
         r"\b(?:GOCSPX-[A-Za-z0-9_-]{28,}|ya29\.[A-Za-z0-9_-]{20,})",
-        b"gocspx-",
+        b"GOCSPX-",
         b"ya29.",
     ),
     _secret(
@@ -209,7 +214,7 @@ _CLOUD: Final = (
         "azure_client_secret",
         "Azure client secret",
         r"[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,}",
-        b"q~",
+        b"Q~",
         check=of_length(37, 38, 39, 40),
     ),
     _secret(
@@ -308,12 +313,12 @@ _SERVICES: Final = (
         "sendgrid_key",
         "SendGrid key",
         r"\bSG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,}",
-        b"sg.",
+        b"SG.",
         check=checks.is_mixed,
     ),
     _secret("mailgun_key", "Mailgun key", r"\bkey-[0-9a-z]{32}\b", b"key-", check=checks.is_mixed),
     _secret("npm_token", "npm token", r"\bnpm_[A-Za-z0-9]{36}\b", b"npm_"),
-    _secret("pypi_token", "PyPI token", r"\bpypi-AgE[A-Za-z0-9_-]{50,}", b"pypi-age"),
+    _secret("pypi_token", "PyPI token", r"\bpypi-AgE[A-Za-z0-9_-]{50,}", b"pypi-AgE"),
     _secret(
         "docker_token",
         "Docker Hub token",
@@ -336,8 +341,8 @@ _SERVICES: Final = (
         b"sk-proj-",
         b"sk-svcacct-",
         b"sk-admin-",
-        b"sk-none-",
-        b"t3blbkfj",
+        b"sk-None-",
+        b"T3BlbkFJ",
         check=checks.is_mixed,
     ),
     _secret(
@@ -360,14 +365,14 @@ _SERVICES: Final = (
         "new_relic_key",
         "New Relic key",
         r"\b(?:NR(?:AK|AA|II|IQ|JS|BR|RA)-[A-Za-z0-9_-]{16,}|[0-9a-z]+NRAL\b)",
-        b"nrak-",
-        b"nraa-",
-        b"nrii-",
-        b"nriq-",
-        b"nrjs-",
-        b"nrbr-",
-        b"nrra-",
-        b"nral",
+        b"NRAK-",
+        b"NRAA-",
+        b"NRII-",
+        b"NRIQ-",
+        b"NRJS-",
+        b"NRBR-",
+        b"NRRA-",
+        b"NRAL",
         check=lambda data: checks.is_mixed(data) and (b"-" in data or len(data) == 40),
     ),
     _secret(
@@ -388,7 +393,7 @@ _SERVICES: Final = (
         b"sq0atp-",
         b"sq0csp-",
         b"sq0idp-",
-        b"eaaa",
+        b"EAAA",
         check=lambda data: (
             data.startswith(b"sq0") or (len(data) == 64 and checks.entropy(data) > 4)
         ),
@@ -397,15 +402,15 @@ _SERVICES: Final = (
         "telegram_token",
         "Telegram bot token",
         r"\b\d{8,10}:AA[A-Za-z0-9_-]{32,}",
-        b":aa",
+        b":AA",
         check=lambda data: len(data.partition(b":")[2]) in (34, 35),
     ),
     _secret(
         "atlassian_token",
         "Atlassian token",
         r"\bAT(?:ATT3|CTT3)[A-Za-z0-9_=-]{20,}",
-        b"atatt3",
-        b"atctt3",
+        b"ATATT3",
+        b"ATCTT3",
     ),
     _secret(
         "linear_key",
@@ -422,7 +427,7 @@ _GENERAL: Final = (
         "JSON web token",
         r"\beyJ[A-Za-z0-9_-]{8,}\.(?:e[yw][A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*"
         r"|[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,})",
-        b"eyj",
+        b"eyJ",
     ),
     _secret(
         "private_key",
@@ -434,15 +439,15 @@ _GENERAL: Final = (
         r"|-----BEGIN [0-9A-Z ]{0,32}PRIVATE KEY(?: BLOCK)?-----[^\x00]*"
         r"|LS0tLS1CRUdJTi(?:BQUklWQVRF|BSU0EgUFJJVkFURS|BFQyBQUklWQVRF|BPUEVOU1NIIFBSSVZBVEUg"
         r"|BFTkNSWVBURUQgUFJJVkFURS)[A-Za-z0-9+/]{20,}={0,2}",
-        b"private key",
-        b"ls0tls1crudjti",
+        b"PRIVATE KEY",
+        b"LS0tLS1CRUdJTi",
     ),
     _secret(
         "postgres_verifier",
         "PostgreSQL password verifier",
         r"\b(?:SCRAM-SHA-256\$\d{1,10}:[A-Za-z0-9+/=]{8,}\$[A-Za-z0-9+/]{43}="
         r"(?::[A-Za-z0-9+/]{43}=)?|md5[0-9a-f]{32}\b)",
-        b"scram-sha-256$",
+        b"SCRAM-SHA-256$",
         b"md5",
     ),
     _secret(
@@ -466,9 +471,9 @@ _GENERAL: Final = (
         b"$7$",
         b"$gy$",
         b"pbkdf2_sha",
-        b"sha}",
-        b"sha256}",
-        b"sha512}",
+        b"SHA}",
+        b"SHA256}",
+        b"SHA512}",
     ),
     _secret(
         "url_password",
@@ -613,11 +618,10 @@ _PERSONAL: Final = (
         r"|3[47]\d\d(?:\d{11}|[ -]\d{6}[ -]\d{5})"
         r"|3(?:0[0-5]|[68]\d)\d(?:\d{10}|[ -]\d{6}[ -]\d{4}))\b",
         checks.is_card,
-        digits=14,
         bare=14,
         retries=True,
     ),
-    _personal("iban", "IBAN", _ibans(), checks.is_iban, digits=8),
+    _personal("iban", "IBAN", _ibans(), checks.is_iban, bare=14, beside=8, spaced=9),
     _personal(
         "email",
         "e-mail address",
@@ -633,21 +637,22 @@ _PERSONAL: Final = (
         r"|\(\d{3}\) ?\d{3}-\d{4}\b|\b(?:\d{1,2}-\d{3}-\d{3}|[2-9]\d\d[-.][2-9]\d\d)[-.]\d{4}\b"
         r"|\b0(?:20|2[3489]|11\d|1\d1) \d{3,4} \d{4}\b|\b0(?:1\d{3}|7\d{3}) \d{6}\b",
         checks.is_phone,
-        digits=7,
+        beside=8,
+        spaced=10,
     ),
     _personal(
         "us_ssn",
         "US social security number",
         r"\b\d{3}-\d\d-\d{4}\b",
         checks.is_ssn,
-        digits=9,
+        spaced=9,
     ),
     _personal(
         "uk_nino",
         "UK national insurance number",
         r"\b[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D]\b",
         checks.is_nino,
-        digits=6,
+        beside=6,
     ),
     _personal(
         "ca_sin",
@@ -655,7 +660,7 @@ _PERSONAL: Final = (
         # Not with spaces: `123 456 789` is a number to half of the world.
         r"\b\d{3}-\d{3}-\d{3}\b",
         checks.is_sin,
-        digits=9,
+        spaced=9,
     ),
     _personal(
         "de_tax_id",
@@ -665,22 +670,25 @@ _PERSONAL: Final = (
         checks.is_german_tax_id,
         b"steuer",
         b"idnr",
-        b"tax",
+        b"taxid",
+        b"tax id",
+        b"tax_id",
+        b"tax-id",
     ),
     _personal(
         "fr_nir",
         "French social security number",
         r"\b(?:\d+\.)?[12] ?\d\d ?(?:0[1-9]|1[0-2]|20) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3} ?\d\d\b",
         checks.is_nir,
-        digits=8,
         bare=15,
+        beside=8,
     ),
     _personal(
         "es_dni",
         "Spanish DNI or NIE",
         r"\b(?:\d{8}|[XYZ]-?\d{7})-?[A-HJ-NP-TV-Z]\b",
         checks.is_dni,
-        digits=7,
+        beside=7,
     ),
     _personal(
         "it_fiscal_code",
@@ -703,7 +711,7 @@ _PERSONAL: Final = (
         "Brazilian CPF",
         r"\b\d{3}\.\d{3}\.\d{3}-\d\d\b",
         checks.is_cpf,
-        digits=11,
+        spaced=11,
     ),
     _personal(
         "pl_pesel",
@@ -717,7 +725,7 @@ _PERSONAL: Final = (
         "Swedish personal number",
         r"\b(?:19|20)?\d{6}[-+]\d{4}\b",
         checks.is_personnummer,
-        digits=10,
+        spaced=10,
     ),
     _personal(
         "in_aadhaar",
@@ -726,7 +734,7 @@ _PERSONAL: Final = (
         # for the check to refuse.
         r"\b[2-9]\d{3} \d{4} \d{4}(?: \d{4})?\b",
         checks.is_aadhaar,
-        digits=12,
+        spaced=12,
     ),
     _personal(
         "ipv4",
@@ -743,7 +751,6 @@ _PERSONAL: Final = (
         r"|\b(?:[0-9A-Fa-f]{1,4}:){1,7}(?::[0-9A-Fa-f]{1,4}){1,7}(?:\.\d{1,3}){0,3}\b"
         r"|::(?i:ffff):\d{1,3}(?:\.\d{1,3}){3}\b",
         checks.is_ipv6,
-        b"::",
         colons=7,
     ),
 )

@@ -141,22 +141,23 @@ class Masks:
         masked, found = self.mask(data)
         return masked.decode("utf-8", "replace") if found else text
 
-    def mask_json(self, value: bytes) -> bytes:
-        """Return a JSON value with what the rules' paths name replaced.
+    def mask_json(self, value: bytes) -> tuple[bytes, tuple[str, ...]]:
+        """Return a JSON value with what the rules' paths name replaced, and whose rules did that.
 
         What cannot be read as JSON is replaced as a whole.
         """
         if not self.paths:
-            return value
+            return value, ()
+        hiding: dict[str, None] = {}
         try:
             document = orjson.loads(value)
-            changed = 0
             for steps, name in self.paths:
-                rule = self.rules[name]
-                changed += jsonpath.replace(document, steps, functools.partial(_leaf, rule))
+                if jsonpath.replace(document, steps, functools.partial(_leaf, self.rules[name])):
+                    hiding[name] = None
         except (ValueError, RecursionError):
-            return orjson.dumps(mark(self.paths[0][1]).decode())
-        return orjson.dumps(document) if changed else value
+            first = self.paths[0][1]
+            return orjson.dumps(mark(first).decode()), (first,)
+        return orjson.dumps(document) if hiding else value, tuple(hiding)
 
     @staticmethod
     def is_json(value: bytes) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import re2
 
 from agentaudit._native.sift import Sieve
-from agentaudit.masking.detectors import Detector
+from agentaudit.masking.detectors import HINTS, Detector
 
 _MAX_MEMORY: Final = 64 << 20
 """Bytes that all patterns together may take, compiled and while they search."""
@@ -107,9 +107,8 @@ class Scanner:
             if each
         ]
         known = [finder for _, finder in looks if isinstance(finder, Detector)]
-        hints = ("digits", "bare", "colons", "dots", "letters")
         least = {
-            hint: min((n for d in known if (n := getattr(d, hint))), default=0) for hint in hints
+            hint: min((n for d in known if (n := getattr(d, hint))), default=0) for hint in HINTS
         }
         self.finds_numbers = bool(least["bare"])
         """Whether it may be in digits alone."""
@@ -125,10 +124,7 @@ class Scanner:
 
     def is_clean(self, value: bytes) -> bool:
         """Return whether nothing is found in `value`, which has no framing."""
-        sieve = self.sieve
-        if sieve is not None and (sieve.is_quick or len(value) <= _LONG_BYTES):
-            return not sieve.may_hold(value) or not self.find(value)
-        return not self.find(value)
+        return not self.may_hold(value) or not self.find(value)
 
     def segments(self, blanked: bytes) -> list[Segment]:
         """Return the stretches of `blanked`, which has NULs between values, that hold something."""
@@ -150,15 +146,16 @@ class Scanner:
                     yield at, stop
                 at = stop + 1
             return
+        suspects = [(0, size)] if self.sieve is None else self.sieve.suspects(blanked)
         for family in self._families:
-            at = 0
-            while at < size and (found := family.any.search(blanked, at)) is not None:
-                first, last = found.span()
-                start = blanked.rfind(b"\0", 0, first) + 1
-                stop = blanked.find(b"\0", last)
-                stop = size if stop < 0 else stop
-                yield start, stop
-                at = max(stop, last + 1)
+            for at, end in suspects:
+                while at < end and (found := family.any.search(blanked, at, end)) is not None:
+                    first, last = found.span()
+                    start = blanked.rfind(b"\0", 0, first) + 1
+                    stop = blanked.find(b"\0", last)
+                    stop = size if stop < 0 else stop
+                    yield start, stop
+                    at = max(stop, last + 1)
 
     def find(self, value: bytes) -> list[Found]:
         """Return what is found in `value`, in order, none overlapping another."""

@@ -82,6 +82,9 @@ class Stream:
 
     def feed(self, data: bytes) -> tuple[bytes, list[Hidden]]:
         """Return what can be said now, masked, and what was hidden in it."""
+        if self._only_waits(data):
+            self._tail += data
+            return b"", []
         out = bytearray()
         hidden: list[Hidden] = []
         data = self._swallow(self._tail + data, out, hidden)
@@ -130,6 +133,15 @@ class Stream:
         return bytes(out), hidden
 
     # --- what can be said
+
+    def _only_waits(self, data: bytes) -> bool:
+        """Say whether `data` decides nothing of what waits, so that nobody need look at it again.
+
+        Somebody may send a line byte by byte.
+        """
+        if self._run is not None or len(self._tail) + len(data) > MAX_PENDING_BYTES:
+            return False
+        return (b"\0" not in data) if self.has_lengths else _SEPARATOR.search(data) is None
 
     def _decided(self, data: bytes) -> int:
         """Return up to where nothing that comes can change what is found in `data`."""
