@@ -61,6 +61,7 @@ def site(
     yield start
     for people in made:
         people.http.close()
+    postgres18.execute("DROP TABLE customers", database="orders")
 
 
 class CommandLine:

@@ -9,9 +9,14 @@ cdef struct Ends:
 
 
 cdef struct Runs:
-    # Of the 64 bytes before: which may be in a number, and which are the second of two such.
-    uint64_t before
+    # Of the 64 bytes before, a bit each: which may be in a number, at which two such, four or eight
+    # side by side end, and which are capitals. And whether their last run is worth a look.
+    uint64_t parts
     uint64_t twos
+    uint64_t fours
+    uint64_t eights
+    uint64_t uppers
+    bint is_near
 
 
 cdef class Sieve:

@@ -22,6 +22,7 @@ _DATE: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}(?=[ T][0-9]{2}:)")
 _SECONDS: Final = re.compile(rb"[0-9]{2}\.[0-9]{1,6}(?:[+-][0-9]{2})?")
 _BEFORE: Final = re.compile(rb"(?:[A-Z+]|[A-Z][ -])\Z")
 _BEHIND: Final = re.compile(rb"[A-Z+]|[ -][A-Z]")
+_WORD: Final = re.compile(rb"[a-z_]")
 _COLONS: Final = re.compile(rb"[0-9A-Fa-f:]+")
 _TWO_COLONS: Final = re.compile(rb"[0-9A-Fa-f]::|::[0-9A-Fa-f]")
 _LETTERS: Final = re.compile(rb"[0-9A-Z]+")
@@ -42,10 +43,11 @@ class Sieve:
     What is looked for has one of these in it, where 0 is none:
 
     - one of `anchors`, of two bytes at least, a letter in lower case being found in either case;
-    - a number, with at most two of ` ./()+-` between two digits: of `bare` digits; of `beside`, and
-      beside it stands an upper-case letter or `+`, with a `-` between or none, or letters on both
-      sides with a space between; of `spaced` digits with such a sign among them that is not one
-      dot alone; or with so many `dots`;
+    - a number, with at most two of ` ./()+-` between two digits: of `bare` digits, and where it has
+      nothing but these, no lower-case letter or `_` at it; of `beside`, and beside it stands an
+      upper-case letter or `+`, with a `-` between or none, or letters on both sides with a space
+      between; of `spaced` digits with such a sign among them that is not one dot alone; or with so
+      many `dots`;
     - a run of hex digits and colons with so many of these, or with two side by side;
     - a run of so many upper-case `letters` and digits, with three letters side by side.
 
@@ -117,16 +119,18 @@ class Sieve:
             behind = _BEHIND.match(data, at)
             sides += [] if behind is None else [behind[0]]
             is_beside = len(sides) == 2 or any(b" " not in side for side in sides)
-            if self._is_number(found[0], is_beside=is_beside):
+            around = data[max(0, start - 1) : start] + data[at : at + 1]
+            is_word = found[0].isdigit() and _WORD.search(around) is not None
+            if self._is_number(found[0], is_beside=is_beside, is_word=is_word):
                 return True
         return False
 
-    def _is_number(self, run: bytes, *, is_beside: bool) -> bool:
+    def _is_number(self, run: bytes, *, is_beside: bool, is_word: bool) -> bool:
         digits = sum(48 <= byte <= 57 for byte in run)
         dots = run.count(b".")
         is_spaced = len(run) > digits + dots or dots > 1
         return (
-            0 < self._bare <= digits
+            (0 < self._bare <= digits and not is_word)
             or (is_beside and 0 < self._beside <= digits)
             or (is_spaced and 0 < self._spaced <= digits)
             or 0 < self._dots <= dots

@@ -26,37 +26,57 @@ cdef extern from *:
     #include <emmintrin.h>
     #endif
 
-    /* Tells of 64 bytes, a bit each, which are digits, which may be part of a number (those from
-       `(` to `9`, and spaces), and which are dots or plus signs. */
-    static void classify(const uint8_t *p, uint64_t *digits, uint64_t *parts, uint64_t *marks)
-    {
-        *digits = *parts = *marks = 0;
+    /* What 64 bytes are, a bit each, the first one's lowest. */
+    typedef struct {
+        uint64_t digits;
+        uint64_t parts;  /* may be in a number: those from `(` to `9`, and spaces */
+        uint64_t marks;  /* dots and plus signs */
+        uint64_t uppers;
+    } Kinds;
+
     #ifdef __SSE2__
-        const __m128i zero = _mm_setzero_si128();
-        for (int i = 0; i < 4; i++) {
-            __m128i each = _mm_loadu_si128((const __m128i *)(p + 16 * i));
-            /* What is above a range stays more than nothing; what is below it wraps around. */
-            __m128i digit = _mm_subs_epu8(_mm_sub_epi8(each, _mm_set1_epi8('0')), _mm_set1_epi8(9));
-            __m128i part = _mm_subs_epu8(_mm_sub_epi8(each, _mm_set1_epi8('(')), _mm_set1_epi8(17));
-            digit = _mm_cmpeq_epi8(digit, zero);
-            part = _mm_or_si128(
-                _mm_cmpeq_epi8(part, zero), _mm_cmpeq_epi8(each, _mm_set1_epi8(' ')));
-            __m128i mark = _mm_or_si128(
-                _mm_cmpeq_epi8(each, _mm_set1_epi8('.')), _mm_cmpeq_epi8(each, _mm_set1_epi8('+')));
-            *digits |= (uint64_t)_mm_movemask_epi8(digit) << 16 * i;
-            *parts |= (uint64_t)_mm_movemask_epi8(part) << 16 * i;
-            *marks |= (uint64_t)_mm_movemask_epi8(mark) << 16 * i;
+    static inline uint64_t among(__m128i bytes, char first, char last)
+    {
+        /* What is above the range stays more than nothing; what is below it wraps around. */
+        __m128i over = _mm_subs_epu8(
+            _mm_sub_epi8(bytes, _mm_set1_epi8(first)), _mm_set1_epi8(last - first));
+        return (uint64_t)_mm_movemask_epi8(_mm_cmpeq_epi8(over, _mm_setzero_si128()));
+    }
+
+    static inline uint64_t equal(__m128i bytes, char sign)
+    {
+        return (uint64_t)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(sign)));
+    }
+    #endif
+
+    static Kinds kinds_of(const uint8_t *p)
+    {
+        Kinds kinds = {0, 0, 0, 0};
+    #ifdef __SSE2__
+        for (int i = 0; i < 64; i += 16) {
+            __m128i bytes = _mm_loadu_si128((const __m128i *)(p + i));
+            kinds.digits |= among(bytes, '0', '9') << i;
+            kinds.parts |= (among(bytes, '(', '9') | equal(bytes, ' ')) << i;
+            kinds.marks |= (equal(bytes, '.') | equal(bytes, '+')) << i;
+            kinds.uppers |= among(bytes, 'A', 'Z') << i;
         }
     #else
         for (int i = 0; i < 64; i++) {
-            *digits |= (uint64_t)(p[i] >= '0' && p[i] <= '9') << i;
-            *parts |= (uint64_t)((p[i] >= '(' && p[i] <= '9') || p[i] == ' ') << i;
-            *marks |= (uint64_t)(p[i] == '.' || p[i] == '+') << i;
+            kinds.digits |= (uint64_t)(p[i] >= '0' && p[i] <= '9') << i;
+            kinds.parts |= (uint64_t)((p[i] >= '(' && p[i] <= '9') || p[i] == ' ') << i;
+            kinds.marks |= (uint64_t)(p[i] == '.' || p[i] == '+') << i;
+            kinds.uppers |= (uint64_t)(p[i] >= 'A' && p[i] <= 'Z') << i;
         }
     #endif
+        return kinds;
     }
     """
-    void classify(const uint8_t *p, uint64_t *digits, uint64_t *parts, uint64_t *marks) noexcept
+    ctypedef struct Kinds:
+        uint64_t digits
+        uint64_t parts
+        uint64_t marks
+        uint64_t uppers
+    Kinds kinds_of(const uint8_t *p) noexcept
     int __builtin_ctzll(unsigned long long)
     int __builtin_clzll(unsigned long long)
 
@@ -68,10 +88,11 @@ cdef enum:
     HEX = 8  # a digit too
     COLON = 16
     PLUS = 32
+    LOWER_WORD = 64
 
 cdef enum:
     # What a pair of bytes is part of, or may be.
-    WORD = 1  # an anchor of three bytes or more, of which it is one of the rarest pairs
+    WORD = 1  # an anchor of three bytes or more, which is found by it
     WHOLE = 2  # an anchor of two
     BEFORE = 4  # one of two begins with its second byte
     COLONS = 8
@@ -92,6 +113,8 @@ for _char in "0123456789abcdefABCDEF":
     CLASS[ord(_char)] |= HEX
 CLASS[58] |= COLON
 CLASS[43] |= PLUS
+for _char in "abcdefghijklmnopqrstuvwxyz_":
+    CLASS[ord(_char)] |= LOWER_WORD
 
 _COMMON = b" etaoinsrhldcumfpgwybvkxjqz0123456789"
 """Bytes by how often they occur in text, the commonest first; others are rarer."""
@@ -113,7 +136,7 @@ cdef class Sieve:
 
     One look at each pair of bytes at an even place tells nearly all of them off: whatever is looked
     for has such a pair in it, wherever it begins, and few texts have many of those pairs. What an
-    anchor is found by are its two rarest pairs. Numbers are found by bits, one for each byte.
+    anchor is found by are two of its pairs that are rare, or that others are found by. Numbers are found by bits, one for each byte.
     """
 
     def __cinit__(
@@ -154,16 +177,20 @@ cdef class Sieve:
         cdef int one, pair
         texts = bytearray()
         lists = {}
-        for anchor in dict.fromkeys(anchors):
+        chosen = set()
+        for anchor in sorted(dict.fromkeys(anchors), key=len):
             if len(anchor) == 2:
                 for pair in _spelt(anchor):
                     self._parts[pair] |= WHOLE
                     for one in range(256):
                         self._parts[_pair(one, pair & 0xFF)] |= BEFORE
                 continue
-            at = min(range(len(anchor) - 2), key=lambda at: _commonness(anchor[at : at + 3]))
+            pairs = [anchor[at : at + 2] for at in range(len(anchor) - 1)]
+            often = [0.0 if both in chosen else _commonness(both) for both in pairs]
+            at = min(range(len(anchor) - 2), key=lambda at: often[at] + often[at + 1])
+            chosen.update(pairs[at : at + 2])
             for offset in (at, at + 1):
-                for pair in _spelt(anchor[offset : offset + 2]):
+                for pair in _spelt(pairs[offset]):
                     lists.setdefault(pair, []).append((len(texts), len(anchor), offset))
             texts += anchor
         # A list ends with an entry of length 0. Number 0 is that of pairs that are in no anchor.
@@ -212,7 +239,7 @@ cdef class Sieve:
         cdef Runs runs
         cdef Py_ssize_t stop, number, found
         ends.number = ends.colons = ends.letters = at
-        runs.before = runs.twos = 0
+        memset(&runs, 0, sizeof(runs))
         while at < size:
             stop = min(at + 64, size)
             number = self._number(p, at, stop, size, &runs, &ends) if has_numbers else -1
@@ -273,43 +300,57 @@ cdef class Sieve:
     ) noexcept:
         """Return where a number is, of those that end between `at` and `stop` 64 bytes on, or -1.
 
-        Only where six bytes side by side may belong to one is it looked at.
+        It is looked at where six bytes side by side may belong to one, and in most texts only where
+        ten do: a shorter one is nothing that is looked for, unless there are dots or a plus sign in
+        it or capitals beside it.
         """
-        cdef uint64_t digits, parts, marks, twos, fours, sixes, before, behind
+        cdef Kinds kinds
+        cdef uint64_t twos, fours, eights, todo, near, before, behind
         cdef Py_ssize_t place, start, end
+        cdef bint is_near
         cdef int bit
         cdef uint8_t[64] last
         if stop - at < 64:
             memset(last, 0, 64)
             memcpy(last, p + at, stop - at)
-            classify(last, &digits, &parts, &marks)
+            kinds = kinds_of(last)
         else:
-            classify(p + at, &digits, &parts, &marks)
-        twos = parts & (parts << 1 | runs.before >> 63)
+            kinds = kinds_of(p + at)
+        twos = kinds.parts & (kinds.parts << 1 | runs.parts >> 63)
         fours = twos & (twos << 2 | runs.twos >> 62)
-        sixes = fours & (twos << 4 | runs.twos >> 60) & digits
-        runs.before = parts
+        eights = fours & (fours << 4 | runs.fours >> 60)
+        near = kinds.marks | kinds.uppers << 1 | runs.uppers >> 63 | kinds.uppers >> 1
+        is_near = (near & kinds.parts) != 0 or (runs.is_near and kinds.parts & 1)
+        if kinds.parts >> 63 and stop < size and CLASS[p[stop]] & UPPER:
+            is_near = True
+        if is_near or self._short < 10:
+            todo = fours & (twos << 4 | runs.twos >> 60)
+        else:
+            todo = eights & (eights << 2 | runs.eights >> 62)
+        todo &= kinds.digits
+        runs.parts = kinds.parts
         runs.twos = twos
-        while sixes:
-            bit = __builtin_ctzll(sixes)
-            sixes &= sixes - 1
+        runs.fours = fours
+        runs.eights = eights
+        runs.uppers = kinds.uppers
+        runs.is_near = is_near and kinds.parts >> 63
+        while todo:
+            bit = __builtin_ctzll(todo)
+            todo &= todo - 1
             place = at + bit
             if place < ends.number:
                 continue
-            before = ~parts << (63 - bit)
-            behind = ~parts >> bit
+            before = ~kinds.parts << (63 - bit)
+            behind = ~kinds.parts >> bit
             if before and behind:
-                # It is all here. Most are short, and nothing that would make one of them more than
-                # a number is in them or beside them.
+                # All of it is here.
                 start = place + 1 - __builtin_clzll(before)
                 end = place + __builtin_ctzll(behind)
-                if (
-                    end - start < self._short
-                    and not marks >> (start - at) & ~(~<uint64_t> 0 << (end - start))
-                    and not (CLASS[p[start - 1]] | (CLASS[p[end]] if end < size else 0)) & UPPER
-                ):
-                    ends.number = end
-                    continue
+                near = kinds.marks >> (start - at) & ~(~<uint64_t> 0 << (end - start))
+                if end - start < self._short and not near and not CLASS[p[start - 1]] & UPPER:
+                    if end >= size or not CLASS[p[end]] & UPPER:
+                        ends.number = end
+                        continue
             ends.number = self._number_end(p, place, size, ends.number)
             if ends.number < 0:
                 return place
@@ -345,7 +386,7 @@ cdef class Sieve:
         """
         cdef Py_ssize_t start = at, end
         cdef int digits = 0, dots = 0, others = 0, new_dots = 0, new_others = 0, signs = 0
-        cdef bint is_beside = False, is_far = False
+        cdef bint is_beside = False, is_far = False, is_word
         at = start - 1
         while at >= low:
             if CLASS[p[at]] & DIGIT:
@@ -387,8 +428,12 @@ cdef class Sieve:
                 is_beside = True
             elif end + 1 < size and CLASS[p[end + 1]] & UPPER:
                 is_beside = is_beside or p[end] == c'-' or (is_far and p[end] == c' ')
+        is_word = digits == end - start and (
+            (start > 0 and CLASS[p[start - 1]] & LOWER_WORD)
+            or (end < size and CLASS[p[end]] & LOWER_WORD)
+        )
         if (
-            (self._bare and digits >= self._bare)
+            (self._bare and digits >= self._bare and not is_word)
             or (self._beside and is_beside and digits >= self._beside)
             or (self._spaced and (others or dots > 1) and digits >= self._spaced)
             or (self._dots and dots >= self._dots)
@@ -476,11 +521,11 @@ def _spelt(both):
     }
 
 
-def _commonness(text):
-    """Return about how often a text of three bytes has one of its two pairs before you."""
-    places = [_COMMON.find(byte) for byte in text]
-    often = [1 / (64 if place < 0 else 2 + place) for place in places]
-    return often[0] * often[1] + often[1] * often[2]
+def _commonness(both):
+    """Return about how often two bytes stand side by side."""
+    places = [_COMMON.find(byte) for byte in both.lower()]
+    one, two = (1 / (64 if place < 0 else 2 + place) for place in places)
+    return one * two
 
 
 cdef Py_ssize_t _stop(const uint8_t *p, Py_ssize_t at, Py_ssize_t size) except -1:
