@@ -90,7 +90,7 @@ SETUP: Final = (
     "ALTER TABLE notes OWNER TO scram",
 )
 UNDO: Final = (
-    "DROP SCHEMA IF EXISTS public, part, heirs, wide CASCADE",
+    "DROP SCHEMA public, part, heirs, wide CASCADE",
     "CREATE SCHEMA public",
     "GRANT ALL ON SCHEMA public TO PUBLIC",
 )
