@@ -152,14 +152,12 @@ def note(text: str, name: str, seed: bytes) -> tuple[str, str]:
 
 def events() -> list[dict[str, Any]]:
     """Events with every shape of field that a leaf can have."""
-    session = "018bcfe568007abc8123456789abcdef"
     no_status = -(2**31)
     masked = [
         {"rule": "card", "place": "text", "offset": 7, "length": 16},
         {"rule": "naïve \N{WARNING SIGN}", "place": "payload", "offset": 0, "length": 4},
     ]
-    rows: list[tuple[int, int, int, int, bytes | None, bytes | None, int, list[Any]]] = [
-        # kind, command_no, flags, status, text, payload, orig_len, spans
+    rows: list[Row] = [
         (1, -1, 0, no_status, None, b'{"gateway":"gw1","protocol":"postgres"}', 0, []),
         (3, 0, 0, no_status, b"select 1", b"Q\0\0\0\rselect 1\0", 14, []),
         (4, 0, 1, no_status, None, b"", 0, []),
@@ -168,6 +166,39 @@ def events() -> list[dict[str, Any]]:
         (5, 1, 0x40, 2**31 - 1, None, b'{"command_no":1}', 0, []),
         (12, 2**31 - 1, 0x82, no_status, "\ufffd".encode(), None, 2**53, []),
     ]
+    made = _with_numbers(rows)
+    made[-1] |= {"observed_at_us": -1, "mono_ns": 2**64 - 1, "event_no": 2**63 - 1}
+    return made
+
+
+def masked_events() -> list[dict[str, Any]]:
+    """Events in which parameters and columns are hidden, of which spans have the number."""
+    bind = b"B\0\0\0\x1f\0\0\0\0\0\2\0\0\0\x0b[masked:ssn]"
+    row = b"D\0\0\0\x17\0\2\0\0\0\x011\0\0\0\x08****1111"
+    params = [
+        {"rule": "ssn", "place": "parameter", "offset": 0, "length": 11},
+        {"rule": "credentials", "place": "payload", "offset": 5, "length": 3},
+    ]
+    columns = [
+        {"rule": "cards", "place": "column", "offset": 1, "length": 2**40},
+        {"rule": "ssn", "place": "column", "offset": 1, "length": 9},
+        {"rule": "ssn", "place": "column", "offset": 1663, "length": 0},
+    ]
+    no_status = -(2**31)
+    return _with_numbers(
+        [
+            (3, 0, 0, no_status, None, bind, 32, params),
+            (4, 0, 1, no_status, None, row * 3, 99, columns),
+        ]
+    )
+
+
+Row = tuple[int, int, int, int, bytes | None, bytes | None, int, list[Any]]
+"""kind, command_no, flags, status, text, payload, orig_len, spans"""
+
+
+def _with_numbers(rows: list[Row]) -> list[dict[str, Any]]:
+    session = "018bcfe568007abc8123456789abcdef"
     made = []
     for seq, (kind, command_no, flags, status, text, payload, orig_len, spans) in enumerate(rows):
         made.append(
@@ -188,17 +219,30 @@ def events() -> list[dict[str, Any]]:
                 "spans": spans,
             }
         )
-    made[-1] |= {"observed_at_us": -1, "mono_ns": 2**64 - 1, "event_no": 2**63 - 1}
     return made
 
 
 def leaf_vectors() -> dict[str, Any]:
+    return _leaves(
+        "Leaves of one session's events, with what goes into them, and their tree. "
+        "Bytes are hex; null is absent.",
+        events(),
+    )
+
+
+def mask_vectors() -> dict[str, Any]:
+    return _leaves(
+        "The same of events in which parameters and columns are hidden (mask_spans).",
+        masked_events(),
+    )
+
+
+def _leaves(what: str, those: list[dict[str, Any]]) -> dict[str, Any]:
     keys = {name: sha256(name.encode()).digest() for name in ("key_m", "key_t", "key_p")}
-    made = [event | leaf(event, *keys.values()) for event in events()]
+    made = [event | leaf(event, *keys.values()) for event in those]
     leaves = [bytes.fromhex(event["leaf"]) for event in made]
     return {
-        "what": "Leaves of one session's events, with what goes into them, and their tree. "
-        "Bytes are hex; null is absent.",
+        "what": what,
         **{name: key.hex() for name, key in keys.items()},
         "events": made,
         "leaves_sha256": sha256(b"".join(leaves)).hexdigest(),
@@ -497,6 +541,7 @@ def purge_vectors() -> dict[str, Any]:
 
 ALL = {
     "leaves": leaf_vectors,
+    "masks": mask_vectors,
     "journal": journal_vectors,
     "log": log_vectors,
     "tree": tree_vectors,

@@ -64,8 +64,9 @@ def test_the_frozen_vectors_are_what_the_straight_line_implementation_gives(name
     assert straight.as_file(straight.ALL[name]()) == kept
 
 
-def test_leaves_and_all_that_goes_into_them_are_the_frozen_ones() -> None:
-    vectors = load("leaves")
+@pytest.mark.parametrize("name", ["leaves", "masks"])
+def test_leaves_and_all_that_goes_into_them_are_the_frozen_ones(name: str) -> None:
+    vectors = load(name)
     key_m, key_t, key_p = (bytes.fromhex(vectors[k]) for k in ("key_m", "key_t", "key_p"))
     found = []
     for event in vectors["events"]:
