@@ -88,7 +88,7 @@ cdef enum:
     HEX = 8  # a digit too
     COLON = 16
     PLUS = 32
-    LOWER_WORD = 64
+    LOWER_WORD = 64  # and `_`: no pattern for digits alone begins or ends beside it
 
 cdef enum:
     # What a pair of bytes is part of, or may be.
@@ -135,8 +135,9 @@ cdef class Sieve:
     """See `sift.py`.
 
     One look at each pair of bytes at an even place tells nearly all of them off: whatever is looked
-    for has such a pair in it, wherever it begins, and few texts have many of those pairs. What an
-    anchor is found by are two of its pairs that are rare, or that others are found by. Numbers are found by bits, one for each byte.
+    for has such a pair in it, wherever it begins, and few texts have many of those pairs. An anchor is
+    found by two of its pairs that are rare, or that others are found by; a number by bits, one for
+    each byte.
     """
 
     def __cinit__(
@@ -321,8 +322,11 @@ cdef class Sieve:
         eights = fours & (fours << 4 | runs.fours >> 60)
         near = kinds.marks | kinds.uppers << 1 | runs.uppers >> 63 | kinds.uppers >> 1
         is_near = (near & kinds.parts) != 0 or (runs.is_near and kinds.parts & 1)
-        if kinds.parts >> 63 and stop < size and CLASS[p[stop]] & UPPER:
-            is_near = True
+        if kinds.parts >> 63 and stop < size:
+            # What is beside a number that ends here may be behind these 64.
+            is_near = is_near or CLASS[p[stop]] & (UPPER | PLUS) or (
+                CLASS[p[stop]] & SIGN and stop + 1 < size and CLASS[p[stop + 1]] & UPPER
+            )
         if is_near or self._short < 10:
             todo = fours & (twos << 4 | runs.twos >> 60)
         else:
@@ -503,7 +507,13 @@ cdef bint _is_seconds(const uint8_t *p, Py_ssize_t size) noexcept:
         at += 1
     if at < 4 or at > 9:
         return False
-    return at == size or (at + 3 == size and (p[at] == c'+' or p[at] == c'-'))
+    if at == size:
+        return True
+    return (
+        at + 3 == size
+        and (p[at] == c'+' or p[at] == c'-')
+        and CLASS[p[at + 1]] & CLASS[p[at + 2]] & DIGIT
+    )
 
 
 cdef inline int _pair(int one, int two) noexcept:

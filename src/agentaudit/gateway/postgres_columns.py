@@ -62,7 +62,7 @@ class Plan:
         made, hidden = sift.change_rows(run, self.changes, self.otherwise)
         for number, length in enumerate(hidden):
             change = self.changes[number] if number < len(self.changes) else None
-            if isinstance(change, Found):
+            if isinstance(change, Search):
                 spans += [Span(rule, "column", number, n) for rule, n in change.told()]
             elif length:
                 rule = self.rules[number] if number < len(self.rules) else self.otherwise_rule
@@ -70,8 +70,8 @@ class Plan:
         return made
 
 
-class Found:
-    """The change of a column in which something may be found: by whose rule, a value has to say."""
+class Search:
+    """The change of a column in which things are looked for: which rule hides one, each value says."""
 
     def __init__(self, change: Callable[[bytes], tuple[bytes | None, Sequence[str]]]) -> None:
         self._change = change
@@ -147,17 +147,17 @@ class Values:
         """Return what becomes of a column in which parts are hidden that no pattern sees."""
         oid, is_binary = column.type, column.format == 1
         if oid == _BYTEA and not is_binary:
-            return Found(self._null_by_hex)
+            return Search(self._null_by_hex)
         if oid in JSON and self._masks.paths:
-            return Found(lambda value: self._json(value, oid, is_binary=is_binary))
+            return Search(lambda value: self._json(value, oid, is_binary=is_binary))
         if not is_binary or oid in frames.INLINE or oid in _FIXED:
             return None
         if oid in _DIGITS:
             if not self._masks.scanner.finds_numbers:
                 return None
             if oid == _INT8:
-                return Found(self._null_by_digits)
-        return Found(lambda value: self._null_by_inside(value, oid))
+                return Search(self._null_by_digits)
+        return Search(lambda value: self._null_by_inside(value, oid))
 
     def _null_by_hex(self, value: bytes) -> tuple[bytes | None, Sequence[str]]:
         found = self._in_hex(value)
