@@ -71,7 +71,7 @@ class Plan:
 
 
 class Search:
-    """The change of a column in which things are looked for: which rule hides one, each value says."""
+    """The change of a column in which something is looked for: whose it is, each value tells."""
 
     def __init__(self, change: Callable[[bytes], tuple[bytes | None, Sequence[str]]]) -> None:
         self._change = change
