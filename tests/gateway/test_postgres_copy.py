@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -29,10 +30,12 @@ ALPHABETS = {
 each_format = pytest.mark.parametrize("name", FORMATS)
 
 
-def recorded(name: str, pieces: list[bytes]) -> bytes:
+def recorded(name: str, pieces: list[bytes], codec: str = "utf-8") -> bytes:
     """Return the rows that are recorded of a COPY in which a client sends `pieces`."""
     lineage = Lineage(outputs=("", "pii"), whole="pii", copy=FORMATS[name])
-    copy = CopyMask(MASKS, Side.CLIENT, lineage, "pii")
+    copy = CopyMask(
+        MASKS, Side.CLIENT, lambda _: (lineage, "pii"), is_binary=name == "binary", codec=codec
+    )
     events: list[Event] = []
     for piece in pieces:
         event = Event(kind=Kind.REQUEST, side=Side.CLIENT, payload=messages.frame(b"d", piece))
@@ -112,3 +115,35 @@ def test_a_row_too_long_in_binary_is_left_out_and_the_next_one_is_read() -> None
     pieces = [data[at : at + 50_000] for at in range(0, len(data), 50_000)]
     kept = struct.pack("!hi3si", 2, 3, b"two", -1)
     assert recorded("binary", pieces) == head + kept + b"\xff\xff"
+
+
+def test_a_header_too_long_does_not_let_the_first_row_pass_as_one() -> None:
+    pieces = [b"x" * 600_000, b"x" * 600_000, b",y\n", b"one,secret\n"]
+    for form in (FORMATS["csv"], replace(FORMATS["csv"], header="on")):
+        FORMATS["now"] = form
+        assert recorded("now", pieces).endswith(b"one,[masked:pii]\n")
+    del FORMATS["now"]
+
+
+@pytest.mark.parametrize("sign", [b"\\" * 60 + b'"x', b'"' * 61, b"\\a" * 60])
+def test_a_row_of_many_escapes_is_read_in_no_time(sign: bytes) -> None:
+    row = b'a,"' + sign + b"\n"
+    assert b"secret" not in recorded("escape", [row, b"a,secret\n"])
+
+
+def test_a_byte_of_a_character_is_no_sign() -> None:
+    rows = "ソ\t山田表\n太郎\t田中\n".encode("shift_jis")
+    for codec in ("shift_jis", "gbk", "big5"):
+        assert "山田".encode("shift_jis") not in recorded("text", [rows], codec)
+    shown = recorded("text", ["é\tù\n".encode("latin-1")], "latin-1")
+    assert shown == "é\t[masked:pii]\n".encode("latin-1")
+
+
+def test_a_last_row_without_its_end_is_told_as_it_is() -> None:
+    lineage = Lineage(outputs=("", "pii"), whole="pii", copy=FORMATS["text"])
+    copy = CopyMask(MASKS, Side.CLIENT, lambda _: (lineage, "pii"))
+    event = Event(kind=Kind.REQUEST, side=Side.CLIENT, payload=messages.frame(b"d", b"two\tsecret"))
+    step = Step(side=Side.CLIENT, frame=event.payload or b"", events=(event,))
+    copy.mask(step, event, lambda part, _: (part, []))
+    (rest,) = copy.finish(Side.CLIENT)
+    assert [(span.place, span.offset, span.length) for span in rest.spans] == [("column", 1, 6)]

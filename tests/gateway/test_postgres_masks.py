@@ -397,3 +397,194 @@ def test_content_follows_what_was_withheld() -> None:
     talk.client(second)
     assert not talk.masks.is_withholding
     assert talk.recorded(Side.CLIENT).endswith(first + second)
+
+
+# --- framing is no text, and hides none
+
+CARD = b"4242424242424242"
+TOKEN = b"ghp_" + b"A1b2C3d4E5f6" * 3
+DONE = messages.frame(b"C", b"SELECT 1\0") + IDLE
+SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+ROWS = {"name": "rows", "action": "redact", "apply": ["archive"], "json_paths": ["$..token"]}
+
+
+def copied_row(*values: bytes) -> bytes:
+    parts = [struct.pack("!i", len(value)) + value for value in values]
+    return struct.pack("!h", len(values)) + b"".join(parts)
+
+
+@pytest.mark.parametrize("size", range(40, 132))
+def test_the_length_of_a_value_hides_nothing_in_it(size: int) -> None:
+    card = (CARD + b" is a card").ljust(size, b".")
+    token = (TOKEN + b" ").ljust(size, b".")
+    talk = Talk(ALL)
+    talk.client(messages.query("SELECT 1"))
+    talk.target(description((b"n", 25, 0)), row(card), row(token), DONE)
+    talk.client(messages.parse("", "SELECT $1"), bind(card), messages.execute(), messages.sync())
+    talk.target(messages.frame(b"1") + messages.frame(b"2"), row(CARD), messages.frame(b"s") + IDLE)
+    talk.client(messages.query("COPY t TO STDOUT (FORMAT binary)"))
+    talk.target(messages.frame(b"H", b"\1\0\1\0\1"))
+    for body in (SIGNATURE + copied_row(b"x"), copied_row(card), copied_row(token), b"\xff\xff"):
+        talk.target(messages.frame(b"d", body))
+    talk.target(messages.frame(b"c"), DONE)
+    talk.finish()
+    assert CARD not in talk.everything()
+    assert TOKEN not in talk.everything()
+
+
+@pytest.mark.parametrize("cut", [1, 5, 19, 20, 25, 40, 70])
+def test_what_a_client_copies_in_binary_is_read_wherever_it_is_cut(cut: int) -> None:
+    data = SIGNATURE + copied_row((TOKEN + b" ").ljust(65, b".")) + b"\xff\xff"
+    talk = Talk(ALL)
+    talk.client(messages.query("COPY t FROM STDIN (FORMAT binary)"))
+    talk.target(messages.frame(b"G", b"\1\0\1\0\1"))
+    talk.client(messages.frame(b"d", data[:cut]))
+    talk.client(messages.frame(b"d", data[cut:]))
+    talk.client(messages.frame(b"c"))
+    talk.target(messages.frame(b"C", b"COPY 1\0") + IDLE)
+    talk.finish()
+    assert TOKEN not in talk.everything()
+    assert len(talk.recorded(Side.CLIENT)) == len(talk.said[Side.CLIENT])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET my.secret = 'hunter2x'",
+        "SELECT set_config('my.secret','hunter2x',false)",
+        "ALTER SYSTEM SET app.secret = hunter2x",
+        "CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'u', api_secret 'hunter2x')",
+        "SELECT dblink_connect('c', 'host=x token=hunter2x')",
+    ],
+)
+@pytest.mark.parametrize("rules", [(), ({**ALL, "detect": ["card"]},), (ALL,)])
+def test_a_credential_in_its_place_is_hidden_whatever_the_rules(
+    statement: str, rules: tuple[Mapping[str, Any], ...]
+) -> None:
+    talk = Talk(*rules)
+    talk.client(messages.query(statement))
+    talk.finish()
+    assert b"hunter2x" not in talk.everything()
+    assert b"hunter2x" in talk.passed[Side.CLIENT]
+
+
+# --- JSON paths
+
+JSON_TEXT = b'{"token":"s3cretvalue","n":12345678901234567890.12}'
+
+
+def declared(oid: int) -> bytes:
+    return messages.frame(b"P", b"\0INSERT INTO t VALUES ($1)\0" + struct.pack("!HI", 1, oid))
+
+
+@pytest.mark.parametrize("oid", [0, 114, 3802, 199])
+def test_a_path_hides_in_a_parameter(oid: int) -> None:
+    talk = Talk(ROWS)
+    talk.client(declared(oid), bind(JSON_TEXT), messages.execute(), messages.sync())
+    talk.finish()
+    assert b"s3cret" not in talk.everything()
+    spans = [span for event in talk.events for span in event.spans]
+    assert {(span.rule, span.place, span.offset) for span in spans} == {("rows", "parameter", 0)}
+    if oid != 199:
+        assert b'"n":12345678901234567890.12' in talk.recorded(Side.CLIENT)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        JSON_TEXT,
+        b'{"a":{"token":"s3cretvalue"},"a":1}',
+        b'{"\\u0074oken":"s3cretvalue"}',
+        JSON_TEXT[:-1] + b',"pad":"' + b"x" * 400_000 + b'"}',
+    ],
+)
+@pytest.mark.parametrize("is_described", [True, False])
+def test_a_path_hides_in_a_row(value: bytes, is_described: bool) -> None:
+    if len(value) > 1000 and not is_described:
+        return  # of such a value nobody knows that it is JSON
+    talk = Talk(ROWS)
+    talk.client(messages.query("SELECT j"))
+    shape = description((b"j", 114, 0)) if is_described else b""
+    talk.target(shape, row(value), DONE)
+    talk.finish()
+    assert b"s3cret" not in talk.everything()
+    assert talk.passed[Side.TARGET] == talk.said[Side.TARGET]
+
+
+def test_two_paths_are_told_by_their_own_rules() -> None:
+    other = {**ROWS, "name": "other", "json_paths": ["$.pin"]}
+    talk = Talk(ROWS, other)
+    talk.client(messages.query("SELECT j"))
+    talk.target(description((b"j", 114, 0)), row(b'{"pin":1}'), row(b'{"token":"s"}'), DONE)
+    spans = [span for event in talk.events for span in event.spans if span.place == "column"]
+    assert [(span.rule, span.length) for span in spans] == [("other", 9), ("rows", 13)]
+
+
+# --- what is told of what was hidden
+
+
+def test_spans_are_where_the_marks_are() -> None:
+    talk = Talk(ALL)
+    talk.target(messages.frame(b"S", b"client_encoding\0LATIN1\0"))
+    talk.client(
+        b"Q"
+        + struct.pack("!i", 4 + 51)
+        + b"SELECT '\xe9\xe9', '"
+        + TOKEN[:36].ljust(36, b"x")
+        + b"\0"
+    )
+    for event in talk.events:
+        for span in event.spans:
+            if span.place == "payload":
+                assert (event.payload or b"")[span.offset :].startswith(b"[masked:")
+
+
+def test_what_was_hidden_in_a_parameter_is_hidden_where_an_error_quotes_it() -> None:
+    talk = Talk(ALL)
+    talk.client(messages.parse("", "SELECT f($1)"), bind(b"user=bob password=hunter2x!Q"))
+    talk.client(messages.execute(), messages.sync())
+    talk.target(messages.error_response(code="P0001", message="wrong: hunter2x!Q"), IDLE)
+    talk.finish()
+    assert b"hunter2x" not in talk.everything()
+
+
+def test_no_hash_is_kept_of_a_copy_in_which_something_was_hidden() -> None:
+    for body, is_kept in ((b"x" * 300_000, True), (b"x" * 300_000 + b" " + TOKEN, False)):
+        talk = Talk(ALL)
+        talk.client(messages.query("COPY t FROM STDIN"))
+        talk.target(messages.frame(b"G", b"\0\0\1\0\0"))
+        talk.client(messages.frame(b"d", body + b"\n"), messages.frame(b"c"))
+        talk.target(messages.frame(b"C", b"COPY 1\0") + IDLE)
+        talk.finish()
+        assert bool(talk.commands[-1].sha256) is is_kept
+
+
+# --- what takes no square of its length
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"a"] + [b""] * 20_000,
+        [b"a" * 60_000 + b" "],
+        [b"-----BEGIN PRIVATE KEY-----\n"] + [b"A\n"] * 20_000,
+        [b"-----BEGIN PRIVATE KEY" * 3000 + b"{\n"],
+        [b"\0" * 60_000 + b"x\0y"],
+        [b"y"] * 20_000,
+    ],
+    ids=["empty", "word", "key", "keys", "zeros", "bytes"],
+)
+def test_a_copy_cut_oddly_is_looked_at_once(pieces: list[bytes]) -> None:
+    talk = Talk(ALL)
+    talk.client(messages.query("COPY t FROM STDIN (FORMAT binary)"))
+    talk.target(messages.frame(b"G", b"\0\0\1\0\0"))
+    most = 0
+    for number, piece in enumerate(pieces):
+        talk.client(messages.frame(b"d", piece))
+        if number % 1000 == 0:
+            talk.events += talk.masks.flush()
+        held = sum(copy.pending for copy in talk.masks._copies.values())
+        most = max(most, held)
+    talk.finish()
+    assert most <= 300_000
+    assert len(talk.recorded(Side.CLIENT)) == len(talk.said[Side.CLIENT])

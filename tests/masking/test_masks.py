@@ -167,7 +167,14 @@ def test_credentials_are_hidden_without_any_rule() -> None:
         ("SELECT password FROM users WHERE name = 'x'", []),
         ("ALTER ROLE a PASSWORD NULL", []),
         ("SELECT 'PASSWORD ''x'''", []),
-        ("ALTER ROLE a PASSWORD 'no end", []),  # no scanner reads it: a pattern does
+        ("ALTER ROLE a PASSWORD 'no end", ["'no end"]),
+        ("SET my.secret = 'x', y; SET a.b = 'z'", ["'x'", "y"]),
+        ("ALTER ROLE a SET my.api_key TO x", ["x"]),
+        ("ALTER SYSTEM SET my.secret = 4711", ["4711"]),
+        ("UPDATE t SET secret = 'x'", []),
+        ("SELECT set_config('my.secret'::text, 'x', false)", ["'x'"]),
+        ("SELECT set_config(setting_name => 'my.secret', new_value => 'x')", ["'x'"]),
+        ("CREATE USER MAPPING FOR a SERVER s OPTIONS (api_secret 'x'); SELECT '", ["'x'"]),
     ],
 )
 def test_credentials_are_where_postgresqls_scanner_says(sql: str, expected: list[str]) -> None:

@@ -20,9 +20,11 @@ _INT32: Final = struct.Struct("!i")
 _NUMBER: Final = re.compile(rb"[0-9](?:[ ./()+-]{0,2}[0-9])*")
 _DATE: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}(?=[ T][0-9]{2}:)")
 _SECONDS: Final = re.compile(rb"[0-9]{2}\.[0-9]{1,6}(?:[+-][0-9]{2})?")
-_BEFORE: Final = re.compile(rb"(?:[A-Z+]|[A-Z][ -])\Z")
+_BEFORE: Final = re.compile(rb"(?:[A-Z+]|[A-Z]-)\Z")
+_FAR_BEFORE: Final = re.compile(rb"[A-Z] \Z")
 _BEHIND: Final = re.compile(rb"[A-Z+]|[ -][A-Z]")
-_WORD: Final = re.compile(rb"[a-z_]")
+_WORD_BEFORE: Final = re.compile(rb"[^\0-\x1f].{2}[a-z_]\Z", re.DOTALL)
+_WORD_BEHIND: Final = re.compile(rb"[a-z_][^\0-\x1f]")
 _COLONS: Final = re.compile(rb"[0-9A-Fa-f:]+")
 _TWO_COLONS: Final = re.compile(rb"[0-9A-Fa-f]::|::[0-9A-Fa-f]")
 _LETTERS: Final = re.compile(rb"[0-9A-Z]+")
@@ -44,14 +46,14 @@ class Sieve:
 
     - one of `anchors`, of two bytes at least, a letter in lower case being found in either case;
     - a number, with at most two of ` ./()+-` between two digits: of `bare` digits, and where it has
-      nothing but these, no lower-case letter or `_` at it; of `beside`, and beside it stands an
-      upper-case letter or `+`, with a `-` between or none, or letters on both sides with a space
-      between; of `spaced` digits with such a sign among them that is not one dot alone; or with so
-      many `dots`;
+      nothing but these, it is no part of a word in lower case; of `beside`, and beside it stands an
+      upper-case letter, with a `-` or a space between or none, or `+`; of `spaced` digits with such
+      a sign among them that is not one dot alone; or with so many `dots`;
     - a run of hex digits and colons with so many of these, or with two side by side;
     - a run of so many upper-case `letters` and digits, with three letters side by side.
 
-    A date before a time, and the seconds of a time, are no such numbers.
+    A date before a time, and the seconds of a time, are no such numbers. Bytes that frame a value,
+    such as its length, only ever let more through.
 
     Raises:
         ValueError: an anchor, or a least number of digits or dots, is too short to be found.
@@ -107,20 +109,21 @@ class Sieve:
         at = 0
         while (found := _NUMBER.search(data, at)) is not None:
             start, at = found.span()
-            before = _BEFORE.search(data, max(0, start - 2), start)
-            sides = [] if before is None else [before[0]]
-            if not any(b" " not in side for side in sides):
-                date = _DATE.match(data, start)
-                if date is not None:
-                    at = date.end()
-                    continue
+            is_beside = _BEFORE.search(data, max(0, start - 2), start) is not None
+            if not is_beside and (date := _DATE.match(data, start)) is not None:
+                at = date.end()
+                continue
             if data[start - 1 : start] == b":" and _SECONDS.fullmatch(found[0]) is not None:
                 continue
-            behind = _BEHIND.match(data, at)
-            sides += [] if behind is None else [behind[0]]
-            is_beside = len(sides) == 2 or any(b" " not in side for side in sides)
-            around = data[max(0, start - 1) : start] + data[at : at + 1]
-            is_word = found[0].isdigit() and _WORD.search(around) is not None
+            is_beside = (
+                is_beside
+                or _FAR_BEFORE.search(data, max(0, start - 2), start) is not None
+                or _BEHIND.match(data, at) is not None
+            )
+            is_word = found[0].isdigit() and (
+                _WORD_BEFORE.search(data, max(0, start - 4), start) is not None
+                or _WORD_BEHIND.match(data, at) is not None
+            )
             if self._is_number(found[0], is_beside=is_beside, is_word=is_word):
                 return True
         return False

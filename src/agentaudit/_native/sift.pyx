@@ -390,7 +390,7 @@ cdef class Sieve:
         """
         cdef Py_ssize_t start = at, end
         cdef int digits = 0, dots = 0, others = 0, new_dots = 0, new_others = 0, signs = 0
-        cdef bint is_beside = False, is_far = False, is_word
+        cdef bint is_beside = False, is_word
         at = start - 1
         while at >= low:
             if CLASS[p[at]] & DIGIT:
@@ -401,14 +401,14 @@ cdef class Sieve:
             else:
                 break
             at -= 1
-        if start > 0:
-            if CLASS[p[start - 1]] & (UPPER | PLUS):
-                is_beside = True
-            elif start > 1 and CLASS[p[start - 2]] & UPPER:
-                is_beside = p[start - 1] == c'-'
-                is_far = p[start - 1] == c' '
+        if start > 0 and CLASS[p[start - 1]] & (UPPER | PLUS):
+            is_beside = True
+        elif start > 1 and CLASS[p[start - 2]] & UPPER and p[start - 1] == c'-':
+            is_beside = True
         if not is_beside and _is_date(p + start, size - start):
             return start + 10
+        if start > 1 and CLASS[p[start - 2]] & UPPER and p[start - 1] == c' ':
+            is_beside = True
         at = end = start
         while at < size:
             if CLASS[p[at]] & DIGIT:
@@ -431,10 +431,12 @@ cdef class Sieve:
             if CLASS[p[end]] & (UPPER | PLUS):
                 is_beside = True
             elif end + 1 < size and CLASS[p[end + 1]] & UPPER:
-                is_beside = is_beside or p[end] == c'-' or (is_far and p[end] == c' ')
+                is_beside = is_beside or p[end] == c'-' or p[end] == c' '
+        # What is beside it is text, and no part of a length or a message's type: there is a NUL in
+        # the first of the four bytes of a length, and one behind a type.
         is_word = digits == end - start and (
-            (start > 0 and CLASS[p[start - 1]] & LOWER_WORD)
-            or (end < size and CLASS[p[end]] & LOWER_WORD)
+            (start > 3 and CLASS[p[start - 1]] & LOWER_WORD and p[start - 4] >= c' ')
+            or (end + 1 < size and CLASS[p[end]] & LOWER_WORD and p[end + 1] >= c' ')
         )
         if (
             (self._bare and digits >= self._bare and not is_word)

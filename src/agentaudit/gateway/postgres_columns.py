@@ -22,6 +22,8 @@ from agentaudit.protocols.postgres import Conversation
 from agentaudit.protocols.postgres_messages import Column
 
 JSON: Final = frozenset({114, 3802})
+_JSON_ARRAYS: Final = frozenset({199, 3807})
+JSON_LIKE: Final = JSON | _JSON_ARRAYS
 _JSONB: Final = 3802
 _BYTEA: Final = 17
 _INT8: Final = 20
@@ -38,11 +40,15 @@ _LEAST_CARD: Final = (10**8).to_bytes(8)
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """What becomes of a parameter: by which rules, and whether it is told as text now."""
+    """What becomes of a parameter: by which rules, and whether it is told as text now.
+
+    `hidden` is what was replaced, where that is not all of it.
+    """
 
     value: bytes | None
     rules: tuple[str, ...] = ()
     is_text: bool = False
+    hidden: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Plan:
         """Return whole messages with their rows changed, and note in `spans` what is hidden."""
         made, hidden = sift.change_rows(run, self.changes, self.otherwise)
         for number, length in enumerate(hidden):
-            change = self.changes[number] if number < len(self.changes) else None
+            change = self.changes[number] if number < len(self.changes) else self.otherwise
             if isinstance(change, Search):
                 spans += [Span(rule, "column", number, n) for rule, n in change.told()]
             elif length:
@@ -105,7 +111,9 @@ class Values:
                 shown = self.readable(value, oid, is_binary=is_binary)
                 return Param(self._masks.rules[rule].whole(shown), (rule,), is_text=True)
         rules: tuple[str, ...] = ()
-        if oid in JSON:
+        if self._masks.paths and oid in _JSON_ARRAYS:
+            return Param(None, (self._masks.paths[0][1],))
+        if oid in JSON or (oid == 0 and not is_binary and value.lstrip()[:1] in (b"{", b"[")):
             # What no path names may hold something all the same.
             value, rules = self._json(value, oid, is_binary=is_binary)
         if is_binary and oid in _FIXED:
@@ -120,7 +128,8 @@ class Values:
         if not found:
             return Param(value, rules)
         hiding = dict.fromkeys([*rules, *(each.rule for each in found)])
-        return Param(frames.inline(self._masks, value, oid, found), tuple(hiding))
+        parts = tuple(value[each.start : each.stop] for each in found)
+        return Param(frames.inline(self._masks, value, oid, found), tuple(hiding), hidden=parts)
 
     def change(self, name: str, column: Column | None, *, is_announced: bool) -> sift.Change:
         """Return what becomes of the values of a column that the rule `name` hides, or none.
@@ -148,6 +157,9 @@ class Values:
         oid, is_binary = column.type, column.format == 1
         if oid == _BYTEA and not is_binary:
             return Search(self._null_by_hex)
+        if oid in _JSON_ARRAYS and self._masks.paths:
+            rule = self._masks.paths[0][1]
+            return Search(lambda value: (None, (rule,)))
         if oid in JSON and self._masks.paths:
             return Search(lambda value: self._json(value, oid, is_binary=is_binary))
         if not is_binary or oid in frames.INLINE or oid in _FIXED:
@@ -158,6 +170,16 @@ class Values:
             if oid == _INT8:
                 return Search(self._null_by_digits)
         return Search(lambda value: self._null_by_inside(value, oid))
+
+    def change_unknown(self) -> sift.Change:
+        """Return what becomes of values that nobody has told the type and the format of."""
+        return Search(self._unknown)
+
+    def _unknown(self, value: bytes) -> tuple[bytes | None, Sequence[str]]:
+        if self._masks.paths and value.lstrip()[:1] in (b"{", b"["):
+            made, rules = self._json(value, 0, is_binary=False)
+            return made, rules
+        return self._null_by_hex(value)
 
     def _null_by_hex(self, value: bytes) -> tuple[bytes | None, Sequence[str]]:
         found = self._in_hex(value)

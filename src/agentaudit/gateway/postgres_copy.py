@@ -6,6 +6,7 @@ a COPY is cut anew, at the ends of rows, and a row that is not whole yet is with
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -16,18 +17,21 @@ from agentaudit._native.raw import int32_at
 from agentaudit.gateway.postgres_frames import framed, note
 from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import Masks
-from agentaudit.masking.stream import Hidden, Stream
+from agentaudit.masking.stream import MAX_PENDING_BYTES, Hidden, Stream
 from agentaudit.model import Event, Flag, Kind, Side, Span, Step
 from agentaudit.risk.lineage import CopyFormat, Lineage
 
 _COPY_DATA: Final = ord("d")
 _ENDS: Final = frozenset(b"cfCEZS")
 """What no CopyData of the same COPY comes behind; a client's Sync ends one that has failed."""
-_SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
+SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
 """What COPY's binary format begins with."""
-_NO_ROWS: Final = _SIGNATURE + bytes(8) + b"\xff\xff"
+_NO_ROWS: Final = SIGNATURE + bytes(8) + b"\xff\xff"
 _INT16: Final = struct.Struct("!h")
 _INT32: Final = struct.Struct("!i")
+
+_MAX_FRAMES_BYTES: Final = 4 * MAX_PENDING_BYTES
+"""Messages that wait for what comes behind them: there may be many with nothing in them."""
 
 MAX_ROW_BYTES: Final = 1024 * 1024
 """A longer row is hidden as a whole where a rule is about its columns."""
@@ -40,24 +44,37 @@ Others = Callable[[bytes, Masks], tuple[bytes, list[Span]]]
 class CopyMask:
     """One COPY, one way: what `side` sends.
 
-    `everything` is the rule that hides rows of which nobody can tell the columns.
+    `everything` is the rule that hides rows of which nobody can tell the columns, `lineages` gives
+    for masks what they hide of it. `codec` is the encoding of the session.
     """
 
-    def __init__(self, masks: Masks, side: Side, lineage: Lineage | None, everything: str) -> None:
+    def __init__(
+        self,
+        masks: Masks,
+        side: Side,
+        lineage_for: Callable[[Masks], tuple[Lineage | None, str]],
+        *,
+        is_binary: bool = False,
+        codec: str = "utf-8",
+    ) -> None:
         self._masks = masks
-        rows = _rows_of(masks, lineage, everything)
+        lineage, everything = lineage_for(masks)
+        rows = _rows_of(masks, lineage, everything, is_binary=is_binary, codec=codec)
         # A server's message is a whole row.
-        self._way: _Way = _Lines(masks, side is Side.TARGET) if rows is None else _Cut(rows)
+        self._way: _Way = (
+            _Lines(masks, side is Side.TARGET, is_binary=is_binary) if rows is None else _Cut(rows)
+        )
         self._for_client: CopyMask | None = None
         client = masks.for_client
         if client is not None and client is not masks:
-            rule = everything if everything in client.rules else ""
-            self._for_client = CopyMask(client, side, lineage, rule)
+            self._for_client = CopyMask(client, side, lineage_for, is_binary=is_binary, codec=codec)
         self._is_for_client = client is not None
         self._command_no = -1
         self._left = 0
         self.is_over = False
         """Whether the end of the COPY has been seen."""
+        self.has_hidden = False
+        """Whether anything of it was hidden."""
 
     @property
     def pending(self) -> int:
@@ -89,6 +106,7 @@ class CopyMask:
                 step.frame = b"".join(self._for_client._masked(payload, others)[:2])
         event.payload = frame
         event.spans += tuple(spans)
+        self.has_hidden = self.has_hidden or bool(spans or first)
         if self._way.pending:
             event.flags |= Flag.WITHHELD
         if before:
@@ -144,6 +162,7 @@ class CopyMask:
 
     def _events(self, side: Side) -> list[Event]:
         before, rest, first, spans = self._way.made()
+        self.has_hidden = self.has_hidden or bool(spans or first)
         moved = [_moved(span, len(before)) for span in spans]
         whole = before + rest
         return [self._content(side, whole, [*first, *moved])] if whole else []
@@ -223,39 +242,42 @@ class _Lines(_Way):
     as many bytes as it was.
     """
 
-    def __init__(self, masks: Masks, has_whole_rows: bool) -> None:
+    def __init__(self, masks: Masks, has_whole_rows: bool, *, is_binary: bool) -> None:
         super().__init__()
         self._masks = masks
         self._has_whole_rows = has_whole_rows
-        self._stream = Stream(masks, keeps_length=True)
-        self._is_begun = False
+        self._framing = BinaryFraming() if is_binary else None
+        shown = None if self._framing is None else self._framing.blanked
+        self._stream = Stream(masks, keeps_length=True, shown=shown)
         self._frames = bytearray()
         self._left = 0  # of the message at the beginning of those, what of its body is not told yet
         self._withheld = 0
 
     @property
     def pending(self) -> int:
-        return self._stream.pending
+        return self._stream.pending or len(self._frames)
 
     def is_clean(self, body: bytes) -> bool:
         is_whole = self._has_whole_rows or body.endswith((b"\n", b"\0"))
         if self._stream.is_in_run or not is_whole:
             return False
-        if not self._is_begun:
-            if body.startswith(_SIGNATURE):
-                return False
-            self._is_begun = bool(body)
-        return self._masks.scanner.is_clean(body)
+        if self._framing is None:
+            return self._masks.scanner.is_clean(body)
+        # A client may end a message anywhere, so of its rows each byte has to be followed.
+        return self._has_whole_rows and not self._masks.scanner.may_hold(body)
 
     def begin(self) -> None:
         super().begin()
         self._withheld = len(self._frames)
 
     def feed(self, body: bytes, frames: bytes, *, is_whole: bool) -> None:
-        if not self._is_begun and body:
-            self._is_begun = True
-            if body.startswith(_SIGNATURE):
-                self._stream = Stream(self._masks, has_lengths=True)
+        if (
+            self._framing is not None
+            and self._has_whole_rows
+            and not self._left
+            and not self._frames
+        ):
+            self._framing.begin(has_header=body.startswith(SIGNATURE))
         if is_whole and self._are_whole_rows(body):
             found = [] if self._masks.scanner.is_clean(body) else self._masks.scanner.find(body)
             if found:
@@ -268,6 +290,8 @@ class _Lines(_Way):
         self._tell(*self._stream.feed(body))
         if is_whole:
             self.end_message()
+        if len(self._frames) > _MAX_FRAMES_BYTES:
+            self.finish(is_cut_off=True)
 
     def end_message(self) -> None:
         if self._has_whole_rows:
@@ -275,7 +299,7 @@ class _Lines(_Way):
 
     def _are_whole_rows(self, body: bytes) -> bool:
         stream = self._stream
-        if self._frames or self._left or stream.is_in_run or stream.has_lengths:
+        if self._frames or self._left or stream.is_in_run or self._framing is not None:
             return False
         if self._has_whole_rows:
             return True
@@ -396,9 +420,10 @@ class _Rows:
 class _Nothing(_Rows):
     """All of it is hidden."""
 
-    def __init__(self, masks: Masks, rule: str) -> None:
+    def __init__(self, masks: Masks, rule: str, *, is_binary: bool) -> None:
         super().__init__(masks)
         self._rule = rule
+        self._is_binary = is_binary
         self._has_said = False
 
     @property
@@ -412,7 +437,7 @@ class _Nothing(_Rows):
         if self._has_said:
             return b"", span
         self._has_said = True
-        if data.startswith(_SIGNATURE):
+        if self._is_binary:
             return _NO_ROWS, span
         return mark(self._rule) + b"\n", span
 
@@ -448,7 +473,6 @@ class _Columns(_Rows):
         tail = self._tail
         tail += data
         out = bytearray()
-        spans: list[Span] = []
         hidden = [0] * (len(self._rules) + 1)
         at = 0
         while at < len(tail):
@@ -459,6 +483,7 @@ class _Columns(_Rows):
                 hidden[-1] += stop - at
             else:
                 out += self._row(bytes(tail[at:stop]), hidden)
+            self._is_first = False
             at = stop
             self._begin_row()
         del tail[:at]
@@ -470,13 +495,8 @@ class _Columns(_Rows):
             hidden[-1] += known
             self._looked -= known
             del tail[:known]
-        spans += [
-            Span(self._rules[n] if n < len(self._rules) else self._whole, "column", n, length)
-            for n, length in enumerate(hidden)
-            if length
-        ]
         made, found = self._by_pattern(bytes(out))
-        return made, spans + found
+        return made, [*self._told(hidden), *found]
 
     def _by_pattern(self, rows: bytes) -> tuple[bytes, list[Span]]:
         scanner = self._masks.scanner
@@ -495,12 +515,21 @@ class _Columns(_Rows):
         if not tail:
             return b"", []
         hidden = [0] * (len(self._rules) + 1)
-        if was_swallowing:
-            made = b""
+        made = b""
+        if not was_swallowing and self._ends_alone(tail):
+            made = self._row(tail, hidden)
         else:
-            made = self._row(tail, hidden) if self._ends_alone(tail) else self._hidden_row()
+            hidden[-1] += len(tail)
+            made = b"" if was_swallowing else self._hidden_row()
         masked, found = self._by_pattern(made)
-        return masked, [Span(self._whole, "column", len(self._rules), len(tail)), *found]
+        return masked, [*self._told(hidden), *found]
+
+    def _told(self, hidden: Sequence[int]) -> list[Span]:
+        return [
+            Span(self._rules[n] if n < len(self._rules) else self._whole, "column", n, length)
+            for n, length in enumerate(hidden)
+            if length
+        ]
 
     def _change(self, number: int, value: bytes) -> bytes | None:
         return self._masks.rules[self._rules[number]].whole(value)
@@ -549,9 +578,7 @@ class _Delimited(_Columns):
 
     def _row(self, row: bytes, hidden: list[int]) -> bytes:
         line = row.rstrip(b"\r\n")
-        is_header = self._is_first and bool(self._form.header)
-        self._is_first = False
-        if is_header or line == b"\\.":
+        if (self._is_first and self._form.header) or line == b"\\.":
             return row
         fields = self._fields(line)
         if len(fields) != len(self._rules):
@@ -582,7 +609,7 @@ class _TextRows(_Delimited):
         super().__init__(masks, lineage, form)
         escaped = re.escape(self._delimiter)
         self._field = re.compile(
-            rb"((?:[^\\" + escaped + rb"]|\\.)*)(?:" + escaped + rb"|\Z)", re.DOTALL
+            rb"((?:[^\\" + escaped + rb"]|\\.)*+)(?:" + escaped + rb"|\Z)", re.DOTALL
         )
 
     def _row_end(self, data: bytearray, at: int) -> int:
@@ -630,10 +657,11 @@ class _CsvRows(_Delimited):
         super().__init__(masks, lineage, form)
         self._quote = form.quote.encode()
         quote, escape = re.escape(self._quote), re.escape(form.escape.encode())
+        # No character has two readings, so that nothing is tried twice.
         inside = rb"(?:[^" + quote + escape + rb"]|" + escape + rb"[" + quote + escape + rb"]"
         if form.escape != form.quote:
-            inside += rb"|" + escape
-        inside += rb")*"
+            inside += rb"|" + escape + rb"(?![" + quote + escape + rb"])"
+        inside += rb")*+"
         self._has_escape = form.escape != form.quote
         self._sign = re.compile(
             quote + rb"|\n" + (rb"|" + escape if self._has_escape else b""), re.DOTALL
@@ -702,6 +730,8 @@ class _BinaryRows(_Columns):
 
     _left = -1
     """How many values of the row have not begun; before their number is known, -1."""
+    _has_begun = False
+    """Whether anything was returned: that begins with the header."""
 
     def _begin_row(self) -> None:
         super()._begin_row()
@@ -726,7 +756,6 @@ class _BinaryRows(_Columns):
 
     def _row(self, row: bytes, hidden: list[int]) -> bytes:
         if self._is_first:
-            self._is_first = False
             return row
         (count,) = _INT16.unpack_from(row)
         if count < 0:
@@ -748,7 +777,12 @@ class _BinaryRows(_Columns):
         return bytes(out)
 
     def _by_pattern(self, rows: bytes) -> tuple[bytes, list[Span]]:
-        stream = Stream(self._masks, has_lengths=True)
+        if not rows:
+            return b"", []
+        framing = BinaryFraming()
+        framing.begin(has_header=not self._has_begun)
+        self._has_begun = True
+        stream = Stream(self._masks, keeps_length=True, shown=framing.blanked)
         made, hidden = stream.feed(rows)
         rest, more = stream.finish()
         return made + rest, [
@@ -761,6 +795,52 @@ class _BinaryRows(_Columns):
         return b""
 
 
+class BinaryFraming:
+    """Tells values from what frames them in COPY's binary format, wherever pieces are cut."""
+
+    def __init__(self) -> None:
+        self._part = b""
+        self._value = 0
+        self._fields = 0
+        self._is_header = True
+
+    def begin(self, *, has_header: bool) -> None:
+        """Begin with a row, or with the header before the first."""
+        self._part = b""
+        self._value = self._fields = 0
+        self._is_header = has_header
+
+    def blanked(self, data: bytes) -> bytes:
+        """Return the next piece with NULs for what is no value."""
+        out = bytearray(data)
+        at = 0
+        while at < len(data):
+            if self._value:
+                step = min(self._value, len(data) - at)
+                self._value -= step
+                at += step
+                continue
+            needed = 19 if self._is_header else 4 if self._fields else 2
+            step = min(needed - len(self._part), len(data) - at)
+            self._part += data[at : at + step]
+            out[at : at + step] = bytes(step)
+            at += step
+            if len(self._part) == needed:
+                self._read(self._part)
+                self._part = b""
+        return bytes(out)
+
+    def _read(self, part: bytes) -> None:
+        if self._is_header:
+            self._is_header = False
+            self._value = max(0, int32_at(part, 15))
+        elif self._fields:
+            self._fields -= 1
+            self._value = max(0, int32_at(part, 0))
+        else:
+            self._fields = max(0, _INT16.unpack(part)[0])
+
+
 def _within(stop: int, data: bytearray) -> int:
     return stop if stop <= len(data) else -1
 
@@ -768,17 +848,32 @@ def _within(stop: int, data: bytearray) -> int:
 _FORMATS: Final = {"text": _TextRows, "csv": _CsvRows, "binary": _BinaryRows}
 
 
-def _rows_of(masks: Masks, lineage: Lineage | None, everything: str) -> _Rows | None:
+def _has_plain_signs(codec: str) -> bool:
+    """Return whether a byte of ASCII is never a part of another character."""
+    name = codecs.lookup(codec).name
+    return name.startswith(("ascii", "utf-8", "iso8859", "cp125", "cp866", "cp874", "koi8", "euc"))
+
+
+def _rows_of(
+    masks: Masks, lineage: Lineage | None, everything: str, *, is_binary: bool, codec: str
+) -> _Rows | None:
     """Return how the rows of a COPY are masked, None where no rule is about its columns."""
     if not everything or (lineage is not None and lineage.is_clear):
         return None
     if lineage is None or lineage.copy is None or lineage.outputs is None:
         rule = everything if lineage is None else lineage.whole
-        return _Nothing(masks, rule) if rule in masks.rules else None
+        return _Nothing(masks, rule, is_binary=is_binary) if rule in masks.rules else None
     if not any(rule in masks.rules for rule in lineage.outputs if rule):
         return None
     form = lineage.copy
     kind = _FORMATS.get(form.format)
-    if kind is None or not form.is_understood or len(form.delimiter) != 1 or len(form.quote) != 1:
-        return _Nothing(masks, lineage.whole)
+    if (
+        kind is None
+        or not form.is_understood
+        or is_binary != (form.format == "binary")
+        or len(form.delimiter) != 1
+        or len(form.quote) != 1
+        or (not is_binary and (form.encoding or not _has_plain_signs(codec)))
+    ):
+        return _Nothing(masks, lineage.whole, is_binary=is_binary)
     return kind(masks, lineage, form)

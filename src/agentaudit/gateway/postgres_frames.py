@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agentaudit._native import sift
@@ -38,10 +38,24 @@ _COLUMN: Final = struct.Struct("!IhIhih")
 
 @dataclass(slots=True)
 class Masked:
-    """A frame after masking, and what of it is hidden."""
+    """A frame after masking, and what of it is hidden; `shifts` is what `moved` takes."""
 
     frame: bytes
     spans: list[Span]
+    shifts: list[tuple[int, int]]
+
+
+def moved(spans: Sequence[Span], shifts: Sequence[tuple[int, int]]) -> list[Span]:
+    """Return spans where they are after more was replaced.
+
+    `shifts` has where each of those stretches ended before, and by how much it has grown.
+    """
+    return [
+        replace(span, offset=span.offset + sum(by for at, by in shifts if at <= span.offset))
+        if span.place == "payload"
+        else span
+        for span in spans
+    ]
 
 
 def parts(frame: bytes) -> Iterator[tuple[int, int, int]]:
@@ -98,7 +112,7 @@ def inline(masks: Masks, value: bytes, oid: int, found: Sequence[Found]) -> byte
 class Splicer:
     """A frame in the making: pieces of the old one, and what is new between them."""
 
-    __slots__ = ("_at", "_frame", "_header", "_message", "_out", "spans")
+    __slots__ = ("_at", "_frame", "_header", "_message", "_out", "shifts", "spans")
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
@@ -107,6 +121,7 @@ class Splicer:
         self._message = -1
         self._header = 0
         self.spans: list[Span] = []
+        self.shifts: list[tuple[int, int]] = []
 
     def enter(self, message: int) -> None:
         """Go on with the message that begins at `message`."""
@@ -124,6 +139,7 @@ class Splicer:
         at = len(self._out)
         self._out += new
         self._at = stop
+        self.shifts.append((stop, len(new) - (stop - start)))
         return at
 
     def put_value(self, start: int, stop: int, new: bytes | None) -> int:
@@ -133,6 +149,7 @@ class Splicer:
         at = len(self._out)
         self._out += new or b""
         self._at = stop
+        self.shifts.append((stop, len(new or b"") - (stop - start)))
         return at
 
     def _settle(self) -> None:
@@ -197,7 +214,7 @@ def hide_found(
         at = splicer.put_value(start, stop, made)
         note(splicer.spans, masks, at, value, found)
         done = stop
-    return Masked(splicer.frame(), splicer.spans)
+    return Masked(splicer.frame(), splicer.spans, splicer.shifts)
 
 
 def _hide_inline(

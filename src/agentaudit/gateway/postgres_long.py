@@ -7,7 +7,7 @@ becomes as many bytes as it was. A word that a piece cuts is withheld until the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agentaudit._native.raw import int32_at, uint16_at
 from agentaudit.masking.marks import mark
@@ -20,12 +20,19 @@ _ROW, _BIND, _CALL = b"DBF"
 
 
 class LongMask:
-    """One message of more than 256 KiB; `rules` are by value, `everything` is that of them all."""
+    """One message of more than 256 KiB.
 
-    def __init__(self, masks: Masks, side: Side, rules: Sequence[str], everything: str) -> None:
+    `hidden_for` returns, for masks, the rules by which its values are hidden, and that of them all.
+    """
+
+    def __init__(
+        self,
+        masks: Masks,
+        side: Side,
+        hidden_for: Callable[[Masks], tuple[Sequence[str], str]],
+    ) -> None:
         self._masks = masks
-        self._rules = rules
-        self._everything = everything
+        self._rules, self._everything = hidden_for(masks)
         self._side = side
         self._stream = Stream(masks, keeps_length=True)
         self._left = 0
@@ -42,9 +49,7 @@ class LongMask:
         self._for_client: LongMask | None = None
         self._is_for_client = client is not None
         if client is not None and client is not masks:
-            kept = [rule if rule in client.rules else "" for rule in rules]
-            whole = everything if everything in client.rules else ""
-            self._for_client = LongMask(client, side, kept, whole)
+            self._for_client = LongMask(client, side, hidden_for)
 
     @property
     def pending(self) -> int:

@@ -12,7 +12,9 @@ cdef class PostgresMasks:
     cdef public object _tables
     cdef public object _statements
     cdef public Sieve _sieve
+    cdef public Sieve _statement_sieve
     cdef public object _values
+    cdef public set _unhashed
     cdef public bint is_withholding
     cdef public bint _is_streaming
     cdef public object _prepared
@@ -34,6 +36,7 @@ cdef class PostgresMasks:
     @cython.locals(epoch=Py_ssize_t)
     cdef _look_at_statement(self, Prepared statement)
     cdef bint _may_hold(self, bytes data) except -1
+    cdef bint _may_be_said(self, bytes data) except -1
     cdef _end(self, Execution command)
     cdef _request(self, Step step, Event event)
     @cython.locals(command=Execution, portal=Portal)

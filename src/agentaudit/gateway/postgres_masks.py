@@ -22,11 +22,11 @@ from typing import Any, Final
 from agentaudit._native import sift
 from agentaudit.errors import MaskingError
 from agentaudit.gateway import postgres_frames as frames
-from agentaudit.gateway.postgres_columns import JSON, Plan, Values
+from agentaudit.gateway.postgres_columns import JSON_LIKE, Plan, Values
 from agentaudit.gateway.postgres_copy import CopyMask
 from agentaudit.gateway.postgres_long import LongMask
 from agentaudit.gateway.postgres_statements import CLEAN, Look, Statements
-from agentaudit.gateway.postgres_tables import Tables
+from agentaudit.gateway.postgres_tables import Known, Tables
 from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import CREDENTIALS, Masks
 from agentaudit.masking.stream import fitted
@@ -38,7 +38,7 @@ from agentaudit.protocols.postgres_messages import Column, RowShape
 from agentaudit.protocols.postgres_prepared import NO_SHAPE, Portal, Prepared, cut_text
 from agentaudit.risk import catalogue as catalogues
 from agentaudit.risk import sql
-from agentaudit.risk.lineage import EVERYTHING, NO_DOUBT, Doubt
+from agentaudit.risk.lineage import EVERYTHING, NO_DOUBT, Doubt, Lineage
 
 _NAMES: Final = re.compile(r"\s*(?:PREPARE|DECLARE)\b", re.IGNORECASE)
 _MOVES: Final = re.compile(
@@ -90,6 +90,7 @@ class PostgresMasks:
         self._tables = tables
         self._statements = Statements(masks, None)
         self._sieve = masks.scanner.sieve
+        self._statement_sieve = masks.statement_sieve
         self._values = Values(masks, conversation)
         self.is_withholding = False
         """Whether content of something that was recorded is still to come."""
@@ -103,6 +104,8 @@ class PostgresMasks:
         self._commands: dict[int, Execution] = {}
         self._looks: dict[int, Look] = {}
         self._dirty: set[int] = set()
+        self._unhashed: set[int] = set()
+        """Commands of which something was hidden in a COPY: no hash of it is kept."""
         self._copies: dict[Side, CopyMask] = {}
         self._longs: dict[Side, LongMask] = {}
         conversation.watch()
@@ -228,7 +231,7 @@ class PostgresMasks:
     def _unread(self, command: Execution) -> Look:
         """Look at a text that may mean something else than it seems to."""
         tables = self._tables
-        return (self._statements if tables is None else tables.statements).unread(command.sql)
+        return (self._statements if tables is None else tables.known.statements).unread(command.sql)
 
     def _note_changes(self, text: str, changed: Doubt) -> None:
         """Note what a statement may change, also by running what was prepared before it."""
@@ -261,10 +264,27 @@ class PostgresMasks:
 
     def _look(self, text: str) -> Look:
         if self._tables is None:
-            if not self._may_hold(text.encode("utf-8", "replace")):
+            if not self._may_be_said(text.encode("utf-8", "replace")):
                 return CLEAN
             return self._statements.look(text, None, NO_DOUBT)
-        return self._tables.statements.look(text, self._path(), self._tables.doubt)
+        return self._tables.known.statements.look(text, self._path(), self._tables.doubt)
+
+    def _look_for(self, owner: Execution | None, masks: Masks) -> Look:
+        """Return what `masks`, the target's or those for its clients, make of what is run."""
+        if owner is None:
+            return CLEAN
+        if masks is self._masks or self._tables is None:
+            look: Look = self._looks.get(owner.command_no, CLEAN)
+            return look
+        known = self._tables.of(masks)
+        if known is None:
+            return CLEAN
+        if owner.is_ambiguous:
+            return known.statements.unread(owner.sql)
+        return known.statements.look(owner.sql, self._path(), self._tables.doubt)
+
+    def _known(self, masks: Masks) -> Known | None:
+        return None if self._tables is None else self._tables.of(masks)
 
     def _path(self) -> tuple[str, ...] | None:
         """Return where names are looked for, None where nobody can tell.
@@ -283,8 +303,12 @@ class PostgresMasks:
         number = command.command_no
         look = self._looks.pop(number, CLEAN)
         self._commands.pop(number, None)
+        if number in self._unhashed:
+            self._unhashed.discard(number)
+            command.sha256 = ()
         if command.error_text is not None and command.status != "denied":
-            if (rule := self._tells(look)) and b"M"[0] not in _kept(command, command.error_code):
+            rule = _tells(look, self._known(self._masks))
+            if rule and b"M"[0] not in _kept(command, command.error_code):
                 command.error_text = mark(rule).decode()
             else:
                 told = _whole_words(command.error_text).encode("utf-8", "replace")
@@ -306,6 +330,10 @@ class PostgresMasks:
     def _may_hold(self, data: bytes) -> bool:
         return True if self._sieve is None else self._sieve.may_hold(data)
 
+    def _may_be_said(self, data: bytes) -> bool:
+        """Say whether something may be in what a client says, in a credential's place too."""
+        return True if self._statement_sieve is None else self._statement_sieve.may_hold(data)
+
     # --- the client's side
 
     def _request(self, step: Step, event: Event) -> None:
@@ -313,7 +341,7 @@ class PostgresMasks:
         is_plain = not (self._is_streaming or event.flags & _CONTINUED or payload[0] in _COPIES)
         if not is_plain and self._stream_request(step, event, payload):
             return
-        if not self._may_hold(payload) and self._passes(step, payload):
+        if not self._may_be_said(payload) and self._passes(step, payload):
             return
         self._mask_request(step, event, payload)
 
@@ -321,6 +349,8 @@ class PostgresMasks:
         """Say whether a message in which no pattern sees anything stays as it is."""
         if payload[0] == _CALL or b"\\x" in payload:
             return False  # arguments, and perhaps bytes in hex: the sieve reads neither
+        if self._masks.paths and step.about:
+            return False  # JSON
         starts: Any = step.starts
         for command in starts:
             portal = command.portal
@@ -398,7 +428,7 @@ class PostgresMasks:
                 # Arguments without names or types, of a call that is refused: nothing to read.
                 spans.append(Span(CREDENTIALS, "payload", at, len(body)))
                 made = fitted(mark(CREDENTIALS), len(body))
-            elif self._masks.scanner.may_hold(body):
+            elif self._masks.scanner.may_hold(payload):
                 made = self._plain(body, 1 if kind in (_DESCRIBE, _CLOSE) else 0, at, spans)
             else:
                 made = body
@@ -444,9 +474,10 @@ class PostgresMasks:
     ) -> bytes:
         if look.text is None:
             return body
-        spans += [
-            replace(span, place="payload", offset=at + start + span.offset) for span in look.spans
-        ]
+        told = look.text.encode("utf-8", "replace")
+        for span in look.spans:
+            before = self._encoded(told[: span.offset].decode("utf-8", "replace"))
+            spans.append(replace(span, place="payload", offset=at + start + len(before)))
         return body[:start] + self._encoded(look.text) + body[stop:]
 
     def _look_at_all(self, text: str) -> Look:
@@ -498,6 +529,7 @@ class PostgresMasks:
             made = self._values.param(look, number, value, oid, is_binary=is_binary)
             if made.rules:
                 has_changed = True
+                self._hidden.extend(made.hidden)
                 self._hidden.append(self._values.readable(value, oid, is_binary=is_binary))
                 spans.extend(Span(rule, "parameter", number, len(value)) for rule in made.rules)
                 if texts is not None and number < len(texts):
@@ -506,11 +538,12 @@ class PostgresMasks:
             return made.value, made.is_text
 
         def name(value: bytes) -> bytes:
-            nonlocal has_changed
+            nonlocal has_changed, at
             masked, found = self._masks.mask(value)
             if found:
                 has_changed = True
-                spans.extend(Span(f.rule, "payload", at, f.stop - f.start) for f in found)
+                frames.note(spans, self._masks, at, value, found)
+            at += len(masked) + 1
             return masked
 
         made = frames.bind(body, change, name)
@@ -538,6 +571,7 @@ class PostgresMasks:
             or (self._tables is not None and step.about)
             or event.command_no in self._dirty
             or (owner is not None and self._plan_of(owner) is not None)
+            or (payload[0] == _ROW and (owner is None or not owner.result_columns))
             or self._may_hold(payload)
         ):
             self._mask_response(step, event, payload, owner)
@@ -599,6 +633,10 @@ class PostgresMasks:
             payload, plan = self._message_by_message(payload, step, owner, masks, spans)
         elif plan is not None:
             payload = plan.apply(payload, spans)
+        elif payload[0] == _ROW and (owner is None or not owner.result_columns):
+            # Nobody has told of which types these rows are.
+            unknown = Values(masks, self._conversation).change_unknown()
+            payload = Plan((), (), unknown, "").apply(payload, spans)
         shape = NO_SHAPE.columns if owner is None else owner.result_columns
 
         def type_of(message: int, number: int) -> tuple[int, bool]:
@@ -613,7 +651,7 @@ class PostgresMasks:
             found = frames.hide_found(payload, masks, from_target=True, type_of=type_of)
         if found is not None:
             payload = found.frame
-            spans += found.spans
+            spans[:] = [*frames.moved(spans, found.shifts), *found.spans]
         is_dirty = owner is not None and owner.command_no in self._dirty
         if self._hidden and (text is not None or is_dirty):
             payload = self._without_quotes(payload, spans)
@@ -629,15 +667,19 @@ class PostgresMasks:
     def _without_quotes(self, payload: bytes, spans: list[Span]) -> bytes:
         """Return errors, notices and columns' names without what they quote of what was hidden."""
         out = bytearray()
+        new = []
+        shifts = []
         for kind, start, stop in frames.parts(payload):
             body = payload[start + 5 : stop]
             if kind in (_ERROR, _NOTICE, _ROWS):
                 made = quoted(body, self._hidden)
                 if made != body:
-                    spans.append(Span(self._masks.detecting, "payload", len(out) + 5, len(body)))
+                    new.append(Span(self._masks.detecting, "payload", len(out) + 5, len(body)))
                     out += frames.framed(kind, made)
+                    shifts.append((stop, len(made) - len(body)))
                     continue
             out += payload[start:stop]
+        spans[:] = [*frames.moved(spans, shifts), *new]
         return bytes(out)
 
     def _message_by_message(
@@ -652,7 +694,8 @@ class PostgresMasks:
         out = bytearray()
         about = [each for each in step.about if each[1] is not NO_SHAPE]
         plan = None if owner is None else self._plan_for(owner, masks)
-        look = CLEAN if owner is None else self._looks.get(owner.command_no, CLEAN)
+        look = self._look_for(owner, masks)
+        known = self._known(masks)
         rows = -1
         for kind, start, stop in frames.parts(payload):
             if kind == _ROW:
@@ -672,33 +715,27 @@ class PostgresMasks:
                     if thing is owner:
                         plan = self._plan_for(owner, masks)
                     continue
-            elif kind in (_ERROR, _NOTICE) and self._tables is not None:
+            elif kind in (_ERROR, _NOTICE) and known is not None:
                 code = messages.decode_report(body).code
-                rule = self._tells(look) if owner is not None else self._tables.whole
-                if rule and rule in masks.rules:
+                rule = _tells(look, known) if owner is not None else known.whole
+                if rule:
                     made = frames.report(body, mark(rule), _kept(owner, code))
                     spans.append(Span(rule, "payload", len(out) + 5, len(body)))
                     out += frames.framed(kind, made)
                     continue
-            elif kind == _STATUS and self._tables is not None and owner is not None:
+            elif kind == _STATUS and known is not None and owner is not None:
                 name, value = body.split(b"\0")[:2]
-                rule = self._tells(look)
-                if rule in masks.rules and rule and value and name not in _SETTINGS:
+                rule = _tells(look, known)
+                if rule and value and name not in _SETTINGS:
                     spans.append(Span(rule, "payload", len(out) + 6 + len(name), len(value)))
                     out += frames.framed(kind, name + b"\0" + mark(rule) + b"\0")
                     continue
-            elif kind == _NOTIFICATION and self._tables is not None and self._tables.whole:
+            elif kind == _NOTIFICATION and known is not None:
                 channel = body.index(0, 4) + 1
-                if len(body) > channel + 1 and self._tables.whole in masks.rules:
-                    spans.append(
-                        Span(
-                            self._tables.whole,
-                            "payload",
-                            len(out) + 5 + channel,
-                            len(body) - channel - 1,
-                        )
-                    )
-                    out += frames.framed(kind, body[:channel] + mark(self._tables.whole) + b"\0")
+                if len(body) > channel + 1:
+                    at, size = len(out) + 5 + channel, len(body) - channel - 1
+                    spans.append(Span(known.whole, "payload", at, size))
+                    out += frames.framed(kind, body[:channel] + mark(known.whole) + b"\0")
                     continue
             out += payload[start:stop]
         if rows >= 0:
@@ -706,56 +743,60 @@ class PostgresMasks:
             out += run if plan is None else plan.apply(run, spans)
         return bytes(out), plan
 
-    def _tells(self, look: Look) -> str:
-        """Return the rule that what a server says beside rows may break, empty where it cannot."""
-        if self._tables is None:
-            return ""
-        return self._tables.whole if look.lineage is None else look.lineage.tells
-
     # --- columns
 
     def _described(self, thing: Any, shape: RowShape, masks: Masks) -> tuple[str, ...]:
         """Return by which rule each column of a result is hidden that was just described."""
-        if self._tables is None:
+        known = self._known(masks)
+        if known is None:
             return ()
         if isinstance(thing, Execution):
-            look = self._looks.get(thing.command_no, CLEAN)
-            rules = self._rules_of(shape.columns, look, masks)
+            rules = self._rules_of(shape.columns, self._look_for(thing, masks), known)
             if masks is self._masks:
                 thing.described = rules
         elif isinstance(thing, Portal | Prepared):
             statement = thing.statement if isinstance(thing, Portal) else thing
-            rules = self._rules_of(shape.columns, self._look_at_statement(statement), masks)
-            if masks is self._masks and statement.described != rules:
+            if masks is not self._masks:
+                look = known.statements.look(statement.sql, self._path(), self._doubt)
+                return self._rules_of(shape.columns, look, known)
+            look = self._look_at_statement(statement)
+            rules = self._rules_of(shape.columns, look, known)
+            if statement.described != rules:
                 statement.described = rules
                 statement.planned_in = -1
         else:
-            rules = self._rules_of(shape.columns, CLEAN, masks)
+            rules = self._rules_of(shape.columns, CLEAN, known)
         return rules
 
-    def _rules_of(self, columns: Sequence[Column], look: Look, masks: Masks) -> tuple[str, ...]:
+    @property
+    def _doubt(self) -> Doubt:
+        return NO_DOUBT if self._tables is None else self._tables.doubt
+
+    def _rules_of(self, columns: Sequence[Column], look: Look, known: Known) -> tuple[str, ...]:
         """Return the rule that hides each column, empty where none does.
 
         What the server says of a column's origin goes before what its statement's tree says.
         """
-        assert self._tables is not None
         lineage = look.lineage
-        doubt = self._tables.doubt
         rules = []
         for number, column in enumerate(columns):
-            rule = self._tables.rule_of_name(column.name)
+            rule: str | None = known.rule_of_name(column.name)
             if not rule and column.table:
-                rule = self._tables.rule_of(column.table, column.number, doubt)
+                rule = known.rule_of(column.table, column.number, self._doubt)
+                if rule is None:
+                    assert self._tables is not None
+                    self._tables.ask_again()
+                    rule = known.whole
             elif not rule:
                 if lineage is None:
-                    rule = self._tables.whole
+                    rule = known.whole
                 elif lineage.is_clear:
                     rule = ""
                 elif lineage.outputs is None or len(lineage.outputs) != len(columns):
                     rule = lineage.whole
                 else:
                     rule = lineage.outputs[number]
-            rules.append(rule if rule in masks.rules else "")
+            rules.append(rule)
         return tuple(rules)
 
     def _plan_of(self, owner: Execution) -> Plan | None:
@@ -788,21 +829,17 @@ class PostgresMasks:
 
     def _make_plan(self, owner: Execution, masks: Masks) -> Plan | None:
         columns = owner.result_columns
-        look = self._looks.get(owner.command_no, CLEAN)
+        look = self._look_for(owner, masks)
+        known = self._known(masks)
         rules: tuple[str, ...] = ("",) * len(columns)
-        otherwise: sift.Change = None
         otherwise_rule = ""
-        if self._tables is not None:
-            otherwise_rule = self._tables.whole if look.lineage is None else look.lineage.whole
-            if otherwise_rule not in masks.rules or (
-                look.lineage is not None and look.lineage.is_clear
-            ):
-                otherwise_rule = ""
+        if known is not None:
+            if look.lineage is None or not look.lineage.is_clear:
+                otherwise_rule = known.whole if look.lineage is None else look.lineage.whole
             if columns:
-                rules = self._rules_of(columns, look, masks)
+                rules = self._rules_of(columns, look, known)
             elif look.lineage is not None and look.lineage.outputs is not None:
-                rules = tuple(r if r in masks.rules else "" for r in look.lineage.outputs)
-            otherwise = sift.AS_NULL if otherwise_rule else None
+                rules = look.lineage.outputs
         values = self._values if masks is self._masks else Values(masks, self._conversation)
         changes = tuple(
             values.change(
@@ -812,6 +849,7 @@ class PostgresMasks:
             )
             for n, rule in enumerate(rules)
         )
+        otherwise = sift.AS_NULL if otherwise_rule else None
         if not any(change is not None for change in changes) and otherwise is None:
             return None
         return Plan(changes, rules, otherwise, otherwise_rule)
@@ -819,7 +857,8 @@ class PostgresMasks:
     def _announced(self, owner: Execution, number: int, masks: Masks) -> bool:
         """Say whether a column was told as text."""
         told = owner.described if owner.portal is None else owner.portal.statement.described
-        return number < len(told) and told[number] in masks.rules
+        # Where its client was told another type, so was the archive.
+        return number < len(told) and bool(told[number])
 
     # --- streams
 
@@ -833,15 +872,27 @@ class PostgresMasks:
         assert side is not None
         copy = self._copies.get(side)
         if copy is None:
-            owner = self._commands.get(event.command_no)
-            look = CLEAN if owner is None else self._looks.get(owner.command_no, CLEAN)
             self._is_streaming = True
-            rule = "" if self._tables is None else self._tables.whole
-            copy = CopyMask(self._masks, side, look.lineage, rule)
+            owner = self._commands.get(event.command_no)
+
+            def lineage_for(masks: Masks) -> tuple[Lineage | None, str]:
+                known = self._known(masks)
+                rule = "" if known is None else known.whole
+                return self._look_for(owner, masks).lineage, rule
+
+            copy = CopyMask(
+                self._masks,
+                side,
+                lineage_for,
+                is_binary=self._conversation.copy_is_binary,
+                codec=self._conversation.codec,
+            )
             self._copies[side] = copy
         assert event.payload is not None
         if not copy.is_clean(event.payload):
             copy.mask(step, event, between)
+            if copy.has_hidden:
+                self._unhashed.add(event.command_no)
         if copy.is_over:
             del self._copies[side]
         self._settle()
@@ -868,7 +919,9 @@ class PostgresMasks:
         long = self._longs.get(side)
         if long is None:
             self._is_streaming = True
-            long = LongMask(self._masks, side, *self._hidden_in_long(step, event))
+            long = LongMask(
+                self._masks, side, lambda masks: self._hidden_in_long(step, event, masks)
+            )
             long.portal = next((t for t in step.about if isinstance(t, Portal)), None)
             self._longs[side] = long
         if long.mask(step, event):
@@ -889,38 +942,40 @@ class PostgresMasks:
             if holder is not None and was in holder.sha256:
                 holder.sha256 = tuple(now if each == was else each for each in holder.sha256)
 
-    def _hidden_in_long(self, step: Step, event: Event) -> tuple[list[str], str]:
+    def _hidden_in_long(self, step: Step, event: Event, masks: Masks) -> tuple[list[str], str]:
         """Return which values of a long message are hidden, and by which rule all are."""
         portal = next((thing for thing in step.about if isinstance(thing, Portal)), None)
         owner = self._commands.get(event.command_no)
         if event.side is _TARGET:
-            plan = None if owner is None else self._plan_of(owner)
+            plan = None if owner is None else self._plan_for(owner, masks)
             types = [column.type for column in (() if owner is None else owner.result_columns)]
             rules = [] if plan is None else list(plan.rules)
             everything = "" if plan is None else plan.otherwise_rule
         else:
             types = [] if portal is None else list(portal.statement.types)
             rules, everything = self._hidden_params(portal)
+        # Where paths may name something in a value, all of it is hidden.
+        by_path = masks.paths[0][1] if masks.paths else ""
         pairs = zip_longest(rules, types)
-        rules = [rule or self._hidden_json(oid) for rule, oid in pairs]
+        rules = [rule or (by_path if oid in JSON_LIKE else "") for rule, oid in pairs]
         return rules, everything
 
     def _hidden_params(self, portal: Portal | None) -> tuple[list[str], str]:
-        if self._tables is None:
+        known = self._known(self._masks)
+        if known is None:
             return [], ""
         lineage = None if portal is None else self._look_at_statement(portal.statement).lineage
         if lineage is None or lineage.all_params:
-            return [], self._tables.whole
+            return [], known.whole if lineage is None else lineage.all_params
         most = max(lineage.params, default=0)
         return [lineage.params.get(number + 1, "") for number in range(most)], ""
 
-    def _hidden_json(self, oid: int | None) -> str:
-        """Return the rule that hides all of a value in which paths may name something."""
-        if oid not in JSON:
-            return ""
-        client = self._masks.for_client
-        paths = (client.paths if client is not None else []) or self._masks.paths
-        return paths[0][1] if paths else ""
+
+def _tells(look: Look, known: Known | None) -> str:
+    """Return the rule that what a server says beside rows may break, empty where it cannot."""
+    if known is None:
+        return ""
+    return known.whole if look.lineage is None else look.lineage.tells
 
 
 def quoted(text: bytes, hidden: Iterable[bytes]) -> bytes:

@@ -9,7 +9,7 @@ hidden. It is read by the inspecting login where there is one, else by the targe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -45,6 +45,35 @@ _PREPARE: Final = messages.query(
 log = structlog.get_logger()
 
 
+class Known:
+    """What some masks hide of a target's tables, as far as those are known."""
+
+    def __init__(self, masks: Masks, catalogue: Catalogue) -> None:
+        self.whole = masks.columns[0][1]
+        """The rule of what nobody can tell from a masked column."""
+        self.catalogue = catalogue
+        self.statements = Statements(masks, catalogue)
+        self._names = {
+            pattern.lower(): rule for pattern, rule in reversed(masks.columns) if "." not in pattern
+        }
+
+    def rule_of_name(self, name: str) -> str:
+        """Return the rule about result columns of this name, wherever they come from."""
+        return self._names.get(name.lower(), "") if self._names else ""
+
+    def rule_of(self, table: int, number: int, doubt: Doubt) -> str | None:
+        """Return the rule that hides a table's column, by the server's own numbers.
+
+        None where there is no such table.
+        """
+        rule = self.catalogue.rule_of(table, number)
+        if rule == "" and doubt is not NO_DOUBT:
+            relation = self.catalogue.relations[table]
+            if doubt.everything or relation.name in doubt.names:
+                return self.whole
+        return rule
+
+
 class Tables:
     """One target's tables, for all its sessions in this process. Belongs to the event loop.
 
@@ -64,19 +93,15 @@ class Tables:
         self._access = access
         self._masks = masks
         self._spawn = spawn
-        self.whole = masks.columns[0][1]
-        """The rule of what nobody can tell from a masked column."""
         self.epoch = 0
         """Counts what changes: the tables as they are known, and what of them is in doubt."""
         self.doubt = NO_DOUBT
         """What is not known to be as it was read."""
-        # Nothing is known yet: so all that names a table is hidden.
-        self.catalogue = Catalogue([], columns=masks.columns)
         self._is_own_login = access.settings.user == user
-        self.statements = Statements(masks, self.catalogue)
-        self._names = {
-            pattern.lower(): rule for pattern, rule in reversed(masks.columns) if "." not in pattern
-        }
+        client = masks.for_client
+        self._is_client_apart = client is not masks and client is not None and bool(client.columns)
+        # Nothing is known yet: so all that names a table is hidden.
+        self._know(lambda columns: Catalogue([], columns=columns))
         self._doubts: dict[PostgresMasks, Doubt] = {}
         self._left = NO_DOUBT
         self._spoiled = NO_DOUBT
@@ -133,25 +158,21 @@ class Tables:
 
         What another login is told of its own settings says nothing about the sessions'.
         """
-        return self.catalogue.search_path if self._is_read and self._is_own_login else None
+        return self.known.catalogue.search_path if self._is_read and self._is_own_login else None
 
     # --- columns
 
-    def rule_of_name(self, name: str) -> str:
-        """Return the rule about result columns of this name, wherever they come from."""
-        return self._names.get(name.lower(), "") if self._names else ""
+    def _know(self, catalogue_of: Callable[[Sequence[tuple[str, str]]], Catalogue]) -> None:
+        self.known = Known(self._masks, catalogue_of(self._masks.columns))
+        client = self._masks.for_client
+        self._for_client: Known | None = None
+        if self._is_client_apart and client is not None:
+            # What the agent is not to see must not depend on rules that are not about that.
+            self._for_client = Known(client, catalogue_of(client.columns))
 
-    def rule_of(self, table: int, number: int, doubt: Doubt) -> str:
-        """Return the rule that hides a table's column, by the server's own numbers."""
-        rule = self.catalogue.rule_of(table, number)
-        if rule is None:
-            self.ask_again()
-            return self.whole
-        if not rule and doubt is not NO_DOUBT:
-            relation = self.catalogue.relations[table]
-            if doubt.everything or relation.name in doubt.names:
-                return self.whole
-        return rule
+    def of(self, masks: Masks) -> Known | None:
+        """Return what `masks` hide, those of the target or those for its clients; None: nothing."""
+        return self.known if masks is self._masks else self._for_client
 
     # --- reading
 
@@ -202,8 +223,7 @@ class Tables:
             log.error("a target's tables cannot be read", **without_content(error))
         else:
             self._is_read = True
-            self.catalogue = found
-            self.statements = Statements(self._masks, found)
+            self._know(lambda columns: found[tuple(columns)])
             if self._left == left:
                 self._left = NO_DOUBT
             for session, doubt in settled.items():
@@ -214,7 +234,8 @@ class Tables:
             self._reading.set_result(None)
             self._reading = None
 
-    async def _ask(self) -> Catalogue:
+    async def _ask(self) -> dict[tuple[tuple[str, str], ...], Catalogue]:
+        """Return the tables as they are, for each set of rules about columns."""
         server = await backend.log_in(
             self._poller, self._access, {"application_name": "agentaudit reads the catalogue"}
         )
@@ -223,9 +244,13 @@ class Tables:
             await talk.run(_PREPARE)
             answers = [await talk.ask(query, []) or b"" for query in catalogues.QUERIES]
             # Of a large database it takes a while to work out, and sessions go on here.
-            return await asyncio.to_thread(
-                catalogues.read, answers, self._masks.columns, user=self._user
-            )
+            sets = {tuple(self._masks.columns)}
+            if self._is_client_apart and self._masks.for_client is not None:
+                sets.add(tuple(self._masks.for_client.columns))
+            return {
+                columns: await asyncio.to_thread(catalogues.read, answers, columns, user=self._user)
+                for columns in sets
+            }
         finally:
             server.wire.send(messages.terminate())
             server.wire.close()

@@ -8,20 +8,33 @@ what its grammar would not: a statement that fails was sent all the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pglast import parser as libpg_query
 
+from agentaudit.masking.masks import CREDENTIAL_WORDS
+
 MAX_SCANNED_CHARACTERS: Final = 1024 * 1024
 
-_MAY_HOLD: Final = re.compile(
-    r"passw|passphrase|secret|token|api_?key|dblink|conninfo|connection", re.IGNORECASE
-)
+_MAY_HOLD: Final = re.compile("|".join(CREDENTIAL_WORDS), re.IGNORECASE)
 _STRINGS: Final = frozenset({"SCONST", "USCONST"})
 _BETWEEN: Final = frozenset({"COLON_EQUALS", "EQUALS_GREATER", "ASCII_61", "TO"})
+_SIGNS: Final = frozenset({"ASCII_44", "ASCII_45", "ASCII_43", "DEFAULT", "FROM", "CURRENT_P"})
 _IN_CONNINFO: Final = re.compile(r"passw|secret|token", re.IGNORECASE)
 _SETTING: Final = re.compile(r"passw|passphrase|secret|api_?key|token|conninfo", re.IGNORECASE)
+_SETTERS: Final = frozenset({"SET", "ALTER", "CREATE"})
+"""What a statement begins with that may set a setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token as libpg_query tells it: `end` is its last character."""
+
+    name: str
+    start: int
+    end: int
 
 
 def scan(text: str) -> Sequence[Any]:
@@ -48,44 +61,88 @@ def credentials(text: str) -> list[tuple[int, int]]:
     """
     if _MAY_HOLD.search(text) is None:
         return []
-    tokens = [token for token in scan(text) if not token.name.endswith("_COMMENT")]
-    return [(token.start, token.end + 1) for token in _credentials(text, tokens)]
-
-
-def _credentials(text: str, tokens: Sequence[Any]) -> Iterator[Any]:
-    is_set = False
-    calls: list[str] = []
-    for number, token in enumerate(tokens):
-        before = tokens[number - 1] if number else None
+    tokens = [token for token in _scanned(text) if not token.name.endswith("_COMMENT")]
+    found: dict[tuple[int, int], None] = {}
+    begin = 0
+    for number, token in enumerate([*tokens, _Token("ASCII_59", len(text), len(text))]):
         if token.name == "ASCII_59":
-            is_set = False
-            calls.clear()
-        elif token.name == "SET":
-            is_set = before is None or before.name in ("ASCII_59", "SYSTEM_P")
-        elif token.name == "ASCII_40":
-            called = text[before.start : before.end + 1].lower() if before is not None else ""
-            calls.append(called)
+            for each in _credentials(text, tokens[begin:number]):
+                found[each.start, each.end + 1] = None
+            begin = number + 1
+    return sorted(found)
+
+
+def _scanned(text: str) -> list[_Token]:
+    """Return the tokens of `text`; where a string has no end, that is the last one."""
+    if len(text) > MAX_SCANNED_CHARACTERS or "\0" in text:
+        return []
+    rest = len(text)
+    tokens: Sequence[Any] = ()
+    try:
+        tokens = libpg_query.scan(text)
+    except UnicodeError:
+        return []
+    except libpg_query.ParseError as error:
+        rest = error.args[1] if len(error.args) > 1 else 0
+        tokens = scan(text[:rest])
+    made = [_Token(token.name, token.start, token.end) for token in tokens]
+    if rest < len(text):
+        made.append(_Token("SCONST", rest, len(text) - 1))
+    return made
+
+
+def _credentials(text: str, tokens: Sequence[_Token]) -> Iterator[_Token]:
+    """Yield the tokens of one statement that are credentials."""
+
+    def said(token: _Token) -> str:
+        return text[token.start : token.end + 1]
+
+    if tokens and tokens[0].name in _SETTERS:
+        yield from _set(tokens, said)
+    calls: list[tuple[str, list[_Token]]] = []
+    for number, token in enumerate(tokens):
+        if token.name == "ASCII_40":
+            calls.append((said(tokens[number - 1]).lower() if number else "", []))
         elif token.name == "ASCII_41" and calls:
-            calls.pop()
+            yield from _told(*calls.pop(), said)
         elif token.name in _STRINGS:
-            said = text[token.start : token.end + 1]
-            if (
-                (any("dblink" in call for call in calls) and _IN_CONNINFO.search(said))
-                or (calls and calls[-1] == "set_config" and _is_setting(text, tokens, number))
-                or _follows_credential(text, tokens, number, is_set=is_set)
-            ):
+            for _, strings in calls:
+                strings.append(token)
+            if _follows_credential(tokens, number, said):
                 yield token
+    for name, strings in calls:  # without an end
+        yield from _told(name, strings, said)
 
 
-def _is_setting(text: str, tokens: Sequence[Any], number: int) -> bool:
-    """Say whether the constant at `number` is the value in `set_config('my.secret', 'x', …)`."""
-    if number < 2 or tokens[number - 1].name != "ASCII_44" or not is_string(tokens[number - 2]):
-        return False
-    name = tokens[number - 2]
-    return _SETTING.search(text, name.start, name.end + 1) is not None
+def _set(tokens: Sequence[_Token], said: Callable[[_Token], str]) -> Iterator[_Token]:
+    """Yield all that a statement sets settings to whose names are those of secrets."""
+    is_set = is_secret = is_value = False
+    for token in tokens:
+        if token.name == "SET":
+            is_set, is_secret, is_value = True, False, False
+        elif not is_set:
+            continue
+        elif token.name in ("ASCII_61", "TO"):
+            is_value = True
+        elif not is_value:
+            is_secret = is_secret or _SETTING.search(said(token)) is not None
+        elif is_secret and token.name not in _SIGNS:
+            yield token
 
 
-def _follows_credential(text: str, tokens: Sequence[Any], number: int, *, is_set: bool) -> bool:
+def _told(call: str, strings: Sequence[_Token], said: Callable[[_Token], str]) -> Iterator[_Token]:
+    """Yield what of the strings in a call is a credential."""
+    if call.strip('"').endswith("set_config"):
+        names = [token for token in strings if _SETTING.search(said(token))]
+        if names:
+            yield from (token for token in strings if token is not names[0])
+    elif "dblink" in call:
+        yield from (token for token in strings if _IN_CONNINFO.search(said(token)))
+
+
+def _follows_credential(
+    tokens: Sequence[_Token], number: int, said: Callable[[_Token], str]
+) -> bool:
     """Say whether the constant at `number` is what the word before it says is a credential."""
     before = number - 1
     has_sign = before >= 0 and tokens[before].name in _BETWEEN
@@ -94,14 +151,10 @@ def _follows_credential(text: str, tokens: Sequence[Any], number: int, *, is_set
     if before < 0:
         return False
     name = tokens[before].name
-    word = text[tokens[before].start : tokens[before].end + 1]
-    if is_set and has_sign:
-        # A setting's name may have parts, each a token.
-        return _SETTING.search(word) is not None
     if name == "PASSWORD":
         # `password = 'x'` is a comparison too, and a column: a detector's business.
         return not has_sign or tokens[before + 1].name not in ("ASCII_61", "TO")
     if name == "CONNECTION":
-        return _IN_CONNINFO.search(text[tokens[number].start : tokens[number].end + 1]) is not None
+        return _IN_CONNINFO.search(said(tokens[number])) is not None
     # OPTIONS (api_secret 'x'): of a foreign server or a user mapping.
-    return not has_sign and name == "IDENT" and _SETTING.search(word) is not None
+    return not has_sign and name == "IDENT" and _SETTING.search(said(tokens[before])) is not None

@@ -681,7 +681,7 @@ _PERSONAL: Final = (
         r"\b(?:\d+\.)?[12] ?\d\d ?(?:0[1-9]|1[0-2]|20) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3} ?\d\d\b",
         checks.is_nir,
         bare=15,
-        beside=8,
+        beside=6,
     ),
     _personal(
         "es_dni",

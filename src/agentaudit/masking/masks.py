@@ -10,6 +10,7 @@ The rule `credentials` is always there, whatever the settings say.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -30,6 +31,12 @@ ALWAYS: Final = named(
     + ["password_dollar", "password_setting"]
 )
 """What that rule looks for anywhere: in code that no scanner reads, in connection strings."""
+
+CREDENTIAL_WORDS: Final = (
+    *("passw", "passphrase", "secret", "token", "api_key", "apikey"),
+    *("dblink", "conninfo", "connection"),
+)
+"""One of these is in each statement in which a credential has a place of its own."""
 
 UNDECIDED: Final = "undecided"
 """What a mark says where a stream stood still in the middle of a word."""
@@ -102,6 +109,8 @@ class Masks:
             looks += [(name, found) for found in self._named(document.get("detect", ()), finders)]
             looks += [(name, OwnPattern(slug(name), p)) for p in document.get("patterns", ())]
         self.scanner = Scanner(looks)
+        self.statement_sieve = self.scanner.sieve_with(word.encode() for word in CREDENTIAL_WORDS)
+        """What tells that nothing is in a statement, as the scanner's does of other bytes."""
         self.detecting = looks[-1][0]
         """A rule that looks for things in values, to name where nobody can say which one it was."""
         self.for_client: Masks | None = None
@@ -150,14 +159,14 @@ class Masks:
             return value, ()
         hiding: dict[str, None] = {}
         try:
-            document = orjson.loads(value)
+            document = json.loads(value, **_EXACTLY)
             for steps, name in self.paths:
                 if jsonpath.replace(document, steps, functools.partial(_leaf, self.rules[name])):
                     hiding[name] = None
-        except (ValueError, RecursionError):
+            return (orjson.dumps(document), tuple(hiding)) if hiding else (value, ())
+        except (ValueError, TypeError, RecursionError):
             first = self.paths[0][1]
             return orjson.dumps(mark(first).decode()), (first,)
-        return orjson.dumps(document) if hiding else value, tuple(hiding)
 
     @staticmethod
     def is_json(value: bytes) -> bool:
@@ -177,6 +186,31 @@ class Masks:
         if isinstance(value, list | tuple):
             return [self.mask_deep(each) for each in value]
         return value
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; of two members of one name PostgreSQL may show the other."""
+    made = dict(members)
+    if len(made) < len(members):
+        raise ValueError("two members of one name")
+    return made
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _number(digits: str) -> Any:
+    return orjson.Fragment(digits)
+
+
+_EXACTLY: Final[Mapping[str, Any]] = {
+    "object_pairs_hook": _once,
+    "parse_constant": _refused,
+    # As they are written: a number may have more digits than one of ours.
+    "parse_float": _number,
+    "parse_int": _number,
+}
 
 
 def _leaf(rule: Rule, value: Any) -> Any:

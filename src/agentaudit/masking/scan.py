@@ -106,17 +106,23 @@ class Scanner:
             for each, is_latin in ((detectors, True), (own, False))
             if each
         ]
-        known = [finder for _, finder in looks if isinstance(finder, Detector)]
-        least = {
-            hint: min((n for d in known if (n := getattr(d, hint))), default=0) for hint in HINTS
-        }
-        self.finds_numbers = bool(least["bare"])
+        self._known = [finder for _, finder in looks if isinstance(finder, Detector)]
+        self._has_others = len(self._known) < len(looks)
+        self.finds_numbers = any(detector.bare for detector in self._known)
         """Whether it may be in digits alone."""
-        self.sieve: Sieve | None = None
+        self.sieve = self.sieve_with(())
         """What tells that nothing can be there; None where everything is to be searched."""
-        if len(known) == len(looks):
-            anchors = dict.fromkeys(anchor for d in known for anchor in d.anchors)
-            self.sieve = Sieve(tuple(anchors), **least)
+
+    def sieve_with(self, words: Iterable[bytes]) -> Sieve | None:
+        """Return what tells that neither what is looked for nor one of `words` can be there."""
+        if self._has_others:
+            return None
+        anchors = [anchor for detector in self._known for anchor in detector.anchors]
+        least = {
+            hint: min((n for d in self._known if (n := getattr(d, hint))), default=0)
+            for hint in HINTS
+        }
+        return Sieve((*anchors, *words), **least)
 
     def may_hold(self, data: bytes) -> bool:
         """Return False where nothing of it can be in `data`, framed or not."""

@@ -8,29 +8,35 @@ has lines, and never more than `MAX_PENDING_BYTES`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import CREDENTIALS, UNDECIDED, Masks
-from agentaudit.masking.scan import Found, united
+from agentaudit.masking.scan import Found
 
 MAX_PENDING_BYTES: Final = 64 * 1024
 """What may wait. A match that is longer is masked to its end, whatever comes."""
 
 _SEPARATOR: Final = re.compile(rb"[\0\r\n]")
-_WORD: Final = re.compile(rb"[0-9A-Za-z_+/=.@:%~\x80-\xff-]*\Z")
+_WORD_BYTES: Final = bytes(byte for byte in range(256) if chr(byte).isalnum() or byte >= 0x80) + (
+    b"_+/=.@:%~-"
+)
 _NO_WORD: Final = re.compile(rb"[^0-9A-Za-z_+/=.@:%~\x80-\xff-]")
 _KEY_BEGINS: Final = re.compile(rb"-----BEGIN[ A-Z0-9]*PRIVATE KEY")
 _HALF_HEADER: Final = re.compile(rb"-----BEGIN[ A-Z0-9]{0,40}\Z")
 _KEY_ENDS: Final = re.compile(rb"-----END[^\0]{0,40}?-----")
 _NO_KEY: Final = re.compile(rb"[^0-9A-Za-z+/=\\\r\n:, .-]")
 """What no PEM has. A run ends there at the latest: nobody hides a stream behind a header."""
+_KEY_OVER: Final = re.compile(
+    rb"(?P<end>-----END[^\0]{0,40}?-----)|[^0-9A-Za-z+/=\\\r\n:, .-]", re.DOTALL
+)
+_MOST_FOOTER: Final = 64
 _LOOKBACK: Final = 4096
 _CONTEXT_BYTES: Final = 128
 """How far before a secret what tells of it may begin."""
 
-_LAST_LENGTH: Final = re.compile(rb"\0+[^\0]*\Z")
 _LENGTHS: Final = (
     re.compile(rb"\0{3,}[^\0]?|\0\0[^\0]{2}", re.DOTALL),
     re.compile(rb"\0{2,}[^\0]{1,2}", re.DOTALL),
@@ -57,17 +63,25 @@ class Stream:
     """One direction of a connection, or one long value, on its way to the archive.
 
     With `keeps_length` what is hidden becomes as many bytes as it was, for frames whose length has
-    been said already. Where it `has_lengths`, values have theirs before them, in four bytes, and
-    those are no text.
+    been said already. `shown` returns a piece with NULs for what is no text in it, where there is
+    such: it is called once for each piece, in order.
     """
 
     def __init__(
-        self, masks: Masks, *, keeps_length: bool = False, has_lengths: bool = False
+        self,
+        masks: Masks,
+        *,
+        keeps_length: bool = False,
+        shown: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self._masks = masks
-        self._keeps_length = keeps_length or has_lengths
-        self.has_lengths = has_lengths
+        self._keeps_length = keeps_length
+        self._show = shown
         self._tail = b""
+        self._shown = b""
+        """What waits, and how much of it is text."""
+        self._key = (-1, 0)
+        """Where in that a private key has begun, and up to where its end was looked for."""
         self._run: tuple[str, re.Pattern[bytes]] | None = None
 
     @property
@@ -82,15 +96,19 @@ class Stream:
 
     def feed(self, data: bytes) -> tuple[bytes, list[Hidden]]:
         """Return what can be said now, masked, and what was hidden in it."""
-        if self._only_waits(data):
+        shown = data if self._show is None else self._show(data)
+        if self._only_waits(shown):
             self._tail += data
+            self._shown += shown
             return b"", []
         out = bytearray()
         hidden: list[Hidden] = []
-        data = self._swallow(self._tail + data, out, hidden)
-        cut = self._decided(data)
-        self._tail = data[cut:]
-        self._mask(data[:cut], out, hidden)
+        data, shown = self._tail + data, self._shown + shown
+        swallowed = self._swallow(shown, out, hidden)
+        data, shown = data[swallowed:], shown[swallowed:]
+        cut = self._decided(shown)
+        self._wait(data, shown, cut)
+        self._mask(data[:cut], shown[:cut], out, hidden)
         if len(self._tail) > MAX_PENDING_BYTES:
             self._force(out, hidden)
         return bytes(out), hidden
@@ -102,12 +120,13 @@ class Stream:
         """
         out = bytearray()
         hidden: list[Hidden] = []
-        tail, self._tail = self._swallow(self._tail, out, hidden), b""
-        word = _WORD.search(tail) if is_cut_off else None
-        cut = len(tail) if word is None else word.start()
-        self._mask(tail[:cut], out, hidden)
+        swallowed = self._swallow(self._shown, out, hidden)
+        tail, shown = self._tail[swallowed:], self._shown[swallowed:]
+        cut = len(shown.rstrip(_WORD_BYTES)) if is_cut_off else len(shown)
+        self._mask(tail[:cut], shown[:cut], out, hidden)
         if cut < len(tail):
             self._put(tail[cut:], Found(cut, len(tail), CREDENTIALS, UNDECIDED), out, hidden)
+        self._wait(b"", b"", 0)
         self._run = None
         return bytes(out), hidden
 
@@ -119,66 +138,71 @@ class Stream:
         """
         out = bytearray()
         hidden: list[Hidden] = []
-        tail = self._swallow(self._tail, out, hidden)
-        cut = self._key_begun(tail, len(tail))
+        swallowed = self._swallow(self._shown, out, hidden)
+        tail, shown = self._tail[swallowed:], self._shown[swallowed:]
+        if swallowed:
+            self._key = (-1, 0)
+        cut = self._key_begun(shown, len(shown))
         if cut < 0:
-            word = _WORD.search(tail)
-            assert word is not None
-            found = self._find(tail)
-            begun = min([word.start(), *(f.start for f in found if f.stop > word.start())])
-            cut = max(0, min(begun, len(tail) - _CONTEXT_BYTES))
+            word = len(shown.rstrip(_WORD_BYTES))
+            found = self._masks.scanner.find(shown)
+            begun = min([word, *(f.start for f in found if f.stop > word)])
+            cut = max(0, min(begun, len(shown) - _CONTEXT_BYTES))
             cut = next((f.start for f in found if f.start < cut < f.stop), cut)
-        self._tail = tail[cut:]
-        self._mask(tail[:cut], out, hidden)
+        self._wait(tail, shown, cut)
+        self._mask(tail[:cut], shown[:cut], out, hidden)
         return bytes(out), hidden
+
+    def _wait(self, data: bytes, shown: bytes, cut: int) -> None:
+        """Keep what is behind `cut`."""
+        self._tail, self._shown = data[cut:], shown[cut:]
+        begun, looked = self._key
+        self._key = (begun - cut, looked - cut) if begun >= cut else (-1, 0)
 
     # --- what can be said
 
-    def _only_waits(self, data: bytes) -> bool:
-        """Say whether `data` decides nothing of what waits, so that nobody need look at it again.
+    def _only_waits(self, shown: bytes) -> bool:
+        """Say whether a piece decides nothing of what waits, so that nobody need look at it again.
 
         Somebody may send a line byte by byte.
         """
-        if self._run is not None or len(self._tail) + len(data) > MAX_PENDING_BYTES:
+        if self._run is not None or len(self._tail) + len(shown) > MAX_PENDING_BYTES:
             return False
-        return (b"\0" not in data) if self.has_lengths else _SEPARATOR.search(data) is None
+        return _SEPARATOR.search(shown) is None
 
-    def _decided(self, data: bytes) -> int:
-        """Return up to where nothing that comes can change what is found in `data`."""
-        if self.has_lengths:
-            # A length stays with its value: it begins with NULs.
-            found = _LAST_LENGTH.search(data)
-            last = 0 if found is None else found.start()
-        else:
-            last = max(data.rfind(b"\n"), data.rfind(b"\r"), data.rfind(b"\0")) + 1
-        begun = self._key_begun(data, last)
+    def _decided(self, shown: bytes) -> int:
+        """Return up to where nothing that comes can change what is found."""
+        last = max(shown.rfind(b"\n"), shown.rfind(b"\r"), shown.rfind(b"\0")) + 1
+        begun = self._key_begun(shown, last)
         return last if begun < 0 else min(begun, last)
 
-    def _key_begun(self, data: bytes, until: int) -> int:
+    def _key_begun(self, shown: bytes, until: int) -> int:
         """Return where a private key begins that has no end before `until`, -1 if none does."""
-        for found in reversed(list(_KEY_BEGINS.finditer(data))):
-            end = _KEY_ENDS.search(data, found.end())
-            if end is not None:
-                return found.start() if found.start() < until < end.end() else -1
-            if _NO_KEY.search(data, found.end()) is None:
-                return found.start()
-        half = _HALF_HEADER.search(data)
+        begun, looked = self._key
+        at = max(0, begun)
+        while (found := _KEY_BEGINS.search(shown, at)) is not None:
+            begun = found.start()
+            over = _KEY_OVER.search(shown, max(found.end(), looked))
+            if over is None:
+                # It goes on; a footer may have begun.
+                self._key = begun, len(shown) - _MOST_FOOTER
+                return begun
+            if over["end"] is not None and begun < until < over.end():
+                self._key = begun, over.start()
+                return begun
+            at, looked = over.end(), 0
+        self._key = (-1, 0)
+        half = _HALF_HEADER.search(shown, max(0, len(shown) - _MOST_FOOTER))
         return -1 if half is None else half.start()
 
-    def _mask(self, data: bytes, out: bytearray, hidden: list[Hidden]) -> None:
-        found = self._find(data) if data and self._masks.scanner.may_hold(data) else []
+    def _mask(self, data: bytes, shown: bytes, out: bytearray, hidden: list[Hidden]) -> None:
+        scanner = self._masks.scanner
         at = 0
-        for each in found:
+        for each in scanner.find(shown) if shown and scanner.may_hold(shown) else []:
             out += data[at : each.start]
             self._put(data[each.start : each.stop], each, out, hidden)
             at = each.stop
         out += data[at:]
-
-    def _find(self, data: bytes) -> list[Found]:
-        if not self.has_lengths:
-            return self._masks.scanner.find(data)
-        found = [f for each in without_lengths(data) for f in self._masks.scanner.find(each)]
-        return united(found)
 
     def _put(self, value: bytes, found: Found, out: bytearray, hidden: list[Hidden]) -> None:
         hidden.append(Hidden(found.rule, len(out), len(value)))
@@ -189,23 +213,25 @@ class Stream:
 
     def _force(self, out: bytearray, hidden: list[Hidden]) -> None:
         """Say of a line without end what can be said, and let the rest be masked to its end."""
-        tail, self._tail = self._tail, b""
-        begun = self._key_begun(tail, len(tail))
-        found = self._find(tail)
+        tail, shown = self._tail, self._shown
+        begun = self._key_begun(shown, len(shown))
+        found = self._masks.scanner.find(shown)
         last = found[-1] if found else None
         if begun >= 0:
-            self._mask(tail[:begun], out, hidden)
+            self._mask(tail[:begun], shown[:begun], out, hidden)
             self._begin_run(tail[begun:], self._rule_of_keys(), _NO_KEY, out, hidden)
+            cut = len(tail)
         elif last is not None and last.stop == len(tail):
-            self._mask(tail[: last.start], out, hidden)
+            self._mask(tail[: last.start], shown[: last.start], out, hidden)
             self._begin_run(tail[last.start :], last.rule, _NO_WORD, out, hidden)
+            cut = len(tail)
         else:
             at = len(tail) - _LOOKBACK
-            breaks = list(_NO_WORD.finditer(tail, at))
-            cut = breaks[0].end() if breaks else at
+            broken = _NO_WORD.search(shown, at)
+            cut = at if broken is None else broken.end()
             cut = next((f.stop for f in found if f.start < cut < f.stop), cut)
-            self._tail = tail[cut:]
-            self._mask(tail[:cut], out, hidden)
+            self._mask(tail[:cut], shown[:cut], out, hidden)
+        self._wait(tail, shown, cut)
 
     def _rule_of_keys(self) -> str:
         return next(
@@ -226,23 +252,23 @@ class Stream:
         out += fitted(made, len(data)) if self._keeps_length else made
         self._run = rule, ends
 
-    def _swallow(self, data: bytes, out: bytearray, hidden: list[Hidden]) -> bytes:
-        """Hide what goes on with a run; return what is behind it."""
-        if self._run is None or not data:
-            return data
+    def _swallow(self, shown: bytes, out: bytearray, hidden: list[Hidden]) -> int:
+        """Hide what goes on with a run; return where that ends."""
+        if self._run is None or not shown:
+            return 0
         rule, ends = self._run
-        stop = len(data)
-        if (found := ends.search(data)) is not None:
+        stop = len(shown)
+        if (found := ends.search(shown)) is not None:
             stop = found.start()
             self._run = None
-        if ends is _NO_KEY and (end := _KEY_ENDS.search(data, 0, stop)) is not None:
+        if ends is _NO_KEY and (end := _KEY_ENDS.search(shown, 0, stop)) is not None:
             stop = end.end()
             self._run = None
         if stop:
             hidden.append(Hidden(rule, len(out), stop))
             if self._keeps_length:
                 out += b"*" * stop
-        return data[stop:]
+        return stop
 
 
 _SAMPLE_KEY: Final = b"-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----"

@@ -91,6 +91,11 @@ class Conversation(model.Conversation):
         return self._ledger.codec
 
     @property
+    def copy_is_binary(self) -> bool:
+        """Whether the last COPY that the server has begun is in its binary format."""
+        return self._ledger.copy_is_binary
+
+    @property
     def in_transaction(self) -> bool:
         """Whether the server last reported an open transaction, failed or not."""
         return self._ledger.status != "I"

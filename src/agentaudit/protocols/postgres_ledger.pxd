@@ -63,6 +63,7 @@ cdef class Ledger:
     cdef public dict skipped
     cdef public dict skipped_portals
     cdef public str copy
+    cdef public bint copy_is_binary
     cdef public bint is_copy_ended
     cdef public Py_ssize_t swallowed_syncs
     cdef public Py_ssize_t cycle

@@ -258,6 +258,7 @@ class Ledger:
     __slots__ = (
         "codec",
         "copy",
+        "copy_is_binary",
         "cycle",
         "ending",
         "ends",
@@ -306,6 +307,7 @@ class Ledger:
         self.skipped: dict[bytes, Prepared] = {}
         self.skipped_portals: dict[bytes, Portal] = {}
         self.copy = ""
+        self.copy_is_binary = False
         """`in`, `out` or `both` while a COPY is under way."""
         self.is_copy_ended = False
         self.swallowed_syncs = 0
@@ -506,9 +508,10 @@ class Ledger:
         self.owed.keep(kept)
         return replaced
 
-    def begin_copy(self, direction: str) -> None:
+    def begin_copy(self, direction: str, *, is_binary: bool) -> None:
         """The server has said that a COPY begins."""
         self.copy = direction
+        self.copy_is_binary = is_binary
         self.is_copy_ended = False
         if direction != "in":
             return

@@ -465,21 +465,21 @@ class Replies:
 
     def _copy_in(self, body: bytes) -> bytes | None:
         self._expect_rows()
-        self._ledger.begin_copy("in")
+        self._ledger.begin_copy("in", is_binary=body[:1] == b"\1")
         return None
 
     def _copy_out(self, body: bytes) -> bytes | None:
         self._expect_rows()
-        self._begin_copy("out")
+        self._begin_copy("out", body)
         return None
 
     def _copy_both(self, body: bytes) -> bytes | None:
         self._expect_rows()
-        self._begin_copy("both")
+        self._begin_copy("both", body)
         return None
 
-    def _begin_copy(self, direction: str) -> None:
-        self._ledger.begin_copy(direction)
+    def _begin_copy(self, direction: str, body: bytes) -> None:
+        self._ledger.begin_copy(direction, is_binary=body[:1] == b"\1")
         if self._ledger.is_watched:
             self._about.append(("copy", NO_SHAPE))
 
