@@ -12,7 +12,7 @@ import pytest
 
 from agentaudit.cli import main
 from agentaudit.demo.gateways import Gateway
-from agentaudit.settings import Mask
+from agentaudit.settings.masks import Mask
 from tests.peers.gateway import GatewayFactory
 from tests.peers.postgres import PostgresPeer
 

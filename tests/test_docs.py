@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from agentaudit import cli, settings
+from agentaudit import cli
+from agentaudit.settings.default import write_default
+from agentaudit.settings.file import SECTIONS, keys_of, load
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -85,9 +87,9 @@ def test_the_documentation_names_no_verb_that_does_not_exist() -> None:
 
 
 def setting_keys() -> Iterator[str]:
-    for table in filter(None, settings._SECTIONS):
+    for table in filter(None, SECTIONS):
         inner = table.partition(".")[2]
-        keys = settings._keys_of(table)
+        keys = keys_of(table)
         yield from [f"`{inner}.{key}`" for key in keys] if inner else [f"[{table}]", *keys]
 
 
@@ -182,8 +184,8 @@ def test_toml_examples_are_toml(page: Path, body: str) -> None:
 
 
 def test_the_settings_that_init_writes_load_as_they_are(tmp_path: Path) -> None:
-    settings.write_default(tmp_path)
-    assert settings.load(tmp_path / "agentaudit.toml").gateway.name == "gw1"
+    write_default(tmp_path)
+    assert load(tmp_path / "agentaudit.toml").gateway.name == "gw1"
 
 
 def commands() -> dict[str, str]:

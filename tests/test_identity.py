@@ -26,7 +26,7 @@ from agentaudit.demo.processes import until
 from agentaudit.errors import IdentityError, IssuerError
 from agentaudit.identity import Bearer, KeySet, Verifier, fetch_keys
 from agentaudit.model import Actor
-from agentaudit.settings import Issuer
+from agentaudit.settings.tables import Issuer
 from tests.peers.certificates import Authority
 from tests.peers.forgery import es256, jws, opened, ps256, rs256, twin
 from tests.peers.issuers import SigningIssuer

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 import rfc8785
 
-from agentaudit import settings as settings_module
 from agentaudit.demo.gateways import to_toml
 from agentaudit.errors import SettingsError
 from agentaudit.model import Durability
-from agentaudit.settings import Address, Settings, load, write_default
+from agentaudit.settings import secrets
+from agentaudit.settings.default import write_default
+from agentaudit.settings.file import load
+from agentaudit.settings.tables import Issuer, Target
+from agentaudit.settings.values import Address
+from agentaudit.settings.whole import Settings
 
 MINIMAL = """
 [gateway]
@@ -95,8 +99,8 @@ def test_what_init_writes_shows_no_key_that_is_not_there(tmp_path: Path) -> None
 
     shown = tomllib.loads(text)
 
-    assert set(shown["target"][0]) <= set(settings_module.Target.model_fields)
-    assert set(shown["issuer"][0]) <= set(settings_module.Issuer.model_fields)
+    assert set(shown["target"][0]) <= set(Target.model_fields)
+    assert set(shown["issuer"][0]) <= set(Issuer.model_fields)
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
@@ -345,7 +349,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
 # --- secrets
 
 
-def target_with(tmp_path: Path, keys: str) -> settings_module.Target:
+def target_with(tmp_path: Path, keys: str) -> Target:
     return load(written(tmp_path, MINIMAL + TARGET + keys)).target[0]
 
 
@@ -413,7 +417,7 @@ def test_a_secret_that_cannot_be_read_says_so_and_stays_secret(
 def test_a_command_that_takes_too_long_is_named_without_its_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings_module, "SECRET_COMMAND_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(secrets, "SECRET_COMMAND_TIMEOUT_S", 0.01)
     target = target_with(tmp_path, """password_command = ["sleep", "60"]""")
 
     with pytest.raises(SettingsError, match="password_command sleep: took too long"):

@@ -32,7 +32,8 @@ import jwt
 
 from agentaudit.errors import IdentityError, IssuerError
 from agentaudit.model import Actor
-from agentaudit.settings import Issuer, is_loopback, refuse_unsafe_url
+from agentaudit.settings.tables import Issuer
+from agentaudit.settings.values import is_loopback, refuse_unsafe_url
 
 MAX_TOKEN_BYTES: Final = 16 * 1024
 """Twice what the largest providers issue; a PostgreSQL password message could hold far more."""

@@ -24,7 +24,7 @@ from agentaudit.archive.verify import verify
 from agentaudit.archive.witnessing import ask
 from agentaudit.cli import main
 from agentaudit.errors import ArchiveError, TamperedError
-from agentaudit.settings import parse_address
+from agentaudit.settings.values import parse_address
 from agentaudit.witness.server import WitnessServer, create_witness
 from tests.archive.recording import (
     ANA,

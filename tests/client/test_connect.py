@@ -33,7 +33,7 @@ from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import temporary_folder, until, without_libpq_variables
 from agentaudit.errors import IssuerError, QuestionError, SettingsError
 from agentaudit.protocols import postgres_messages as messages
-from agentaudit.settings import Address
+from agentaudit.settings.values import Address
 from tests.client.served import Asked, Says, Served, served
 from tests.peers.certificates import Authority
 from tests.peers.gateway import gateways

@@ -19,7 +19,7 @@ import uvloop
 from agentaudit.archive.keys import create_key
 from agentaudit.gateway.postgres import Deadlines
 from agentaudit.gateway.server import Gateway
-from agentaudit.settings import Settings
+from agentaudit.settings.whole import Settings
 
 
 class Hosted:

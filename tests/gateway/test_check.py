@@ -8,7 +8,8 @@ from typing import Any
 
 from agentaudit.archive.keys import create_key
 from agentaudit.gateway.check import Check, _retention, _uncounted, check
-from agentaudit.settings import Settings, parse_address
+from agentaudit.settings.values import parse_address
+from agentaudit.settings.whole import Settings
 from agentaudit.witness.server import WitnessServer, create_witness
 from tests.peers.certificates import Authority
 from tests.peers.issuers import SigningIssuer

@@ -21,7 +21,7 @@ from agentaudit.demo.gateways import Gateway
 from agentaudit.errors import QuestionError
 from agentaudit.gateway.orders import Asker, Orders
 from agentaudit.identity import Verifier
-from agentaudit.settings import Roles
+from agentaudit.settings.tables import Roles
 from tests.archive.recording import new_site, require_sound, rows, start
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer

@@ -13,7 +13,8 @@ from agentaudit.gateway.postgres_copy import MAX_ROW_BYTES, CopyMask
 from agentaudit.masking.masks import Masks
 from agentaudit.model import Event, Kind, Side, Step
 from agentaudit.protocols import postgres_messages as messages
-from agentaudit.risk.lineage import CopyFormat, Lineage
+from agentaudit.risk.copy_format import CopyFormat
+from agentaudit.risk.lineage import Lineage
 
 MASKS = Masks([{"name": "pii", "action": "redact", "apply": ["archive"], "columns": ["*.t.b"]}])
 FORMATS = {

@@ -23,8 +23,9 @@ from agentaudit.gateway.server import Gateway
 from agentaudit.gateway.wire import Wire
 from agentaudit.model import Side, Step
 from agentaudit.protocols.postgres import Conversation
-from agentaudit.settings import Settings, load
-from agentaudit.settings import Witness as WitnessSettings
+from agentaudit.settings.file import load
+from agentaudit.settings.tables import Witness as WitnessSettings
+from agentaudit.settings.whole import Settings
 from tests.archive.recording import until
 from tests.gateway.hosted import hosted
 from tests.gateway.raw import error_fields, startup

@@ -34,7 +34,7 @@ from agentaudit.demo.processes import until, without_libpq_variables
 from agentaudit.demo.provider import IdentityProvider
 from agentaudit.identity import Verifier
 from agentaudit.protocols import postgres_messages as wire
-from agentaudit.settings import Issuer
+from agentaudit.settings.tables import Issuer
 from tests.gateway.hosted import Hosted, hosted
 from tests.gateway.raw import Raw, error_fields, login_error, startup
 from tests.gateway.recorded import Recorded, read

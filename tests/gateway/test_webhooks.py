@@ -21,7 +21,7 @@ from agentaudit.demo.processes import until
 from agentaudit.errors import SettingsError
 from agentaudit.gateway import webhooks
 from agentaudit.gateway.webhooks import escaped, message
-from agentaudit.settings import Webhook
+from agentaudit.settings.tables import Webhook
 from tests.gateway.test_control import DELETES, People, Waiting, control_pids
 from tests.peers.certificates import Authority
 from tests.peers.gateway import GatewayFactory

@@ -19,7 +19,7 @@ from agentaudit.masking.suggest import (
     telling,
     toml,
 )
-from agentaudit.settings import Mask
+from agentaudit.settings.masks import Mask
 
 CARDS = ["4242424242424242", "5555555555554444", "378282246310005"]
 

@@ -22,16 +22,11 @@ import sqlalchemy
 from sqlalchemy.engine.reflection import ObjectKind
 
 from agentaudit.risk.catalogue import QUERIES, Catalogue, Relation, read
-from agentaudit.risk.lineage import (
-    EVERYTHING,
-    NO_DOUBT,
-    CopyFormat,
-    Doubt,
-    Hidden,
-    Lineage,
-    changes,
-    lineage,
-)
+from agentaudit.risk.changes import changes
+from agentaudit.risk.constants import Hidden
+from agentaudit.risk.copy_format import CopyFormat
+from agentaudit.risk.doubt import EVERYTHING, NO_DOUBT, Doubt
+from agentaudit.risk.lineage import Lineage, lineage
 from tests.peers.postgres import PostgresPeer
 
 SSN, EMAIL, NOTE, PIN = "QX7319-VKPLZ4", "wq8zr7vk@hfjd.test", "zzyXWq55-gh", "483917"

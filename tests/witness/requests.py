@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agentaudit.archive.merkle import consistency_proof, leaf_hash, tree_root
 from agentaudit.archive.note import Checkpoint, Signer, sign_note
-from agentaudit.settings import Address
+from agentaudit.settings.values import Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agentaudit.archive.note import Cosigner, open_note
 from agentaudit.errors import SettingsError
-from agentaudit.settings import Address, parse_address
+from agentaudit.settings.values import Address, parse_address
 from agentaudit.witness import server as server_module
 from agentaudit.witness.protocol import MAX_BODY_BYTES
 from agentaudit.witness.server import Witness, WitnessServer, create_witness

@@ -34,10 +34,10 @@ def policy_of(rules: str | PathLike[str], layout: Layout) -> Policy:
         SettingsError: the file cannot be read, or a key of it is wrong.
         QuestionError: the archive has no such policy, or one of a newer release.
     """
-    from agentaudit import settings  # takes longer to load than all else here
+    from agentaudit.settings.file import load  # takes longer to load than all else here
 
     if not (isinstance(rules, str) and _DIGEST.fullmatch(rules)):
-        return Policy(settings.load(Path(fspath(rules))).policy_document())
+        return Policy(load(Path(fspath(rules))).policy_document())
     try:
         return Policy(layout.policy(rules).read_bytes())
     except FileNotFoundError:

@@ -20,11 +20,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from agentaudit import settings
 from agentaudit.errors import QuestionError, SettingsError
 from agentaudit.masking.marks import MIN_KEY_BYTES, PseudonymKey
 from agentaudit.masking.masks import Masks
 from agentaudit.masking.plugins import plugged_in
+from agentaudit.settings.masks import Mask
 
 MAX_TEXT_BYTES: Final = 1 << 20
 _NO_KEY: Final = "AGENTAUDIT_NO_KEY"
@@ -183,7 +183,7 @@ def is_digest(text: object) -> bool:
 
 def _of_tables(tables: Sequence[Any], where: str, path: Path | None) -> RuleSet:
     problems: list[str] = []
-    masks: list[settings.Mask] = []
+    masks: list[Mask] = []
     for number, table in enumerate(tables, 1):
         if not isinstance(table, Mapping):
             problems.append(f"{where}: mask {number}: a table expected")
@@ -196,7 +196,7 @@ def _of_tables(tables: Sequence[Any], where: str, path: Path | None) -> RuleSet:
             given["key_env"] = _NO_KEY
         root = (path or Path()).absolute().parent
         try:
-            masks.append(settings.Mask.model_validate(given, context={"root": root}))
+            masks.append(Mask.model_validate(given, context={"root": root}))
         except ValidationError as error:
             name = given.get("name")
             called = f'mask "{name}"' if isinstance(name, str) else f"mask {number}"
@@ -242,7 +242,7 @@ def _made(
     return RuleSet(documents, keys={name: _key() for name in lacking} | keys, notes=notes)
 
 
-def _key_of(mask: settings.Mask, notes: list[str]) -> PseudonymKey | None:
+def _key_of(mask: Mask, notes: list[str]) -> PseudonymKey | None:
     if mask.key_command or mask.key_env == _NO_KEY:
         return None
     try:
@@ -256,7 +256,7 @@ def _key_of(mask: settings.Mask, notes: list[str]) -> PseudonymKey | None:
 def _problem(error: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, list(settings.Mask.model_fields), n=1, cutoff=0)
+        near = difflib.get_close_matches(key, list(Mask.model_fields), n=1, cutoff=0)
         return f"{key}: no such key, the nearest is {near[0]}"
     said = str(error["msg"]).removeprefix("Value error, ")
     return f"{key}: {said[:1].lower()}{said[1:]}" if key else said

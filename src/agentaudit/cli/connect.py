@@ -19,7 +19,7 @@ from agentaudit.errors import QuestionError
 if TYPE_CHECKING:
     from agentaudit.client.credentials import Credentials
     from agentaudit.client.login import Token
-    from agentaudit.settings import Address
+    from agentaudit.settings.values import Address
 
 TICKET_S: Final = 15.0
 """For a ticket: half of what a gateway gives a client to log in."""
@@ -75,7 +75,7 @@ def add_verbs(add: Adds) -> None:
 def connect(arguments: argparse.Namespace) -> int:
     """Listen for tools with one fixed connection string, and let them in to a target."""
     from agentaudit.client import connect as local
-    from agentaudit.settings import parse_address
+    from agentaudit.settings.values import parse_address
 
     where = local.parse_listen(arguments.listen)
     gateway = local.gateway_at(parse_address(arguments.gateway), arguments.ca_file)

@@ -113,15 +113,13 @@ def mask_preview(arguments: argparse.Namespace) -> int:
 
 def mask_suggest(arguments: argparse.Namespace) -> int:
     """Propose masks for a target's columns, by their names and a sample of their values."""
-    from agentaudit import settings
     from agentaudit.analysis.printable import printable
     from agentaudit.gateway import suggest
+    from agentaudit.settings.file import load
 
     if arguments.sample > suggest.MAX_SAMPLE_ROWS:
         raise QuestionError(f"--sample: at most {suggest.MAX_SAMPLE_ROWS:,} rows of a table")
-    found = suggest.suggest(
-        settings.load(arguments.config), arguments.target, sample=arguments.sample
-    )
+    found = suggest.suggest(load(arguments.config), arguments.target, sample=arguments.sample)
     if arguments.json:
         print_json(
             {

@@ -13,16 +13,15 @@ from agentaudit.errors import QuestionError
 
 def init(arguments: argparse.Namespace) -> int:
     """Write a commented agentaudit.toml, keys and folders that start as they are."""
-    from agentaudit import settings
     from agentaudit.archive.keys import create_key
+    from agentaudit.settings.default import write_default
+    from agentaudit.settings.file import load
 
-    written = settings.write_default(
-        arguments.directory, name=arguments.name, origin=arguments.origin
-    )
+    written = write_default(arguments.directory, name=arguments.name, origin=arguments.origin)
     for path in written:
         print(path)
     config = arguments.directory / "agentaudit.toml"
-    own = settings.load(config).gateway
+    own = load(config).gateway
     create_key(Path(own.keys), own.name, own.origin)
     print(Path(own.keys) / f"{own.name}.vkey")
     print(f"next: edit {config}, then run agentaudit check --config {config}", file=sys.stderr)
@@ -31,11 +30,11 @@ def init(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Validate the settings, reach issuers and targets, say what is wrong and where."""
-    from agentaudit import settings
     from agentaudit.analysis.printable import printable
     from agentaudit.gateway.check import check as reach
+    from agentaudit.settings.file import load
 
-    findings = reach(settings.load(arguments.config))
+    findings = reach(load(arguments.config))
     for finding in findings:
         if arguments.json:
             members = ("name", "ok", "message", "hint")
@@ -50,10 +49,10 @@ def check(arguments: argparse.Namespace) -> int:
 
 def gateway(arguments: argparse.Namespace) -> int:
     """Run the gateway; SIGTERM drains and seals."""
-    from agentaudit import settings
     from agentaudit.gateway import server, supervisor
+    from agentaudit.settings.file import load
 
-    whole = settings.load(arguments.config)
+    whole = load(arguments.config)
     return server.run(whole) if whole.gateway.workers == 1 else supervisor.run(whole)
 
 
@@ -62,12 +61,12 @@ def rules_test(arguments: argparse.Namespace) -> int:
 
     A line `-- allow` or `-- deny` before a statement says what is.
     """
-    from agentaudit import settings
     from agentaudit.analysis.printable import printable
     from agentaudit.policy import Policy
     from agentaudit.risk import sql
+    from agentaudit.settings.file import load
 
-    whole = settings.load(arguments.config)
+    whole = load(arguments.config)
     targets = [target.name for target in whole.target]
     target = arguments.target or (targets[0] if len(targets) == 1 else "")
     if target not in targets:
@@ -115,10 +114,10 @@ def keygen(arguments: argparse.Namespace) -> int:
 
     With `workers`, each has a log: the keys that are missing are made.
     """
-    from agentaudit import settings
     from agentaudit.archive.keys import create_keys
+    from agentaudit.settings.file import load
 
-    own = settings.load(arguments.config).gateway
+    own = load(arguments.config).gateway
     verifiers = create_keys(Path(own.keys), own.name, own.names, own.origin)
     if arguments.json:
         print_json({"verifier_keys": verifiers.split(), "folder": str(own.keys)})
@@ -135,7 +134,7 @@ def keygen(arguments: argparse.Namespace) -> int:
 
 def witness(arguments: argparse.Namespace) -> int:
     """Run a witness: cosign the checkpoints of logs it knows, and never two histories of one."""
-    from agentaudit.settings import parse_address
+    from agentaudit.settings.values import parse_address
     from agentaudit.witness import server
 
     if arguments.init is not None:

@@ -26,14 +26,14 @@ from agentaudit.errors import AgentauditError, QuestionError
 
 def retention_plan(arguments: argparse.Namespace) -> int:
     """Say what retention would purge now, what it would not and why; touch nothing."""
-    from agentaudit import settings
     from agentaudit.archive.keys import People, Place
     from agentaudit.archive.layout import Layout
     from agentaudit.archive.purge import plan
     from agentaudit.archive.snapshot import check_format
     from agentaudit.errors import RecordingError
+    from agentaudit.settings.file import load
 
-    own = settings.load(arguments.config).gateway
+    own = load(arguments.config).gateway
     layout = Layout(own.archive)
     check_format(layout)
     status = YES
@@ -163,13 +163,13 @@ def _matching(arguments: argparse.Namespace, gateway: str) -> int | None:
 
     None where that cannot be told.
     """
-    from agentaudit import settings
+    from agentaudit.settings.file import load
 
     try:
         from agentaudit.analysis.case import Case
 
         with hostile():
-            case = Case(settings.load(arguments.config).gateway.archive)
+            case = Case(load(arguments.config).gateway.archive)
             found = case.sessions(
                 user=arguments.user,
                 target=arguments.target,
@@ -189,13 +189,13 @@ def _matching(arguments: argparse.Namespace, gateway: str) -> int | None:
 
 def legal_hold_release(arguments: argparse.Namespace) -> int:
     """Release a legal hold; what it held is due by policy as if it had not been."""
-    from agentaudit import settings
     from agentaudit.archive.holds import legal_holds
     from agentaudit.archive.layout import Layout
+    from agentaudit.settings.file import load
 
     logs = _logs(arguments)
     if len(logs) > 1:
-        holds = legal_holds(Layout(settings.load(arguments.config).gateway.archive))
+        holds = legal_holds(Layout(load(arguments.config).gateway.archive))
         having = {hold.gateway for hold in holds if hold.hold == arguments.hold.lower()}
         logs = [name for name in logs if name in having] or logs[:1]
     request = {
@@ -227,13 +227,13 @@ def _others(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
 
 def legal_hold_list(arguments: argparse.Namespace) -> int:
     """List the legal holds in force: what each holds, who set it, by which authority and why."""
-    from agentaudit import settings
     from agentaudit.analysis.printable import printable
     from agentaudit.analysis.transcript import moment
     from agentaudit.archive.holds import legal_holds
     from agentaudit.archive.layout import Layout
+    from agentaudit.settings.file import load
 
-    holds = legal_holds(Layout(settings.load(arguments.config).gateway.archive))
+    holds = legal_holds(Layout(load(arguments.config).gateway.archive))
     if arguments.json:
         for hold in holds:
             print_json(members(hold))
@@ -262,10 +262,10 @@ def _logs(arguments: argparse.Namespace) -> list[str]:
 
     Those of workers that it has no more are among them: what they recorded is still there.
     """
-    from agentaudit import settings
     from agentaudit.archive.keys import own_logs
+    from agentaudit.settings.file import load
 
-    own = settings.load(arguments.config).gateway
+    own = load(arguments.config).gateway
     return own_logs(own.archive, own.keys, own.name) or [own.names[0]]
 
 
@@ -277,10 +277,10 @@ def _order(
     Returns what came of it in each, and a status: yes, or could not tell where one could not carry
     it out, which is said.
     """
-    from agentaudit import settings
     from agentaudit.client import local
+    from agentaudit.settings.file import load
 
-    whole = settings.load(arguments.config)
+    whole = load(arguments.config)
     archive = whole.gateway.archive
     own = _logs(arguments)
     names = own if logs is None else logs

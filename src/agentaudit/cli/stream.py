@@ -93,7 +93,7 @@ class Remote:
 
     def __init__(self, url: str, token_file: Path | None, ca_file: Path | None) -> None:
         """Raises `QuestionError`: no address that a token may be sent to, or no such CA file."""
-        from agentaudit.settings import refuse_unsafe_url
+        from agentaudit.settings.values import refuse_unsafe_url
 
         if not url:
             raise QuestionError(

@@ -43,7 +43,7 @@ from agentaudit.errors import (
 )
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres_messages import CancelRequest, StartupMessage
-from agentaudit.settings import Address, parse_address
+from agentaudit.settings.values import Address, parse_address
 
 MAX_CONNECTIONS: Final = 100
 """Sessions at a time: half of what a gateway lets one user have by default."""

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from agentaudit.archive import canonical
 from agentaudit.client import web
 from agentaudit.errors import ControlError, QuestionError, RefusedError
-from agentaudit.settings import refuse_unsafe_url
+from agentaudit.settings.values import refuse_unsafe_url
 
 TIMEOUT_S: Final = 30.0
 MAX_ANSWER_BYTES: Final = 64 << 20

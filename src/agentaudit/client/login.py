@@ -24,7 +24,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 from agentaudit.client import web
 from agentaudit.errors import IdentityError, IssuerError, QuestionError
-from agentaudit.settings import refuse_unsafe_url
+from agentaudit.settings.values import refuse_unsafe_url
 
 TIMEOUT_S: Final = 20.0
 MAX_ANSWER_BYTES: Final = 1 << 20

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from agentaudit.settings import refuse_unsafe_url
+from agentaudit.settings.values import refuse_unsafe_url
 
 _READ_BYTES: Final = 1 << 16
 

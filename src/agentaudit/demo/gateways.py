@@ -18,7 +18,7 @@ from agentaudit.demo.processes import (
     until,
     without_libpq_variables,
 )
-from agentaudit.settings import log_names
+from agentaudit.settings.tables import log_names
 
 
 class Gateway:

@@ -26,7 +26,7 @@ from agentaudit.gateway.state_thread import StateThread
 from agentaudit.identity import LEEWAY_S, Bearer
 from agentaudit.model import Actor
 from agentaudit.policy import scope
-from agentaudit.settings import Target
+from agentaudit.settings.tables import Target
 
 LOOK_S: Final = 0.25
 """Between two looks for the grant that a client waits for."""

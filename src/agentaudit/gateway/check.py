@@ -28,7 +28,8 @@ from agentaudit.gateway.serving import prepare, target_access
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import fetch_keys
 from agentaudit.protocols import postgres_messages as messages
-from agentaudit.settings import Anchor, Issuer, Settings, Target, Witness
+from agentaudit.settings.tables import Anchor, Issuer, Target, Witness
+from agentaudit.settings.whole import Settings
 
 LOGIN_TIMEOUT_S = 20.0
 

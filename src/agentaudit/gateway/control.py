@@ -67,7 +67,9 @@ from agentaudit.gateway.state import Block, Grant, Note, Request, State, Ticket,
 from agentaudit.gateway.state_thread import StateThread
 from agentaudit.identity import Bearer, Verifier
 from agentaudit.model import Actor
-from agentaudit.settings import Duration, Settings, Target
+from agentaudit.settings.tables import Target
+from agentaudit.settings.values import Duration
+from agentaudit.settings.whole import Settings
 
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_GRANT: Final = timedelta(days=7)

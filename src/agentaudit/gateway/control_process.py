@@ -21,7 +21,9 @@ from agentaudit.errors import AgentauditError, SettingsError
 from agentaudit.gateway.operational_log import configure_log
 from agentaudit.gateway.serving import WATCH_S, signatures
 from agentaudit.gateway.wire import reason
-from agentaudit.settings import Address, Settings, load
+from agentaudit.settings.file import load
+from agentaudit.settings.values import Address
+from agentaudit.settings.whole import Settings
 
 BACKLOG: Final = 128
 MAX_CONNECTIONS: Final = 1000

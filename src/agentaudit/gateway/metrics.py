@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from agentaudit.gateway.state import State
 from agentaudit.gateway.webhooks import COUNTS
-from agentaudit.settings import Settings
+from agentaudit.settings.whole import Settings
 
 __all__ = ["CONTENT_TYPE_LATEST", "exposition"]
 

@@ -34,7 +34,8 @@ from agentaudit.archive.snapshot import check_format
 from agentaudit.errors import AgentauditError, IdentityError, QuestionError
 from agentaudit.identity import MAX_TOKEN_BYTES, Verifier
 from agentaudit.model import Actor, Kind
-from agentaudit.settings import Roles, Settings
+from agentaudit.settings.tables import Roles
+from agentaudit.settings.whole import Settings
 
 LOGIN_AGE_S: Final = 15 * 60.0
 MAX_TEXT_CHARACTERS: Final = 600

@@ -52,7 +52,8 @@ from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.protocols.postgres_messages import CancelRequest, StartupMessage
 from agentaudit.risk import sql
-from agentaudit.settings import Target, is_loopback
+from agentaudit.settings.tables import Target
+from agentaudit.settings.values import is_loopback
 
 _INVALID_PASSWORD: Final = "28P01"  # noqa: S105  an SQLSTATE
 _NOT_ALLOWED: Final = "28000"

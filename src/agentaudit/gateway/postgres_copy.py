@@ -19,7 +19,8 @@ from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import Masks
 from agentaudit.masking.stream import MAX_PENDING_BYTES, Hidden, Stream
 from agentaudit.model import Event, Flag, Kind, Side, Span, Step
-from agentaudit.risk.lineage import CopyFormat, Lineage
+from agentaudit.risk.copy_format import CopyFormat
+from agentaudit.risk.lineage import Lineage
 
 _COPY_DATA: Final = ord("d")
 _ENDS: Final = frozenset(b"cfCEZS")

@@ -38,7 +38,8 @@ from agentaudit.protocols.postgres_messages import Column, RowShape
 from agentaudit.protocols.postgres_prepared import NO_SHAPE, Portal, Prepared, cut_text
 from agentaudit.risk import catalogue as catalogues
 from agentaudit.risk import sql
-from agentaudit.risk.lineage import EVERYTHING, NO_DOUBT, Doubt, Lineage
+from agentaudit.risk.doubt import EVERYTHING, NO_DOUBT, Doubt
+from agentaudit.risk.lineage import Lineage
 
 _NAMES: Final = re.compile(r"\s*(?:PREPARE|DECLARE)\b", re.IGNORECASE)
 _MOVES: Final = re.compile(

@@ -12,15 +12,9 @@ from agentaudit.masking.credentials import credentials, scan
 from agentaudit.masking.masks import CREDENTIALS, Masks
 from agentaudit.model import Span
 from agentaudit.risk.catalogue import Catalogue
-from agentaudit.risk.lineage import (
-    EVERYTHING,
-    NO_DOUBT,
-    Doubt,
-    Lineage,
-    changes,
-    lineage,
-    not_understood,
-)
+from agentaudit.risk.changes import changes
+from agentaudit.risk.doubt import EVERYTHING, NO_DOUBT, Doubt
+from agentaudit.risk.lineage import Lineage, lineage, not_understood
 
 _MAX_LOOKS: Final = 4096
 _MAX_CACHED_CHARACTERS: Final = 8 * 1024

@@ -25,7 +25,7 @@ from agentaudit.masking.masks import Masks
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.risk import catalogue as catalogues
 from agentaudit.risk.catalogue import Catalogue
-from agentaudit.risk.lineage import NO_DOUBT, Doubt
+from agentaudit.risk.doubt import NO_DOUBT, Doubt
 
 if TYPE_CHECKING:
     from agentaudit.gateway.postgres_masks import PostgresMasks

@@ -38,7 +38,10 @@ from agentaudit.gateway.sessions import Sessions
 from agentaudit.gateway.team import Team
 from agentaudit.gateway.wire import Wire, reason
 from agentaudit.identity import Verifier
-from agentaudit.settings import Address, Roles, Settings, load
+from agentaudit.settings.file import load
+from agentaudit.settings.tables import Roles
+from agentaudit.settings.values import Address
+from agentaudit.settings.whole import Settings
 
 BACKLOG: Final = 1024
 

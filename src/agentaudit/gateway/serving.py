@@ -22,7 +22,8 @@ from agentaudit.masking.masks import Masks
 from agentaudit.masking.plugins import plugged_in
 from agentaudit.policy import Policy
 from agentaudit.protocols.scram import ScramKeys
-from agentaudit.settings import Settings, Target, Webhook
+from agentaudit.settings.tables import Target, Webhook
+from agentaudit.settings.whole import Settings
 
 WATCH_S: Final = 5.0
 """Between two looks at the files that the settings name, and at the disk."""

@@ -22,7 +22,7 @@ from agentaudit.gateway.postgres_talk import Refused, Talk
 from agentaudit.gateway.serving import TargetAccess, target_access
 from agentaudit.masking.suggest import Covered, Proposal, Sample, judge, toml
 from agentaudit.protocols import postgres_messages as messages
-from agentaudit.settings import Settings
+from agentaudit.settings.whole import Settings
 
 SAMPLE_ROWS: Final = 500
 MAX_SAMPLE_ROWS: Final = 10_000

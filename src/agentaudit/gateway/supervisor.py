@@ -31,7 +31,9 @@ from agentaudit.gateway.orders import recover_others
 from agentaudit.gateway.server import BACKLOG
 from agentaudit.gateway.wire import reason
 from agentaudit.gateway.worker import CANNOT_START
-from agentaudit.settings import Address, Settings, parse
+from agentaudit.settings.file import parse
+from agentaudit.settings.values import Address
+from agentaudit.settings.whole import Settings
 
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0

@@ -41,7 +41,8 @@ from agentaudit.gateway.serving import webhook_tls
 from agentaudit.gateway.state import Request
 from agentaudit.gateway.state_deliveries import MOST, Told
 from agentaudit.gateway.wire import reason
-from agentaudit.settings import Settings, Webhook
+from agentaudit.settings.tables import Webhook
+from agentaudit.settings.whole import Settings
 
 TIMEOUT_S: Final = 10.0
 """For one delivery, from the name's look-up to the status of the answer."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from agentaudit.errors import AgentauditError
 from agentaudit.gateway.connections import Connection
-from agentaudit.settings import Address
+from agentaudit.settings.values import Address
 
 MAX_WAITING_BYTES: Final = 128 * 1024
 """More than any login has to say; beyond it the peer waits until what it sent was looked at."""

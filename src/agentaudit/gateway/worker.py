@@ -23,7 +23,8 @@ from agentaudit.gateway.operational_log import configure_log
 from agentaudit.gateway.places import Shared
 from agentaudit.gateway.server import Gateway, as_begun, serve
 from agentaudit.gateway.team import Team
-from agentaudit.settings import Settings, load, parse
+from agentaudit.settings.file import load, parse
+from agentaudit.settings.whole import Settings
 
 CANNOT_START = 2
 

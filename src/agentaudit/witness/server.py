@@ -28,7 +28,7 @@ from typing import Any
 from agentaudit.archive.files import FILE_MODE, PRIVATE_MODE, make_folder, replace
 from agentaudit.archive.note import CosigningKey, Verifier
 from agentaudit.errors import ArchiveError, SettingsError
-from agentaudit.settings import Address
+from agentaudit.settings.values import Address
 from agentaudit.witness.memory import Memory
 from agentaudit.witness.protocol import MAX_BODY_BYTES, Refusal, check_signature, parse_request
 

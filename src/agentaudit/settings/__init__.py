@@ -1,0 +1,1 @@
+"""What a gateway is told by its `agentaudit.toml`, and how that is read."""
