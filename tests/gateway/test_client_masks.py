@@ -18,7 +18,7 @@ from agentaudit.model import Side
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.risk.catalogue import Catalogue, Relation
 from agentaudit.risk.doubt import NO_DOUBT, Doubt
-from tests.gateway.test_postgres_masks import IDLE, Talk, row
+from tests.gateway.test_postgres_masks import ALL, IDLE, TOKEN, Talk, row, starts_of_marks
 
 COLUMNS = ((1, "id", "pg_catalog.int4"), (2, "a", "pg_catalog.text"), (3, "b", "pg_catalog.text"))
 TABLE = Relation(1, "public", "t", "r", COLUMNS)
@@ -125,3 +125,15 @@ def test_what_only_the_archive_hides_the_agent_sees() -> None:
     talk.target(description(b"x", 0, 0, 25), row(b"AAA"), DONE)
     assert talk.passed[Side.TARGET] == talk.said[Side.TARGET]
     assert b"AAA" not in talk.everything()
+
+
+def test_spans_move_with_what_is_replaced_before_them() -> None:
+    talk = TableTalk(ONLY_ARCHIVE, ALL)
+    talk.client(messages.query("INSERT INTO t VALUES (1, 'x', 'y') RETURNING id"))
+    notice = messages.notice_response(message="a is x")
+    talk.target(description(b"id", 1, 1, 25), row(TOKEN), notice, DONE)
+    assert starts_of_marks(talk) == [
+        b"'[masked:first]",
+        b"SNOTICE\0VNOTICE\0C00000\0M[masked:first]",  # all that it says
+        b"[masked:github_token]",
+    ]
