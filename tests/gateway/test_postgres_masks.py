@@ -503,9 +503,12 @@ def test_a_path_hides_in_a_row(value: bytes, is_described: bool) -> None:
     if len(value) > 1000 and not is_described:
         return  # of such a value nobody knows that it is JSON
     talk = Talk(ROWS)
-    talk.client(messages.query("SELECT j"))
+    asked = messages.frame(b"D", b"P\0") if is_described else b""
+    talk.client(messages.parse("", "SELECT j"), bind(b""), asked, messages.execute())
+    talk.client(messages.sync())
     shape = description((b"j", 114, 0)) if is_described else b""
-    talk.target(shape, row(value), DONE)
+    began = messages.frame(b"1") + messages.frame(b"2")
+    talk.target(began + shape + row(value) + DONE)
     talk.finish()
     assert b"s3cret" not in talk.everything()
     assert talk.passed[Side.TARGET] == talk.said[Side.TARGET]

@@ -6,8 +6,8 @@ what two sets of rules do otherwise. Nothing is changed, and nothing is asked of
 
 A gateway knows more than a preview does: its target's catalogue, and so of which column an
 expression, a view or a parameter is made. What is shown here is the least that it would hide, but
-for JSON in columns of type text, and the notes of a preview say so. And what was recorded under a rule is hidden for good: a preview of a
-recording shows marks where it was.
+for JSON in columns of type text; the notes of a preview say so. And what was recorded under a rule
+is hidden for good: a preview of a recording shows marks where it was.
 
 Values are kept for the first hits alone, and only in excerpts, so a source may be of any size.
 """

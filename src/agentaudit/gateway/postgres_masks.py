@@ -572,10 +572,14 @@ class PostgresMasks:
             or (self._tables is not None and step.about)
             or event.command_no in self._dirty
             or (owner is not None and self._plan_of(owner) is not None)
-            or (payload[0] == _ROW and (owner is None or not owner.result_columns))
+            or (self._is_undescribed(owner) and (self._masks.paths or b"\\x" in payload))
             or self._may_hold(payload)
         ):
             self._mask_response(step, event, payload, owner)
+
+    def _is_undescribed(self, owner: Execution | None) -> bool:
+        """Say whether nobody has told of which types the rows of a command are."""
+        return owner is None or not owner.result_columns
 
     def _stream_response(
         self, step: Step, event: Event, payload: bytes, owner: Execution | None
@@ -629,15 +633,11 @@ class PostgresMasks:
         text: str | None,
     ) -> tuple[bytes, list[Span], str | None]:
         spans: list[Span] = []
-        plan = None if owner is None else self._plan_for(owner, masks)
+        plan = self._plan_for(owner, masks)
         if step.about or text is not None:
             payload, plan = self._message_by_message(payload, step, owner, masks, spans)
         elif plan is not None:
             payload = plan.apply(payload, spans)
-        elif payload[0] == _ROW and (owner is None or not owner.result_columns):
-            # Nobody has told of which types these rows are.
-            unknown = Values(masks, self._conversation).change_unknown()
-            payload = Plan((), (), unknown, "").apply(payload, spans)
         shape = NO_SHAPE.columns if owner is None else owner.result_columns
 
         def type_of(message: int, number: int) -> tuple[int, bool]:
@@ -694,7 +694,7 @@ class PostgresMasks:
         """Mask what columns and errors say, in a run that has more than rows."""
         out = bytearray()
         about = [each for each in step.about if each[1] is not NO_SHAPE]
-        plan = None if owner is None else self._plan_for(owner, masks)
+        plan = self._plan_for(owner, masks)
         look = self._look_for(owner, masks)
         known = self._known(masks)
         rows = -1
@@ -825,8 +825,14 @@ class PostgresMasks:
         plan = statement.plan
         return plan
 
-    def _plan_for(self, owner: Execution, masks: Masks) -> Plan | None:
-        return self._plan_of(owner) if masks is self._masks else self._make_plan(owner, masks)
+    def _plan_for(self, owner: Execution | None, masks: Masks) -> Plan | None:
+        plan: Plan | None = None
+        if owner is not None:
+            plan = self._plan_of(owner) if masks is self._masks else self._make_plan(owner, masks)
+        if plan is None and self._is_undescribed(owner):
+            values = self._values if masks is self._masks else Values(masks, self._conversation)
+            return Plan((), (), values.change_unknown(), "")
+        return plan
 
     def _make_plan(self, owner: Execution, masks: Masks) -> Plan | None:
         columns = owner.result_columns
