@@ -128,7 +128,7 @@ def test_generated_matches_keep_what_is_promised(detector: Detector) -> None:
     check()
 
 
-@settings(max_examples=2000, database=None)
+@settings(max_examples=400, database=None)
 @given(st.data())
 def test_whatever_stands_around_a_sieve_lets_through_what_is_found(data: st.DataObject) -> None:
     around = st.text(AROUND, max_size=12) | st.sampled_from(TIMES) | st.from_regex(GROUPED)

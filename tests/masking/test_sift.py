@@ -59,7 +59,7 @@ def telling(seed: int) -> bytes:
     return b"".join(parts)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(st.binary(max_size=80), st.integers(0, 2**32))
 def test_both_sieves_agree(data: bytes, seed: int) -> None:
     compiled, python = (kind.Sieve(ANCHORS, **HINTS) for kind in (sift, python_of(sift)))
