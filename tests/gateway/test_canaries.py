@@ -1061,7 +1061,10 @@ def _dialogues(canary: Canary) -> dict[str, Said]:
         ],
         "COPY out as binary": [
             (client, wire.query("COPY t TO STDOUT BINARY")),
-            (target, wire.COPY_OUT + wire.copy_data(copied[:-2]) + wire.copy_data(copied[-2:])),
+            (
+                target,
+                wire.COPY_OUT_BINARY + wire.copy_data(copied[:-2]) + wire.copy_data(copied[-2:]),
+            ),
             (target, wire.COPY_DONE + wire.command_complete("COPY 1") + wire.ready()),
         ],
         "COPY that fails": [

@@ -157,6 +157,7 @@ EMPTY_QUERY = message("I")
 PORTAL_SUSPENDED = message("s")
 COPY_IN = message("G", struct.pack("!bHH", 0, 1, 0))
 COPY_OUT = message("H", struct.pack("!bHH", 0, 1, 0))
+COPY_OUT_BINARY = message("H", struct.pack("!bHH", 1, 1, 1))
 COPY_BOTH = message("W", struct.pack("!bH", 0, 0))
 
 
