@@ -148,3 +148,11 @@ def test_a_last_row_without_its_end_is_told_as_it_is() -> None:
     copy.mask(step, event, lambda part, _: (part, []))
     (rest,) = copy.finish(Side.CLIENT)
     assert [(span.place, span.offset, span.length) for span in rest.spans] == [("column", 1, 6)]
+
+
+@pytest.mark.parametrize("name", ["text", "csv", "escape"])
+def test_what_stands_for_a_value_is_one_field(name: str) -> None:
+    FORMATS["now"] = replace(FORMATS[name], delimiter=":")
+    (made,) = recorded("now", [b"one:secret\n"]).splitlines()
+    del FORMATS["now"]
+    assert made == (b"one:[masked\\:pii]" if name == "text" else b'one:"[masked:pii]"')

@@ -588,3 +588,119 @@ def test_a_copy_cut_oddly_is_looked_at_once(pieces: list[bytes]) -> None:
     talk.finish()
     assert most <= 300_000
     assert len(talk.recorded(Side.CLIENT)) == len(talk.said[Side.CLIENT])
+
+
+# --- what a second look found
+
+
+def test_a_notice_among_rows_of_a_copy_is_told_masked() -> None:
+    talk = Talk(ALL)
+    talk.client(messages.query("COPY t TO STDOUT"))
+    notice = messages.notice_response(message="key " + SECRET.decode())
+    rows = [messages.frame(b"d", b"1\n"), notice, messages.frame(b"d", b"2\n")]
+    talk.target(messages.frame(b"H", b"\0\0\1\0\0"), *rows, messages.frame(b"c"), DONE)
+    assert SECRET not in talk.everything()
+    assert "[masked:aws_key]" in "".join(event.text or "" for event in talk.events)
+
+
+def test_what_a_path_hid_is_hidden_where_an_error_quotes_it() -> None:
+    talk = Talk(ROWS)
+    talk.client(declared(3802), bind(b'{"token":"hunter22xyz","a":1}'), messages.execute())
+    talk.client(messages.sync())
+    detail = "Key ((d ->> 'token'::text))=(hunter22xyz) already exists."
+    talk.target(messages.error_response(code="23505", message="no", detail=detail), IDLE)
+    talk.finish()
+    assert b"hunter22" not in talk.everything()
+
+
+@pytest.mark.parametrize("value", [JSON_TEXT, b"\1" + JSON_TEXT, b" [" + JSON_TEXT + b"]"])
+def test_a_path_hides_where_nobody_has_told_a_type(value: bytes) -> None:
+    talk = Talk(ROWS)
+    parsed = messages.parse("", "SELECT j FROM t WHERE j @> $1")
+    talk.client(parsed, bind(value, form=1), messages.execute(), messages.sync())
+    talk.target(messages.frame(b"1") + messages.frame(b"2") + row(value) + DONE)
+    long = value[:-1] + b" " * 300_000 + value[-1:]
+    talk.client(parsed, bind(long, form=1), messages.execute(), messages.sync())
+    talk.target(messages.frame(b"1") + messages.frame(b"2") + row(long) + DONE)
+    talk.finish()
+    assert b"s3cret" not in talk.everything()
+
+
+def test_json_is_read_in_the_encoding_of_the_session() -> None:
+    rule = {**ROWS, "apply": ["archive", "client"]}
+    plain, escaped = b'{"name":"caf\xe9","a":1}', b'{"name":"caf\\u00e9\\u20ac","token":"x"}'
+    talk = Talk(rule)
+    talk.target(messages.frame(b"S", b"client_encoding\0LATIN1\0"))
+    talk.client(messages.query("SELECT j"))
+    talk.target(description((b"j", 114, 0)), row(plain), row(escaped), DONE)
+    hidden = b'{"name":"caf\xe9\\u20ac","token":"[masked:rows]"}'
+    assert row(plain) + row(hidden) in talk.passed[Side.TARGET]
+
+
+@pytest.mark.parametrize("begin", [b"password='hunter2 correct ", b"Cookie: sid=1; session="])
+def test_a_secret_longer_than_may_wait_is_hidden_to_the_end_of_its_line(begin: bytes) -> None:
+    secret = b"horse battery; staple, " * 3
+    for before in (64 * 1024 - 40, 64 * 1024 - 20, 64 * 1024 - 3):
+        line = b"x " * (before // 2) + begin + secret
+        talk = Talk(ALL)
+        talk.client(messages.query("COPY t FROM STDIN"))
+        talk.target(messages.frame(b"G", b"\0\0\1\0\0"))
+        for at in range(0, len(line), 8192):
+            talk.client(messages.frame(b"d", line[at : at + 8192]))
+        talk.client(messages.frame(b"d", b"\nnext\n"), messages.frame(b"c"))
+        talk.finish()
+        assert b"staple" not in talk.everything()
+        assert b"next" in talk.recorded(Side.CLIENT)
+
+
+def test_half_a_secret_before_many_empty_messages_hides_the_other_half() -> None:
+    talk = Talk(ALL)
+    talk.client(messages.query("COPY t FROM STDIN"))
+    talk.target(messages.frame(b"G", b"\0\0\1\0\0"))
+    talk.client(messages.frame(b"d", SECRET[:8]))
+    talk.client(messages.frame(b"d") * 60_000)
+    talk.client(messages.frame(b"d", SECRET[8:] + b"\nnext\n"), messages.frame(b"c"))
+    talk.finish()
+    assert SECRET[8:] not in talk.everything()
+    assert b"next" in talk.recorded(Side.CLIENT)
+
+
+@pytest.mark.parametrize("sign", [b"\\n", b"\\t", b"\\r", b"\\u000a"])
+@pytest.mark.parametrize("value", [SECRET, TOKEN, CARD, b"+49 30 901820", b"10.0.0.1"])
+def test_how_the_end_of_a_line_is_written_is_no_part_of_a_word(sign: bytes, value: bytes) -> None:
+    talk = Talk(ALL)
+    talk.client(messages.query("SELECT j"))
+    talk.target(description((b"j", 114, 0)), row(b'{"log":"line' + sign + value + b'"}'), DONE)
+    talk.client(messages.query("COPY t TO STDOUT"))
+    talk.target(messages.frame(b"H", b"\0\0\1\0\0"))
+    talk.target(messages.frame(b"d", b"1\tline" + sign + value + b"\n"), messages.frame(b"c"), DONE)
+    talk.client(messages.query("COPY t FROM STDIN"))
+    talk.target(messages.frame(b"G", b"\0\0\1\0\0"))
+    talk.client(messages.frame(b"d", b"1\tline" + sign + value[:5]))
+    talk.client(messages.frame(b"d", value[5:] + b"\n"), messages.frame(b"c"))
+    talk.finish()
+    assert value not in talk.everything()
+
+
+def test_what_only_the_archives_rules_hide_is_not_quoted_away_from_the_client() -> None:
+    archive = {**ALL, "name": "first", "detect": ["github_token"]}
+    both = {**ALL, "name": "second", "detect": ["aws_key"], "apply": ["archive", "client"]}
+    talk = Talk(archive, both)
+    talk.client(messages.query(f"SELECT '{TOKEN.decode()}'::int"))
+    error = messages.error_response(code="22P02", message=f'invalid input: "{TOKEN.decode()}"')
+    talk.target(error, IDLE)
+    talk.finish()
+    assert talk.passed[Side.TARGET] == talk.said[Side.TARGET]
+    assert TOKEN not in talk.everything()
+
+
+def test_a_flush_in_a_copy_stands_where_it_stood() -> None:
+    talk = Talk(ALL)
+    talk.client(messages.query("COPY t FROM STDIN"))
+    talk.target(messages.frame(b"G", b"\0\0\1\0\0"))
+    talk.client(
+        messages.frame(b"d", b"a\nbc") + messages.frame(b"H") + messages.frame(b"d", b"d\n")
+    )
+    talk.client(messages.frame(b"c"))
+    talk.finish()
+    assert talk.recorded(Side.CLIENT) == talk.said[Side.CLIENT]

@@ -23,7 +23,7 @@ _SECONDS: Final = re.compile(rb"[0-9]{2}\.[0-9]{1,6}(?:[+-][0-9]{2})?")
 _BEFORE: Final = re.compile(rb"(?:[A-Z+]|[A-Z]-)\Z")
 _FAR_BEFORE: Final = re.compile(rb"[A-Z] \Z")
 _BEHIND: Final = re.compile(rb"[A-Z+]|[ -][A-Z]")
-_WORD_BEFORE: Final = re.compile(rb"[^\0-\x1f].{2}[a-z_]\Z", re.DOTALL)
+_WORD_BEFORE: Final = re.compile(rb"(?!\\u.{4}).{0,2}[^\0-\x1f].[^\\][a-z_]", re.DOTALL)
 _WORD_BEHIND: Final = re.compile(rb"[a-z_][^\0-\x1f]")
 _COLONS: Final = re.compile(rb"[0-9A-Fa-f:]+")
 _TWO_COLONS: Final = re.compile(rb"[0-9A-Fa-f]::|::[0-9A-Fa-f]")
@@ -52,8 +52,9 @@ class Sieve:
     - a run of hex digits and colons with so many of these, or with two side by side;
     - a run of so many upper-case `letters` and digits, with three letters side by side.
 
-    A date before a time, and the seconds of a time, are no such numbers. Bytes that frame a value,
-    such as its length, only ever let more through.
+    How the end of a line is written in JSON is no part of a word. A date before a time, and the
+    seconds of a time, are no such numbers. Bytes that frame a value, such as its length, only ever
+    let more through.
 
     Raises:
         ValueError: an anchor, or a least number of digits or dots, is too short to be found.
@@ -121,7 +122,7 @@ class Sieve:
                 or _BEHIND.match(data, at) is not None
             )
             is_word = found[0].isdigit() and (
-                _WORD_BEFORE.search(data, max(0, start - 4), start) is not None
+                _WORD_BEFORE.fullmatch(data[max(0, start - 6) : start]) is not None
                 or _WORD_BEHIND.match(data, at) is not None
             )
             if self._is_number(found[0], is_beside=is_beside, is_word=is_word):

@@ -432,10 +432,15 @@ cdef class Sieve:
                 is_beside = True
             elif end + 1 < size and CLASS[p[end + 1]] & UPPER:
                 is_beside = is_beside or p[end] == c'-' or p[end] == c' '
-        # What is beside it is text, and no part of a length or a message's type: there is a NUL in
-        # the first of the four bytes of a length, and one behind a type.
+        # What is beside it is text, and no part of a length or a message's type: the first of the
+        # four bytes of a length is no text, nor is what is behind a type. Nor is it how a line's end
+        # is written.
         is_word = digits == end - start and (
-            (start > 3 and CLASS[p[start - 1]] & LOWER_WORD and p[start - 4] >= c' ')
+            (
+                start > 3 and CLASS[p[start - 1]] & LOWER_WORD
+                and p[start - 2] != c'\\' and p[start - 4] >= c' '
+                and not (start > 5 and p[start - 6] == c'\\' and p[start - 5] == c'u')
+            )
             or (end + 1 < size and CLASS[p[end]] & LOWER_WORD and p[end + 1] >= c' ')
         )
         if (

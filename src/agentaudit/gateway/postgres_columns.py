@@ -113,9 +113,10 @@ class Values:
         rules: tuple[str, ...] = ()
         if self._masks.paths and oid in _JSON_ARRAYS:
             return Param(None, (self._masks.paths[0][1],))
-        if oid in JSON or (oid == 0 and not is_binary and value.lstrip()[:1] in (b"{", b"[")):
+        parts: list[bytes] = []
+        if oid in JSON or (oid == 0 and _may_be_json(value)):
             # What no path names may hold something all the same.
-            value, rules = self._json(value, oid, is_binary=is_binary)
+            value, rules = self._json(value, parts)
         if is_binary and oid in _FIXED:
             return Param(value)
         if not is_binary and (hex_ := self._in_hex(value)) is not None:
@@ -126,10 +127,11 @@ class Values:
         scanner = self._masks.scanner
         found = scanner.find(value) if scanner.may_hold(value) else []
         if not found:
-            return Param(value, rules)
+            return Param(value, rules, hidden=tuple(parts))
         hiding = dict.fromkeys([*rules, *(each.rule for each in found)])
-        parts = tuple(value[each.start : each.stop] for each in found)
-        return Param(frames.inline(self._masks, value, oid, found), tuple(hiding), hidden=parts)
+        parts += [value[each.start : each.stop] for each in found]
+        made = frames.inline(self._masks, value, oid, found)
+        return Param(made, tuple(hiding), hidden=tuple(parts))
 
     def change(self, name: str, column: Column | None, *, is_announced: bool) -> sift.Change:
         """Return what becomes of the values of a column that the rule `name` hides, or none.
@@ -137,7 +139,7 @@ class Values:
         `is_announced` says that it was told as text.
         """
         if not name:
-            return None if column is None else self._change_unruled(column)
+            return self.change_unknown() if column is None else self._change_unruled(column)
         rule = self._masks.rules[name]
         may_be_text = is_announced or (column is not None and column.type in frames.INLINE - JSON)
         if rule.action == "drop" or not may_be_text:
@@ -161,7 +163,7 @@ class Values:
             rule = self._masks.paths[0][1]
             return Search(lambda value: (None, (rule,)))
         if oid in JSON and self._masks.paths:
-            return Search(lambda value: self._json(value, oid, is_binary=is_binary))
+            return Search(self._json)
         if not is_binary or oid in frames.INLINE or oid in _FIXED:
             return None
         if oid in _DIGITS:
@@ -176,9 +178,8 @@ class Values:
         return Search(self._unknown)
 
     def _unknown(self, value: bytes) -> tuple[bytes | None, Sequence[str]]:
-        if self._masks.paths and value.lstrip()[:1] in (b"{", b"["):
-            made, rules = self._json(value, 0, is_binary=False)
-            return made, rules
+        if self._masks.paths and _may_be_json(value):
+            return self._json(value)
         return self._null_by_hex(value)
 
     def _null_by_hex(self, value: bytes) -> tuple[bytes | None, Sequence[str]]:
@@ -197,11 +198,14 @@ class Values:
         found = self._inside(value, oid)
         return None, found[1:] if found else ()
 
-    def _json(self, value: bytes, oid: int, *, is_binary: bool) -> tuple[bytes, tuple[str, ...]]:
+    def _json(
+        self, value: bytes, hidden: list[bytes] | None = None
+    ) -> tuple[bytes, tuple[str, ...]]:
         """Return JSON with what paths name in it replaced, and by which rules."""
-        head = 1 if is_binary and oid == _JSONB else 0  # its version
-        made, rules = self._masks.mask_json(value[head:])
-        return value[:head] + made, rules
+        head = value[:1] if value[:1] == b"\1" else b""  # of jsonb in binary, its version
+        codec = self._conversation.codec
+        made, rules = self._masks.mask_json(value[len(head) :], codec, hidden)
+        return head + made, rules
 
     def _in_hex(self, value: bytes) -> tuple[str, str] | None:
         """Return what is found in bytes that are written as text, and its rule."""
@@ -232,3 +236,7 @@ class Values:
             return value
         text = messages.parameter_text(value, True, oid, self._conversation.codec)
         return (text or "").encode("utf-8", "replace")
+
+
+def _may_be_json(value: bytes) -> bool:
+    return value.lstrip(b" \t\r\n\1")[:1] in (b"{", b"[")

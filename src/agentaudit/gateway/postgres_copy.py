@@ -292,11 +292,19 @@ class _Lines(_Way):
         if is_whole:
             self.end_message()
         if len(self._frames) > _MAX_FRAMES_BYTES:
-            self.finish(is_cut_off=True)
+            self._tell(*self._stream.give_up())
 
     def end_message(self) -> None:
         if self._has_whole_rows:
             self.finish()
+
+    def let_pass(self, frames: bytes, spans: Sequence[Span], *, is_over: bool) -> None:
+        if is_over or spans or not self._frames:
+            super().let_pass(frames, spans, is_over=is_over)
+        else:
+            # It stands behind a CopyData of which not all can be told yet.
+            self._frames += frames
+            self._tell(*self._stream.flush())
 
     def _are_whole_rows(self, body: bytes) -> bool:
         stream = self._stream
@@ -320,6 +328,11 @@ class _Lines(_Way):
         place = 0
         while place < len(frames):
             if not self._left:
+                if frames[place] != _COPY_DATA:
+                    stop = place + 1 + _length_at(frames, place)
+                    self._out += frames[place:stop]
+                    place = stop
+                    continue
                 if at == len(made) and _length_at(frames, place) > 4:
                     break
                 self._out += frames[place : place + 5]
@@ -393,7 +406,7 @@ class _Cut(_Way):
         self._put(*self._rows.finish())
 
     def _put(self, made: bytes, spans: Sequence[Span]) -> None:
-        self._spans += [_moved(span, len(self._out) + 5) for span in spans]
+        self._spans += [_moved(span, len(self._out) + (5 if made else 0)) for span in spans]
         if made:
             self._out += framed(_COPY_DATA, made)
 
@@ -591,7 +604,7 @@ class _Delimited(_Columns):
                 continue
             hidden[number] += len(value)
             made = self._change(number, self._bare(value))
-            fields[number] = self._null if made is None else made
+            fields[number] = self._null if made is None else self._written(made)
         return self._delimiter.join(fields) + row[len(line) :]
 
     def _fields(self, line: bytes) -> list[bytes]:
@@ -600,6 +613,10 @@ class _Delimited(_Columns):
 
     def _bare(self, value: bytes) -> bytes:
         """Return what a field says, however it is written."""
+        raise NotImplementedError
+
+    def _written(self, value: bytes) -> bytes:
+        """Return a field that says `value`."""
         raise NotImplementedError
 
 
@@ -647,6 +664,11 @@ class _TextRows(_Delimited):
     def _bare(self, value: bytes) -> bytes:
         return _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), value)
 
+    def _written(self, value: bytes) -> bytes:
+        for sign in (b"\\", self._delimiter, b"\n", b"\r"):
+            value = value.replace(sign, b"\\" + sign)
+        return value
+
     def _ends_alone(self, tail: bytes) -> bool:
         return True  # the last row needs no end of line
 
@@ -657,6 +679,7 @@ class _CsvRows(_Delimited):
     def __init__(self, masks: Masks, lineage: Lineage, form: CopyFormat) -> None:
         super().__init__(masks, lineage, form)
         self._quote = form.quote.encode()
+        self._escape = form.escape.encode()
         quote, escape = re.escape(self._quote), re.escape(form.escape.encode())
         # No character has two readings, so that nothing is tried twice.
         inside = rb"(?:[^" + quote + escape + rb"]|" + escape + rb"[" + quote + escape + rb"]"
@@ -721,6 +744,13 @@ class _CsvRows(_Delimited):
         if not value.startswith(self._quote):
             return value
         return self._escaped.sub(rb"\1", value[1:-1])
+
+    def _written(self, value: bytes) -> bytes:
+        if not any(sign in value for sign in (self._delimiter, self._quote, b"\n", b"\r")):
+            return value
+        for sign in dict.fromkeys((self._escape, self._quote)):
+            value = value.replace(sign, self._escape + sign)
+        return self._quote + value + self._quote
 
     def _ends_alone(self, tail: bytes) -> bool:
         return tail.count(self._quote) % 2 == 0

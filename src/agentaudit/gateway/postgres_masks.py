@@ -274,15 +274,15 @@ class PostgresMasks:
         """Return what `masks`, the target's or those for its clients, make of what is run."""
         if owner is None:
             return CLEAN
-        if masks is self._masks or self._tables is None:
+        if masks is self._masks:
             look: Look = self._looks.get(owner.command_no, CLEAN)
             return look
-        known = self._tables.of(masks)
-        if known is None:
-            return CLEAN
+        known = self._known(masks)
+        statements = Statements(masks, None) if known is None else known.statements
         if owner.is_ambiguous:
-            return known.statements.unread(owner.sql)
-        return known.statements.look(owner.sql, self._path(), self._tables.doubt)
+            return statements.unread(owner.sql)
+        path = None if self._tables is None else self._path()
+        return statements.look(owner.sql, path, self._doubt)
 
     def _known(self, masks: Masks) -> Known | None:
         return None if self._tables is None else self._tables.of(masks)
@@ -593,14 +593,26 @@ class PostgresMasks:
         if not is_copied and copy is None and _COPY not in step.about:
             return False
         text = event.text
+        told: list[str] = []
 
         def between(part: bytes, masks: Masks) -> tuple[bytes, list[Span]]:
-            made, spans, told = self._responses(part, step, owner, masks, text)
-            event.text = told if masks is self._masks else event.text
+            made, spans, _ = self._responses(part, step, owner, masks, text)
+            if masks is self._masks:
+                told.append(self._reports(made))
             return made, spans
 
         self._copy(step, event, between)
+        if text is not None and told:
+            event.text = "\n".join(filter(None, told))
         return True
+
+    def _reports(self, payload: bytes) -> str:
+        """Return what the errors and notices in a run of messages say."""
+        return "\n".join(
+            str(messages.decode_report(payload[start + 5 : stop], self._conversation.codec))
+            for kind, start, stop in frames.parts(payload)
+            if kind in (_ERROR, _NOTICE)
+        )
 
     def _mask_response(
         self, step: Step, event: Event, payload: bytes, owner: Execution | None
@@ -654,18 +666,18 @@ class PostgresMasks:
             payload = found.frame
             spans[:] = [*frames.moved(spans, found.shifts), *found.spans]
         is_dirty = owner is not None and owner.command_no in self._dirty
-        if self._hidden and (text is not None or is_dirty):
-            payload = self._without_quotes(payload, spans)
+        if text is not None or is_dirty:
+            hidden: Iterable[bytes] = self._hidden
+            if masks is not self._masks:
+                # What rules of the archive alone hide, an agent gets as it was said.
+                hidden = self._look_for(owner, masks).hidden
+            if hidden:
+                payload = self._without_quotes(payload, hidden, spans)
         if text is not None and spans:
-            codec = self._conversation.codec
-            text = "\n".join(
-                str(messages.decode_report(payload[start + 5 : stop], codec))
-                for kind, start, stop in frames.parts(payload)
-                if kind in (_ERROR, _NOTICE)
-            )
+            text = self._reports(payload)
         return payload, spans, text
 
-    def _without_quotes(self, payload: bytes, spans: list[Span]) -> bytes:
+    def _without_quotes(self, payload: bytes, hidden: Iterable[bytes], spans: list[Span]) -> bytes:
         """Return errors, notices and columns' names without what they quote of what was hidden."""
         out = bytearray()
         new = []
@@ -673,7 +685,7 @@ class PostgresMasks:
         for kind, start, stop in frames.parts(payload):
             body = payload[start + 5 : stop]
             if kind in (_ERROR, _NOTICE, _ROWS):
-                made = quoted(body, self._hidden)
+                made = quoted(body, hidden)
                 if made != body:
                     new.append(Span(self._masks.detecting, "payload", len(out) + 5, len(body)))
                     out += frames.framed(kind, made)
@@ -964,8 +976,8 @@ class PostgresMasks:
         # Where paths may name something in a value, all of it is hidden.
         by_path = masks.paths[0][1] if masks.paths else ""
         pairs = zip_longest(rules, types)
-        rules = [rule or (by_path if oid in JSON_LIKE else "") for rule, oid in pairs]
-        return rules, everything
+        rules = [rule or (by_path if not oid or oid in JSON_LIKE else "") for rule, oid in pairs]
+        return rules, everything or ("" if types else by_path)
 
     def _hidden_params(self, portal: Portal | None) -> tuple[list[str], str]:
         known = self._known(self._masks)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pglast import parser as libpg_query
@@ -21,11 +21,15 @@ MAX_SCANNED_CHARACTERS: Final = 1024 * 1024
 _MAY_HOLD: Final = re.compile("|".join(CREDENTIAL_WORDS), re.IGNORECASE)
 _STRINGS: Final = frozenset({"SCONST", "USCONST"})
 _BETWEEN: Final = frozenset({"COLON_EQUALS", "EQUALS_GREATER", "ASCII_61", "TO"})
-_SIGNS: Final = frozenset({"ASCII_44", "ASCII_45", "ASCII_43", "DEFAULT", "FROM", "CURRENT_P"})
+_SET_TO: Final = frozenset({"ASCII_61", "TO"})
+_SIGNS: Final = frozenset({"ASCII_45", "ASCII_43"})
 _IN_CONNINFO: Final = re.compile(r"passw|secret|token", re.IGNORECASE)
 _SETTING: Final = re.compile(r"passw|passphrase|secret|api_?key|token|conninfo", re.IGNORECASE)
-_SETTERS: Final = frozenset({"SET", "ALTER", "CREATE"})
-"""What a statement begins with that may set a setting."""
+_HARMLESS: Final = frozenset({"password_encryption"})
+_MOST_PARTS: Final = 7
+"""Tokens of a setting's name, dots among them."""
+_OWNERS: Final = frozenset({"SYSTEM_P", "ROLE", "USER", "DATABASE"})
+"""What an ALTER is about that sets a setting of the server's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,47 +101,103 @@ def _credentials(text: str, tokens: Sequence[_Token]) -> Iterator[_Token]:
     def said(token: _Token) -> str:
         return text[token.start : token.end + 1]
 
-    if tokens and tokens[0].name in _SETTERS:
-        yield from _set(tokens, said)
-    calls: list[tuple[str, list[_Token]]] = []
+    yield from _set(tokens, said)
+    calls: list[_Call] = []
+    depth = 0
     for number, token in enumerate(tokens):
         if token.name == "ASCII_40":
-            calls.append((said(tokens[number - 1]).lower() if number else "", []))
-        elif token.name == "ASCII_41" and calls:
-            yield from _told(*calls.pop(), said)
+            depth += 1
+            name = said(tokens[number - 1]).lower().strip('"') if number else ""
+            if name == "set_config" or "dblink" in name:
+                calls.append(_Call(name, depth))
+        elif token.name == "ASCII_41":
+            if calls and calls[-1].depth == depth:
+                yield from calls.pop().credentials(said)
+            depth = max(0, depth - 1)
+        elif token.name == "ASCII_44" and calls and calls[-1].depth == depth:
+            calls[-1].arguments.append([])
         elif token.name in _STRINGS:
-            for _, strings in calls:
-                strings.append(token)
+            if calls:
+                calls[-1].note(token, tokens[max(0, number - 2) : number], said)
             if _follows_credential(tokens, number, said):
                 yield token
-    for name, strings in calls:  # without an end
-        yield from _told(name, strings, said)
+    for call in calls:  # without an end
+        yield from call.credentials(said)
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call in which a credential has its place: the strings in each argument."""
+
+    name: str
+    depth: int
+    arguments: list[list[_Token]] = field(default_factory=lambda: [[]])
+    named: list[_Token] = field(default_factory=list)
+
+    def note(self, token: _Token, before: Sequence[_Token], said: Callable[[_Token], str]) -> None:
+        self.arguments[-1].append(token)
+        is_named = len(before) == 2 and before[1].name in _BETWEEN
+        if is_named and said(before[0]).lower().strip('"') == "setting_name":
+            self.named.append(token)
+
+    def credentials(self, said: Callable[[_Token], str]) -> Iterator[_Token]:
+        if self.name != "set_config":
+            for strings in self.arguments:
+                if any(_IN_CONNINFO.search(said(token)) for token in strings):
+                    yield from strings
+            return
+        names = self.named or self.arguments[0]
+        if any(_is_secret(said(token)) for token in names):
+            yield from (
+                token for strings in self.arguments for token in strings if token not in names
+            )
+
+
+def _is_secret(setting: str) -> bool:
+    return _SETTING.search(setting) is not None and setting.strip("\"'").lower() not in _HARMLESS
 
 
 def _set(tokens: Sequence[_Token], said: Callable[[_Token], str]) -> Iterator[_Token]:
-    """Yield all that a statement sets settings to whose names are those of secrets."""
-    is_set = is_secret = is_value = False
-    for token in tokens:
-        if token.name == "SET":
-            is_set, is_secret, is_value = True, False, False
-        elif not is_set:
+    """Yield what a statement sets settings to whose names are those of secrets.
+
+    `SET [LOCAL | SESSION] name {= | TO} value, …`, by itself or in an ALTER or CREATE.
+    """
+    if not tokens or tokens[0].name not in ("SET", "ALTER", "CREATE"):
+        return
+    is_own = tokens[0].name == "SET" or (len(tokens) > 1 and tokens[1].name in _OWNERS)
+    for number, token in enumerate(tokens):
+        if token.name != "SET":
             continue
-        elif token.name in ("ASCII_61", "TO"):
-            is_value = True
-        elif not is_value:
-            is_secret = is_secret or _SETTING.search(said(token)) is not None
-        elif is_secret and token.name not in _SIGNS:
-            yield token
+        at = number + 1
+        if at < len(tokens) and tokens[at].name in ("LOCAL", "SESSION"):
+            at += 1
+        begin = at
+        while at < len(tokens) and tokens[at].name not in _SET_TO:
+            if at - begin > _MOST_PARTS or ((at - begin) % 2 and tokens[at].name != "ASCII_46"):
+                break
+            at += 1
+        if at >= len(tokens) or tokens[at].name not in _SET_TO or at == begin:
+            continue
+        parts = at - begin
+        # A name without a dot is one of the server's own, or a column's in an UPDATE inside.
+        if parts > 1 or is_own:
+            name = "".join(said(each) for each in tokens[begin:at])
+            if _is_secret(name):
+                yield from _values(tokens, at + 1)
 
 
-def _told(call: str, strings: Sequence[_Token], said: Callable[[_Token], str]) -> Iterator[_Token]:
-    """Yield what of the strings in a call is a credential."""
-    if call.strip('"').endswith("set_config"):
-        names = [token for token in strings if _SETTING.search(said(token))]
-        if names:
-            yield from (token for token in strings if token is not names[0])
-    elif "dblink" in call:
-        yield from (token for token in strings if _IN_CONNINFO.search(said(token)))
+def _values(tokens: Sequence[_Token], at: int) -> Iterator[_Token]:
+    """Yield the values of a list: what stands between commas, with a sign or none."""
+    while at < len(tokens):
+        if tokens[at].name in _SIGNS:
+            at += 1
+        is_assigned = at + 1 < len(tokens) and tokens[at + 1].name == "ASCII_61"
+        if at == len(tokens) or tokens[at].name in ("DEFAULT", "ASCII_41") or is_assigned:
+            return
+        yield tokens[at]
+        if at + 1 == len(tokens) or tokens[at + 1].name != "ASCII_44":
+            return
+        at += 2
 
 
 def _follows_credential(

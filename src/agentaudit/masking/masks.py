@@ -9,6 +9,7 @@ The rule `credentials` is always there, whatever the settings say.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,23 +151,30 @@ class Masks:
         masked, found = self.mask(data)
         return masked.decode("utf-8", "replace") if found else text
 
-    def mask_json(self, value: bytes) -> tuple[bytes, tuple[str, ...]]:
+    def mask_json(
+        self, value: bytes, codec: str = "utf-8", hidden: list[bytes] | None = None
+    ) -> tuple[bytes, tuple[str, ...]]:
         """Return a JSON value with what the rules' paths name replaced, and whose rules did that.
 
-        What cannot be read as JSON is replaced as a whole.
+        What cannot be read as JSON is replaced as a whole. What was hidden is added to `hidden`.
         """
         if not self.paths:
             return value, ()
+        leaves: list[bytes] = []
         hiding: dict[str, None] = {}
         try:
-            document = json.loads(value, **_EXACTLY)
+            document = json.loads(value.decode(codec), **_EXACTLY)
             for steps, name in self.paths:
-                if jsonpath.replace(document, steps, functools.partial(_leaf, self.rules[name])):
+                change = functools.partial(_leaf, self.rules[name], leaves)
+                if jsonpath.replace(document, steps, change):
                     hiding[name] = None
-            return (orjson.dumps(document), tuple(hiding)) if hiding else (value, ())
+            made = orjson.dumps(document).decode().encode(codec, _AS_ESCAPES) if hiding else value
         except (ValueError, TypeError, RecursionError):
             first = self.paths[0][1]
             return orjson.dumps(mark(first).decode()), (first,)
+        if hidden is not None:
+            hidden += leaves
+        return made, tuple(hiding)
 
     @staticmethod
     def is_json(value: bytes) -> bool:
@@ -213,7 +221,19 @@ _EXACTLY: Final[Mapping[str, Any]] = {
 }
 
 
-def _leaf(rule: Rule, value: Any) -> Any:
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Say characters that an encoding has not as JSON's escapes."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return json.dumps(text)[1:-1], error.end
+
+
+_AS_ESCAPES: Final = "agentaudit.json"
+codecs.register_error(_AS_ESCAPES, _escaped)
+
+
+def _leaf(rule: Rule, leaves: list[bytes], value: Any) -> Any:
     data = value.encode() if isinstance(value, str) else orjson.dumps(value)
+    leaves.append(data)
     made = rule.whole(data)
     return None if made is None else made.decode()

@@ -7,6 +7,7 @@ alternation of all patterns, and each pattern by itself with its check
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -153,18 +154,36 @@ class Scanner:
                 at = stop + 1
             return
         suspects = [(0, size)] if self.sieve is None else self.sieve.suspects(blanked)
+        for start, stop in suspects:
+            yield from self._hits(blanked, start, stop)
+            if blanked.find(b"\\", start, stop) >= 0:
+                plain = without_escapes(blanked[start:stop])
+                for first, last in self._hits(plain, 0, len(plain)):
+                    yield start + first, start + last
+
+    def _hits(self, blanked: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
         for family in self._families:
-            for at, end in suspects:
-                while at < end and (found := family.any.search(blanked, at, end)) is not None:
-                    first, last = found.span()
-                    start = blanked.rfind(b"\0", 0, first) + 1
-                    stop = blanked.find(b"\0", last)
-                    stop = size if stop < 0 else stop
-                    yield start, stop
-                    at = max(stop, last + 1)
+            at = begin
+            while at < end and (found := family.any.search(blanked, at, end)) is not None:
+                first, last = found.span()
+                start = blanked.rfind(b"\0", 0, first) + 1
+                stop = blanked.find(b"\0", last)
+                stop = end if stop < 0 else stop
+                yield start, stop
+                at = max(stop, last + 1)
 
     def find(self, value: bytes) -> list[Found]:
-        """Return what is found in `value`, in order, none overlapping another."""
+        """Return what is found in `value`, in order, none overlapping another.
+
+        Where ends of lines and tabs are written with a backslash, as COPY and JSON do it, its
+        letter is no part of the word behind it.
+        """
+        found = self._find(value)
+        if b"\\" in value and (plain := without_escapes(value)) != value:
+            return united([*found, *self._find(plain)])
+        return found
+
+    def _find(self, value: bytes) -> list[Found]:
         # Of so much, to ask each pattern costs more than to ask first for any.
         is_long = len(value) > _LONG_BYTES and not self._finders
         if is_long and all(family.any.search(value) is None for family in self._families):
@@ -180,6 +199,25 @@ class Scanner:
             return []
         hits.sort(key=lambda hit: hit[:3])
         return united([Found(a, b, rule, finder.name) for a, _, b, (rule, finder) in hits])
+
+
+_ESCAPE: Final = re.compile(rb"\\(?:[bfnrtv]|u00[01][0-9A-Fa-f]|.)", re.DOTALL)
+
+
+def without_escapes(value: bytes) -> bytes:
+    r"""Return `value` with as many line ends or spaces for what `\n`, `\t` and their like say.
+
+    >>> without_escapes(rb"a\nb\\nc\td")
+    b'a\n\nb\\\\nc  d'
+    """
+    return _ESCAPE.sub(_blank, value)
+
+
+def _blank(found: re.Match[bytes]) -> bytes:
+    said = found[0]
+    if len(said) == 2 and said[1] not in b"bfnrtv":
+        return said
+    return (b"\n" if said[1] in b"nr" else b" ") * len(said)
 
 
 def united(found: list[Found]) -> list[Found]:

@@ -130,6 +130,28 @@ class Stream:
         self._run = None
         return bytes(out), hidden
 
+    def give_up(self) -> tuple[bytes, list[Hidden]]:
+        """Return all that waits, because it has become too much.
+
+        Its last word may be half a secret: it is hidden, with what comes up to the end of its line.
+        """
+        out = bytearray()
+        hidden: list[Hidden] = []
+        swallowed = self._swallow(self._shown, out, hidden)
+        tail, shown = self._tail[swallowed:], self._shown[swallowed:]
+        cut = self._key_begun(shown, len(shown))
+        ends, rule = _NO_KEY, self._rule_of_keys() if cut >= 0 else CREDENTIALS
+        if cut < 0:
+            word = len(shown.rstrip(_WORD_BYTES))
+            found = self._masks.scanner.find(shown)
+            cut = min([word, *(f.start for f in found if f.stop > word)])
+            ends = _SEPARATOR
+        self._mask(tail[:cut], shown[:cut], out, hidden)
+        if cut < len(tail):
+            self._begin_run(tail[cut:], rule, ends, out, hidden)
+        self._wait(b"", b"", 0)
+        return bytes(out), hidden
+
     def flush(self) -> tuple[bytes, list[Hidden]]:
         """Return what waits but for its end, because it has waited for long enough.
 
@@ -223,7 +245,7 @@ class Stream:
             cut = len(tail)
         elif last is not None and last.stop == len(tail):
             self._mask(tail[: last.start], shown[: last.start], out, hidden)
-            self._begin_run(tail[last.start :], last.rule, _NO_WORD, out, hidden)
+            self._begin_run(tail[last.start :], last.rule, _SEPARATOR, out, hidden)
             cut = len(tail)
         else:
             at = len(tail) - _LOOKBACK
