@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentaudit.masking.detectors import DETECTORS
 from agentaudit.masking.masks import Masks
-from agentaudit.masking.stream import MAX_PENDING_BYTES, Stream
+from agentaudit.masking.stream import _OF_LINES, _SPACE, MAX_PENDING_BYTES, Stream
+from tests.masking import samples
 
 ALL = Masks([{"name": "all", "action": "redact", "apply": ["archive"], "detect": ["all"]}])
 KEY = b"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\nAASC\n-----END PRIVATE KEY-----"
@@ -85,3 +87,31 @@ def test_a_key_that_never_ends_hides_its_own_letters_and_nothing_behind_them() -
     out += stream.feed(b"'); DROP TABLE customers; --\n")[0] + stream.finish()[0]
     assert b"DROP TABLE customers" in out
     assert b"QUJD" not in out
+
+
+def test_which_detectors_have_matches_of_more_than_one_word_is_known() -> None:
+    for detector in DETECTORS:
+        labels = [label for label in samples.labels() if label.detector == detector.name]
+        hidden = [label.text[a:b] for label in labels for a, b in label.spans]
+        is_of_words = all(_SPACE.search(value) is None for value in hidden)
+        # Numbers are far shorter than what may wait.
+        is_short = detector.group == "personal" or detector.name == "private_key"
+        assert is_of_words or is_short or detector.name in _OF_LINES, detector.name
+
+
+@pytest.mark.parametrize("size", [1000, 4096, 65_536, 200_000])
+@pytest.mark.parametrize("before", [65_400, 65_500, 65_536, 131_000])
+def test_a_line_that_is_hidden_to_its_end_does_not_end_within_a_key(size: int, before: int) -> None:
+    body = b"MIIEpAIBAAKCAQEAtheKeyItself"
+    key = (
+        b"-----BEGIN RSA PRIVATE KEY-----\n" + (body + b"\n") * 9 + b"-----END RSA PRIVATE KEY-----"
+    )
+    masks = Masks([{"name": "all", "action": "redact", "apply": ["archive"], "detect": ["all"]}])
+    for sign in (b"y", b"4"):
+        data = b"a@b.example" + sign * before + b" " + key + b"\nafter\n"
+        stream = Stream(masks, keeps_length=True)
+        made = b"".join(stream.feed(data[at : at + size])[0] for at in range(0, len(data), size))
+        made += stream.finish()[0]
+        assert body not in made
+        assert made.endswith(b"after\n")
+        assert len(made) == len(data)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from agentaudit.masking.detectors import GROUPS
 from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import CREDENTIALS, UNDECIDED, Masks
 from agentaudit.masking.scan import Found
@@ -24,6 +25,7 @@ _WORD_BYTES: Final = bytes(byte for byte in range(256) if chr(byte).isalnum() or
     b"_+/=.@:%~-"
 )
 _NO_WORD: Final = re.compile(rb"[^0-9A-Za-z_+/=.@:%~\x80-\xff-]")
+_SPACE: Final = re.compile(rb"[\0-\x20]")
 _KEY_BEGINS: Final = re.compile(rb"-----BEGIN[ A-Z0-9]*PRIVATE KEY")
 _HALF_HEADER: Final = re.compile(rb"-----BEGIN[ A-Z0-9]{0,40}\Z")
 _KEY_ENDS: Final = re.compile(rb"-----END[^\0]{0,40}?-----")
@@ -83,6 +85,8 @@ class Stream:
         self._key = (-1, 0)
         """Where in that a private key has begun, and up to where its end was looked for."""
         self._run: tuple[str, re.Pattern[bytes]] | None = None
+        self._swallowed = b""
+        """The end of what was hidden of that: a private key may begin in it."""
 
     @property
     def pending(self) -> int:
@@ -245,7 +249,7 @@ class Stream:
             cut = len(tail)
         elif last is not None and last.stop == len(tail):
             self._mask(tail[: last.start], shown[: last.start], out, hidden)
-            self._begin_run(tail[last.start :], last.rule, _SEPARATOR, out, hidden)
+            self._begin_run(tail[last.start :], last.rule, _end_of(last), out, hidden)
             cut = len(tail)
         else:
             at = len(tail) - _LOOKBACK
@@ -273,24 +277,50 @@ class Stream:
         made = mark(rule)
         out += fitted(made, len(data)) if self._keeps_length else made
         self._run = rule, ends
+        self._swallowed = data[-_MOST_FOOTER:]
 
     def _swallow(self, shown: bytes, out: bytearray, hidden: list[Hidden]) -> int:
         """Hide what goes on with a run; return where that ends."""
         if self._run is None or not shown:
             return 0
         rule, ends = self._run
-        stop = len(shown)
-        if (found := ends.search(shown)) is not None:
-            stop = found.start()
+        stop = 0
+        if ends is not _NO_KEY:
+            found = ends.search(shown)
+            stop = len(shown) if found is None else found.start()
+            seen = self._swallowed + shown[:stop]
+            self._swallowed = seen[-_MOST_FOOTER:]
+            if found is not None:
+                at = seen.rfind(b"-----BEGIN")
+                has_key = at >= 0 and _KEY_BEGINS.match(seen, at) is not None
+                # A line that ends with the header of a key does not end what is hidden.
+                if has_key and _KEY_ENDS.search(seen, at) is None:
+                    self._run = rule, (ends := _NO_KEY)
+                else:
+                    self._run = None
+        if ends is _NO_KEY and (over := _KEY_OVER.search(shown, stop)) is not None:
+            stop = over.start() if over["end"] is None else over.end()
             self._run = None
-        if ends is _NO_KEY and (end := _KEY_ENDS.search(shown, 0, stop)) is not None:
-            stop = end.end()
-            self._run = None
+        elif ends is _NO_KEY:
+            stop = len(shown)
         if stop:
             hidden.append(Hidden(rule, len(out), stop))
             if self._keeps_length:
                 out += b"*" * stop
         return stop
+
+
+_OF_LINES: Final = frozenset(
+    ["password_literal", "password_field", "password_nested", "password_dollar"]
+    + ["authorization_parameters", "cookie"]
+)
+"""Detectors whose matches may have more than one word."""
+
+
+def _end_of(found: Found) -> re.Pattern[bytes]:
+    """Return what ends something that is longer than may wait: its word, or its line."""
+    is_word = found.what in GROUPS["all"] and found.what not in _OF_LINES
+    return _SPACE if is_word else _SEPARATOR
 
 
 _SAMPLE_KEY: Final = b"-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----"
