@@ -432,16 +432,21 @@ def test_the_length_of_a_value_hides_nothing_in_it(size: int) -> None:
     assert TOKEN not in talk.everything()
 
 
-@pytest.mark.parametrize("cut", [1, 5, 19, 20, 25, 40, 70])
-def test_what_a_client_copies_in_binary_is_read_wherever_it_is_cut(cut: int) -> None:
+@pytest.mark.parametrize("cut", [1, 5, 11, 15, 19, 20, 25, 40, 70])
+@pytest.mark.parametrize("is_early", [False, True])
+def test_what_a_client_copies_in_binary_is_read_wherever_it_is_cut(
+    cut: int, *, is_early: bool
+) -> None:
     data = SIGNATURE + copied_row((TOKEN + b" ").ljust(65, b".")) + b"\xff\xff"
     talk = Talk(ALL)
     talk.client(messages.query("COPY t FROM STDIN (FORMAT binary)"))
-    talk.target(messages.frame(b"G", b"\1\0\1\0\1"))
+    begun = messages.frame(b"G", b"\1\0\1\0\1")
+    # Drivers send what they have without waiting for the server's word.
+    talk.target(b"" if is_early else begun)
     talk.client(messages.frame(b"d", data[:cut]))
     talk.client(messages.frame(b"d", data[cut:]))
     talk.client(messages.frame(b"c"))
-    talk.target(messages.frame(b"C", b"COPY 1\0") + IDLE)
+    talk.target((begun if is_early else b"") + messages.frame(b"C", b"COPY 1\0") + IDLE)
     talk.finish()
     assert TOKEN not in talk.everything()
     assert len(talk.recorded(Side.CLIENT)) == len(talk.said[Side.CLIENT])
@@ -704,3 +709,14 @@ def test_a_flush_in_a_copy_stands_where_it_stood() -> None:
     talk.client(messages.frame(b"c"))
     talk.finish()
     assert talk.recorded(Side.CLIENT) == talk.said[Side.CLIENT]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 12])
+def test_text_that_a_client_copies_early_may_begin_as_binary_does(cut: int) -> None:
+    line = b"PGPASSWORD='hunter2xyz' and PG\n"
+    talk = Talk(ALL)
+    talk.client(messages.query("COPY t FROM STDIN"))
+    talk.client(messages.frame(b"d", line[:cut]))
+    talk.client(messages.frame(b"d", line[cut:] + line), messages.frame(b"c"))
+    talk.finish()
+    assert b"hunter2" not in talk.everything()

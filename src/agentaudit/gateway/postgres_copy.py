@@ -46,7 +46,8 @@ class CopyMask:
     """One COPY, one way: what `side` sends.
 
     `everything` is the rule that hides rows of which nobody can tell the columns, `lineages` gives
-    for masks what they hide of it. `codec` is the encoding of the session.
+    for masks what they hide of it. `is_binary` is None where the server has not said which format
+    it is in; `codec` is the encoding of the session.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class CopyMask:
         side: Side,
         lineage_for: Callable[[Masks], tuple[Lineage | None, str]],
         *,
-        is_binary: bool = False,
+        is_binary: bool | None = False,
         codec: str = "utf-8",
     ) -> None:
         self._masks = masks
@@ -243,11 +244,11 @@ class _Lines(_Way):
     as many bytes as it was.
     """
 
-    def __init__(self, masks: Masks, has_whole_rows: bool, *, is_binary: bool) -> None:
+    def __init__(self, masks: Masks, has_whole_rows: bool, *, is_binary: bool | None) -> None:
         super().__init__()
         self._masks = masks
         self._has_whole_rows = has_whole_rows
-        self._framing = BinaryFraming() if is_binary else None
+        self._framing = None if is_binary is False else BinaryFraming()
         shown = None if self._framing is None else self._framing.blanked
         self._stream = Stream(masks, keeps_length=True, shown=shown)
         self._frames = bytearray()
@@ -262,7 +263,8 @@ class _Lines(_Way):
         is_whole = self._has_whole_rows or body.endswith((b"\n", b"\0"))
         if self._stream.is_in_run or not is_whole:
             return False
-        if self._framing is None:
+        framing = self._framing
+        if framing is None or (not self._has_whole_rows and framing.is_text(body)):
             return self._masks.scanner.is_clean(body)
         # A client may end a message anywhere, so of its rows each byte has to be followed.
         return self._has_whole_rows and not self._masks.scanner.may_hold(body)
@@ -834,24 +836,39 @@ class BinaryFraming:
         self._value = 0
         self._fields = 0
         self._is_header = True
+        self._begun: int | None = 0
+        """How much of the signature has been seen, None where something else has: it is text."""
+
+    def is_text(self, data: bytes) -> bool:
+        """Say whether the next piece shows that it is text, as all that comes then is."""
+        if self._begun is not None and self._begun < len(SIGNATURE):
+            rest = SIGNATURE[self._begun :]
+            if data[: len(rest)] != rest[: len(data)]:
+                self._begun = None
+        return self._begun is None
 
     def begin(self, *, has_header: bool) -> None:
         """Begin with a row, or with the header before the first."""
         self._part = b""
         self._value = self._fields = 0
         self._is_header = has_header
+        self._begun = 0 if has_header else len(SIGNATURE)
 
     def blanked(self, data: bytes) -> bytes:
-        """Return the next piece with NULs for what is no value."""
+        """Return the next piece with NULs for what is no value; the signature stays."""
+        if self.is_text(data):
+            return data
+        assert self._begun is not None
         out = bytearray(data)
-        at = 0
+        at = min(len(data), len(SIGNATURE) - self._begun)
+        self._begun += at
         while at < len(data):
             if self._value:
                 step = min(self._value, len(data) - at)
                 self._value -= step
                 at += step
                 continue
-            needed = 19 if self._is_header else 4 if self._fields else 2
+            needed = 8 if self._is_header else 4 if self._fields else 2
             step = min(needed - len(self._part), len(data) - at)
             self._part += data[at : at + step]
             out[at : at + step] = bytes(step)
@@ -864,7 +881,7 @@ class BinaryFraming:
     def _read(self, part: bytes) -> None:
         if self._is_header:
             self._is_header = False
-            self._value = max(0, int32_at(part, 15))
+            self._value = max(0, int32_at(part, 4))
         elif self._fields:
             self._fields -= 1
             self._value = max(0, int32_at(part, 0))
@@ -886,17 +903,19 @@ def _has_plain_signs(codec: str) -> bool:
 
 
 def _rows_of(
-    masks: Masks, lineage: Lineage | None, everything: str, *, is_binary: bool, codec: str
+    masks: Masks, lineage: Lineage | None, everything: str, *, is_binary: bool | None, codec: str
 ) -> _Rows | None:
     """Return how the rows of a COPY are masked, None where no rule is about its columns."""
     if not everything or (lineage is not None and lineage.is_clear):
         return None
     if lineage is None or lineage.copy is None or lineage.outputs is None:
         rule = everything if lineage is None else lineage.whole
-        return _Nothing(masks, rule, is_binary=is_binary) if rule in masks.rules else None
+        return _Nothing(masks, rule, is_binary=bool(is_binary)) if rule in masks.rules else None
     if not any(rule in masks.rules for rule in lineage.outputs if rule):
         return None
     form = lineage.copy
+    if is_binary is None:
+        is_binary = form.format == "binary"
     kind = _FORMATS.get(form.format)
     if (
         kind is None

@@ -903,7 +903,11 @@ class PostgresMasks:
                 self._masks,
                 side,
                 lineage_for,
-                is_binary=self._conversation.copy_is_binary,
+                is_binary=(
+                    self._conversation.copy_is_binary
+                    if side is _TARGET or self._conversation.is_copying_in
+                    else None
+                ),
                 codec=self._conversation.codec,
             )
             self._copies[side] = copy

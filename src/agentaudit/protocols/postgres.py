@@ -96,6 +96,11 @@ class Conversation(model.Conversation):
         return self._ledger.copy_is_binary
 
     @property
+    def is_copying_in(self) -> bool:
+        """Whether the server has begun a COPY in: a client may send its data before."""
+        return self._ledger.copy == "in"
+
+    @property
     def in_transaction(self) -> bool:
         """Whether the server last reported an open transaction, failed or not."""
         return self._ledger.status != "I"
