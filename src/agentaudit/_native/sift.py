@@ -30,6 +30,7 @@ _TWO_COLONS: Final = re.compile(rb"[0-9A-Fa-f]::|::[0-9A-Fa-f]")
 _LETTERS: Final = re.compile(rb"[0-9A-Z]+")
 _THREE_LETTERS: Final = re.compile(rb"[A-Z]{3}")
 _NEAR: Final = 256
+"""Bytes up to which two values are near to each other: one search costs less than two."""
 
 Change = bytes | Callable[[bytes], bytes | None] | None
 """What a column's values become: as they are (None), always the same, or what a call returns, and

@@ -45,8 +45,8 @@ Others = Callable[[bytes, Masks], tuple[bytes, list[Span]]]
 class CopyMask:
     """One COPY, one way: what `side` sends.
 
-    `everything` is the rule that hides rows of which nobody can tell the columns, `lineages` gives
-    for masks what they hide of it. `is_binary` is None where the server has not said which format
+    `lineage_for` returns, for masks, what they hide of its rows, and the rule that hides rows of
+    which nobody can tell the columns. `is_binary` is None where the server has not said which format
     it is in; `codec` is the encoding of the session.
     """
 
@@ -688,10 +688,8 @@ class _CsvRows(_Delimited):
         if form.escape != form.quote:
             inside += rb"|" + escape + rb"(?![" + quote + escape + rb"])"
         inside += rb")*+"
-        self._has_escape = form.escape != form.quote
-        self._sign = re.compile(
-            quote + rb"|\n" + (rb"|" + escape if self._has_escape else b""), re.DOTALL
-        )
+        signs = [quote, rb"\n", *([escape] if form.escape != form.quote else [])]
+        self._sign = re.compile(b"|".join(signs))
         self._is_quoted = False
         self._part = re.compile(
             rb"("

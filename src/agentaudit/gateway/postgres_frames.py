@@ -7,8 +7,10 @@ messages one behind the other, as a conversation has let them through.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Final
 
 from agentaudit._native import sift
@@ -48,10 +50,13 @@ class Masked:
 def moved(spans: Sequence[Span], shifts: Sequence[tuple[int, int]]) -> list[Span]:
     """Return spans where they are after more was replaced.
 
-    `shifts` has where each of those stretches ended before, and by how much it has grown.
+    `shifts` has, in order, where each of those stretches ended before and by how many bytes it has
+    grown.
     """
+    ends = [end for end, _ in shifts]
+    grown = [0, *accumulate(by for _, by in shifts)]
     return [
-        replace(span, offset=span.offset + sum(by for at, by in shifts if at <= span.offset))
+        replace(span, offset=span.offset + grown[bisect_right(ends, span.offset)])
         if span.place == "payload"
         else span
         for span in spans

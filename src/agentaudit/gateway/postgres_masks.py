@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, Final
@@ -278,11 +278,11 @@ class PostgresMasks:
             look: Look = self._looks.get(owner.command_no, CLEAN)
             return look
         known = self._known(masks)
-        statements = Statements(masks, None) if known is None else known.statements
+        if known is None:
+            return CLEAN
         if owner.is_ambiguous:
-            return statements.unread(owner.sql)
-        path = None if self._tables is None else self._path()
-        return statements.look(owner.sql, path, self._doubt)
+            return known.statements.unread(owner.sql)
+        return known.statements.look(owner.sql, self._path(), self._doubt)
 
     def _known(self, masks: Masks) -> Known | None:
         return None if self._tables is None else self._tables.of(masks)
@@ -572,14 +572,10 @@ class PostgresMasks:
             or (self._tables is not None and step.about)
             or event.command_no in self._dirty
             or (owner is not None and self._plan_of(owner) is not None)
-            or (self._is_undescribed(owner) and (self._masks.paths or b"\\x" in payload))
+            or (_is_undescribed(owner) and (self._masks.paths or b"\\x" in payload))
             or self._may_hold(payload)
         ):
             self._mask_response(step, event, payload, owner)
-
-    def _is_undescribed(self, owner: Execution | None) -> bool:
-        """Say whether nobody has told of which types the rows of a command are."""
-        return owner is None or not owner.result_columns
 
     def _stream_response(
         self, step: Step, event: Event, payload: bytes, owner: Execution | None
@@ -666,16 +662,24 @@ class PostgresMasks:
             payload = found.frame
             spans[:] = [*frames.moved(spans, found.shifts), *found.spans]
         is_dirty = owner is not None and owner.command_no in self._dirty
-        if text is not None or is_dirty:
-            hidden: Iterable[bytes] = self._hidden
-            if masks is not self._masks:
-                # What rules of the archive alone hide, an agent gets as it was said.
-                hidden = self._look_for(owner, masks).hidden
-            if hidden:
-                payload = self._without_quotes(payload, hidden, spans)
+        if (text is not None or is_dirty) and (hidden := self._quotable(owner, masks)):
+            payload = self._without_quotes(payload, hidden, spans)
         if text is not None and spans:
             text = self._reports(payload)
         return payload, spans, text
+
+    def _quotable(self, owner: Execution | None, masks: Masks) -> Collection[bytes]:
+        """Return what was hidden of what the client said, and a server may quote.
+
+        What rules of the archive alone hide, an agent gets as it was said.
+        """
+        if masks is self._masks:
+            return self._hidden
+        if owner is None:
+            return ()
+        if self._known(masks) is None:
+            return Statements(masks, None).look(owner.sql, None, NO_DOUBT).hidden
+        return self._look_for(owner, masks).hidden
 
     def _without_quotes(self, payload: bytes, hidden: Iterable[bytes], spans: list[Span]) -> bytes:
         """Return errors, notices and columns' names without what they quote of what was hidden."""
@@ -841,7 +845,7 @@ class PostgresMasks:
         plan: Plan | None = None
         if owner is not None:
             plan = self._plan_of(owner) if masks is self._masks else self._make_plan(owner, masks)
-        if plan is None and self._is_undescribed(owner):
+        if plan is None and _is_undescribed(owner):
             values = self._values if masks is self._masks else Values(masks, self._conversation)
             return Plan((), (), values.change_unknown(), "")
         return plan
@@ -992,6 +996,11 @@ class PostgresMasks:
             return [], known.whole if lineage is None else lineage.all_params
         most = max(lineage.params, default=0)
         return [lineage.params.get(number + 1, "") for number in range(most)], ""
+
+
+def _is_undescribed(owner: Execution | None) -> bool:
+    """Say whether nobody has told of which types the rows of a command are."""
+    return owner is None or not owner.result_columns
 
 
 def _tells(look: Look, known: Known | None) -> str:

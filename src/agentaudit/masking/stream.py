@@ -8,7 +8,7 @@ has lines, and never more than `MAX_PENDING_BYTES`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,7 @@ _KEY_OVER: Final = re.compile(
     rb"(?P<end>-----END[^\0]{0,40}?-----)|[^0-9A-Za-z+/=\\\r\n:, .-]", re.DOTALL
 )
 _MOST_FOOTER: Final = 64
+"""Bytes that a key's header or footer has at most."""
 _LOOKBACK: Final = 4096
 _CONTEXT_BYTES: Final = 128
 """How far before a secret what tells of it may begin."""
@@ -146,9 +147,7 @@ class Stream:
         cut = self._key_begun(shown, len(shown))
         ends, rule = _NO_KEY, self._rule_of_keys() if cut >= 0 else CREDENTIALS
         if cut < 0:
-            word = len(shown.rstrip(_WORD_BYTES))
-            found = self._masks.scanner.find(shown)
-            cut = min([word, *(f.start for f in found if f.stop > word)])
+            cut = _last_begins(shown, self._masks.scanner.find(shown))
             ends = _SEPARATOR
         self._mask(tail[:cut], shown[:cut], out, hidden)
         if cut < len(tail):
@@ -170,10 +169,8 @@ class Stream:
             self._key = (-1, 0)
         cut = self._key_begun(shown, len(shown))
         if cut < 0:
-            word = len(shown.rstrip(_WORD_BYTES))
             found = self._masks.scanner.find(shown)
-            begun = min([word, *(f.start for f in found if f.stop > word)])
-            cut = max(0, min(begun, len(shown) - _CONTEXT_BYTES))
+            cut = max(0, min(_last_begins(shown, found), len(shown) - _CONTEXT_BYTES))
             cut = next((f.start for f in found if f.start < cut < f.stop), cut)
         self._wait(tail, shown, cut)
         self._mask(tail[:cut], shown[:cut], out, hidden)
@@ -308,6 +305,12 @@ class Stream:
             if self._keeps_length:
                 out += b"*" * stop
         return stop
+
+
+def _last_begins(shown: bytes, found: Sequence[Found]) -> int:
+    """Return where the last word begins, or what was `found` and reaches into it."""
+    word = len(shown.rstrip(_WORD_BYTES))
+    return min([word, *(each.start for each in found if each.stop > word)])
 
 
 _OF_LINES: Final = frozenset(
