@@ -46,8 +46,8 @@ class CopyMask:
     """One COPY, one way: what `side` sends.
 
     `lineage_for` returns, for masks, what they hide of its rows, and the rule that hides rows of
-    which nobody can tell the columns. `is_binary` is None where the server has not said which format
-    it is in; `codec` is the encoding of the session.
+    which nobody can tell the columns. `is_binary` is None where the server has not said which
+    format it is in; `codec` is the encoding of the session.
     """
 
     def __init__(
