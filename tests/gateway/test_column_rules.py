@@ -89,8 +89,8 @@ SETUP: Final = (
     "ALTER TABLE wide.customers OWNER TO scram",
     "ALTER TABLE notes OWNER TO scram",
 )
-UNDO: Final = (
-    "DROP SCHEMA public, part, heirs, wide CASCADE",
+CLEAN: Final = (
+    "DROP SCHEMA IF EXISTS public, part, heirs, wide CASCADE",
     "CREATE SCHEMA public",
     "GRANT ALL ON SCHEMA public TO PUBLIC",
 )
@@ -759,7 +759,7 @@ def site(
     authority: Authority,
 ) -> Iterator[Site]:
     server: PostgresPeer = request.getfixturevalue(request.param)
-    server.execute(*SETUP, database="orders")
+    server.execute(*CLEAN, *SETUP, database="orders")
     folder = tmp_path_factory.mktemp("columns")
     told: dict[str, str] = {}
     errors: dict[str, Exception] = {}
@@ -791,7 +791,7 @@ def site(
             everything = {name: in_session(recorded, name) for name in names}
             yield Site(told, recorded, everything, has, errors, gw.log_text())
     finally:
-        server.execute(*UNDO, database="orders")
+        server.execute(*CLEAN, database="orders")
 
 
 _NAMES: Final = [name for name, _, _ in _jobs()]
