@@ -2,7 +2,8 @@
  * Questions by name, and their answers: one protocol over whatever carries messages.
  *
  * A question is `{v: 1, id, op, args}`; its answer is `{v: 1, id, ok: true, data}` with buffers
- * beside it, or `{v: 1, id, ok: false, error, hint?}`. What carries them is a widget's messages
+ * beside it, or `{v: 1, id, ok: false, error, hint?}`. What happens on the other side without a
+ * question is `{v: 1, event, data}`. What carries them is a widget's messages
  * (`channel`), HTTP, or a page that has the answers in it. A browser
  * never says more than a name and parameters: no SQL, and no path.
  */
@@ -18,6 +19,8 @@ export interface Answer<Data = unknown> {
 /** Whatever answers questions. */
 export interface Source {
   request<Data>(op: string, args?: Record<string, unknown>): Promise<Answer<Data>>;
+  /** Hear of what nobody asked for, where the carrier can say it; returns what ends that. */
+  listen?<Data>(event: string, hear: (data: Data) => void): () => void;
 }
 
 /** The other side could not answer; `hint` says what to do about it, where that is known. */
@@ -64,6 +67,7 @@ export function channel(
   { timeout = ANSWER_TIMEOUT_MS, timers = globalThis as unknown as Timers } = {},
 ): Channel {
   const waiting = new Map<number, Waiting>();
+  const listeners = new Map<string, Set<(data: never) => void>>();
   let last = 0;
 
   const settle = (id: number): Waiting | undefined => {
@@ -85,11 +89,21 @@ export function channel(
         send({ v: 1, id, op, args });
       });
     },
+    listen<Data>(event: string, hear: (data: Data) => void): () => void {
+      const heard = listeners.get(event) ?? new Set();
+      listeners.set(event, heard.add(hear));
+      return () => heard.delete(hear);
+    },
     receive(message, buffers = []) {
       const answer = message as Partial<{
-        v: number; id: number; ok: boolean; data: never; error: string; hint: string;
+        v: number; id: number; ok: boolean; data: never; error: string; hint: string; event: string;
       }> | null;
-      if (answer?.v !== 1 || answer.id === undefined) return;
+      if (answer?.v !== 1) return;
+      if (answer.event !== undefined) {
+        for (const hear of listeners.get(answer.event) ?? []) hear(answer.data as never);
+        return;
+      }
+      if (answer.id === undefined) return;
       const asked = settle(answer.id);
       if (!asked) return;
       if (answer.ok) asked.resolve({ data: answer.data as never, buffers });
@@ -98,6 +112,13 @@ export function channel(
     close() {
       for (const id of [...waiting.keys()]) settle(id)?.reject(new Closed());
     },
+  };
+}
+
+/** Questions to a part of what a source knows: each is asked as `op` of the whole, with `args`. */
+export function within(source: Source, op: string, args: Record<string, unknown>): Source {
+  return {
+    request: (asked, given = {}) => source.request(op, { ...args, op: asked, args: given }),
   };
 }
 

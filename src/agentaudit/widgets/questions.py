@@ -46,7 +46,7 @@ class Questions:
             return
         answer: Data = {"v": VERSION, "id": message.get("id")}
         try:
-            data, buffers = self._ask(message.get("op"), message.get("args") or {})
+            data, buffers = self.ask(message.get("op"), message.get("args") or {})
         except AgentauditError as error:
             send(answer | {"ok": False, "error": str(error), "hint": error.hint}, [])
         except Exception as error:
@@ -55,7 +55,12 @@ class Questions:
         else:
             send(answer | {"ok": True, "data": data}, buffers)
 
-    def _ask(self, name: object, args: object) -> Buffered:
+    def ask(self, name: object, args: object) -> Buffered:
+        """Return the answer to one question.
+
+        Raises:
+            AgentauditError: there is no such question, or it cannot be answered.
+        """
         method = getattr(type(self), name, None) if isinstance(name, str) else None
         if method is None or not getattr(method, "is_question", False):
             raise QuestionError("the page asks what this kernel does not know; reload it")

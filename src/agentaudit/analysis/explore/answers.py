@@ -332,6 +332,15 @@ class Answers:
         identity, t = found[-1] if found else (None, None)
         return {"id": identity, "t": t}, []
 
+    def which(self, *, id: int) -> tuple[dict[str, Any], list[bytes]]:
+        """Which command an `id` is: its `session`, null where there is none, and its `command_no`."""
+        found = self._cursor.execute(
+            "SELECT session_id::VARCHAR FROM session_numbers WHERE code = $code",
+            {"code": id >> NUMBER_BITS},
+        ).fetchall()
+        session = found[0][0] if found else None
+        return {"session": session, "command_no": id & ((1 << NUMBER_BITS) - 1)}, []
+
     # --- what several of them need
 
     def _condition(self, but: str = "") -> Condition:

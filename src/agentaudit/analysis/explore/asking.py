@@ -140,6 +140,7 @@ QUESTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "offset": _number(0, _MOST_OFFSET),
         "limit": _number(100, answers.MAX_SESSIONS, 1),
     },
+    "which": {"id": _number(0, _MOST_ID)},
     "locate": {"session": _session, "command_no": _number(0, (1 << 31) - 1)},
 }
 """Each question's arguments, and how each is checked; None is what was not given."""
