@@ -67,7 +67,7 @@ class ExplorerQuestions(Questions):
 
     @question
     def look(
-        self, filter: Any, since: Any, until: Any, width: Any, lanes: Any, channel: str = ""
+        self, filter: Any, since: Any, until: Any, width: Any, lanes: Any, channel: Any = ""
     ) -> Buffered:
         """Bins of a stretch of time, or the commands in it where they are few."""
         if not isinstance(channel, str) or len(channel) > _MAX_CHANNEL:
@@ -173,6 +173,8 @@ class _Scoped(View):
 
     parts = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     lanes = traitlets.Enum(LANES, "none").tag(sync=True)
+
+    _scope: Scope
 
     def __init__(
         self, of: Case | _Scoped, parts: tuple[str, ...], *, lanes: str = "none", **filter: Any

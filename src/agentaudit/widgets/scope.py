@@ -33,7 +33,7 @@ def index_of(case: Case) -> Index:
 class Scope:
     """One filter and one selection over `case`; whoever changes either, all others hear of it."""
 
-    def __init__(self, case: Case, chosen: Filter = Filter()) -> None:
+    def __init__(self, case: Case, chosen: Filter) -> None:
         self.case = case
         self.index = index_of(case)
         self._filter = chosen
@@ -59,7 +59,7 @@ class Scope:
     def change(
         self, chosen: Filter, selected: Selected | None, *, by: object | None = None
     ) -> None:
-        """Take another filter and selection, and tell all listeners but those of the object `by`."""
+        """Take another filter and selection, and tell all who listen, but for the object `by`."""
         with self._lock:
             if (chosen, selected) == (self._filter, self._selected):
                 return

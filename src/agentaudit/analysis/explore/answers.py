@@ -333,7 +333,7 @@ class Answers:
         return {"id": identity, "t": t}, []
 
     def which(self, *, id: int) -> tuple[dict[str, Any], list[bytes]]:
-        """Which command an `id` is: its `session`, null where there is none, and its `command_no`."""
+        """Which command an `id` is: its `session` (null: there is none) and its `command_no`."""
         found = self._cursor.execute(
             "SELECT session_id::VARCHAR FROM session_numbers WHERE code = $code",
             {"code": id >> NUMBER_BITS},
