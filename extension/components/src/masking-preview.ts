@@ -123,7 +123,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
     "aria-label": "Rules, as TOML", "aria-describedby": `${prefix}-problem`, rows: 12,
   });
   const state = el("span", { class: "aa-state" });
-  const runButton = el("button", { type: "button", class: "aa-button aa-run", title: "Ctrl+Enter", onclick: () => run() }, "Try these rules");
+  const runButton = el("button", { type: "button", class: "aa-button aa-primary aa-run", title: "Ctrl+Enter", onclick: () => run() }, "Try these rules");
   const resetButton = el("button", {
     type: "button", class: "aa-button", title: "back to the rules that the difference is about",
     onclick: () => { editor.value = opened.before_text; edited(); run(); },
@@ -133,7 +133,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
   const panel = el("section", { class: "aa-panel", role: "tabpanel", id: `${prefix}-panel`, tabindex: 0 });
   const frame = el(
     "div",
-    { class: "aa-masks", role: "region", "aria-label": "Masking preview" },
+    { class: "aa-view aa-frame aa-masks", role: "region", "aria-label": "Masking preview" },
     heading, trouble, banner,
     el(
       "div", { class: "aa-body" },
@@ -484,7 +484,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
       top(["Every column that was looked at, and how much of it would be hidden."]),
       el(
         "table", { class: "aa-table" },
-        el("thead", {}, el("tr", {}, ...["column", "values", "null", "hidden", "", "masked before", "by"].map((name) => el("th", { scope: "col" }, name)))),
+        el("thead", {}, el("tr", {}, ...["column", "values", "null", "hidden", "", "masked before", "by"].map((name, i) => el("th", { scope: "col", class: [1, 2, 3, 5].includes(i) ? "aa-num" : null }, name)))),
         el("tbody", {}, ...summary.columns.map((each) =>
           el("tr", {},
             el("th", { scope: "row" }, ...shown(each.name || "document")),

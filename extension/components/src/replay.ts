@@ -300,13 +300,13 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
   const button = (name, label, key, act) => {
     const node = el(
       "button",
-      { type: "button", class: "aa-button", title: `${label} (${key})`, "aria-label": label, onclick: act },
+      { type: "button", class: "aa-button aa-icon", title: `${label} (${key})`, "aria-label": label, onclick: act },
       icon(ICONS[name]),
     );
     return node;
   };
   const playButton = button("play", "Play", "space", () => perform("toggle"));
-  playButton.classList.add("aa-play");
+  playButton.classList.add("aa-play", "aa-primary");
   const speedField = el(
     "select",
     { class: "aa-field", "aria-label": "Speed", title: "Speed (+ and -)" },
@@ -339,7 +339,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     place_text,
     jumpField,
     el("button", {
-      type: "button", class: "aa-button aa-text", "aria-label": "Keyboard help", title: "Keys (?)",
+      type: "button", class: "aa-button aa-calm", "aria-label": "Keyboard help", title: "Keys (?)",
       onclick: () => perform("help"),
     }, "?"),
   );
@@ -382,7 +382,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
   );
   const frame = el(
     "div",
-    { class: "aa-replay", role: "region", "aria-label": "Replay of a session" },
+    { class: "aa-view aa-frame aa-replay", role: "region", "aria-label": "Replay of a session" },
     heading, trouble, toolbar, track,
     el("div", { class: "aa-body" }, el("div", { class: "aa-side" }, search, chips, list), detail),
     help, announce,
@@ -698,7 +698,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     const read = (name) => style.getPropertyValue(name).trim() || "#888";
     resolved = {
       ...Object.fromEntries(CLASSES.map((name) => [name, read(`--aa-${name}`)])),
-      bad: read("--aa-bad"), good: read("--aa-good"), quiet: read("--aa-quiet"), rule: read("--aa-rule"), faint: read("--aa-faint"),
+      bad: read("--aa-bad"), good: read("--aa-good"), quiet: read("--aa-quiet"), line: read("--aa-line"), faint: read("--aa-faint"),
     };
     return resolved;
   }
@@ -729,7 +729,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
         pen.fillText(label, x + wide / 2, height / 2 + 2);
       }
     });
-    pen.fillStyle = colour.rule;
+    pen.fillStyle = colour.line;
     pen.fillRect(0, height - 12, width, 1);
     for (const bar of bars(index, view, clock, width)) {
       pen.fillStyle = colour[bar.cls];
@@ -1012,7 +1012,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
       ...command.risk.map((name) => badge(name, "aa-warn", "risk")),
       el("span", { class: "aa-grow" }),
       el("button", {
-        type: "button", class: "aa-button aa-text", title: "Copy the Python that gives this command",
+        type: "button", class: "aa-button aa-calm", title: "Copy the Python that gives this command",
         onclick: (event) => copy(event.currentTarget, `case.session("${session.id}").command(${command.command_no})`),
       }, "copy Python"),
     );
@@ -1071,7 +1071,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     const more = el(
       "button",
       {
-        type: "button", class: "aa-button aa-text aa-more",
+        type: "button", class: "aa-button aa-calm aa-more",
         onclick: async () => {
           try {
             const { data } = await ask("statement", { command_no: command.command_no });
@@ -1146,7 +1146,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     );
     const last = Math.max(0, Math.floor((data.total - 1) / PAGE_ROWS) * PAGE_ROWS);
     const turn = (label, name, to, off) =>
-      el("button", { type: "button", class: "aa-button", "aria-label": label, title: label, disabled: off,
+      el("button", { type: "button", class: "aa-button aa-icon", "aria-label": label, title: label, disabled: off,
         onclick: () => drawResult(command, mine, to) }, icon(ICONS[name]));
     const whole = command.rows_returned ?? data.total;
     const limited = whole > data.total

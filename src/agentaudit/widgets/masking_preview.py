@@ -35,6 +35,7 @@ from agentaudit.analysis.masking_sources import Batch, Source, recorded_in, sour
 from agentaudit.analysis.printable import printable
 from agentaudit.errors import QuestionError
 from agentaudit.widgets.questions import Data, Questions, question
+from agentaudit.widgets.still import style
 from agentaudit.widgets.view import STATIC, View
 
 MAX_HELD_CHARACTERS: Final = 32 << 20
@@ -349,8 +350,8 @@ def still(found: Preview) -> str:
     It is saved with the notebook, so it has no value that a rule hides.
     """
     parts = [
-        f"<style>{(STATIC / 'masking-preview.css').read_text('utf-8')}</style>",
-        '<section class="aa-masks-static" aria-label="Masking preview">',
+        f"<style>{style()}</style>",
+        '<section class="aa-picture" aria-label="Masking preview">',
         f"<h4>{found.hidden:,} places would be hidden</h4>",
         f"<p>in {found.values:,} values of {_e(found.source)}</p>",
         _grid(("rule", "places"), ((n, f"{c:,}") for n, c in found.counts.by_rule.items())),
