@@ -108,7 +108,9 @@ def test_pages_of_the_list_and_the_place_of_a_command_in_it_agree(recorded: Reco
                 row["command_no"],
             )
         only = {"status": ["error"]}
-        kept = page.ask("place", filter=only, newest=newest, session=recorded.sessions[0], command=0)
+        kept = page.ask(
+            "place", filter=only, newest=newest, session=recorded.sessions[0], command=0
+        )
         assert kept == {"place": None}, "it is in the archive and not in the list"
 
 
@@ -225,7 +227,9 @@ def test_nothing_recorded_is_saved_with_the_notebook(recorded: Recorded) -> None
         filter={"text": "hunter2"},
         selected={"session": recorded.sessions[0], "command": 1},
     )
-    state = json.dumps({k: str(v) for k, v in explorer.get_state().items() if not k.startswith("_")})
+    state = json.dumps(
+        {k: str(v) for k, v in explorer.get_state().items() if not k.startswith("_")}
+    )
     assert "copilot-7" not in state
     assert "hunter2" not in state
 

@@ -1,6 +1,7 @@
 /** A list of any length, of which what is in view is asked for, by pages. */
 
 import { el } from "./dom.ts";
+import { measured } from "./measured.ts";
 
 const PAGE = 100;
 const KEPT_PAGES = 40;
@@ -100,6 +101,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
 
   async function load(from: number, to: number): Promise<void> {
     const mine = generation;
+    const began = performance.now();
     for (let page = Math.floor(from / PAGE); page * PAGE < to; page += 1) {
       if (pages.has(page) || waiting.has(page)) continue;
       waiting.add(page);
@@ -109,6 +111,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
         pages.set(page, found);
         if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value as number);
         draw();
+        measured("rows", began);
         if (place >= 0 && Math.floor(place / PAGE) === page) tell();
       } catch (error) {
         options.complain(error);

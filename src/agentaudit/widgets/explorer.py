@@ -22,7 +22,7 @@ from agentaudit.errors import QuestionError
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.replay import Replay, ReplayQuestions
 from agentaudit.widgets.scope import Scope, selection
-from agentaudit.widgets.view import STATIC, View
+from agentaudit.widgets.view import View, bundle
 
 if TYPE_CHECKING:
     import duckdb
@@ -168,8 +168,8 @@ class ExplorerQuestions(Questions):
 class _Scoped(View):
     """A widget over a scope, its own or another view's."""
 
-    _esm = STATIC / "explorer.js"
-    _css = STATIC / "explorer.css"
+    _esm = bundle("explorer.js")
+    _css = bundle("explorer.css")
 
     parts = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     lanes = traitlets.Enum(LANES, "none").tag(sync=True)
@@ -338,7 +338,7 @@ def still(scope: Scope) -> str:
     except Superseded:
         facets, overview = {}, {"n": None}
     parts = [
-        f"<style>{(STATIC / 'still.css').read_text('utf-8')}</style>",
+        f"<style>{bundle('still.css')}</style>",
         '<section class="aa-picture" aria-label="Explorer of an archive">',
         f"<h4>{_e(scope.case.path.name)}: {overview['n'] or 0:,} commands</h4>",
     ]

@@ -36,7 +36,7 @@ from agentaudit.analysis.printable import printable
 from agentaudit.errors import QuestionError
 from agentaudit.widgets.questions import Data, Questions, question
 from agentaudit.widgets.still import style
-from agentaudit.widgets.view import STATIC, View
+from agentaudit.widgets.view import View, bundle
 
 MAX_HELD_CHARACTERS: Final = 32 << 20
 """Of what a source holds: so much is read once, more of it anew for each set of rules."""
@@ -65,8 +65,8 @@ class MaskingPreview(View):
     it began with.
     """
 
-    _esm = STATIC / "masking-preview.js"
-    _css = STATIC / "masking-preview.css"
+    _esm = bundle("masking-preview.js")
+    _css = bundle("masking-preview.css")
 
     tab = traitlets.Unicode("hits").tag(sync=True)
 

@@ -18,7 +18,7 @@ from agentaudit.analysis.case import Case
 from agentaudit.analysis.session import Session
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.still import still
-from agentaudit.widgets.view import STATIC, View
+from agentaudit.widgets.view import View, bundle
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,8 +78,8 @@ class Replay(View):
         replay.command["text"]                   # of the command that is shown
     """
 
-    _esm = STATIC / "replay.js"
-    _css = STATIC / "replay.css"
+    _esm = bundle("replay.js")
+    _css = bundle("replay.css")
 
     session_id = traitlets.Unicode(read_only=True).tag(sync=True)
     command_no = traitlets.Int(-1).tag(sync=True)

@@ -14,9 +14,26 @@ from typing import Any, Final
 
 import anywidget
 
+from agentaudit.errors import QuestionError
 from agentaudit.widgets.questions import Questions
 
 STATIC: Final = Path(__file__).parent / "static"
+
+
+def bundle(name: str) -> str:
+    """Return a file of the front end.
+
+    By its text and not by its path: anywidget keeps every widget alive whose file it watches.
+
+    Raises:
+        QuestionError: it was not built.
+    """
+    try:
+        return (STATIC / name).read_text("utf-8")
+    except FileNotFoundError:
+        raise QuestionError(
+            f"{name}: the front end is not built", hint="make front, in the checkout"
+        ) from None
 
 
 class View(anywidget.AnyWidget):

@@ -2,6 +2,7 @@
 
 import { Closed, type Source } from "../channel.ts";
 import { el, shown } from "../dom.ts";
+import { measured } from "../measured.ts";
 import { plain } from "../text.ts";
 import { count } from "../units.ts";
 import { given, toggled, type Facet, type Scope } from "./scope.ts";
@@ -34,11 +35,13 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
   async function refresh(): Promise<void> {
     asked += 1;
     const mine = asked;
+    const began = performance.now();
     element.setAttribute("aria-busy", "true");
     try {
       const { data } = await source.request<Told>("facets", { filter: scope.filter });
       if (mine !== asked) return;
       draw(data);
+      measured("facets", began);
     } catch (error) {
       if (!(error instanceof Closed)) complain(error);
     } finally {

@@ -8,6 +8,7 @@ import { slice } from "../arrow.ts";
 import { Closed, within, type Source } from "../channel.ts";
 import { el, shown } from "../dom.ts";
 import { mount as mountReplay } from "../replay.ts";
+import { measured } from "../measured.ts";
 import { plain } from "../text.ts";
 import { count, counted, duration, moment } from "../units.ts";
 import { virtualList } from "../virtual-list.ts";
@@ -81,7 +82,6 @@ export interface ExplorerOptions {
   parts?: readonly ("facets" | "timeline" | "list" | "code")[];
   lanes?: Lanes;
   onLanes?: (lanes: Lanes) => void;
-  onDrawn?: (what: string, ms: number) => void;
 }
 
 export interface ExplorerView {
@@ -242,7 +242,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
       listTotal = of ?? 0;
       drawTabs();
       (tab === "commands" ? commands : sessions).reset(listTotal);
-      options.onDrawn?.("list", performance.now() - began);
+      measured("count", began);
     } catch (error) {
       if (mine === listing) complain(error);
     }
@@ -378,11 +378,10 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
         complain,
         lanes: options.lanes ?? "none",
         ...(options.onLanes ? { onLanes: options.onLanes } : {}),
-        onDrawn: (ms) => options.onDrawn?.("timeline", ms),
       });
     }
     void relist();
-    options.onDrawn?.("open", performance.now() - began);
+    measured("open", began);
     watch();
   }
 

@@ -11,6 +11,7 @@ import type { Source } from "../channel.ts";
 import { el, icon, shown } from "../dom.ts";
 import { plain } from "../text.ts";
 import { count, counted, duration, moment } from "../units.ts";
+import { measured } from "../measured.ts";
 import {
   across, centred, covers, overscan, panned, ticks, timeAt, whole, within, zoomed, type Span,
 } from "./lens.ts";
@@ -103,8 +104,6 @@ interface Options {
   lanes?: Lanes;
   onLanes?: (lanes: Lanes) => void;
   complain: (error: unknown) => void;
-  /** Hears how long it took from a move until it was drawn, in milliseconds: for measurements. */
-  onDrawn?: (ms: number) => void;
 }
 
 export interface TimelineView {
@@ -115,7 +114,7 @@ export interface TimelineView {
 }
 
 export function mountTimeline(
-  root: HTMLElement, source: Source, scope: Scope, bounds: Bounds, { lanes = "none", onLanes, complain, onDrawn }: Options,
+  root: HTMLElement, source: Source, scope: Scope, bounds: Bounds, { lanes = "none", onLanes, complain }: Options,
 ): TimelineView {
   let limits = whole(bounds.first, bounds.last);
   let span: Span = { ...limits };
@@ -221,7 +220,7 @@ export function mountTimeline(
     began = performance.now();
     draw();
     if (!isNew && drawn && (covers(drawn.span, span) || (drawn.kind === "marks" && contains(drawn.span, span)))) {
-      onDrawn?.(performance.now() - began);
+      measured("move", began);
       return;
     }
     clearTimeout(timer);
@@ -239,7 +238,7 @@ export function mountTimeline(
       drawn = answer;
       drawNames();
       draw();
-      onDrawn?.(performance.now() - start);
+      measured("look", start);
     } catch (error) {
       if (mine === asked) complain(error); // else a newer question took its place
     } finally {
