@@ -15,7 +15,7 @@ import pytest
 import agentaudit as aa
 from agentaudit.analysis.explore import Filter
 from agentaudit.errors import QuestionError
-from agentaudit.widgets import CommandFilter, Explorer, Timeline
+from agentaudit.widgets import CommandFilter, Explorer, Replay, Timeline
 from tests.analysis.recording import Recorded, Script, record
 
 FAR = 4_000_000_000_000_000
@@ -60,7 +60,7 @@ class Page:
 
 def explored(recorded: Recorded, **filter: Any) -> tuple[Explorer, Page]:
     explorer = Explorer(aa.load(recorded.path), **filter)
-    assert explorer._scope.index.wait(60)
+    assert explorer.scope.index.wait(60)
     return explorer, Page(explorer)
 
 
@@ -160,6 +160,26 @@ def test_views_given_the_same_explorer_follow_each_other(recorded: Recorded) -> 
         CommandFilter(timeline, user="ana")
 
 
+def test_a_replay_follows_what_is_selected_and_leads_where_it_is_moved(recorded: Recorded) -> None:
+    explorer, page = explored(recorded)
+    replay = Replay(explorer)
+    with pytest.raises(QuestionError, match="none is selected"):
+        replay.command  # noqa: B018
+    assert "No session" in replay.still()
+    first, second = recorded.sessions
+    explorer.select(second, 1)
+    assert (replay.session_id, replay.command_no) == (second, 1)
+    assert replay.command["operation"] == "DROP TABLE"
+    explorer.select(first, 1)
+    assert (replay.session_id, replay.command_no) == (first, 1)
+    assert "information_schema" in replay.command["text"]
+    replay.command_no = 2
+    assert explorer.selected == (replay.session.id, 2)
+    assert page.told[-1]["selected"] == {"session": first, "command": 2}
+    page.ask("scope", filter={}, selected={"session": second, "command": 0})
+    assert (replay.session_id, replay.command_no) == (second, 0)
+
+
 def test_the_relation_and_the_python_are_what_the_page_shows(recorded: Recorded) -> None:
     explorer, page = explored(recorded, status="error")
     shown = page.table("rows", filter=explorer.filter.to_json(), newest=True, offset=0, limit=100)
@@ -172,7 +192,7 @@ def test_the_relation_and_the_python_are_what_the_page_shows(recorded: Recorded)
     code = page.ask("code", filter=explorer.filter.to_json())
     assert code == {"sql": explorer.sql, "python": explorer.python}
     case = explorer.case
-    told = eval(explorer.python, {"case": case})  # noqa: S307 - what a person would paste
+    told = eval(explorer.python, {"case": case})
     assert told.fetchall() == rows
 
 
@@ -251,7 +271,7 @@ def test_what_is_recorded_meanwhile_shows_at_the_next_look(tmp_path: Path) -> No
     explorer, page = explored(first)
     stamp = page.ask("open")["stamp"]
     record(tmp_path, Script().query("SELECT 2").query("SELECT 3"), later_us=3_600_000_000)
-    assert explorer._scope.index.refresh(60)
+    assert explorer.scope.index.refresh(60)
     again = page.ask("open")
     assert again["commands"] == 3
     assert again["stamp"] != stamp
@@ -260,8 +280,8 @@ def test_what_is_recorded_meanwhile_shows_at_the_next_look(tmp_path: Path) -> No
 def test_views_share_an_index_that_goes_with_the_last_of_them(tmp_path: Path) -> None:
     case = aa.load(record(tmp_path, Script().query("SELECT 1")).path)
     one, two = Explorer(case), Timeline(case)
-    assert one._scope.index is two._scope.index
-    index = weakref.ref(one._scope.index)
+    assert one.scope.index is two.scope.index
+    index = weakref.ref(one.scope.index)
     one.close()
     del one
     gc.collect()

@@ -56,6 +56,9 @@ interface Timers {
   clearTimeout(timer: never): void;
 }
 
+// Of the page and not of a channel: two views of one widget hear each other's answers.
+let last = 0;
+
 /**
  * Turn a pair of one-way channels into questions with answers.
  *
@@ -68,7 +71,6 @@ export function channel(
 ): Channel {
   const waiting = new Map<number, Waiting>();
   const listeners = new Map<string, Set<(data: never) => void>>();
-  let last = 0;
 
   const settle = (id: number): Waiting | undefined => {
     const asked = waiting.get(id);

@@ -21,7 +21,7 @@ from agentaudit.analysis.session import Session
 from agentaudit.errors import QuestionError
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.replay import Replay, ReplayQuestions
-from agentaudit.widgets.scope import Scope, selection
+from agentaudit.widgets.scope import Scope, Scoped, selection
 from agentaudit.widgets.view import View, bundle
 
 if TYPE_CHECKING:
@@ -174,36 +174,36 @@ class _Scoped(View):
     parts = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     lanes = traitlets.Enum(LANES, "none").tag(sync=True)
 
-    _scope: Scope
+    scope: Scope
 
     def __init__(
-        self, of: Case | _Scoped, parts: tuple[str, ...], *, lanes: str = "none", **filter: Any
+        self, of: Case | Scoped, parts: tuple[str, ...], *, lanes: str = "none", **filter: Any
     ) -> None:
-        if isinstance(of, _Scoped):
-            self._scope = of._scope
+        if not isinstance(of, Case):
+            self.scope = of.scope
             if filter:
                 raise QuestionError("filter: that of the explorer is shared; set it there")
         else:
-            self._scope = Scope(of, _chosen(filter))
-        super().__init__(ExplorerQuestions(self._scope, self), lanes=lanes)
+            self.scope = Scope(of, _chosen(filter))
+        super().__init__(ExplorerQuestions(self.scope, self), lanes=lanes)
         self.set_trait("parts", list(parts))
-        self._scope.hear(self._tell)
+        self.scope.hear(self._tell)
 
     @property
     def case(self) -> Case:
         """The case that is looked at."""
-        return self._scope.case
+        return self.scope.case
 
     @property
     def filter(self) -> Filter:
         """The filter in force; set it to another, or to a dict of its clauses."""
-        return self._scope.filter
+        return self.scope.filter
 
     @filter.setter
     def filter(self, chosen: Filter | Mapping[str, Any]) -> None:
         if not isinstance(chosen, Filter):
             chosen = Filter.parse(chosen)
-        self._scope.change(chosen, self._scope.selected)
+        self.scope.change(chosen, self.scope.selected)
 
     @property
     def sql(self) -> str:
@@ -222,7 +222,7 @@ class _Scoped(View):
     @property
     def selected(self) -> tuple[UUID, int] | None:
         """The session and the number of the command that is selected, or None."""
-        return self._scope.selected
+        return self.scope.selected
 
     def select(self, session: UUID | str, command: int) -> None:
         """Select a command; the views that share the scope show it.
@@ -232,7 +232,7 @@ class _Scoped(View):
         """
         found = self.case.session(session)
         found.command(command)
-        self._scope.change(self.filter, (found.id, command))
+        self.scope.change(self.filter, (found.id, command))
 
     @property
     def session(self) -> Session:
@@ -257,7 +257,7 @@ class _Scoped(View):
 
     def still(self) -> str:
         """Return counts as HTML, and what the filter stands for."""
-        return still(self._scope)
+        return still(self.scope)
 
     def _tell(self, scope: Scope) -> None:
         self.send({"v": 1, "event": "scope", "data": scope.to_json()})
@@ -275,7 +275,7 @@ class Explorer(_Scoped):
         Timeline(explorer)                       # another view of the same
     """
 
-    def __init__(self, case: Case | _Scoped, *, lanes: str = "none", **filter: Any) -> None:
+    def __init__(self, case: Case | Scoped, *, lanes: str = "none", **filter: Any) -> None:
         """Show what matches: any clauses of `Filter`, a value or a list of values each.
 
         Raises:
@@ -287,7 +287,7 @@ class Explorer(_Scoped):
 class Timeline(_Scoped):
     """When what happened: lanes a session, user, agent or target; densities and single commands."""
 
-    def __init__(self, case: Case | _Scoped, *, lanes: str = "user", **filter: Any) -> None:
+    def __init__(self, case: Case | Scoped, *, lanes: str = "user", **filter: Any) -> None:
         """Show the commands of a case, or what another view shows.
 
         Raises:
@@ -299,7 +299,7 @@ class Timeline(_Scoped):
 class CommandFilter(_Scoped):
     """A filter, put together by clicks, with the SQL and the Python that it stands for."""
 
-    def __init__(self, case: Case | _Scoped, **filter: Any) -> None:
+    def __init__(self, case: Case | Scoped, **filter: Any) -> None:
         """Begin with what matches, or with the filter of another view.
 
         Raises:

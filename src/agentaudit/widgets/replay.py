@@ -16,7 +16,9 @@ import traitlets
 from agentaudit.analysis import cells
 from agentaudit.analysis.case import Case
 from agentaudit.analysis.session import Session
+from agentaudit.errors import QuestionError
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
+from agentaudit.widgets.scope import Scope, Scoped
 from agentaudit.widgets.still import still
 from agentaudit.widgets.view import View, bundle
 
@@ -76,6 +78,7 @@ class Replay(View):
         replay = Replay(case, "0199f3c2-…", command=12)
         replay                                   # draws it
         replay.command["text"]                   # of the command that is shown
+        Replay(explorer)                         # follows what is selected there
     """
 
     _esm = bundle("replay.js")
@@ -87,23 +90,45 @@ class Replay(View):
 
     def __init__(
         self,
-        case: Case,
-        session: Session | UUID | str,
+        case: Case | Scoped,
+        session: Session | UUID | str | None = None,
         *,
         command: int | None = None,
         speed: float = 1.0,
     ) -> None:
         """Show `session` of `case`, at its first command or at `command`.
 
+        Given another view in the place of a case, and no session, it shows what is selected there.
+
         Raises:
             QuestionError: no such session, or no such command in it.
         """
-        self._session = session if isinstance(session, Session) else case.session(session)
+        self._scope = None if isinstance(case, Case) or session is not None else case.scope
+        if self._scope is not None:
+            super().__init__(Questions(), speed=speed)
+            self._scope.hear(self._follow)
+            self.observe(self._lead, "command_no")
+            self._follow(self._scope)
+            return
+        if session is None:
+            raise QuestionError("session: none is given", hint="case.sessions() lists them")
+        if not isinstance(session, Session):
+            session = (case if isinstance(case, Case) else case.scope.case).session(session)
         if command is not None:
-            self._session.command(command)
-        self._asked = ReplayQuestions(self._session)
-        super().__init__(self._asked, command_no=-1 if command is None else command, speed=speed)
-        self.set_trait("session_id", str(self._session.id))
+            session.command(command)
+        super().__init__(Questions(), speed=speed)
+        self._show(session, -1 if command is None else command)
+
+    @property
+    def session(self) -> Session:
+        """The session that is shown.
+
+        Raises:
+            QuestionError: none is selected yet in the view that this one follows.
+        """
+        if not isinstance(self._questions, ReplayQuestions):
+            raise QuestionError("session: none is selected yet")
+        return self._questions.session
 
     @property
     def command(self) -> dict[str, Any]:
@@ -112,37 +137,65 @@ class Replay(View):
         Raises:
             QuestionError: none is shown yet.
         """
-        return self._session.command(self.command_no)
+        return self.session.command(self.command_no)
 
     def result(self) -> pa.Table:
-        """Return the rows that the shown command returned, at most 100,000."""
-        return self._asked.table(self.command_no)
+        """Return the rows that the shown command returned, at most 100,000.
+
+        Raises:
+            QuestionError: none is shown yet.
+        """
+        if not isinstance(self._questions, ReplayQuestions):
+            raise QuestionError("session: none is selected yet")
+        return self._questions.table(self.command_no)
 
     def still(self) -> str:
         """Return the session as HTML; where it is long, the commands around the one shown."""
-        return still(self._session, self.command_no)
+        if not isinstance(self._questions, ReplayQuestions):
+            return "<p>No session was selected.</p>"
+        return still(self._questions.session, self.command_no)
+
+    def _show(self, session: Session, command_no: int) -> None:
+        self._questions = ReplayQuestions(session)
+        with self.hold_sync():
+            self.set_trait("session_id", str(session.id))
+            self.command_no = command_no
+
+    def _follow(self, scope: Scope) -> None:
+        if scope.selected is None:
+            return
+        identity, command_no = scope.selected
+        if self.session_id == str(identity):
+            self.command_no = command_no
+        else:
+            self._show(scope.case.session(identity), command_no)
+
+    def _lead(self, change: object) -> None:
+        if self._scope is not None and self.session_id and self.command_no >= 0:
+            selected = (UUID(self.session_id), self.command_no)
+            self._scope.change(self._scope.filter, selected, by=self)
 
 
 class ReplayQuestions(Questions):
     """What a page asks about one session."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self.session = session
         self._results: dict[int, pa.Table] = {}
         self._reading = threading.Lock()
 
     @question
     def open(self) -> Data:
-        facts = self._session.facts
+        facts = self.session.facts
         session: dict[str, Any] = {name: facts[name] for name in _FACTS}
-        session["id"] = str(self._session.id)
+        session["id"] = str(self.session.id)
         session["opened_at"] = _microseconds(facts["opened_at"])
         session["closed_at"] = _microseconds(facts["closed_at"])
-        return {"session": session, "total": self._session.count, "events": facts["events"]}
+        return {"session": session, "total": self.session.count, "events": facts["events"]}
 
     @question
     def index(self, offset: int, limit: int) -> Buffered:
-        table = self._session.ask(
+        table = self.session.ask(
             "replay_index", offset=int(offset), limit=min(int(limit), _MAX_INDEX)
         ).to_arrow_table()
         return {"offset": offset, "count": table.num_rows}, [
@@ -151,7 +204,7 @@ class ReplayQuestions(Questions):
 
     @question
     def page(self, numbers: list[int]) -> Data:
-        relation = self._session.ask(
+        relation = self.session.ask(
             "replay_page", numbers=[int(number) for number in numbers[:_MAX_PAGE]]
         )
         rows = []
@@ -169,22 +222,22 @@ class ReplayQuestions(Questions):
 
     @question
     def find(self, text: str) -> Buffered:
-        table = self._session.ask("replay_find", text=str(text)).to_arrow_table()
+        table = self.session.ask("replay_find", text=str(text)).to_arrow_table()
         return {"count": table.num_rows}, [_buffer(table.column("number"))]
 
     @question
     def command(self, command_no: int) -> Data:
-        row = self._session.command(int(command_no))
+        row = self.session.command(int(command_no))
         shown = {name: row[name] for name in _COMMAND}
         shown["cls"] = row["class"]
         shown["started_at"] = _microseconds(row["started_at"])
         shown["ended_at"] = _microseconds(row["ended_at"])
         shown["resources"] = row["resources"] or []
         shown["risk"] = row["risk"] or []
-        statement = self._session.statement(int(command_no))
+        statement = self.session.statement(int(command_no))
         shown["text"] = statement[:_STATEMENT_CHARACTERS]
         shown["text_more"] = max(0, len(statement) - _STATEMENT_CHARACTERS)
-        cut = self._session.cuts(int(command_no)).get(int(command_no))
+        cut = self.session.cuts(int(command_no)).get(int(command_no))
         shown["cut"] = None if cut is None else cut.words()
         # What COPY sends has no columns in its row; its lines are one.
         is_copied = row["operation"] == "COPY" and row["rows_returned"] is not None
@@ -194,7 +247,7 @@ class ReplayQuestions(Questions):
 
     @question
     def statement(self, command_no: int) -> Data:
-        statement = self._session.statement(int(command_no))
+        statement = self.session.statement(int(command_no))
         return {
             "text": statement[:_WHOLE_CHARACTERS],
             "more": max(0, len(statement) - _WHOLE_CHARACTERS),
@@ -231,7 +284,7 @@ class ReplayQuestions(Questions):
         with self._reading:
             table = self._results.pop(command_no, None)
             if table is None:
-                table = self._session.result(command_no, MAX_RESULT_ROWS)
+                table = self.session.result(command_no, MAX_RESULT_ROWS)
             self._results[command_no] = table
             while len(self._results) > _KEPT_RESULTS:
                 del self._results[next(iter(self._results))]

@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from agentaudit.analysis import asked
@@ -77,6 +77,12 @@ class Scope:
             "filter": self._filter.to_json(),
             "selected": selected and {"session": str(selected[0]), "command": selected[1]},
         }
+
+
+class Scoped(Protocol):
+    """A view that shares what it looks at."""
+
+    scope: Scope
 
 
 def selection(given: object) -> Selected | None:
