@@ -26,7 +26,9 @@ MAX_FILE_BYTES = 1_000_000
 # Written so that this file does not hold what it looks for.
 REGISTRY_HOST = re.compile(r"(py[p]i|python[h]osted|np[m]js|(deb|security)\.[d]ebian)\.(org|com)")
 INDEX_OPTION = re.compile(
-    r"--(extra-)?index-ur[l]|--find-link[s]|^\s*(r[e]gistry|index-ur[l])\s*=|\"resolve[d]\":", re.M
+    r"--(extra-)?index-ur[l]|--find-link[s]|^\s*(r[e]gistry|index-ur[l])\s*="
+    r"|\"resolve[d]\": \"\w+:",
+    re.M,
 )
 PATH_OF_A_MACHINE = re.compile(r"(?<![\w.])/(home|work|Users|root)/[\w.]")
 
@@ -62,6 +64,19 @@ def test_no_file_names_a_registry_an_index_or_a_folder_of_somebodys_machine(
 def test_no_lock_holds_an_address() -> None:
     assert LOCKS
     assert [name for name, text in LOCKS.items() if "://" in text] == []
+
+
+def test_npms_lock_pins_each_package_by_its_hash() -> None:
+    packages = json.loads((ROOT / "extension/package-lock.json").read_text())["packages"]
+    foreign = {
+        name: each
+        for name, each in packages.items()
+        if name.startswith("node_modules/") and not each.get("link")
+    }
+    assert foreign
+    assert [
+        name for name, each in foreign.items() if not each["integrity"].startswith("sha512-")
+    ] == []
 
 
 def test_exactly_the_files_that_are_run_are_executable() -> None:

@@ -19,6 +19,8 @@ def main(scripts: Sequence[str]) -> int:
             bundle(ROOT, script)
     except subprocess.CalledProcessError:
         return 1
+    except KeyboardInterrupt:
+        return 130  # how `watch` ends
     return 0
 
 

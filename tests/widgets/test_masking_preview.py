@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,6 @@ from agentaudit.widgets import MaskingPreview
 from agentaudit.widgets.masking_preview import still
 from tests.analysis.recording import Recorded
 from tests.widgets.test_replay import Elements
-from tests.widgets.test_replay_js import node
 
 RULES = '[[mask]]\nname = "addresses"\ncolumns = ["email"]\ndetect = ["email"]\n'
 PHONES = '[[mask]]\nname = "phones"\ndetect = ["phone"]\n'
@@ -269,13 +267,3 @@ def test_a_preview_of_what_is_not_there_is_refused(recorded: Recorded) -> None:
         MaskingPreview(case, RULES, session="00000000-0000")
     with pytest.raises(SettingsError, match="the nearest is"):
         MaskingPreview(case, '[[mask]]\nname = "x"\ndetect = ["nothing"]')
-
-
-def test_the_pure_functions_of_the_page_pass_their_own_tests() -> None:
-    tests = Path(__file__).with_name("masking_preview.test.mjs")
-    done = subprocess.run(
-        [node(), "--test", str(tests)], capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stdout
-    assert "# fail 0" in done.stdout
-    assert "# pass 0" not in done.stdout

@@ -1,7 +1,7 @@
 -- question: When did each command of a session run, and of what kind was it, in a few numbers?
 -- parameters: session, offset, limit
 -- columns: number, start (microseconds since the session was opened), duration (microseconds, NaN
---   while unknown), txn (-1 for none), cls, status and fate (positions in the lists of replay.js),
+--   while unknown), txn (-1 for none), cls, status and fate (positions in the lists of replay/commands.ts),
 --   txn_status (the server's letter as a code, 0 for none)
 SELECT
     c.command_no AS number,
