@@ -75,6 +75,10 @@ class ExplorerQuestions(Questions):
         place = {"filter": filter, "since": since, "until": until, "lanes": lanes}
         channel = channel and f"{id(self)} {channel}"
         bins = self._scope.index.answer("bins", {**place, "width": width}, channel=channel)
+        if bins.facts["n"] is None:
+            # Before there is an index, nobody can tell lanes apart.
+            whole = {**place, "width": width, "lanes": "none"}
+            bins = self._scope.index.answer("bins", whole, channel=channel)
         if bins.facts["ready"] and bins.facts["n"] <= MAX_MARKS:
             marks = self._scope.index.answer(
                 "marks", {**place, "limit": MAX_MARKS}, channel=channel

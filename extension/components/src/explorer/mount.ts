@@ -134,11 +134,11 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   const said = parts.has("code") ? code(source, scope, complain) : null;
   const saidBox = said ? el("details", { class: "aa-code-box", open: !parts.has("list") }, el("summary", {}, "as Python and SQL"), said.element) : null;
   const frame = el(
-    "div", { class: "aa-view aa-frame aa-explorer", role: "region", "aria-label": "Explorer of an archive" },
+    "div", { class: `aa-view aa-frame aa-explorer${parts.has("list") ? "" : " aa-x-part"}`, role: "region", "aria-label": "Explorer of an archive" },
     el("header", { class: "aa-x-head" }, title, search), chips, trouble,
     parts.has("timeline") ? timelineBox : null,
     el(
-      "div", { class: "aa-x-body" },
+      "div", { class: "aa-x-body", hidden: !side && !parts.has("list") },
       side?.element,
       parts.has("list")
         ? el("div", { class: "aa-x-main" },

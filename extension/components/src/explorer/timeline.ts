@@ -81,6 +81,8 @@ export interface Bounds {
 const LANE_HEIGHT = 30;
 const LONE_LANE_HEIGHT = 84;
 const STRIP_HEIGHT = 34;
+const AXIS_HEIGHT = 20;
+const CAP_PX = 4;
 const SETTLE_MS = 30;
 const STEP = 0.2;
 const ZOOM = 0.5;
@@ -158,6 +160,7 @@ export function mountTimeline(
     },
     canvas, tip,
   );
+  const axisCanvas = el("canvas", { class: "aa-axis-canvas", "aria-hidden": "true" });
   const legend = el("div", { class: "aa-legend", "aria-hidden": "true" });
   const help = el(
     "div", { class: "aa-help", role: "dialog", "aria-label": "Keys", hidden: true },
@@ -186,7 +189,7 @@ export function mountTimeline(
     ),
     stripBox,
     el("div", { class: "aa-plot-row" }, names, plot),
-    legend, help, announce,
+    axisCanvas, legend, help, announce,
   );
   root.append(frame);
 
@@ -291,10 +294,9 @@ export function mountTimeline(
   function draw(): void {
     if (!Object.keys(palette).length) colours();
     const wide = width();
-    const high = plotHeight() + AXIS;
-    const pen = fitted(canvas, wide, high);
+    const pen = fitted(canvas, wide, plotHeight());
     if (!pen) return;
-    drawAxis(pen, wide, high);
+    drawAxis(pen, wide);
     if (drawn?.kind === "bins") drawBins(pen, drawn, span, wide, laneHeight());
     else if (drawn) drawMarks(pen, drawn, span, wide, laneHeight());
     drawBand(pen, wide, plotHeight());
@@ -302,22 +304,25 @@ export function mountTimeline(
     range.textContent = `${moment(Math.max(span.since, limits.since)).slice(0, 19)} – ${moment(Math.min(span.until, limits.until)).slice(0, 19)} UTC (${duration(span.until - span.since)})`;
   }
 
-  const AXIS = 22;
-
-  function drawAxis(pen: CanvasRenderingContext2D, wide: number, high: number): void {
-    pen.font = `11px ${getComputedStyle(frame).fontFamily}`;
-    pen.textBaseline = "bottom";
+  /** Lines in the plot, and below all lanes, which may scroll, what they stand for. */
+  function drawAxis(pen: CanvasRenderingContext2D, wide: number): void {
+    axisCanvas.style.width = `${wide}px`;
+    axisCanvas.style.marginLeft = `${names.hidden ? 0 : names.offsetWidth}px`;
+    const below = fitted(axisCanvas, wide, AXIS_HEIGHT);
+    if (!below) return;
+    below.font = `11px ${getComputedStyle(frame).fontFamily}`;
+    below.textBaseline = "middle";
     for (const tick of ticks(span, wide)) {
       const x = Math.round(across(span, wide, tick.time)) + 0.5;
       pen.strokeStyle = palette["line"] ?? "";
       pen.globalAlpha = tick.isMajor ? 1 : 0.5;
       pen.beginPath();
       pen.moveTo(x, 0);
-      pen.lineTo(x, high - 14);
+      pen.lineTo(x, plotHeight());
       pen.stroke();
       pen.globalAlpha = 1;
-      pen.fillStyle = (tick.isMajor ? palette["ink"] : palette["quiet"]) ?? "";
-      pen.fillText(tick.label, x + 3, high - 2);
+      below.fillStyle = (tick.isMajor ? palette["ink"] : palette["quiet"]) ?? "";
+      below.fillText(tick.label, x + 3, AXIS_HEIGHT / 2);
     }
     pen.strokeStyle = palette["line"] ?? "";
     for (let lane = 1; lane <= (drawn?.lanes.length ?? 1); lane += 1) {
@@ -340,8 +345,14 @@ export function mountTimeline(
       if (x < -pixels || x > wide) continue;
       const base = ((bins.lane[i] ?? 0) + 1) * high - 1;
       const tall = height(bins.n[i] ?? 0, most) * (high - 8);
-      pen.fillStyle = palette[CLASSES[bins.cls[i] ?? 0] ?? "unknown"] ?? "";
-      pen.fillRect(x, base - tall, Math.max(1, pixels - 0.2), tall);
+      // How many is the bar, how grave its cap: most of what is in a bin is what nobody looks for.
+      const broad = Math.max(1, pixels - 0.2);
+      pen.globalAlpha = 0.45;
+      pen.fillStyle = palette["session"] ?? "";
+      pen.fillRect(x, base - tall, broad, tall);
+      pen.globalAlpha = 1;
+      pen.fillStyle = palette[CLASSES[bins.cls[i] ?? 0] || "unknown"] ?? "";
+      pen.fillRect(x, base - tall, broad, Math.min(tall, CAP_PX));
       drawFlags(pen, bins.flags[i] ?? 0, x + pixels / 2, base - high + 5, Math.min(pixels, 6));
     }
   }
@@ -356,7 +367,7 @@ export function mountTimeline(
       const long = Math.max(3, across(seen, wide, time + (marks.duration[i] ?? 0)) - x);
       if (x + long < 0 || x > wide) continue;
       const top = (marks.lane[i] ?? 0) * high + 10;
-      pen.fillStyle = palette[CLASSES[marks.cls[i] ?? 0] ?? "unknown"] ?? "";
+      pen.fillStyle = palette[CLASSES[marks.cls[i] ?? 0] || "unknown"] ?? "";
       pen.fillRect(x, top, long, high - 14);
       drawFlags(pen, marks.flags[i] ?? 0, x + 1.5, top - 5, 6);
       if (marks.id[i] === selectedRow) {
