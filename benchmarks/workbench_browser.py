@@ -5,8 +5,8 @@ What is measured is what the page itself notes (measures of the browser's own, s
 with the kernel, the server and its web socket in between. Memory is that of the browser's process
 for the page, beside the same page before the explorer was there.
 
-Targets are those of the workbench: first paint under 1.5 s; pan, zoom and filter under 100 ms in the
-median and 250 ms at the 95th percentile; the page under 300 MB.
+Targets are those of the workbench: first paint under 1.5 s; pan, zoom and filter under 100 ms in
+the median and 250 ms at the 95th percentile; the page under 300 MB.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ _OBSERVE: Final = """() => {
   window.measures = [];
   new PerformanceObserver((list) => {
     for (const { name, startTime, duration } of list.getEntries()) {
-      if (name.startsWith("agentaudit ")) window.measures.push([name.slice(11), startTime, duration]);
+      const [of, what] = name.split(" ");
+      if (of === "agentaudit") window.measures.push([what, startTime, duration]);
     }
   }).observe({ type: "measure" });
 }"""
@@ -104,17 +105,22 @@ def _measured(page: Page, lab: Lab) -> dict[str, Any]:
     page.wait_for_function("() => jupyterapp.shell.currentWidget?.sessionContext?.isReady")
     page.evaluate(_OBSERVE)
     _run(page)
-    page.wait_for_function("() => document.querySelectorAll('.jp-InputPrompt')[0]?.textContent.includes('1')")
+    page.wait_for_function(
+        "() => document.querySelector('.jp-InputPrompt')?.textContent.includes('1')"
+    )
     before = _memory_mb(page)
 
     began = page.evaluate("() => performance.now()")
     _run(page)
     page.wait_for_selector(".aa-plot")
     page.wait_for_function("() => measures.some(([name]) => name === 'look')")
-    first = page.evaluate("() => Math.min(...measures.filter(([n]) => n === 'look').map(([, s, d]) => s + d))")
+    looks = page.evaluate("() => measures.filter(([name]) => name === 'look')")
+    first = min(start + took for _, start, took in looks)
     _run(page)
     page.wait_for_function("() => document.body.innerText.includes('the index is ready')")
-    page.wait_for_function("() => !document.querySelector('.aa-x-title').innerText.includes('reading')")
+    page.wait_for_function(
+        "() => !document.querySelector('.aa-x-title').innerText.includes('reading')"
+    )
     _settle(page)
 
     done = Measured()
@@ -211,11 +217,11 @@ def _memory_mb(page: Page) -> float:
     client = page.context.new_cdp_session(page)
     client.send("HeapProfiler.collectGarbage")
     client.detach()
-    sizes = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "--type=renderer" in (process.info["cmdline"] or ()):
-            sizes.append(process.memory_full_info().uss / 1e6)
-    return max(sizes, default=0.0)
+    return max(
+        process.memory_full_info().uss / 1e6
+        for process in psutil.process_iter(["cmdline"])
+        if "--type=renderer" in (process.info["cmdline"] or ())
+    )
 
 
 def _notebook(path: Path, folder: Path) -> None:
@@ -241,8 +247,11 @@ def table(found: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     rows = [("first paint", f"{paint:,.0f} ms", f"{FIRST_PAINT_MS:,} ms", paint <= FIRST_PAINT_MS)]
     for what, ms in found["ms"].items():
         median, late = statistics.median(ms), statistics.quantiles(ms, n=20)[-1]
-        rows.append((f"{what}, median of {len(ms)}", f"{median:,.0f} ms", f"{MEDIAN_MS} ms", median <= MEDIAN_MS))
-        rows.append((f"{what}, 95th percentile", f"{late:,.0f} ms", f"{LATE_MS} ms", late <= LATE_MS))
+        for named, took, target in (
+            (f"{what}, median of {len(ms)}", median, MEDIAN_MS),
+            (f"{what}, 95th percentile", late, LATE_MS),
+        ):
+            rows.append((named, f"{took:,.0f} ms", f"{target} ms", took <= target))
     size, more = found["page"], found["page"] - found["page before"]
     said = f"{size:,.0f} MB, {more:,.0f} of it the explorer's"
     rows.append(("memory of the page", said, f"{MEMORY_MB} MB", size <= MEMORY_MB))

@@ -26,6 +26,8 @@ export function el<Tag extends keyof HTMLElementTagNameMap>(
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
     if (typeof value === "function") node.addEventListener(name.slice(2), value);
+    // By way of the object model: a page's policy may let no element bring a style as text.
+    else if (name === "style") node.style.cssText = String(value);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
   if (FOCUSABLE.has(tag) || "tabindex" in attributes) {

@@ -74,7 +74,7 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
           "button",
           {
             type: "button", class: `aa-facet-value aa-${facet}-${/^\w+$/.test(value) ? value : "other"}`,
-            "aria-pressed": chosen.includes(value) ? "true" : "false", title: plain(value), "data-key": `${facet}\n${value}`,
+            "aria-pressed": chosen.includes(value) ? "true" : "false", title: plain(value), "data-key": `${facet}\n${plain(value)}`,
             onclick: () => scope.narrow(toggled(scope.filter, facet, value)),
           },
           el("i", { class: "aa-bar", style: `width:${n ? Math.max(1, (100 * n) / most) : 0}%`, "aria-hidden": "true" }),
