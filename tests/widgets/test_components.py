@@ -15,7 +15,7 @@ TESTS = sorted((ROOT / "extension/components/test").glob("*.test.ts"))
 
 @pytest.mark.timeout(300)
 def test_the_components_pass_their_own_tests() -> None:
-    written = sum(len(re.findall(r"^test\(", path.read_text("utf-8"), re.M)) for path in TESTS)
+    written = sum(len(re.findall(r"^\s*test\(", path.read_text("utf-8"), re.M)) for path in TESTS)
     done = subprocess.run(
         [sys.executable, "-m", "tools.front", "test"],
         cwd=ROOT,
@@ -27,12 +27,7 @@ def test_the_components_pass_their_own_tests() -> None:
     told = re.findall(r"^\S (tests|pass|fail|cancelled|skipped|todo) (\d+)$", done.stdout, re.M)
     counts = {name: int(number) for name, number in told}
     assert done.returncode == 0, done.stdout + done.stderr
-    assert counts == {
-        "tests": written,
-        "pass": written,
-        "fail": 0,
-        "cancelled": 0,
-        "skipped": 0,
-        "todo": 0,
-    }
-    assert written > 0
+    # One that is written in a loop is several.
+    ran = counts.pop("tests")
+    assert ran >= written > 0
+    assert counts == {"pass": ran, "fail": 0, "cancelled": 0, "skipped": 0, "todo": 0}

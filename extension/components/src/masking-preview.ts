@@ -46,7 +46,7 @@ export function mount(root: Element, source: Source, options: MaskingPreviewOpti
 
   // -- skeleton
 
-  const head = el("header", { class: "aa-head" });
+  const head = el("div", { class: "aa-head" });
   const known = el("p", { class: "aa-banner", hidden: true });
   const problem = el("div", { class: "aa-problem", role: "alert", hidden: true, id: `${prefix}-problem` });
   const editor = el("textarea", {

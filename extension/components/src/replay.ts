@@ -84,7 +84,7 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
   });
   let scene = sceneOf(index, narrowed.filter, IDLE_LIMIT_US);
 
-  const head = el("header", { class: "aa-head" });
+  const head = el("div", { class: "aa-head" });
   const button = (name: keyof typeof ICONS, label: string, key: string, what: Action) =>
     el(
       "button",

@@ -52,7 +52,7 @@ function part(title: string, text: HTMLElement, copied: () => string): HTMLEleme
     "div", { class: "aa-code-part" },
     el("div", { class: "aa-code-top" }, el("b", {}, title), el("span", { class: "aa-grow" }),
       el("button", {
-        type: "button", class: "aa-button aa-text", "aria-label": `Copy the ${title}`,
+        type: "button", class: "aa-button aa-calm", "aria-label": `Copy the ${title}`,
         onclick: async (event: MouseEvent) => {
           const button = event.currentTarget as HTMLElement;
           try {

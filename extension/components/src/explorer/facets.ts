@@ -83,18 +83,18 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
         )),
       all.length > values.length || found.more
         ? el("button", {
-          type: "button", class: "aa-button aa-text aa-more", disabled: all.length <= values.length, "data-key": `${facet}\n\n`,
+          type: "button", class: "aa-button aa-calm aa-more", disabled: all.length <= values.length, "data-key": `${facet}\n\n`,
           onclick: () => { wide.add(facet); draw(told); },
         }, `${count(all.length - values.length + found.more)} more`)
         : wide.has(facet) && all.length > FEW
           ? el("button", {
-            type: "button", class: "aa-button aa-text aa-more", "data-key": `${facet}\n\n`,
+            type: "button", class: "aa-button aa-calm aa-more", "data-key": `${facet}\n\n`,
             onclick: () => { wide.delete(facet); draw(told); },
           }, "fewer")
           : null,
       chosen.length
         ? el("button", {
-          type: "button", class: "aa-button aa-text aa-more", "data-key": `${facet}\n\n\n`,
+          type: "button", class: "aa-button aa-calm aa-more", "data-key": `${facet}\n\n\n`,
           onclick: () => scope.narrow(given({ ...scope.filter, [facet]: [] })),
         }, "any")
         : null,

@@ -115,7 +115,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   const timelineBox = el("section", { class: "aa-timeline-box", "aria-label": "Timeline" });
   const tabs = el("div", { class: "aa-x-tabs", role: "tablist", "aria-label": "What is listed" });
   const order = el("button", {
-    type: "button", class: "aa-button aa-text", title: "Turn the order (o)",
+    type: "button", class: "aa-button aa-calm", title: "Turn the order (o)",
     onclick: () => { newest = !newest; order.textContent = newest ? "newest first" : "oldest first"; void relist(); },
   }, "newest first");
   const listBox = el("div", { class: "aa-x-list-box" });
@@ -279,7 +279,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     if (filter.since !== undefined || filter.until !== undefined) {
       found.push(chip(`${filter.since ? moment(filter.since).slice(0, 19) : "…"} – ${filter.until ? moment(filter.until).slice(0, 19) : "…"}`, () => scope.narrow(between(scope.filter))));
     }
-    if (found.length > 1) found.push(el("button", { type: "button", class: "aa-button aa-text", onclick: () => { search.value = ""; scope.narrow({}); } }, "clear all"));
+    if (found.length > 1) found.push(el("button", { type: "button", class: "aa-button aa-calm", onclick: () => { search.value = ""; scope.narrow({}); } }, "clear all"));
     chips.hidden = !found.length;
     chips.replaceChildren(...found);
   }
@@ -291,7 +291,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     else {
       replay?.dispose();
       drawer.replaceChildren(el("div", { class: "aa-x-drawer-top" },
-        el("button", { type: "button", class: "aa-button aa-text", title: "Back (Esc)", onclick: closeSession }, "← back to the list")));
+        el("button", { type: "button", class: "aa-button aa-calm", title: "Back (Esc)", onclick: closeSession }, "← back to the list")));
       drawer.hidden = false;
       frame.classList.add("aa-x-opened");
       replaying = chosen.session;

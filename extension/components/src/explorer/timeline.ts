@@ -133,7 +133,7 @@ export function mountTimeline(
   // -- skeleton
 
   const button = (label: string, title: string, path: string, act: () => void) =>
-    el("button", { type: "button", class: "aa-button", title, "aria-label": label, onclick: act }, icon(path));
+    el("button", { type: "button", class: "aa-button aa-icon", title, "aria-label": label, onclick: act }, icon(path));
   const lanesField = el(
     "select", { class: "aa-field", "aria-label": "Lanes" },
     ...LANES.map((each) => el("option", { value: each }, each === "none" ? "all in one lane" : `a lane a ${each}`)),
@@ -141,10 +141,10 @@ export function mountTimeline(
   lanesField.value = lanes;
   const range = el("output", { class: "aa-t-range", "aria-live": "off" });
   const toFilter = el("button", {
-    type: "button", class: "aa-button aa-text", title: "Keep what is in view (f)", onclick: () => perform("filter"),
+    type: "button", class: "aa-button aa-calm", title: "Keep what is in view (f)", onclick: () => perform("filter"),
   }, "filter to view");
   const clear = el("button", {
-    type: "button", class: "aa-button aa-text", title: "All times (Esc)", hidden: true, onclick: () => perform("clear"),
+    type: "button", class: "aa-button aa-calm", title: "All times (Esc)", hidden: true, onclick: () => perform("clear"),
   }, "all times");
   const announce = el("div", { class: "aa-hidden", role: "status", "aria-live": "polite" });
   const stripCanvas = el("canvas", { class: "aa-strip-canvas" });
@@ -183,7 +183,7 @@ export function mountTimeline(
       button("All", "All (0)", "M2 3h1v10H2zM13 3h1v10h-1zM4 8l3-3v2h2V5l3 3-3 3V9H7v2z", () => perform("all")),
       el("span", { class: "aa-gap" }), range, el("span", { class: "aa-grow" }), toFilter, clear,
       el("button", {
-        type: "button", class: "aa-button aa-text", title: "Keys (?)", "aria-label": "Keyboard help of the timeline",
+        type: "button", class: "aa-button aa-calm", title: "Keys (?)", "aria-label": "Keyboard help of the timeline",
         onclick: () => perform("help"),
       }, "?"),
     ),

@@ -121,7 +121,7 @@ function columns(summary: Summary): HTMLElement[] {
     el(
       "table", { class: "aa-table" },
       el("thead", {}, el("tr", {},
-        heading("column"), heading("values", "aa-num"), heading("null", "aa-num"), heading("hidden", "aa-num"), heading(""),
+        heading("column"), heading("values", "aa-num"), heading("null", "aa-num"), heading("hidden", "aa-num"), heading("share"),
         heading("masked before", "aa-num"), heading("by"))),
       el("tbody", {}, ...summary.columns.map((each) => {
         const share = each.values ? each.hidden / each.values : 0;
