@@ -12,7 +12,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from uuid import UUID
 
 from agentaudit.analysis import asked
 from agentaudit.analysis.backtest import judged, policy_of
+from agentaudit.analysis.investigate import Investigation
 from agentaudit.analysis.session import Session
 from agentaudit.analysis.store import Store, named
 from agentaudit.archive import snapshot
@@ -61,6 +62,13 @@ class Case:
         self._layout = Layout(self.path)
         snapshot.check_format(self._layout)
         self._store = Store(self.path)
+        self.ask = Investigation(
+            self._store,
+            self._layout,
+            refresh=self.refresh,
+            session_id=self._session_id,
+            troubles=lambda: (self.contradictions, self.unread),
+        )
         self._seen: object = None
         self._refreshing = threading.Lock()
         self.refresh()
@@ -122,8 +130,8 @@ class Case:
             user=user,
             agent=agent,
             target=target,
-            since=_instant("since", since),
-            until=_instant("until", until),
+            since=asked.instant("since", since),
+            until=asked.instant("until", until),
             **{"class": cls},
             status=status,
             table=table,
@@ -164,8 +172,8 @@ class Case:
             status=status,
             operation=operation,
             table=table,
-            since=_instant("since", since),
-            until=_instant("until", until),
+            since=asked.instant("since", since),
+            until=asked.instant("until", until),
         )
 
     def search(
@@ -192,8 +200,8 @@ class Case:
             bytes=text.encode(),
             user=user,
             target=target,
-            since=_instant("since", since),
-            until=_instant("until", until),
+            since=asked.instant("since", since),
+            until=asked.instant("until", until),
         )
 
     def backtest(self, rules: str | PathLike[str]) -> duckdb.DuckDBPyRelation:
@@ -394,27 +402,3 @@ class Case:
                     continue  # sealed, or not yet begun
                 stamps.append((path, status.st_size, status.st_mtime_ns))
         return stamps
-
-
-def _instant(name: str, value: str | date | None) -> datetime | None:
-    """Return a time with its zone; UTC where `value` names none.
-
-    Raises:
-        QuestionError: text that is no ISO 8601 time, or no time at all.
-    """
-    if value is None:
-        return None
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise QuestionError(
-                f"time {value!r}: an ISO 8601 time expected, as 2026-11-01 or 2026-11-01T12:30:00Z"
-            ) from None
-    if not isinstance(value, date):
-        raise QuestionError(
-            f"{name}: an ISO 8601 text, date or datetime expected, found {type(value).__name__}"
-        )
-    if not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
