@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -168,6 +169,58 @@ def test_rows_changed_say_by_which_statement_and_what_became_of_it(opened: Opene
         ("DELETE", ["orders"], "committed", 2, 5, "DELETE FROM orders WHERE id = 7"),
         ("DELETE", ["customers"], "failed", 1, 0, "DELETE FROM customers"),
     ]
+
+
+def test_what_became_of_a_change_is_told_as_the_view_fates_tells_it(opened: Opened) -> None:
+    chance = random.Random(8)
+
+    def anything() -> Acted:
+        number, status, steps = 1, "I", []
+        for _ in range(60):
+            text = chance.choice(["BEGIN", "COMMIT", "ROLLBACK", *["UPDATE t SET x = 1"] * 5])
+            fails = (status == "E" and text[0] == "U") or chance.random() < 0.15
+            if text == "BEGIN":
+                after = status if status != "I" else "T"
+            elif text[0] == "U":
+                after = status if status == "I" or not fails else "E"
+            else:
+                after = "I"
+            # In the middle of a query nothing is reported.
+            told = None if chance.random() < 0.2 else after
+            fields = {"txn_no": number, "txn_status": told}
+            fields["status"] = "error" if fails else "ok"
+            if text[0] == "U" and not fails:
+                fields["rows_affected"] = chance.randrange(1, 1_000)
+            steps.append(did(text, **fields))
+            status = after
+            number += after == "I"
+        return Acted(steps)
+
+    case, _ = opened(*(anything() for _ in range(6)))
+    expected = dict(
+        case.sql(
+            """
+            SELECT CASE WHEN status = 'ok' THEN fate ELSE 'failed' END AS became, count(*)
+            FROM commands JOIN fates USING (session_id, command_no)
+            WHERE class = 'write'
+            GROUP BY became
+            """
+        ).fetchall()
+    )
+    assert {"committed", "rolled back", "failed"} <= expected.keys()
+    found: dict[str, int] = {}
+    for fate, commands in of(case.ask.rows_changed(), "fate", "commands"):
+        found[fate] = found.get(fate, 0) + commands
+    assert found == expected
+    rows = case.sql(
+        """
+        SELECT fate IN ('rolled back', 'not committed') AS is_undone, sum(rows_affected)
+        FROM commands JOIN fates USING (session_id, command_no)
+        GROUP BY is_undone ORDER BY is_undone
+        """
+    ).fetchall()
+    ((kept, undone),) = of(case.ask.blast_radius(), "rows_changed", "rows_undone")
+    assert [(False, kept), (True, undone)] == rows
 
 
 # --- what left ------------------------------------------------------------------------------------

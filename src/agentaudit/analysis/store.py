@@ -79,6 +79,18 @@ class Store:
                 for name in registered:
                     cursor.unregister(name)
 
+    def annotate(self, rows: pa.Table) -> None:
+        """Let the view `annotations` show `rows`, which lie in no archive."""
+        with self._showing:
+            cursor = self._connection.cursor()
+            cursor.register("rows_annotations", rows)
+            try:
+                cursor.execute("CREATE OR REPLACE TABLE every_annotations AS FROM rows_annotations")
+                view = named("views/annotations")
+                cursor.execute(f"CREATE OR REPLACE VIEW annotations AS {view}")
+            finally:
+                cursor.unregister("rows_annotations")
+
     def ask(self, sql: str, parameters: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
         """Return the answer to `sql` as a relation, which DuckDB computes when it is read.
 

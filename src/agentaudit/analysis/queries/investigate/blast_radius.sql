@@ -32,7 +32,7 @@ told AS (
         OR c.txn_no < max(c.txn_no) OVER (PARTITION BY c.session_id) AS is_over
     FROM commands AS c
     SEMI JOIN unsettled AS u ON u.session_id = c.session_id
-    WHERE c.txn_no IS NOT NULL
+    WHERE c.txn_no IS NOT NULL AND ($session IS NULL OR c.session_id = $session)
 ),
 ended AS (
     SELECT session_id, txn_no,

@@ -6,10 +6,9 @@
 --   largest_session, largest_command (the one with the most rows)
 -- What an agent was answered left to its client. What a command wrote to a program, a file of the
 -- server or another server left too, and no answer says how much: that it succeeded is all there is.
-WITH answered AS (
-    SELECT session_id, command_no, resources, columns, risk, started_at, masked, bytes_out,
-        coalesce(rows_returned, 0) AS rows_returned, coalesce(rows_affected, 0) AS rows_affected,
-        status
+WITH gone AS (
+    SELECT 'client' AS way, session_id, command_no, resources, columns, started_at, masked,
+        coalesce(rows_returned, 0) AS rows, bytes_out AS bytes
     FROM commands
     WHERE ($session IS NULL OR session_id = $session)
       AND ($user IS NULL OR "user" = $user)
@@ -17,20 +16,21 @@ WITH answered AS (
       AND ($target IS NULL OR target = $target)
       AND ($since IS NULL OR started_at >= $since)
       AND ($until IS NULL OR started_at < $until)
-),
-gone AS (
-    SELECT *, 'client' AS way, rows_returned AS rows, bytes_out AS bytes
-    FROM answered
-    -- A COPY that was cancelled has sent what it has, and its count never came.
-    WHERE rows_returned > 0 OR (status IN ('cancelled', 'incomplete') AND len(columns) > 0)
+      -- A COPY that was cancelled has sent what it has, and its count never came.
+      AND (rows_returned > 0 OR (status IN ('cancelled', 'incomplete') AND len(columns) > 0))
     UNION ALL
-    SELECT *, unnest(list_filter(
-        [if(list_contains(risk, 'runs program'), 'program', NULL),
-            if(list_contains(risk, 'server file'), 'server file', NULL),
-            if(list_contains(risk, 'other server'), 'other server', NULL)],
-        lambda way: way IS NOT NULL)), rows_affected, NULL
-    FROM answered
-    WHERE status NOT IN ('denied', 'error')
+    SELECT unnest(list_filter(['program', 'server file', 'other server'], lambda way:
+            list_contains(risk, CASE way WHEN 'program' THEN 'runs program' ELSE way END))),
+        session_id, command_no, resources, columns, started_at, masked, coalesce(rows_affected, 0), NULL
+    FROM commands
+    WHERE ($session IS NULL OR session_id = $session)
+      AND ($user IS NULL OR "user" = $user)
+      AND ($agent IS NULL OR agent = $agent)
+      AND ($target IS NULL OR target = $target)
+      AND ($since IS NULL OR started_at >= $since)
+      AND ($until IS NULL OR started_at < $until)
+      AND list_has_any(risk, ['runs program', 'server file', 'other server'])
+      AND status NOT IN ('denied', 'error')
 ),
 -- First by session: lists and a session's own texts would cost as much again for each command.
 by_session AS (
