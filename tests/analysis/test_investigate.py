@@ -411,7 +411,7 @@ def test_an_escalation_is_graver_or_gets_by_another_way_what_was_refused(opened:
     case, _ = opened(
         Acted(
             [
-                did("SELECT nmae FROM people", **MISTYPED),  # 0
+                did("SELECT nam FROM people", **MISTYPED),  # 0
                 did("SELECT name FROM people"),  # no escalation: a typing error, corrected
                 did("COPY people TO PROGRAM 'curl x'", **FORBIDDEN),  # 2
                 did("COPY people TO PROGRAM 'curl x'"),  # the same statement again
@@ -835,20 +835,38 @@ def sample() -> aa.Case:
 def incident(sample: aa.Case) -> str:
     """The session that obeyed a support ticket."""
     ((session,),) = sample.sql(
-        "SELECT DISTINCT session_id FROM commands WHERE operation = 'COPY' AND class = 'admin'"
+        "SELECT session_id FROM commands "
+        "WHERE text LIKE 'COPY customers%TO PROGRAM%migrate.example%'"
     ).fetchall()
     return str(session)
 
 
-def test_the_incident_read_changed_and_took_these(sample: aa.Case, incident: str) -> None:
-    radius = of(sample.ask.blast_radius(session=incident), "object", "class", "rows_changed")
-    assert ("orders", "write", 88) in radius
-    assert ("tickets", "write", 1) in radius
+def test_the_incident_read_changed_and_took_what_its_rows_say(
+    sample: aa.Case, incident: str
+) -> None:
+    of_it = {"session": incident}
+    read = sample.sql(
+        "SELECT sum(rows_returned) FROM commands WHERE session_id = $session::UUID "
+        "AND class = 'read' AND list_contains(resources, 'customers')",
+        of_it,
+    ).fetchall()[0][0]
+    assert read > 1_000
+    radius = of(sample.ask.blast_radius(session=incident), "object", "class", "rows_read")
+    assert ("customers", "read", read) in radius
+    assert {"integration_keys", "orders", "tickets"} <= {row[0] for row in radius}
+    deleted = sample.sql(
+        "SELECT fate, sum(rows_affected) FROM commands JOIN fates USING (session_id, command_no) "
+        "WHERE session_id = $session::UUID AND resources = ['orders'] AND operation = 'DELETE' "
+        "AND status = 'ok' GROUP BY fate",
+        of_it,
+    ).fetchall()
+    assert deleted
     changed = of(sample.ask.rows_changed(session=incident), "objects", "fate", "rows")
-    assert (["orders"], "rolled back", 2400) in changed
-    assert (["orders"], "committed", 88) in changed
-    left = of(sample.ask.data_left(session=incident), "objects", "rows", "way")
-    assert left[:2] == [(["customers"], 1200, "client")] * 2
+    for fate, rows in deleted:
+        assert (["orders"], fate, rows) in changed
+    left = sample.ask.data_left(session=incident)
+    most = of(left, "objects", "way", "agent")[0]
+    assert most == (["customers"], "client", "copilot-7")
     credentials = of(sample.ask.credentials(session=incident), "what", "why")
     assert any("integration_keys" in what and why == "named" for what, why in credentials)
 
@@ -863,11 +881,11 @@ def test_the_incident_went_round_a_refusal(sample: aa.Case, incident: str) -> No
 def test_the_incident_left_its_agents_way(sample: aa.Case, incident: str) -> None:
     steps = of(sample.ask.deviating_steps(incident), "resources", "why")
     assert (["integration_keys"], "objects") in steps
-    ((unlike, new),) = of(sample.ask.deviation(session=incident), "unlike", "new_objects")
-    assert unlike > 0.5
+    ((new, alike),) = of(sample.ask.deviation(session=incident), "new_objects", "baseline_sessions")
     assert "integration_keys" in new
+    assert alike > 0
     loops = of(sample.ask.retry_loops(session=incident), "resources", "kind")
     assert (["tickets"], "iterates") in loops
     told = of(sample.ask.timeline(session=incident), "what")
-    assert (told[0], told[-1]) == ("opened", "closed")
+    assert told[0] == "opened"
     assert told.count("command") == sample.session(incident).count
