@@ -25,6 +25,7 @@ import pyarrow as pa
 from agentaudit.errors import ArchiveError, QuestionError
 
 VIEWS = ("events", "commands", "sessions", "decisions", "access", "chunks", "fates")
+_BESIDE = "annotations"
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
 
@@ -86,8 +87,7 @@ class Store:
             cursor.register("rows_annotations", rows)
             try:
                 cursor.execute("CREATE OR REPLACE TABLE every_annotations AS FROM rows_annotations")
-                view = named("views/annotations")
-                cursor.execute(f"CREATE OR REPLACE VIEW annotations AS {view}")
+                cursor.execute(f"CREATE OR REPLACE VIEW {_BESIDE} AS {named(f'views/{_BESIDE}')}")
             finally:
                 cursor.unregister("rows_annotations")
 
