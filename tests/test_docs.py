@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from agentaudit import cli
+from agentaudit.analysis.investigate import Investigation
 from agentaudit.settings.default import write_default
 from agentaudit.settings.file import SECTIONS, keys_of, load
 
@@ -118,6 +119,13 @@ def test_every_public_name_and_each_of_its_public_methods_is_documented(module: 
                 if not member.startswith("_") and not re.search(rf"\b{member}\b", text)
             ]
     assert not missing
+
+
+def test_every_question_of_an_investigation_is_documented_with_an_example() -> None:
+    page = DOCS / "investigate.md"
+    text, examples = page.read_text(), "".join(fences(page, "python"))
+    questions = [name for name in vars(Investigation) if not name.startswith("_")]
+    assert [q for q in questions if f"**`{q}`**" not in text or f"ask.{q}(" not in examples] == []
 
 
 @pytest.mark.parametrize("module", ["agentaudit", "agentaudit.widgets"])

@@ -28,15 +28,17 @@ _HOME = {
 __all__ = ["Case", "Session", "Verification", "load", "prove", "verify"]
 
 
-def load(path: str | PathLike[str]) -> Case:
+def load(path: str | PathLike[str], *, notes: str | PathLike[str] | None = None) -> Case:
     """Open the archive at `path` for reading, and remember how far its logs have come.
 
     A log that is behind, beside or signed otherwise than what this machine remembers of it is
     warned of, and named in `Case.contradictions`: it may have been rolled back. A gateway that
-    records into the archive on this machine records who opened it; `Case.access` says so.
+    records into the archive on this machine records who opened it; `Case.access` says so. What
+    people say of it lies in the file `notes`; unless given, `<path>.notes.jsonl`, beside it.
 
     Raises:
         ArchiveError: no archive is there, or it is of a format that this version does not know.
+        QuestionError: `notes` is inside the archive.
     """
     from functools import partial
     from pathlib import Path
@@ -44,7 +46,11 @@ def load(path: str | PathLike[str]) -> Case:
     from agentaudit.analysis.case import Case
     from agentaudit.client import local
 
-    return Case(Path(path), record=partial(local.record_access, Path(path)))
+    return Case(
+        Path(path),
+        record=partial(local.record_access, Path(path)),
+        notes=None if notes is None else Path(notes),
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,9 @@
 """An archive opened for questions: `load` returns a `Case`, live sessions included.
 
-A case never changes what it reads and never caches rows: each question looks whether the archive
-has grown, takes the list of sealed files from the log at one checkpoint, and adds the journal's
-rows after it. Answers are DuckDB relations, computed when they are read: `.pl()`,
-`.to_arrow_table()`, `.df()` (which needs pandas), or further SQL on them.
+A case never changes the archive (what people say of it is kept beside it) and never caches rows:
+each question looks whether the archive has grown, takes the list of sealed files from the log at
+one checkpoint, and adds the journal's rows after it. Answers are DuckDB relations, computed when
+they are read: `.pl()`, `.to_arrow_table()`, `.df()` (which needs pandas), or further SQL on them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,24 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from agentaudit.analysis import asked
+from agentaudit.analysis.annotations import (
+    KINDS,
+    STAR,
+    Annotations,
+    author_of,
+    beside,
+    records_of,
+    retraction,
+)
 from agentaudit.analysis.backtest import judged, policy_of
+from agentaudit.analysis.investigate import Investigation
 from agentaudit.analysis.session import Session
 from agentaudit.analysis.store import Store, named
 from agentaudit.archive import snapshot
@@ -46,13 +56,27 @@ class Case:
     `agentaudit.load` makes it, and gives it `record`, because nothing here opens a socket.
     """
 
-    def __init__(self, path: Path, *, record: Record = lambda *_: False) -> None:
+    def __init__(
+        self, path: Path, *, record: Record = lambda *_: False, notes: Path | None = None
+    ) -> None:
         """Open the archive at `path`, once `record` was asked to leave a record of that.
+
+        Annotations lie in the file `notes`, or beside the archive.
 
         Raises:
             ArchiveError: no archive is there, or it is of a format that this version does not know.
+            QuestionError: `notes` is inside the archive.
         """
         self.path = path.resolve()
+        notes = beside(self.path) if notes is None else Path(notes).absolute()
+        if notes.resolve().is_relative_to(self.path):
+            raise QuestionError(
+                "notes: inside the archive, where nothing but a gateway writes",
+                hint="leave it out, and they are kept beside the archive",
+            )
+        self._annotations = Annotations(notes)
+        self.annotation_findings: tuple[str, ...] = ()
+        self._annotated: object = ""
         self._record = record
         self._is_recorded = record("open", "archive", "")
         self._opened: set[UUID] = set()
@@ -61,6 +85,13 @@ class Case:
         self._layout = Layout(self.path)
         snapshot.check_format(self._layout)
         self._store = Store(self.path)
+        self.ask = Investigation(
+            self._store,
+            self._layout,
+            refresh=self.refresh,
+            session_id=self._session_id,
+            troubles=lambda: (self.contradictions, self.unread),
+        )
         self._seen: object = None
         self._refreshing = threading.Lock()
         self.refresh()
@@ -79,6 +110,7 @@ class Case:
 
     def refresh(self) -> None:
         """Look at the archive again if it has grown; every question does so first."""
+        self._read_annotations()
         with self._refreshing:
             stamp = self.stamp()
             if stamp == self._seen:
@@ -122,8 +154,8 @@ class Case:
             user=user,
             agent=agent,
             target=target,
-            since=_instant("since", since),
-            until=_instant("until", until),
+            since=asked.instant("since", since),
+            until=asked.instant("until", until),
             **{"class": cls},
             status=status,
             table=table,
@@ -164,8 +196,8 @@ class Case:
             status=status,
             operation=operation,
             table=table,
-            since=_instant("since", since),
-            until=_instant("until", until),
+            since=asked.instant("since", since),
+            until=asked.instant("until", until),
         )
 
     def search(
@@ -192,8 +224,8 @@ class Case:
             bytes=text.encode(),
             user=user,
             target=target,
-            since=_instant("since", since),
-            until=_instant("until", until),
+            since=asked.instant("since", since),
+            until=asked.instant("until", until),
         )
 
     def backtest(self, rules: str | PathLike[str]) -> duckdb.DuckDBPyRelation:
@@ -252,8 +284,9 @@ class Case:
     ) -> duckdb.DuckDBPyRelation:
         """Return the answer to one SELECT over the views.
 
-        They are `events`, `commands`, `sessions`, `decisions` and `access`, as in the archive, and
-        `fates` (what became of each command's transaction). Parameters are named:
+        They are `events`, `commands`, `sessions`, `decisions` and `access`, as in the archive,
+        `fates` (what became of each command's transaction), and `annotations`, which lie beside it.
+        Parameters are named:
         `case.sql("from commands where status = $s", {"s": "error"})`.
 
         Raises:
@@ -346,6 +379,101 @@ class Case:
         folder = None if out is None else Path(out)
         return prove(self.path, session, seq=seq, out=folder, disclose=disclose)
 
+    def annotate(
+        self,
+        session: UUID | str,
+        command: int | None = None,
+        *,
+        note: str | None = None,
+        tag: str | None = None,
+        star: bool | None = None,
+        author: str | None = None,
+    ) -> tuple[str, ...]:
+        """Say something of a session, or of one of its commands, beside the archive.
+
+        Any of a `note` (up to 16 KiB), a `tag` and a star; the ids of what was written come back.
+        `star=False` takes the author's own stars back. `author` is who runs this process unless
+        given; nothing proves it.
+
+        Raises:
+            QuestionError: no such session or command, nothing to say, or it cannot be written.
+        """
+        author = author_of(author)
+        identity = self._session_id(session)
+        if command is not None:
+            command = asked.whole("command", command)
+            if not self._store.rows(named("command"), {"session": identity, "command_no": command}):
+                raise QuestionError(
+                    f"session {identity}: no command {command}",
+                    hint="case.commands(session=…) lists them",
+                )
+        records = records_of(identity, command, note=note, tag=tag, star=star, author=author)
+        if star is False:
+            stars = self.annotations(session=identity, kind=STAR, author=author)
+            taken = stars.filter(
+                f"command_no IS NOT DISTINCT FROM {'NULL' if command is None else command}"
+            )
+            records += [
+                retraction(str(row[0]), why="", author=author)
+                for row in taken.project("id").fetchall()
+            ]
+        return self._annotations.append(records)
+
+    def retract(
+        self, annotation: UUID | str, *, why: str = "", author: str | None = None
+    ) -> tuple[str, ...]:
+        """Take an annotation back: it stays, with who took it back, when and why.
+
+        Raises:
+            QuestionError: no such annotation, or it was taken back before.
+        """
+        author = author_of(author)
+        wanted = str(annotation).strip().lower()
+        standing = {str(row[0]) for row in self.annotations().project("id").fetchall()}
+        if wanted not in standing:
+            raise QuestionError(
+                "annotation: none that stands has this id", hint="case.annotations() lists them"
+            )
+        return self._annotations.append([retraction(wanted, why=why, author=author)])
+
+    def annotations(
+        self,
+        *,
+        session: UUID | str | None = None,
+        command: int | None = None,
+        kind: str | None = None,
+        author: str | None = None,
+        retracted: bool = False,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return what people have said, oldest first; with `retracted`, what was taken back too.
+
+        Raises:
+            QuestionError: a `kind` other than `note`, `tag` and `star`, or something of a wrong
+                type.
+        """
+        asked.texts(author=author)
+        return self._ask(
+            "annotated",
+            session=None if session is None else self._session_id(session),
+            command_no=None if command is None else asked.whole("command", command),
+            kind=None if kind is None else asked.one_of("kind", kind, KINDS),
+            author=author,
+            retracted=bool(retracted),
+        )
+
+    def _read_annotations(self) -> None:
+        with self._refreshing:
+            stamp = self._annotations.stamp()
+            if stamp == self._annotated:
+                return
+            read = self._annotations.read()
+            self._store.annotate(read.table)
+            self._annotated = stamp
+            fresh = [text for text in read.findings if text not in self.annotation_findings]
+            self.annotation_findings = read.findings
+        for finding in fresh:
+            warnings.warn(f"{self._annotations.path.name}: {finding}", stacklevel=5)
+
     def _leave_record(self, action: str, object_: str) -> None:
         # What is searched for is not part of it: it may be about somebody, and these records stay.
         if self._is_recorded:
@@ -394,27 +522,3 @@ class Case:
                     continue  # sealed, or not yet begun
                 stamps.append((path, status.st_size, status.st_mtime_ns))
         return stamps
-
-
-def _instant(name: str, value: str | date | None) -> datetime | None:
-    """Return a time with its zone; UTC where `value` names none.
-
-    Raises:
-        QuestionError: text that is no ISO 8601 time, or no time at all.
-    """
-    if value is None:
-        return None
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise QuestionError(
-                f"time {value!r}: an ISO 8601 time expected, as 2026-11-01 or 2026-11-01T12:30:00Z"
-            ) from None
-    if not isinstance(value, date):
-        raise QuestionError(
-            f"{name}: an ISO 8601 text, date or datetime expected, found {type(value).__name__}"
-        )
-    if not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    return value if value.tzinfo else value.replace(tzinfo=UTC)

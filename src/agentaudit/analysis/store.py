@@ -25,6 +25,7 @@ import pyarrow as pa
 from agentaudit.errors import ArchiveError, QuestionError
 
 VIEWS = ("events", "commands", "sessions", "decisions", "access", "chunks", "fates")
+_BESIDE = "annotations"
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
 
@@ -78,6 +79,17 @@ class Store:
             finally:
                 for name in registered:
                     cursor.unregister(name)
+
+    def annotate(self, rows: pa.Table) -> None:
+        """Let the view `annotations` show `rows`, which lie in no archive."""
+        with self._showing:
+            cursor = self._connection.cursor()
+            cursor.register("rows_annotations", rows)
+            try:
+                cursor.execute("CREATE OR REPLACE TABLE every_annotations AS FROM rows_annotations")
+                cursor.execute(f"CREATE OR REPLACE VIEW {_BESIDE} AS {named(f'views/{_BESIDE}')}")
+            finally:
+                cursor.unregister("rows_annotations")
 
     def ask(self, sql: str, parameters: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
         """Return the answer to `sql` as a relation, which DuckDB computes when it is read.
