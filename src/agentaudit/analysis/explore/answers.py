@@ -19,6 +19,7 @@ from agentaudit.analysis.explore import meaning
 from agentaudit.analysis.explore.built import HOUR_US, NUMBER_BITS, WORDS, Base, Built, quoted
 from agentaudit.analysis.explore.filters import FACETS, MAX_US, Filter
 from agentaudit.analysis.explore.source import Condition, condition, rows_of
+from agentaudit.errors import QuestionError
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
 SESSION_ORDERS: Final = ("newest", "oldest", "gravest", "most")
@@ -37,6 +38,30 @@ _VOCABULARY: Final = {
     "status": meaning.STATUS,
     "decision": meaning.DECISION,
 }
+
+
+DROPPED: Final = "question: a newer one came on its channel"
+
+
+class Superseded(QuestionError):
+    """A newer question on the same channel has taken this one's place; nobody waits for it."""
+
+
+class Turn:
+    """A question's place on its channel."""
+
+    def __init__(self, channel: str = "") -> None:
+        self.channel = channel
+        self.is_over = False
+
+    def check(self) -> None:
+        """Go on only while somebody waits.
+
+        Raises:
+            Superseded: nobody does.
+        """
+        if self.is_over:
+            raise Superseded(DROPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +95,18 @@ class Answers:
     """Answers over `built`, asked by `cursor`; `base` is what the filter's text leaves."""
 
     def __init__(
-        self, built: Built, cursor: duckdb.DuckDBPyConnection, asked: Filter, base: Base
+        self,
+        built: Built,
+        cursor: duckdb.DuckDBPyConnection,
+        asked: Filter,
+        base: Base,
+        turn: Turn,
     ) -> None:
         self._built = built
         self._cursor = cursor
         self._asked = asked
         self._base = base
+        self._turn = turn
 
     def overview(self) -> tuple[dict[str, Any], list[bytes]]:
         """How many commands there are, from when to when, and how many values each facet has."""
@@ -183,9 +214,7 @@ class Answers:
             wanted = () if facet == "flags" else (column,)
             rows = rows_of(self._built, meant, wanted, 0, MAX_US)
             if facet in _VOCABULARY or facet == "flags":
-                counts = self._cursor.execute(
-                    f"SELECT {column}, sum(n)::BIGINT FROM {rows} GROUP BY 1"
-                ).fetchall()
+                counts = self._many(f"SELECT {column}, sum(n)::BIGINT FROM {rows} GROUP BY 1")
                 found[facet] = {"values": _vocabulary(facet, counts), "more": 0}
                 continue
             if facet == "session":
@@ -194,14 +223,14 @@ class Answers:
                 named = f"FROM items_{column}"
             else:
                 named = f"FROM words_{column}"
-            ranked = self._cursor.execute(
+            ranked = self._many(
                 f"WITH counted AS (SELECT {quoted(column)} AS code, sum(n)::BIGINT AS n "
                 f"FROM {rows} GROUP BY 1), "
                 f"worded AS (SELECT word, sum(n)::BIGINT AS n FROM counted JOIN ({named}) "
                 "USING (code) GROUP BY 1) "
                 "SELECT word, n, count(*) OVER () FROM worded ORDER BY n DESC, word "
                 f"LIMIT {TOP_VALUES}"
-            ).fetchall()
+            )
             found[facet] = {
                 "values": [[word, n] for word, n, _ in ranked],
                 "more": ranked[0][2] - len(ranked) if ranked else 0,
@@ -315,20 +344,20 @@ class Answers:
 
     def locate(self, *, session: str, command_no: int) -> tuple[dict[str, Any], list[bytes]]:
         """Where a command is: its `id` and `t`; both null where it is not there."""
-        codes = self._cursor.execute(
+        codes = self._many(
             "SELECT code FROM session_numbers WHERE session_id = $session::UUID",
             {"session": session},
-        ).fetchall()
+        )
         found: list[tuple[int, int]] = []
         if codes:
             code = codes[0][0]
-            found = self._cursor.execute(
+            found = self._many(
                 " UNION ALL ".join(
                     f"SELECT id, t FROM {table} WHERE session = {code} "
                     f"AND id = {code << NUMBER_BITS | command_no}"
                     for table in ("base", "tail")
                 )
-            ).fetchall()
+            )
         identity, t = found[-1] if found else (None, None)
         return {"id": identity, "t": t}, []
 
@@ -345,9 +374,9 @@ class Answers:
 
     def _hours(self, meant: Condition) -> list[tuple[int, int]]:
         rows = rows_of(self._built, meant, (), 0, MAX_US, HOUR_US)
-        return self._cursor.execute(
+        return self._many(
             f"SELECT t // {HOUR_US} AS hour, sum(n)::BIGINT FROM {rows} GROUP BY 1 ORDER BY 1"
-        ).fetchall()
+        )
 
     def _lanes(self, lanes: str, cells: pa.Table) -> tuple[list[dict[str, Any]], pa.Table]:
         """Return the lanes of `cells` in order, and which lane each code of theirs is in."""
@@ -391,9 +420,7 @@ class Answers:
         if lanes == "session":
             table, column = "session_numbers", "session_id::VARCHAR"
         found = dict(
-            self._cursor.execute(
-                f"SELECT code, {column} FROM {table} WHERE code IN $codes", {"codes": codes}
-            ).fetchall()
+            self._many(f"SELECT code, {column} FROM {table} WHERE code IN $codes", {"codes": codes})
         )
         return [str(found[code]) for code in codes]
 
@@ -432,11 +459,18 @@ class Answers:
         )
 
     def _one(self, sql: str) -> tuple[Any, ...]:
-        (row,) = self._cursor.execute(sql).fetchall()
+        (row,) = self._many(sql)
         found: tuple[Any, ...] = row
         return found
 
+    def _many(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        # An interrupt that comes between two statements is lost, so each asks first.
+        self._turn.check()
+        cursor = self._cursor
+        return (cursor.execute(sql, parameters) if parameters else cursor.execute(sql)).fetchall()
+
     def _arrow(self, sql: str) -> pa.Table:
+        self._turn.check()
         found: pa.Table = self._cursor.sql(sql).to_arrow_table()
         return found
 

@@ -167,11 +167,12 @@ def _where(since: int, until: int, clauses: Iterable[str]) -> str:
 
 def _codes(cursor: duckdb.DuckDBPyConnection, sql: str, values: tuple[str, ...]) -> list[int]:
     found: list[tuple[Any, ...]] = cursor.execute(sql, {"words": list(values)}).fetchall()
-    return sorted({int(code) for (code,) in found})
+    return [int(code) for (code,) in found]
 
 
-def among(column: str, codes: list[int]) -> str:
+def among(column: str, codes: Iterable[int]) -> str:
     """Return the condition that `column` is one of `codes`."""
+    codes = sorted(set(codes))
     if not codes:
         return _NEVER
     if len(codes) == 1:
