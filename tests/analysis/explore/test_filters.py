@@ -108,7 +108,7 @@ def every(index: Index, asked: Filter) -> list[Row]:
             return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(asked=filters())
 def test_index_sql_and_python_select_what_the_filter_says(
     asked: Filter, rows: list[Row], index: Index, store: Store

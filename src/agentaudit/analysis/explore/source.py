@@ -117,8 +117,9 @@ def rows_of(
     beginning the time of a level's rows may stand; without one, they are not looked at at all.
     """
     since, until = max(since, meant.since), min(until, meant.until)
-    columns = sorted(set(wanted) - {"flags"})
-    needed = meant.needs | frozenset(columns)
+    # A level that has no `flags` to tell by has those of all that it adds up.
+    needed = meant.needs | frozenset(wanted)
+    columns = sorted(frozenset(wanted) - {"flags"})
     shown = "".join(f", {quoted(column)}" for column in columns)
     parts = []
 
