@@ -29,6 +29,7 @@ _HOUR = 3_600_000_000
 
 def write(folder: Path, commands: int, seed: int) -> Snapshot:
     """Write the files below `folder`; return what a reader of an archive would find there."""
+    folder.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET memory_limit = '2GB'")

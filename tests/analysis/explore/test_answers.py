@@ -332,7 +332,7 @@ def test_what_is_not_there_is_located_nowhere(index: Index) -> None:
 
 def test_answers_are_small(index: Index) -> None:
     answers = [
-        index.bins(since=BEGAN_US, until=END_US, width=4_096, lanes="user"),
+        index.bins(since=BEGAN_US, until=END_US, width=1_200, lanes="user"),
         index.marks(since=BEGAN_US, until=END_US, limit=5_000, lanes="user"),
         index.rows(limit=500),
         index.sessions(limit=500),
