@@ -1,9 +1,9 @@
 """The named questions of Explorer and Timeline, each over one index at one moment.
 
 Every answer is a few facts, for JSON, and at most one Arrow stream (IPC) of what is drawn. A page
-or marks stay below 256 KiB; bins have 18 bytes a cell that is not empty, so whoever draws many lanes
-asks for fewer bins. Codes of classes, status and decisions are
-places in `meaning.GRAVITY`, `STATUS` and `DECISION`; times are microseconds since 1970, UTC.
+or marks stay below 256 KiB; bins have 18 bytes a cell that is not empty, so whoever draws many
+lanes asks for fewer bins. Codes of classes, status and decisions are places in `meaning.GRAVITY`,
+`STATUS` and `DECISION`; times are microseconds since 1970, UTC.
 """
 
 from __future__ import annotations
