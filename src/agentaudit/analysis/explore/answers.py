@@ -129,7 +129,7 @@ class Answers:
     ) -> tuple[dict[str, Any], list[bytes]]:
         """How many commands there are in each lane and bin, and how grave it gets.
 
-        Stream: `lane` and `bin` (from 0), `n`, `severity`, `cls` and `id` of the gravest command,
+        Stream, by lane and bin: `lane` and `bin` (from 0), `n`, `severity`, `cls` and `id` of the gravest command,
         `flags` of all together. Facts: `origin`, `step` and `count` of the bins, `n` in all, and
         `lanes`, the gravest first and of those the most populous: `name` and `n`, and `severity`.
         Beyond 64 the rest is one lane, whose `others` says how many it stands for.
@@ -149,7 +149,7 @@ class Answers:
         cells = self._arrow(
             f"SELECT {lane}::UINTEGER AS lane, ((t - {bins.origin}) // {bins.step})::USMALLINT "
             f"AS bin, sum(n)::BIGINT AS n, min(g) AS g, bit_or(flags) AS flags "
-            f"FROM {rows} GROUP BY ALL ORDER BY lane, bin"
+            f"FROM {rows} GROUP BY ALL"
         )
         named, cells = self._lanes(lanes, cells)
         drawn = pa.table(
@@ -169,7 +169,7 @@ class Answers:
             "n": sum(one["n"] for one in named),
             "lanes": named,
         }
-        return facts, [stream(drawn)]
+        return facts, [stream(drawn.sort_by([("lane", "ascending"), ("bin", "ascending")]))]
 
     def marks(
         self, *, since: int, until: int, lanes: str, limit: int
