@@ -129,8 +129,9 @@ class Answers:
     ) -> tuple[dict[str, Any], list[bytes]]:
         """How many commands there are in each lane and bin, and how grave it gets.
 
-        Stream, by lane and bin: `lane` and `bin` (from 0), `n`, `severity`, `cls` and `id` of the gravest command,
-        `flags` of all together. Facts: `origin`, `step` and `count` of the bins, `n` in all, and
+        Stream, in order: `lane` and `bin` (from 0), `n`, `severity`, `cls` and `id` of the gravest
+        command, `flags` of all together.
+        Facts: `origin`, `step` and `count` of the bins, `n` in all, and
         `lanes`, the gravest first and of those the most populous: `name` and `n`, and `severity`.
         Beyond 64 the rest is one lane, whose `others` says how many it stands for.
         """
