@@ -18,7 +18,7 @@ LOCKS   := gateway lab demo dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native front demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive bench-masking soak fuzz fuzz-briefly lock clean distclean
+.PHONY: help native front demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive bench-masking bench-workbench soak fuzz fuzz-briefly lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-masking: $(VENV)/.native  ## detectors on a labelled set and sample data, 
 	tools/debian postgresql pgbouncer
 	$(BIN)/python -m benchmarks.masking_quality
 	$(BIN)/python -m benchmarks.masking $(addprefix --rounds ,$(ROUNDS))
+
+bench-workbench: $(VENV)/.native  ## what Explorer and Timeline are answered of COMMANDS commands (10000000), and how fast
+	$(BIN)/python -m benchmarks.workbench $(addprefix --commands ,$(COMMANDS)) $(addprefix --dir ,$(DIR))
 
 # --- test it -----------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ _HOUR = 3_600_000_000
 
 def write(folder: Path, commands: int, seed: int) -> Snapshot:
     """Write the files below `folder`; return what a reader of an archive would find there."""
+    folder.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET memory_limit = '2GB'")
@@ -155,11 +156,12 @@ _COMMANDS = """
         SELECT *,
             CASE WHEN a < 0.72 THEN 'SELECT' WHEN a < 0.80 THEN 'UPDATE' WHEN a < 0.87 THEN 'INSERT'
                 WHEN a < 0.89 THEN 'DELETE' WHEN a < 0.93 THEN 'BEGIN' WHEN a < 0.97 THEN 'COMMIT'
-                WHEN a < 0.985 THEN 'SET' WHEN a < 0.997 THEN 'SHOW' WHEN a < 0.9985 THEN 'ALTER TABLE'
-                WHEN a < 0.9995 THEN 'DROP TABLE' ELSE 'GRANT' END AS operation,
+                WHEN a < 0.985 THEN 'SET' WHEN a < 0.997 THEN 'SHOW'
+                WHEN a < 0.9985 THEN 'ALTER TABLE' WHEN a < 0.9995 THEN 'DROP TABLE'
+                ELSE 'GRANT' END AS operation,
             -- A session works on five tables of sixty.
-            'public.table_' || lpad(((i * 7 + floor(pow(b, 2) * 5)) % {tables})::BIGINT::VARCHAR, 2, '0')
-                AS name
+            'public.table_' || lpad(
+                ((i * 7 + floor(pow(b, 2) * 5)) % {tables})::BIGINT::VARCHAR, 2, '0') AS name
         FROM rows
     ),
     said AS (
@@ -182,19 +184,21 @@ _COMMANDS = """
         unhex(hex) AS session_id, make_timestamptz(t) AS started_at,
         make_timestamptz(t + duration_us) AS ended_at
     FROM (
-        SELECT hex, i, k::INTEGER AS command_no, 'gw1' AS gateway, 'https://idp.example.com' AS issuer,
-            person AS "user", agent, target, 'postgres' AS protocol,
+        SELECT hex, i, k::INTEGER AS command_no, 'gw1' AS gateway,
+            'https://idp.example.com' AS issuer, person AS "user", agent, target,
+            'postgres' AS protocol,
             -- Ten seconds a command, in bursts.
             opened + (k * 10000000 + floor(b * 9000000))::BIGINT AS t,
             (200 + floor(-ln(1 - c * 0.9999) * 4000))::BIGINT AS duration_us,
             operation, class, md5(operation || name) AS fingerprint,
             CASE operation
                 WHEN 'SELECT' THEN 'SELECT id, name, email, state, updated_at FROM ' || name
-                    || ' WHERE id = ' || constant || ' AND state IN (''open'', ''held'') ORDER BY id LIMIT 50'
-                WHEN 'UPDATE' THEN 'UPDATE ' || name || ' SET state = ''closed'', updated_at = now() WHERE id = '
-                    || constant
-                WHEN 'INSERT' THEN 'INSERT INTO ' || name || ' (id, name, state) VALUES (' || constant
-                    || ', ''made by an agent'', ''open'') RETURNING id'
+                    || ' WHERE id = ' || constant
+                    || ' AND state IN (''open'', ''held'') ORDER BY id LIMIT 50'
+                WHEN 'UPDATE' THEN 'UPDATE ' || name
+                    || ' SET state = ''closed'', updated_at = now() WHERE id = ' || constant
+                WHEN 'INSERT' THEN 'INSERT INTO ' || name || ' (id, name, state) VALUES ('
+                    || constant || ', ''made by an agent'', ''open'') RETURNING id'
                 WHEN 'DELETE' THEN 'DELETE FROM ' || name || ' WHERE id = ' || constant
                 WHEN 'DROP TABLE' THEN 'DROP TABLE ' || name || ' CASCADE'
                 WHEN 'ALTER TABLE' THEN 'ALTER TABLE ' || name || ' ADD COLUMN note text'

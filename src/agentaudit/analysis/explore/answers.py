@@ -1,8 +1,9 @@
 """The named questions of Explorer and Timeline, each over one index at one moment.
 
-Every answer is a few facts, for JSON, and at most one Arrow stream (IPC) of what is drawn. Limits
-are small enough for an answer to stay below 256 KiB. Codes of classes, status and decisions are
-places in `meaning.GRAVITY`, `STATUS` and `DECISION`; times are microseconds since 1970, UTC.
+Every answer is a few facts, for JSON, and at most one Arrow stream (IPC) of what is drawn. A page
+or marks stay below 256 KiB; bins have 18 bytes a cell that is not empty, so whoever draws many
+lanes asks for fewer bins. Codes of classes, status and decisions are places in `meaning.GRAVITY`,
+`STATUS` and `DECISION`; times are microseconds since 1970, UTC.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from agentaudit.analysis.explore import meaning
 from agentaudit.analysis.explore.built import HOUR_US, NUMBER_BITS, WORDS, Base, Built, quoted
 from agentaudit.analysis.explore.filters import FACETS, MAX_US, Filter
 from agentaudit.analysis.explore.source import Condition, condition, rows_of
+from agentaudit.errors import QuestionError
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
 SESSION_ORDERS: Final = ("newest", "oldest", "gravest", "most")
@@ -29,6 +32,7 @@ MAX_ROWS = 500
 MAX_SESSIONS = 500
 TOP_VALUES = 50
 TEXT_CHARACTERS = 300
+_KEPT_HOURS = 64
 
 _COLUMNS: Final = {"class": "cls", "risk": "risks", "table": "tables"}
 _STEPS: Final = (HOUR_US, 600_000_000, 60_000_000, 1_000_000, 1_000, 1)
@@ -37,6 +41,30 @@ _VOCABULARY: Final = {
     "status": meaning.STATUS,
     "decision": meaning.DECISION,
 }
+
+
+DROPPED: Final = "question: a newer one came on its channel"
+
+
+class Superseded(QuestionError):
+    """A newer question on the same channel has taken this one's place; nobody waits for it."""
+
+
+class Turn:
+    """A question's place on its channel."""
+
+    def __init__(self, channel: str = "") -> None:
+        self.channel = channel
+        self.is_over = False
+
+    def check(self) -> None:
+        """Go on only while somebody waits.
+
+        Raises:
+            Superseded: nobody does.
+        """
+        if self.is_over:
+            raise Superseded(DROPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +79,12 @@ class Bins:
     def of(cls, since: int, until: int, width: int) -> Bins:
         """Return about `width` bins, at most, that cover the time from `since` to `until`.
 
-        Their step is a multiple of the largest of an hour, ten minutes, a minute, a second, a
-        millisecond that is no longer; and they begin at multiples of it. So a bin does not change
-        when the screen moves, and never cuts in two what a level has added up.
+        Their step is a multiple of an hour, ten minutes, a minute, a second, a millisecond, the
+        largest that is at most twice as long as needed; and they begin at multiples of it. So a bin
+        does not change when the screen moves, and never cuts in two what a level has added up.
         """
         least = max(1, -(-(until - since) // width))
-        unit = next(unit for unit in _STEPS if unit <= least or unit == 1)
+        unit = next(unit for unit in _STEPS if unit <= 2 * least or unit == 1)
         step = -(-least // unit) * unit
         origin = since // step * step
         return cls(origin, step, max(1, -(-(until - origin) // step)))
@@ -70,12 +98,18 @@ class Answers:
     """Answers over `built`, asked by `cursor`; `base` is what the filter's text leaves."""
 
     def __init__(
-        self, built: Built, cursor: duckdb.DuckDBPyConnection, asked: Filter, base: Base
+        self,
+        built: Built,
+        cursor: duckdb.DuckDBPyConnection,
+        asked: Filter,
+        base: Base,
+        turn: Turn,
     ) -> None:
         self._built = built
         self._cursor = cursor
         self._asked = asked
         self._base = base
+        self._turn = turn
 
     def overview(self) -> tuple[dict[str, Any], list[bytes]]:
         """How many commands there are, from when to when, and how many values each facet has."""
@@ -95,8 +129,9 @@ class Answers:
     ) -> tuple[dict[str, Any], list[bytes]]:
         """How many commands there are in each lane and bin, and how grave it gets.
 
-        Stream: `lane` and `bin` (from 0), `n`, `severity`, `cls` and `id` of the gravest command,
-        `flags` of all together. Facts: `origin`, `step` and `count` of the bins, `n` in all, and
+        Stream, in order: `lane` and `bin` (from 0), `n`, `severity`, `cls` and `id` of the gravest
+        command, `flags` of all together.
+        Facts: `origin`, `step` and `count` of the bins, `n` in all, and
         `lanes`, the gravest first and of those the most populous: `name` and `n`, and `severity`.
         Beyond 64 the rest is one lane, whose `others` says how many it stands for.
         """
@@ -117,16 +152,16 @@ class Answers:
             f"AS bin, sum(n)::BIGINT AS n, min(g) AS g, bit_or(flags) AS flags "
             f"FROM {rows} GROUP BY ALL"
         )
-        named, numbers = self._lanes(lanes, cells)
-        drawn = self._over(
-            cells,
-            numbers,
-            f"SELECT l.lane, c.bin, sum(c.n)::UINTEGER AS n, "
-            f"{meaning.severity_of('min(c.g)')} AS severity, "
-            f"{meaning.class_of('min(c.g)')} AS cls, bit_or(c.flags) AS flags, "
-            f"{meaning.identity_of('min(c.g)')} AS id "
-            "FROM cells AS c JOIN numbers AS l ON l.code = c.lane "
-            "GROUP BY l.lane, c.bin ORDER BY l.lane, c.bin",
+        named, cells = self._lanes(lanes, cells)
+        drawn = pa.table(
+            {
+                "lane": cells["lane"],
+                "bin": cells["bin"],
+                "n": pc.cast(cells["n"], pa.uint32()),
+                **_graveness(cells["g"]),
+                "flags": cells["flags"],
+                "id": pc.bit_wise_and(cells["g"], meaning.IDENTITY_MASK),
+            }
         )
         facts = {
             "origin": bins.origin,
@@ -135,7 +170,7 @@ class Answers:
             "n": sum(one["n"] for one in named),
             "lanes": named,
         }
-        return facts, [stream(drawn)]
+        return facts, [stream(drawn.sort_by([("lane", "ascending"), ("bin", "ascending")]))]
 
     def marks(
         self, *, since: int, until: int, lanes: str, limit: int
@@ -159,13 +194,14 @@ class Answers:
             rows = rows_of(self._built, meant, (), first, end, HOUR_US)
             (n,) = self._one(f"SELECT coalesce(sum(n), 0)::BIGINT FROM {rows}")
             return {"n": n, "complete": False, "lanes": []}, []
-        named, numbers = self._lanes(lanes, found)
-        drawn = self._over(
-            found,
-            numbers,
-            "SELECT c.id, c.t, c.duration, l.lane, c.cls, c.status, c.flags, "
-            f"{meaning.severity_of('c.g')} AS severity "
-            "FROM cells AS c JOIN numbers AS l ON l.code = c.lane ORDER BY c.t, c.id",
+        named, found = self._lanes(lanes, found)
+        drawn = pa.table(
+            {
+                **{name: found[name] for name in ("id", "t", "duration", "lane", "cls")},
+                "status": found["status"],
+                "flags": found["flags"],
+                "severity": _graveness(found["g"])["severity"],
+            }
         )
         return {"n": found.num_rows, "complete": True, "lanes": named}, [stream(drawn)]
 
@@ -175,37 +211,45 @@ class Answers:
         Facts: by facet, `values` (name and count, the 50 most frequent) and how many `more` there
         are. A command that names two tables counts for both; a table counts by its whole name.
         """
-        found = {}
         every = self._condition()
+        parts = []
         for facet in (*FACETS, "flags"):
             meant = self._condition(facet) if getattr(self._asked, facet) else every
             column = _COLUMNS.get(facet, facet)
-            wanted = () if facet == "flags" else (column,)
-            rows = rows_of(self._built, meant, wanted, 0, MAX_US)
-            if facet in _VOCABULARY or facet == "flags":
-                counts = self._cursor.execute(
-                    f"SELECT {column}, sum(n)::BIGINT FROM {rows} GROUP BY 1"
-                ).fetchall()
-                found[facet] = {"values": _vocabulary(facet, counts), "more": 0}
-                continue
-            if facet == "session":
-                named = "SELECT code, session_id::VARCHAR AS word FROM session_numbers"
-            elif facet in ("risk", "table"):
-                named = f"FROM items_{column}"
+            counted = (
+                f"SELECT {quoted(column)}::UINTEGER AS code, sum(n)::BIGINT AS n "
+                f"FROM {rows_of(self._built, meant, (column,), 0, MAX_US)} GROUP BY 1"
+            )
+            if facet in ("risk", "table"):
+                counted = (
+                    "SELECT NULL::UINTEGER AS code, word, sum(n)::BIGINT AS n "
+                    f"FROM ({counted}) JOIN items_{column} USING (code) GROUP BY word"
+                )
             else:
-                named = f"FROM words_{column}"
-            ranked = self._cursor.execute(
-                f"WITH counted AS (SELECT {quoted(column)} AS code, sum(n)::BIGINT AS n "
-                f"FROM {rows} GROUP BY 1), "
-                f"worded AS (SELECT word, sum(n)::BIGINT AS n FROM counted JOIN ({named}) "
-                "USING (code) GROUP BY 1) "
-                "SELECT word, n, count(*) OVER () FROM worded ORDER BY n DESC, word "
-                f"LIMIT {TOP_VALUES}"
-            ).fetchall()
-            found[facet] = {
-                "values": [[word, n] for word, n, _ in ranked],
-                "more": ranked[0][2] - len(ranked) if ranked else 0,
-            }
+                counted = f"SELECT code, NULL::VARCHAR AS word, n FROM ({counted})"
+            most = "" if facet == "flags" else f" LIMIT {TOP_VALUES}"
+            parts.append(
+                f"(SELECT '{facet}' AS facet, code, word, n, count(*) OVER () AS of "
+                f"FROM ({counted}) ORDER BY n DESC, code, word{most})"
+            )
+        # All in one statement: what each of twelve costs beside its work is more than its work.
+        ranked: dict[str, list[tuple[int, str | None, int, int]]] = {}
+        for facet, *row in self._many(" UNION ALL ".join(parts)):
+            ranked.setdefault(facet, []).append((row[0], row[1], row[2], row[3]))
+        found: dict[str, Any] = {}
+        for facet in (*FACETS, "flags"):
+            counts = ranked.get(facet, [])
+            if facet in _VOCABULARY or facet == "flags":
+                values = _vocabulary(facet, [(code, n) for code, _, n, _ in counts])
+                found[facet] = {"values": values, "more": 0}
+                continue
+            words = [word for _, word, _, _ in counts if word is not None]
+            if facet not in ("risk", "table"):
+                words = self._words(facet, [code for code, _, _, _ in counts])
+            values = [[word, n] for word, (_, _, n, _) in zip(words, counts, strict=True)]
+            values.sort(key=lambda value: (-value[1], value[0]))
+            more = counts[0][3] - len(counts) if counts else 0
+            found[facet] = {"values": values, "more": more}
         return {"facets": found}, []
 
     def rows(
@@ -237,6 +281,8 @@ class Answers:
         if after is not None:
             t, identity = after
             first, end = (first, min(end, t + 1)) if is_newest else (max(first, t), end)
+            low, high = _reach(hours, t, limit, is_newest)
+            first, end = max(first, low), min(end, high)
             sign = "<" if is_newest else ">"
             behind = f" AND (t {sign} {t} OR id {sign} {identity})"
         parts = [
@@ -248,7 +294,7 @@ class Answers:
             f"FROM ({' UNION ALL '.join(parts)}) ORDER BY t {direction}, id {direction} "
             f"LIMIT {limit} OFFSET {skip}"
         )
-        said = self._worded(page, direction)
+        said = self._worded(page)
         return {"n": total, "offset": None if after else offset}, [stream(said)]
 
     def position(self, *, order: str, t: int, id: int | None) -> tuple[dict[str, Any], list[bytes]]:
@@ -286,7 +332,7 @@ class Answers:
         these `errors`, `denied`, `held`, `masked` and `large`, and `severity` of the gravest.
         Facts: `n` sessions in all.
         """
-        rows = rows_of(self._built, self._condition(), ("session",), 0, MAX_US, HOUR_US)
+        rows = rows_of(self._built, self._condition(), ("session", "flags"), 0, MAX_US)
         counts = ", ".join(
             f"coalesce(sum(n) FILTER (flags & {flag.bit} <> 0), 0)::BIGINT AS {name}"
             for name, flag in _COUNTED.items()
@@ -315,20 +361,20 @@ class Answers:
 
     def locate(self, *, session: str, command_no: int) -> tuple[dict[str, Any], list[bytes]]:
         """Where a command is: its `id` and `t`; both null where it is not there."""
-        codes = self._cursor.execute(
+        codes = self._many(
             "SELECT code FROM session_numbers WHERE session_id = $session::UUID",
             {"session": session},
-        ).fetchall()
+        )
         found: list[tuple[int, int]] = []
         if codes:
             code = codes[0][0]
-            found = self._cursor.execute(
+            found = self._many(
                 " UNION ALL ".join(
                     f"SELECT id, t FROM {table} WHERE session = {code} "
                     f"AND id = {code << NUMBER_BITS | command_no}"
                     for table in ("base", "tail")
                 )
-            ).fetchall()
+            )
         identity, t = found[-1] if found else (None, None)
         return {"id": identity, "t": t}, []
 
@@ -353,27 +399,33 @@ class Answers:
         ]
 
     def _hours(self, meant: Condition) -> list[tuple[int, int]]:
+        """Return how many commands there are in each hour that has any, in order."""
         rows = rows_of(self._built, meant, (), 0, MAX_US, HOUR_US)
-        return self._cursor.execute(
-            f"SELECT t // {HOUR_US} AS hour, sum(n)::BIGINT FROM {rows} GROUP BY 1 ORDER BY 1"
-        ).fetchall()
+        sql = f"SELECT t // {HOUR_US} AS hour, sum(n)::BIGINT FROM {rows} GROUP BY 1 ORDER BY 1"
+        key = (self._built.generation, sql)
+        found = self._built.hours.get(key)
+        if found is None:
+            found = self._many(sql)
+            if len(self._built.hours) >= _KEPT_HOURS:
+                self._built.hours.clear()
+            self._built.hours[key] = found
+        return found
 
     def _lanes(self, lanes: str, cells: pa.Table) -> tuple[list[dict[str, Any]], pa.Table]:
-        """Return the lanes of `cells` in order, and which lane each code of theirs is in."""
-        n = "sum(n)" if "n" in cells.column_names else "count(*)"
-        ranked = self._over(
-            cells,
-            None,
-            f"SELECT lane AS code, {n}::BIGINT AS n, min(g) >> {meaning.SEVERITY_BITS} AS mild "
-            "FROM cells GROUP BY lane ORDER BY mild, n DESC, code",
-        ).to_pylist()
-        shown = len(ranked) if len(ranked) <= MAX_LANES else MAX_LANES - 1
-        names = self._names(lanes, [one["code"] for one in ranked[:shown]])
+        """Return the lanes of `cells` in order, and `cells` with their number as `lane`."""
+        counted = [("n", "sum")] if "n" in cells.column_names else [("lane", "count")]
+        totals = cells.group_by("lane").aggregate([*counted, ("g", "min")]).to_pylist()
+        for one in totals:
+            one["n"] = one.pop("n_sum", None) or one.pop("lane_count", 0)
+            one["mild"] = one["g_min"] >> meaning.SEVERITY_BITS
+        totals.sort(key=lambda one: (one["mild"], -one["n"], one["lane"]))
+        shown = len(totals) if len(totals) <= MAX_LANES else MAX_LANES - 1
+        names = self._names(lanes, [one["lane"] for one in totals[:shown]])
         named = [
             {"name": name, "n": one["n"], "severity": 3 - one["mild"]}
-            for name, one in zip(names, ranked[:shown], strict=True)
+            for name, one in zip(names, totals[:shown], strict=True)
         ]
-        rest = ranked[shown:]
+        rest = totals[shown:]
         if rest:
             named.append(
                 {
@@ -383,83 +435,113 @@ class Answers:
                     "others": len(rest),
                 }
             )
-        numbers = pa.table(
-            {
-                "code": pa.array([one["code"] for one in ranked], pa.uint32()),
-                "lane": pa.array([min(i, shown) for i in range(len(ranked))], pa.uint8()),
-            }
+        order = pa.array([one["lane"] for one in totals[:shown]], pa.uint32())
+        number = pc.fill_null(pc.index_in(cells["lane"], order), MAX_LANES - 1)
+        cells = cells.set_column(
+            cells.column_names.index("lane"), "lane", pc.cast(number, pa.uint8())
         )
-        return named, numbers
+        if rest and "bin" in cells.column_names:
+            cells = self._over(
+                cells,
+                "SELECT lane, bin, sum(n)::BIGINT AS n, min(g) AS g, bit_or(flags) AS flags "
+                "FROM cells GROUP BY ALL ORDER BY lane, bin",
+            )
+        return named, cells
 
     def _names(self, lanes: str, codes: list[int]) -> list[str]:
         if lanes == "none":
             return ["" for _ in codes]
         if lanes == "class":
             return [meaning.GRAVITY[code] for code in codes]
-        table, column = f"words_{lanes}", "word"
-        if lanes == "session":
-            table, column = "session_numbers", "session_id::VARCHAR"
-        found = dict(
-            self._cursor.execute(
-                f"SELECT code, {column} FROM {table} WHERE code IN $codes", {"codes": codes}
-            ).fetchall()
-        )
-        return [str(found[code]) for code in codes]
+        return self._words(lanes, codes)
 
-    def _worded(self, page: pa.Table, direction: str) -> pa.Table:
-        """Return rows of commands with words in the place of codes."""
-        texts = []
-        for part, table in enumerate(("base", "tail")):
-            picked = [
-                code
-                for code, of in zip(
-                    page.column("text").to_pylist(), page.column("part").to_pylist(), strict=True
-                )
-                if of == part
-            ]
-            among = f"code IN ({', '.join(map(str, sorted(set(picked))))})" if picked else "FALSE"
-            texts.append(
-                f"SELECT {part} AS part, code, left(text, {TEXT_CHARACTERS}) AS text, "
-                f"length(text) AS text_length FROM texts_{table} WHERE {among}"
+    def _words(self, kind: str, codes: list[int]) -> list[str]:
+        """Return the words of `codes`; what a code stands for never changes, so it is kept."""
+        known = self._built.words[kind]
+        missing = [code for code in set(codes) if code not in known]
+        if missing:
+            table, column = f"words_{kind}", "word"
+            if kind == "session":
+                table, column = "session_numbers", "session_id::VARCHAR"
+            known.update(
+                self._many(f"SELECT code, {column} FROM {table} WHERE code IN ({_listed(missing)})")
             )
-        said = " ".join(
-            f"LEFT JOIN words_{word} AS w_{word} ON w_{word}.code = c.{quoted(word)}"
-            for word in WORDS
-        )
-        return self._over(
-            page,
-            None,
-            "SELECT c.id, c.t, s.session_id::VARCHAR AS session_id, c.command_no, "
-            'w_user.word AS "user", w_agent.word AS agent, w_target.word AS target, '
-            "w_protocol.word AS protocol, c.cls, w_operation.word AS operation, c.status, "
-            "c.decision, w_rule.word AS rule, c.duration, c.rows_returned, c.rows_affected, "
-            f"c.bytes_in, c.bytes_out, c.flags, {meaning.severity_of('c.g')} AS severity, "
-            "x.text, x.text_length::INTEGER AS text_length "
-            f"FROM cells AS c JOIN session_numbers AS s ON s.code = c.session {said} "
-            f"LEFT JOIN ({' UNION ALL '.join(texts)}) AS x ON x.part = c.part AND x.code = c.text "
-            f"ORDER BY c.t {direction}, c.id {direction}",
-        )
+        return [known[code] for code in codes]
+
+    def _worded(self, page: pa.Table) -> pa.Table:
+        """Return rows of commands with words in the place of codes."""
+        columns = {name: page[name].to_pylist() for name in ("session", *WORDS, "text", "part")}
+        said = {
+            kind: pa.array(self._words(kind, columns[kind]), pa.string())
+            for kind in ("session", *WORDS)
+        }
+        wanted = list(zip(columns["part"], columns["text"], strict=True))
+        texts: dict[tuple[int, int], tuple[str, int]] = {}
+        for part, table in enumerate(("base", "tail")):
+            codes = sorted({code for of, code in wanted if of == part})
+            if codes:
+                found = self._many(
+                    f"SELECT code, left(text, {TEXT_CHARACTERS}), length(text) "
+                    f"FROM texts_{table} WHERE code BETWEEN {codes[0]} AND {codes[-1]} "
+                    f"AND code IN ({_listed(codes)})"
+                )
+                texts |= {(part, code): (text, length) for code, text, length in found}
+        shown = [texts[one] for one in wanted]
+        columns_in_order: dict[str, Any] = {
+            "id": page["id"],
+            "t": page["t"],
+            "session_id": said["session"],
+            "command_no": page["command_no"],
+            **{name: said[name] for name in ("user", "agent", "target", "protocol")},
+            "cls": page["cls"],
+            "operation": said["operation"],
+            "status": page["status"],
+            "decision": page["decision"],
+            "rule": said["rule"],
+            **{name: page[name] for name in ("duration", "rows_returned", "rows_affected")},
+            **{name: page[name] for name in ("bytes_in", "bytes_out", "flags")},
+            "severity": _graveness(page["g"])["severity"],
+            "text": pa.array([text for text, _ in shown], pa.string()),
+            "text_length": pa.array([length for _, length in shown], pa.int32()),
+        }
+        return pa.table(columns_in_order)
 
     def _one(self, sql: str) -> tuple[Any, ...]:
-        (row,) = self._cursor.execute(sql).fetchall()
+        (row,) = self._many(sql)
         found: tuple[Any, ...] = row
         return found
 
+    def _many(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        # An interrupt that comes between two statements is lost, so each asks first.
+        self._turn.check()
+        cursor = self._cursor
+        return (cursor.execute(sql, parameters) if parameters else cursor.execute(sql)).fetchall()
+
     def _arrow(self, sql: str) -> pa.Table:
+        self._turn.check()
         found: pa.Table = self._cursor.sql(sql).to_arrow_table()
         return found
 
-    def _over(self, cells: pa.Table, numbers: pa.Table | None, sql: str) -> pa.Table:
-        given: Mapping[str, pa.Table] = (
-            {"cells": cells} if numbers is None else {"cells": cells, "numbers": numbers}
-        )
-        for name, table in given.items():
-            self._cursor.register(name, table)
+    def _over(self, cells: pa.Table, sql: str) -> pa.Table:
+        self._cursor.register("cells", cells)
         try:
             return self._arrow(sql)
         finally:
-            for name in given:
-                self._cursor.unregister(name)
+            self._cursor.unregister("cells")
+
+
+def _graveness(g: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    """Return `severity` and `cls` of numbers that `meaning.gravest` made."""
+    mild = pc.shift_right(g, meaning.SEVERITY_BITS)
+    cls = pc.bit_wise_and(pc.shift_right(g, meaning.CLASS_BITS), 7)
+    return {
+        "severity": pc.cast(pc.subtract(3, mild), pa.uint8()),
+        "cls": pc.cast(cls, pa.uint8()),
+    }
+
+
+def _listed(codes: list[int]) -> str:
+    return ", ".join(map(str, codes))
 
 
 _COUNTED: Final = {
@@ -494,6 +576,19 @@ def _window(
         return 0, 0, 0
     low, high = (last, first) if is_newest else (first, last)
     return low * HOUR_US, (high + 1) * HOUR_US, skip
+
+
+def _reach(hours: list[tuple[int, int]], t: int, limit: int, is_newest: bool) -> tuple[int, int]:
+    """Return from when to when the `limit` commands lie that come behind the time `t`."""
+    here = t // HOUR_US
+    seen = 0
+    for hour, n in reversed(hours) if is_newest else hours:
+        # Of the hour itself, part may come before.
+        if (hour < here) if is_newest else (hour > here):
+            seen += n
+            if seen >= limit:
+                return (hour * HOUR_US, MAX_US) if is_newest else (0, (hour + 1) * HOUR_US)
+    return 0, MAX_US
 
 
 def _vocabulary(facet: str, counts: list[tuple[int, int]]) -> list[list[Any]]:

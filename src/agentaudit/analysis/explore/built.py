@@ -45,13 +45,16 @@ KEYS: Final = (
 )
 """Columns that a filter or a lane may be about, and that levels may have."""
 
+_PEOPLE: Final = frozenset(("session", "user", "agent", "target", "protocol"))
 _CANDIDATES: Final = (
     ("hour_full", HOUR_US, frozenset(KEYS)),
     ("hour_sessions", HOUR_US, frozenset(KEYS) - {"risks", "tables"}),
-    ("hour_lists", HOUR_US, frozenset(KEYS) - {"session"}),
-    ("hour_people", HOUR_US, frozenset(KEYS) - {"session", "risks", "tables"}),
-    ("minutes", 600_000_000, frozenset(("user", "agent", "target", "cls", "status", "flags"))),
+    ("hour_tables", HOUR_US, _PEOPLE | {"tables", "cls"}),
+    ("hour_risks", HOUR_US, _PEOPLE | {"risks", "cls"}),
+    ("minutes", 600_000_000, frozenset(("cls", "status", "decision", "flags"))),
 )
+"""What to try to add up: all that a screen may ask about, and less where that is too much."""
+
 _SEARCH_KEYS: Final = frozenset(KEYS) - {"risks", "tables"}
 _SEARCHES: Final = 6
 _COPIED_ROWS: Final = 500_000
@@ -111,6 +114,9 @@ class Built:
         self.sealed_tail_rows = 0
         self.base_until = 0
         self.generation = 0
+        self.words: dict[str, dict[int, str]] = {kind: {} for kind in (*WORDS, "session")}
+        """Words by code, as far as anybody wanted them: what a code stands for never changes."""
+        self.hours: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._searches: dict[str, Base] = {}
         self._searched = 0
         self._searching = threading.Lock()
@@ -550,9 +556,10 @@ def _add_up(
     n: str,
 ) -> None:
     columns = ", ".join(quoted(key) for key in KEYS if key in keys)
+    flags = "" if "flags" in keys else ", bit_or(flags) AS flags"
     cursor.execute(
         f"CREATE TABLE {name} AS SELECT t // {bucket_us} * {bucket_us} AS t, {columns}, "
-        f"{n}::BIGINT AS n, min(g) AS g FROM {source} GROUP BY ALL ORDER BY t"
+        f"{n}::BIGINT AS n, min(g) AS g{flags} FROM {source} GROUP BY ALL ORDER BY t"
     )
 
 

@@ -23,7 +23,7 @@ import duckdb
 
 from agentaudit.analysis.case import Case
 from agentaudit.analysis.explore import answers
-from agentaudit.analysis.explore.answers import Answers
+from agentaudit.analysis.explore.answers import DROPPED, Answers, Superseded, Turn
 from agentaudit.analysis.explore.asking import arguments as checked
 from agentaudit.analysis.explore.built import Built, Stopped, private_folder
 from agentaudit.analysis.explore.filters import Filter
@@ -37,11 +37,7 @@ _TAIL_ROWS = 250_000
 """Sealed commands behind the sorted ones up to which these are not sorted again."""
 _KEPT_ANSWERS = 128
 _KEPT_BYTES = 256 << 10
-_MAX_CHANNEL = 100
-
-
-class Superseded(QuestionError):
-    """A newer question on the same channel has taken this one's place; nobody waits for it."""
+_MAX_CHANNELS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +227,8 @@ class _State:
         self._is_wanted = False
         self._wake = threading.Condition()
         self._waiting: list[threading.Event] = []
-        self._channels: dict[str, tuple[object, duckdb.DuckDBPyConnection]] = {}
-        self._newest: dict[str, object] = {}
+        self._newest: dict[str, Turn] = {}
+        self._running: dict[Turn, duckdb.DuckDBPyConnection] = {}
         self._answers: OrderedDict[tuple[object, ...], Answer] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -335,17 +331,19 @@ class _State:
                 self._wake.notify_all()
 
     def answer(self, name: str, given: Mapping[str, Any], channel: str) -> Answer:
-        token = object()
+        turn = Turn(channel)
         with self._lock:
             if self.is_closed:
                 raise QuestionError("index: it is closed")
             if channel:
-                self._newest[channel] = token
-                while len(self._newest) > _MAX_CHANNEL:
+                self._newest.pop(channel, None)
+                self._newest[channel] = turn
+                while len(self._newest) > _MAX_CHANNELS:
                     self._newest.pop(next(iter(self._newest)))
-                running = self._channels.get(channel)
-                if running is not None:
-                    running[1].interrupt()
+                for running, cursor in self._running.items():
+                    if running.channel == channel:
+                        running.is_over = True
+                        cursor.interrupt()
             built, generation = self.built, self.generation
         if built is None:
             return self._said(self._sketched(name, given), generation)
@@ -357,14 +355,14 @@ class _State:
         if kept is not None:
             return self._said(kept, generation)
         try:
-            found = self._ask(built, name, given, channel, token)
+            found = self._ask(built, name, given, turn)
         except Stopped:
             # It was replaced between two lines of ours: ask what took its place.
             with self._lock:
                 again = self.built
             if again is None or again is built:
                 raise QuestionError("index: it is closed") from None
-            found = self._ask(again, name, given, channel, token)
+            found = self._ask(again, name, given, turn)
         if sum(map(len, found.buffers)) <= _KEPT_BYTES:
             with self._lock:
                 if generation == self.generation:
@@ -373,37 +371,33 @@ class _State:
                         self._answers.popitem(last=False)
         return self._said(found, generation)
 
-    def _ask(
-        self, built: Built, name: str, given: Mapping[str, Any], channel: str, token: object
-    ) -> Answer:
+    def _ask(self, built: Built, name: str, given: Mapping[str, Any], turn: Turn) -> Answer:
         arguments = dict(given)
         wanted = arguments.pop("filter", Filter())
         base = built.base(wanted.text)
-        with built.reading() as cursor, self._running(cursor, channel, token):
-            facts, buffers = getattr(Answers(built, cursor, wanted, base), name)(**arguments)
+        with built.reading() as cursor, self.taking(cursor, turn):
+            facts, buffers = getattr(Answers(built, cursor, wanted, base, turn), name)(**arguments)
         if name == "overview":
             facts["gateways"] = self.gateways
         return Answer(facts, tuple(buffers))
 
     @contextmanager
-    def _running(
-        self, cursor: duckdb.DuckDBPyConnection, channel: str, token: object
-    ) -> Iterator[None]:
-        if not channel:
+    def taking(self, cursor: duckdb.DuckDBPyConnection, turn: Turn) -> Iterator[None]:
+        """Let a newer question on the channel interrupt what `cursor` does meanwhile."""
+        if not turn.channel:
             yield
             return
         with self._lock:
-            if self._newest.get(channel) is not token:
-                raise Superseded(f"channel {channel!r}: a newer question came")
-            self._channels[channel] = (token, cursor)
+            turn.is_over = self._newest.get(turn.channel, turn) is not turn
+            self._running[turn] = cursor
         try:
+            turn.check()
             yield
         except duckdb.InterruptException:
-            raise Superseded(f"channel {channel!r}: a newer question came") from None
+            raise Superseded(DROPPED) from None
         finally:
             with self._lock:
-                if self._channels.get(channel, (None,))[0] is token:
-                    del self._channels[channel]
+                del self._running[turn]
 
     def _sketched(self, name: str, given: Mapping[str, Any]) -> Answer:
         sketch = self.sketch

@@ -57,6 +57,7 @@ or what there is, or is large; 1 changes rows, is not understood or was masked."
 
 SEVERITY_BITS = 56
 CLASS_BITS = 53
+IDENTITY_MASK = (1 << CLASS_BITS) - 1
 
 
 def code(column: str, words: tuple[str, ...]) -> str:
@@ -80,13 +81,3 @@ def gravest(identity: str) -> str:
 def severity_of(gravest: str) -> str:
     """Return the SQL for the severity in such a number."""
     return f"(3 - ({gravest} >> {SEVERITY_BITS}))::UTINYINT"
-
-
-def class_of(gravest: str) -> str:
-    """Return the SQL for the code of the class in such a number."""
-    return f"(({gravest} >> {CLASS_BITS}) & 7)::UTINYINT"
-
-
-def identity_of(gravest: str) -> str:
-    """Return the SQL for the command in such a number."""
-    return f"({gravest} & {(1 << CLASS_BITS) - 1})::BIGINT"

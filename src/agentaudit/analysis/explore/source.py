@@ -117,8 +117,9 @@ def rows_of(
     beginning the time of a level's rows may stand; without one, they are not looked at at all.
     """
     since, until = max(since, meant.since), min(until, meant.until)
-    columns = sorted(set(wanted) - {"flags"})
-    needed = meant.needs | frozenset(columns)
+    # A level that has no `flags` to tell by has those of all that it adds up.
+    needed = meant.needs | frozenset(wanted)
+    columns = sorted(frozenset(wanted) - {"flags"})
     shown = "".join(f", {quoted(column)}" for column in columns)
     parts = []
 
@@ -167,11 +168,12 @@ def _where(since: int, until: int, clauses: Iterable[str]) -> str:
 
 def _codes(cursor: duckdb.DuckDBPyConnection, sql: str, values: tuple[str, ...]) -> list[int]:
     found: list[tuple[Any, ...]] = cursor.execute(sql, {"words": list(values)}).fetchall()
-    return sorted({int(code) for (code,) in found})
+    return [int(code) for (code,) in found]
 
 
-def among(column: str, codes: list[int]) -> str:
+def among(column: str, codes: Iterable[int]) -> str:
     """Return the condition that `column` is one of `codes`."""
+    codes = sorted(set(codes))
     if not codes:
         return _NEVER
     if len(codes) == 1:
