@@ -38,6 +38,7 @@ _TAIL_ROWS = 250_000
 _KEPT_ANSWERS = 128
 _KEPT_BYTES = 256 << 10
 _MAX_CHANNELS = 100
+_END_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Index:
             target=_work, args=(self._state,), name="agentaudit-index", daemon=True
         )
         # Nothing recorded may be left behind, whoever forgets to close.
-        self._finish = weakref.finalize(self, _State.close, self._state)
+        self._finish = weakref.finalize(self, _end, self._state, self._thread)
         self._thread.start()
 
     def __enter__(self) -> Index:
@@ -78,8 +79,6 @@ class Index:
     def close(self) -> None:
         """Stop, and remove what was written; questions after that are refused."""
         self._finish()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
 
     @property
     def is_ready(self) -> bool:
@@ -439,6 +438,13 @@ class _State:
             for done in self._waiting:
                 done.set()
         self.settled.set()
+
+
+def _end(state: _State, thread: threading.Thread) -> None:
+    """Close, and wait for the thread: an interpreter that ends under DuckDB's feet is aborted."""
+    state.close()
+    if threading.current_thread() is not thread:
+        thread.join(_END_S)
 
 
 def _work(state: _State) -> None:
