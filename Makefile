@@ -43,8 +43,9 @@ bench-masking: $(VENV)/.native  ## detectors on a labelled set and sample data, 
 	$(BIN)/python -m benchmarks.masking_quality
 	$(BIN)/python -m benchmarks.masking $(addprefix --rounds ,$(ROUNDS))
 
-bench-workbench: $(VENV)/.native  ## what Explorer and Timeline are answered of COMMANDS commands (10000000), and how fast
-	$(BIN)/python -m benchmarks.workbench $(addprefix --commands ,$(COMMANDS)) $(addprefix --dir ,$(DIR))
+bench-workbench: $(VENV)/.native $(VENV)/.front  ## Explorer and Timeline with COMMANDS commands (10000000), in the kernel and in a browser
+	tools/debian chromium fonts-dejavu-core fonts-liberation
+	$(BIN)/python -m benchmarks.workbench --browser $(addprefix --commands ,$(COMMANDS)) $(addprefix --dir ,$(DIR))
 
 # --- test it -----------------------------------------------------------------------------------
 

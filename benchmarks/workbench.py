@@ -1,4 +1,7 @@
-"""`python -m benchmarks.workbench`: what Explorer and Timeline are answered, and how fast.
+"""`python -m benchmarks.workbench`: Explorer and Timeline with millions of commands.
+
+First what they are answered and how fast, then, with `--browser`, what a person has of it in a real
+JupyterLab (`benchmarks.workbench_browser`).
 
 Ten million made-up commands (`benchmarks.workbench_archive` says of what) are indexed, and each
 answer is asked at several zooms and under several filters, each time another place of the archive,
@@ -128,10 +131,18 @@ def _measured(arguments: argparse.Namespace, folder: Path) -> int:
             f"{levels}. Peak memory {peak_bytes(os.getpid()) / 1e6:.0f} MB. {os.cpu_count()} "
             f"cores, load {os.getloadavg()[0]:.1f}; {arguments.repeats} times each."
         )
+    seen: dict[str, Any] = {}
+    if arguments.browser:
+        from benchmarks import workbench_browser
+
+        seen = workbench_browser.measure(folder)
+        print("", *workbench_browser.table(seen), sep="\n")
     if arguments.json is not None:
         found = {"sketch_s": sketched, "ready_s": ready, "commands": n, "bytes": size}
         rows = [asdict(figure) for figure in figures]
-        arguments.json.write_text(json.dumps({"figures": rows, "found": found}, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps({"figures": rows, "found": found, "browser": seen}, indent=1) + "\n"
+        )
     return 0
 
 
@@ -259,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", type=Path, help="where there is room (default: $TMPDIR, or /tmp)")
     parser.add_argument("--keep", action="store_true", help="leave the files there")
     parser.add_argument("--again", type=Path, help="measure files that --keep has left")
+    parser.add_argument("--browser", action="store_true", help="in JupyterLab and Chromium too")
     parser.add_argument("--json", type=Path, help="write all that was found there")
     return parser
 
