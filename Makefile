@@ -12,6 +12,9 @@ PYTHON  ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED  := --quiet --require-hashes --no-deps --only-binary :all:
 
+# Tests start Python a thousand times, and without bytecode it compiles what it imports each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST  := $(BIN)/python -m pytest -p tools.outcomes --durations 15
 LONG    := full or browser
 LOCKS   := gateway lab demo dev
