@@ -16,7 +16,7 @@ UV      := $(BIN)/python -m uv pip install --compile-bytecode $(LOCKED)
 # Tests start Python a thousand times, and without bytecode it compiles what it imports each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-PYTEST  := $(BIN)/python -m pytest -p tools.outcomes --durations 15
+PYTEST  := $(BIN)/python -m pytest -p tools.outcomes -p tools.together --durations 15
 LONG    := full or browser
 LEFT_OUT :=
 # Whose tests hold the packages on which the evidence rests to their coverage: tools/coverage_gates.py.
@@ -102,7 +102,7 @@ notebook: $(VENV)/.native  ## execute the notebooks on the sample archive
 
 # Each run writes what became of its tests. Coverage is not measured in the long tests: they kill and
 # time real processes, and tracing would change what they are about.
-pytest = mkdir -p $(BUILD)/outcomes && $(PYTEST) -n $(WORKERS) --dist loadgroup \
+pytest = mkdir -p $(BUILD)/outcomes && $(PYTEST) -n $(WORKERS) \
 	--outcomes $(BUILD)/outcomes/$(1).json $(2)
 
 measured: export COVERAGE_FILE = $(CURDIR)/$(BUILD)/coverage/test
