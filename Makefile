@@ -86,7 +86,7 @@ fuzz-briefly: SECONDS := 5
 fuzz-briefly: fuzz
 
 # All of test-all that `make test` leaves out, so that .ci/run repeats nothing.
-rest: lint docs long fuzz-briefly doctest notebook wheel coverage
+rest: long lint docs fuzz-briefly doctest notebook wheel coverage
 
 long: $(VENV)/.native
 	tools/debian postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation \
