@@ -3,7 +3,8 @@
 # .venv; Debian packages come by apt-get as root, or are named and missed.
 
 VENV    ?= .venv
-WORKERS ?= 2
+# One more than the two cores of a small machine: a worker waits for a quarter of its time.
+WORKERS ?= 3
 BUILD   := .build
 BIN     := $(VENV)/bin
 PYTHON  ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
