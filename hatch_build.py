@@ -8,6 +8,9 @@ the data path, which are plain Python with a `.pxd` beside them that says what i
 what a number (docs/decisions/0012-the-data-path-is-compiled.md). Nothing is written twice for it:
 where they are not compiled, the same files run in Python. An editable install has them too.
 
+What `make native` has compiled in a checkout goes into its wheel as it is, if it was made of the
+very same bytes.
+
 Without a compiler the package is whole all the same. The variable AGENTAUDIT_NATIVE decides what
 becomes of a compilation that fails: `require` makes it an error, as CI does, so that a slow build
 never passes for a fast one; `skip` tries none.
@@ -19,15 +22,22 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from hashlib import sha256
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+# Where `make native` compiles, below the root of the checkout.
+KEPT = ".build/native"
+
 _CLASS_OF_C = re.compile(r"^cdef class (\w+)", re.MULTILINE)
+_MADE_OF = "made-of"
 _DIRECTIVES = {
     "language_level": 3,
     # What is a C number is said in the .pxd; annotations are mypy's.
@@ -51,7 +61,9 @@ class AgentauditBuildHook(BuildHookInterface):
             return
         self._folder = tempfile.TemporaryDirectory(prefix="agentaudit-native-")
         try:
-            modules = list(compiled(root / "src", Path(self._folder.name)))
+            modules = kept(root / "src", root / KEPT)
+            if modules is None:
+                modules = list(compiled(root / "src", Path(self._folder.name)))
         except Exception as error:  # whatever a compiler that is half there may raise
             if wanted == "require":
                 raise
@@ -104,6 +116,43 @@ def sources(src: Path) -> list[Path]:
     return sorted(path.relative_to(src) for path in found)
 
 
+def made_of(src: Path) -> str:
+    """Return what decides how a compilation comes out: a line for the tools, one for the sources.
+
+    Each line is a SHA-256 in hex.
+    """
+    tools = [sys.version, str(sysconfig.get_config_var("EXT_SUFFIX"))]
+    tools += [version_of("cython"), version_of("setuptools")]
+    tools += [os.environ.get(name, "") for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS")]
+    used = [Path(__file__).read_bytes(), *(one.encode() for one in tools)]
+    read = [part for path in _read(src) for part in (_name(path, src), path.read_bytes())]
+    return f"{_digest(used)}\n{_digest(read)}\n"
+
+
+def kept(src: Path, folder: Path) -> list[tuple[str, Path]] | None:
+    """Return what `compiled` made in `folder`, where that was of these very sources, or None."""
+    try:
+        if (folder / _MADE_OF).read_text() != made_of(src):
+            return None
+    except OSError:
+        return None
+    modules = list(_modules(src, folder))
+    return modules if all(path.is_file() for _, path in modules) else None
+
+
+def _read(src: Path) -> list[Path]:
+    # All that a compilation may look into.
+    return sorted(path for path in src.rglob("*.p[xy]*") if path.suffix in (".py", ".pyx", ".pxd"))
+
+
+def _name(path: Path, src: Path) -> bytes:
+    return path.relative_to(src).as_posix().encode()
+
+
+def _digest(parts: list[bytes]) -> str:
+    return sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()
+
+
 def compiled(src: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield each module made of `src` as its name below it and the file, which lies in `folder`.
 
@@ -114,24 +163,32 @@ def compiled(src: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
+    record, now = folder / _MADE_OF, made_of(src)
+    # What other tools made, or a compilation that did not end, is no beginning.
+    again = not record.exists() or record.read_text().split()[0] != now.split()[0]
+    record.unlink(missing_ok=True)
     copied = folder / "src"
-    for source in src.rglob("*.p[xy]*"):
-        if source.suffix in (".py", ".pyx", ".pxd"):
-            target = copied / source.relative_to(src)
+    for left in _read(copied):
+        if not (src / left.relative_to(copied)).exists():
+            left.unlink()
+    for source in _read(src):
+        content = source.read_bytes()
+        if source.suffix == ".py" and source.with_suffix(".pxd").exists():
+            content = _without_slots(content, source.with_suffix(".pxd"))
+        target = copied / source.relative_to(src)
+        # What is the same stays as old as it is; only what is newer is compiled again.
+        if not target.exists() or target.read_bytes() != content:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-    extensions = []
-    for path in sources(src):
-        if path.suffix == ".py":
-            _drop_slots(copied / path)
-        extensions.append(
-            Extension(
-                ".".join(path.with_suffix("").parts),
-                [str(path)],
-                # Columns are read as int64 and as bytes in turn.
-                extra_compile_args=["-O2", "-g0", "-w", "-fno-strict-aliasing"],
-            )
+            target.write_bytes(content)
+    extensions = [
+        Extension(
+            ".".join(path.with_suffix("").parts),
+            [str(path)],
+            # Columns are read as int64 and as bytes in turn.
+            extra_compile_args=["-O2", "-g0", "-w", "-fno-strict-aliasing"],
         )
+        for path in sources(src)
+    ]
     # Named relative to the sources, as it stands in the C file and in what debuggers show.
     before = Path.cwd()
     os.chdir(copied)
@@ -144,36 +201,41 @@ def compiled(src: Path, folder: Path) -> Iterator[tuple[str, Path]]:
                         build_dir=str(folder / "c"),
                         compiler_directives=_DIRECTIVES,
                         quiet=True,
+                        force=again,
                     )
                 }
             )
         )
         command.build_lib = str(folder / "lib")
         command.build_temp = str(folder / "o")
+        command.force = again
         command.parallel = os.cpu_count()
         command.ensure_finalized()
         command.run()
     finally:
         os.chdir(before)
+    record.write_text(now)
+    yield from _modules(src, folder)
+
+
+def _modules(src: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     for path in sources(src):
         name = f"{path.with_suffix('')}{suffix}"
         yield name, folder / "lib" / name
 
 
-def _drop_slots(source: Path) -> None:
-    """Take `slots=True` from the dataclasses that are classes of C, for these have no `__dict__`.
+def _without_slots(source: bytes, declared: Path) -> bytes:
+    """Return `source` with no `slots=True` in dataclasses that are classes of C.
 
-    Cython knows dataclasses but not that argument.
+    These have no `__dict__` anyway. Cython knows dataclasses but not that argument.
     """
-    text = source.read_text(encoding="utf-8")
-    times = source.stat()
-    for name in _CLASS_OF_C.findall(source.with_suffix(".pxd").read_text(encoding="utf-8")):
+    text = source.decode()
+    for name in _CLASS_OF_C.findall(declared.read_text(encoding="utf-8")):
         pattern = rf"^@dataclass\((?:(.*), )?slots=True(?:, (.*))?\)\n(?=class {name}\b)"
-        text = re.sub(pattern, _without_slots, text, flags=re.MULTILINE)
-    source.write_text(text, encoding="utf-8")
-    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+        text = re.sub(pattern, _others, text, flags=re.MULTILINE)
+    return text.encode()
 
 
-def _without_slots(found: re.Match[str]) -> str:
+def _others(found: re.Match[str]) -> str:
     return f"@dataclass({', '.join(filter(None, found.groups()))})\n"

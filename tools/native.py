@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hatch_build import compiled
+from hatch_build import KEPT, compiled
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
     """Compile; return 0."""
-    folder = ROOT / ".build/native"
+    folder = ROOT / KEPT
     folder.mkdir(parents=True, exist_ok=True)
     for name, made in compiled(ROOT / "src", folder):
         target = ROOT / "src" / name

@@ -19,7 +19,8 @@ import pytest
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until
 from tests.gateway.recorded import read
-from tests.peers.gateway import GatewayFactory
+from tests.peers.certificates import Authority
+from tests.peers.gateway import GatewayFactory, gateways
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
 
@@ -38,6 +39,10 @@ class People:
         self.gw = gw
         self.issuer = issuer
         self.http = httpx.Client(base_url=gw.control_url, timeout=30)
+
+    def close(self) -> None:
+        """Ask no more; the gateway goes on."""
+        self.http.close()
 
     def reviewer(self, user: str = "dora", *groups: str, age_s: int = 0, **claims: Any) -> str:
         """Return a token with which one may decide."""
@@ -62,25 +67,51 @@ class People:
         return self.ask("POST", f"/v1/requests/{request['id']}/decision", token, **body)
 
 
-@pytest.fixture
-def people(
-    gateway: GatewayFactory, postgres18: PostgresPeer, signing_issuer: SigningIssuer
-) -> Iterator[People]:
-    postgres18.execute(
+def people_of(
+    make: GatewayFactory, postgres: PostgresPeer, signing_issuer: SigningIssuer
+) -> People:
+    postgres.execute(
         "DROP TABLE IF EXISTS victim",
         "CREATE TABLE victim AS SELECT generate_series(1, 5) AS n",
         "GRANT ALL ON victim TO PUBLIC",
         database="orders",
     )
-    gw = gateway(
-        postgres18.target() | {"approvers": ["dba"]},
+    gw = make(
+        postgres.target() | {"approvers": ["dba"]},
         issuer=signing_issuer,
         listen={"control": "127.0.0.1:0"},
         tables={"rule": [DELETES], "roles": {"admin": ["root"], "auditor": ["auditors"]}},
     )
-    found = People(gw, signing_issuer)
-    yield found
-    found.http.close()
+    return People(gw, signing_issuer)
+
+
+@pytest.fixture
+def people(
+    gateway: GatewayFactory, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+) -> Iterator[People]:
+    with contextlib.closing(people_of(gateway, postgres18, signing_issuer)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority, postgres18: PostgresPeer
+) -> Iterator[People]:
+    with (
+        contextlib.closing(SigningIssuer()) as issuer,
+        gateways(tmp_path_factory.mktemp("control"), authority, lambda: issuer) as make,
+        contextlib.closing(people_of(make, postgres18, issuer)) as found,
+    ):
+        yield found
+
+
+@pytest.fixture
+def shared(made_once: People) -> Iterator[People]:
+    """A gateway for all tests that only ask, where nothing waits any more."""
+    yield made_once
+    reviewer = made_once.reviewer()
+    for request in made_once.ask("GET", "/v1/requests?state=pending", reviewer).json():
+        made_once.decide(request, reviewer, verdict="deny")
 
 
 def control_pids(people: People) -> list[int]:
@@ -144,15 +175,15 @@ def test_a_second_person_approves_and_the_statement_goes_on(people: People) -> N
     ],
 )
 def test_who_may_not_decide_is_told_why(
-    people: People, token: Callable[[People], str], said: str
+    shared: People, token: Callable[[People], str], said: str
 ) -> None:
-    waiting = Waiting(people)
-    (request,) = people.pending(people.reviewer())
-    refused = people.decide(request, token(people))
+    waiting = Waiting(shared)
+    (request,) = shared.pending(shared.reviewer())
+    refused = shared.decide(request, token(shared))
     assert refused.status_code in (401, 403, 404)
     assert said in refused.json()["error"]
-    assert people.pending(people.reviewer())
-    assert people.decide(request, people.reviewer(), verdict="deny").status_code == 200
+    assert shared.pending(shared.reviewer())
+    assert shared.decide(request, shared.reviewer(), verdict="deny").status_code == 200
     assert waiting.result() is not None
 
 
