@@ -18,17 +18,17 @@ LOCKS   := gateway lab demo dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive bench-masking soak fuzz fuzz-briefly lock clean distclean
+.PHONY: help native front demo lab test test-all rest long doctest lint docs notebook wheel coverage bench bench-archive bench-masking soak fuzz fuzz-briefly lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- run it ------------------------------------------------------------------------------------
 
-demo: $(VENV)/.demo  ## the main job on embedded parts, with a summary, in under five minutes
+demo: $(VENV)/.demo $(VENV)/.front  ## the main job on embedded parts, with a summary, in under five minutes
 	$(BIN)/agentaudit demo demo-run
 
-lab: $(VENV)/.demo  ## open JupyterLab on the demo's archive, or on the sample where there is none
+lab: $(VENV)/.demo $(VENV)/.front  ## open JupyterLab on the demo's archive, or on the sample where there is none
 	$(BIN)/agentaudit lab $(firstword $(wildcard demo-run/archive) sample_data/archive)
 
 bench: $(VENV)/.native  ## the gateway's speed and memory beside pgbouncer and no gateway: a row a target
@@ -45,7 +45,7 @@ bench-masking: $(VENV)/.native  ## detectors on a labelled set and sample data, 
 
 # --- test it -----------------------------------------------------------------------------------
 
-test: $(VENV)/.native  ## unit tests and one end-to-end run per protocol
+test: $(VENV)/.native $(VENV)/.front  ## unit tests and one end-to-end run per protocol
 	tools/debian postgresql
 	mkdir -p $(BUILD)/coverage
 	$(call pytest,test,$(coverage_options) -m "not ($(LONG))" tests)
@@ -70,16 +70,16 @@ fuzz-briefly: fuzz
 # All of test-all that `make test` leaves out, so that .ci/run repeats nothing.
 rest: lint docs long fuzz-briefly doctest notebook wheel coverage
 
-long: $(VENV)/.native
+long: $(VENV)/.native $(VENV)/.front
 	tools/debian postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation \
 		openssl golang-go golang-golang-x-mod-dev
 	$(call pytest,long,-m "$(LONG)" tests)
 
 doctest: WORKERS := 0
-doctest: $(VENV)/.native
+doctest: $(VENV)/.native $(VENV)/.front
 	$(call pytest,doctest,-p tools.interpreted --doctest-modules --ignore src/agentaudit/gateway/migrations src/agentaudit)
 
-notebook: $(VENV)/.native  ## execute the notebooks on the sample archive
+notebook: $(VENV)/.native $(VENV)/.front  ## execute the notebooks on the sample archive
 	$(call pytest,notebook,--nbmake --nbmake-timeout=120 notebooks)
 
 # Each run writes what became of its tests. Coverage is measured in the first alone, where MEASURED is
@@ -93,18 +93,19 @@ test: export COVERAGE_FILE = $(if $(MEASURED),$(CURDIR)/$(BUILD)/coverage/test)
 coverage: $(VENV)/.dev
 	$(BIN)/python -m tools.coverage_gates $(BUILD)/coverage
 
-lint: $(VENV)/.dev  ## style, types, layers, spelling
+lint: $(VENV)/.dev $(VENV)/.front  ## style, types, layers, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python -m tools.front check
 
-docs: $(VENV)/.native  ## build the documentation, warnings being errors, and run its examples
+docs: $(VENV)/.native $(VENV)/.front  ## build the documentation, warnings being errors, and run its examples
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder doctest docs docs/_build/doctest
 
-wheel: $(VENV)/.dev  ## build the wheel and try it in a virtual environment of its own
+wheel: $(VENV)/.dev $(VENV)/.front  ## build the wheel and try it in a virtual environment of its own
 	rm -rf $(BUILD)/wheel
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(BUILD)/wheel .
 	$(PYTHON) -m venv $(BUILD)/wheel/venv
@@ -141,10 +142,20 @@ $(VENV)/.compiler: | $(BIN)/python
 		tools/debian python3-dev
 	@touch $@
 
+front: $(VENV)/.front  ## bundle widgets in place, after a change to extension/
+
+FRONT := $(shell find extension -name node_modules -prune -o -type f -print)
+$(VENV)/.front: $(FRONT) | $(VENV)/.build
+	$(BIN)/python -m tools.front build
+	@touch $@
+
 # The stamp is younger than all that decides what is installed.
-$(VENV)/.demo: $(NATIVE)
-$(addprefix $(VENV)/.,demo dev): $(VENV)/.%: requirements-%.lock requirements-build.lock pyproject.toml hatch_build.py | $(BIN)/python
+$(VENV)/.build: requirements-build.lock | $(BIN)/python
 	$(PIP) install $(LOCKED) -r requirements-build.lock
+	@touch $@
+
+$(VENV)/.demo: $(NATIVE)
+$(addprefix $(VENV)/.,demo dev): $(VENV)/.%: requirements-%.lock $(VENV)/.build pyproject.toml hatch_build.py
 	$(PIP) install $(LOCKED) -r requirements-$*.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -161,3 +172,4 @@ clean:  ## remove what make made, but for .venv and the demo's archive
 distclean: clean  ## remove .venv, what it compiled and the demo's archive too
 	rm -rf $(VENV) demo-run
 	find src -name '*.so' -exec rm -f {} +
+	rm -rf src/agentaudit/widgets/static extension/node_modules

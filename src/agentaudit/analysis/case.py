@@ -81,7 +81,7 @@ class Case:
     def refresh(self) -> None:
         """Look at the archive again if it has grown; every question does so first."""
         with self._refreshing:
-            stamp = self._stamp()
+            stamp = self.stamp()
             if stamp == self._seen:
                 return
             snap = snapshot.open_archive(self.path, remember=True)
@@ -431,7 +431,7 @@ class Case:
             hint="case.sessions() or agentaudit sessions lists them",
         )
 
-    def _stamp(self) -> object:
+    def stamp(self) -> object:
         """Return what differs once the archive has grown: sizes and times of logs and journals."""
         stamps = []
         for gateway in self._layout.gateways():

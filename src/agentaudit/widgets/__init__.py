@@ -1,6 +1,7 @@
 """Views of an archive for notebooks: one class a widget, each over a `Case`, each usable alone."""
 
+from agentaudit.widgets.explorer import CommandFilter, Explorer, Timeline
 from agentaudit.widgets.masking_preview import MaskingPreview
 from agentaudit.widgets.replay import Replay
 
-__all__ = ["MaskingPreview", "Replay"]
+__all__ = ["CommandFilter", "Explorer", "MaskingPreview", "Replay", "Timeline"]

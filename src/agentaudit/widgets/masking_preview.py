@@ -1,9 +1,7 @@
 """What masks would hide, in a notebook: before and after, side by side, while rules are written.
 
-The kernel keeps the data and reads the rules; the browser sends the text of rules and asks for
-pages of lists by name, in messages that carry a number, and each answer carries the same number.
-Rules that a page sends open no file and run no command, so they name no key. Nothing recorded is a
-synced trait, because traits are saved into the notebook.
+The browser sends the text of rules and asks for pages of lists by name. Rules that a page sends
+open no file and run no command, so they name no key.
 
 Values are those of the archive. Where a rule hid one when it was recorded, a mark is all there is,
 and the page says so. The picture for readers without a kernel has no value that a rule would hide.
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import anywidget
 import traitlets
 
 from agentaudit.analysis.case import Case
@@ -36,9 +33,10 @@ from agentaudit.analysis.masking_look import Hit
 from agentaudit.analysis.masking_rules import MAX_TEXT_BYTES, RuleSet, parse, rules_of, written
 from agentaudit.analysis.masking_sources import Batch, Source, recorded_in, source_of
 from agentaudit.analysis.printable import printable
-from agentaudit.errors import AgentauditError, QuestionError
-
-STATIC = Path(__file__).parent / "static"
+from agentaudit.errors import QuestionError
+from agentaudit.widgets.questions import Data, Questions, question
+from agentaudit.widgets.still import style
+from agentaudit.widgets.view import View, bundle
 
 MAX_HELD_CHARACTERS: Final = 32 << 20
 """Of what a source holds: so much is read once, more of it anew for each set of rules."""
@@ -52,10 +50,8 @@ name = "secrets and addresses"
 detect = ["secrets", "email"]
 """
 
-Answer = tuple[dict[str, Any], list[bytes]]
 
-
-class MaskingPreview(anywidget.AnyWidget):
+class MaskingPreview(View):
     """Shows what `rules` would hide in a case, a text, a file or a table; rules can be edited.
 
     In a notebook::
@@ -69,8 +65,8 @@ class MaskingPreview(anywidget.AnyWidget):
     it began with.
     """
 
-    _esm = STATIC / "masking_preview.js"
-    _css = STATIC / "masking_preview.css"
+    _esm = bundle("masking-preview.js")
+    _css = bundle("masking-preview.css")
 
     tab = traitlets.Unicode("hits").tag(sync=True)
 
@@ -97,81 +93,73 @@ class MaskingPreview(anywidget.AnyWidget):
         chosen: dict[str, Any] = {"session": session, "user": user, "agent": agent}
         chosen |= {"target": target, "since": since, "until": until, "table": table}
         if isinstance(case, Case):
-            self._source = _held(recorded_in(case, chosen))
+            source = recorded_in(case, chosen)
         else:
-            self._source = _held(source_of(case, table=table or ""))
-        self._now = rules_of(rules)
-        self._text = _text_of(rules, self._now)
-        self._before = self._now if against is None else rules_of(against)
-        self._before_text = self._text if against is None else _text_of(against, self._before)
-        self._working = threading.Lock()
-        self._preview = preview(self._now, self._source)
-        self._difference: Difference | None = None
-        super().__init__()
-        self.on_msg(self._receive)
+            source = source_of(case, table=table or "")
+        self._asked = MaskingQuestions(source, rules, against)
+        super().__init__(self._asked)
 
     @property
     def rules(self) -> str:
         """The rules that are shown, as TOML."""
-        return self._text
+        return self._asked.text
 
     @property
     def preview(self) -> Preview:
         """What they hide."""
-        return self._preview
+        return self._asked.preview
 
     @property
     def difference(self) -> Difference:
         """What they, b, do otherwise than `against`, or than the first ones, a."""
+        return self._asked.differs()
+
+    def still(self) -> str:
+        """Return the preview as HTML: counts, and what would be recorded instead."""
+        return still(self.preview)
+
+
+class MaskingQuestions(Questions):
+    """What a page asks about the effect of rules on one source; it is read once if it is small."""
+
+    def __init__(self, source: Source, rules: Any, against: Any = None) -> None:
+        self._source = _held(source)
+        self._now = rules_of(rules)
+        self.text = _text_of(rules, self._now)
+        self._before = self._now if against is None else rules_of(against)
+        self._before_text = self.text if against is None else _text_of(against, self._before)
+        self._working = threading.Lock()
+        self.preview = preview(self._now, self._source)
+        self._difference: Difference | None = None
+
+    def differs(self) -> Difference:
+        """Return what the rules, b, do otherwise than those that it began with, a."""
         with self._working:
             if self._difference is None:
                 self._difference = compare(self._before, self._now, self._source)
             return self._difference
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data is not None:
-            data["text/html"] = still(self._preview)
-        return bundle
-
-    def _receive(self, widget: object, message: Any, buffers: object) -> None:
-        """Answer one question of the page; always, or it would wait for ever."""
-        if not isinstance(message, dict) or message.get("v") != 1:
-            return
-        answer: dict[str, Any] = {"v": 1, "id": message.get("id")}
-        try:
-            question = _QUESTIONS.get(message.get("op"))  # type: ignore[arg-type]
-            if question is None:
-                raise QuestionError("the page asks what this kernel does not know; reload it")
-            answer |= {"ok": True, "data": question(self, **(message.get("args") or {}))}
-        except AgentauditError as error:
-            answer |= {"ok": False, "error": str(error), "hint": error.hint}
-        except Exception as error:
-            answer |= {"ok": False, "error": f"the kernel failed: {type(error).__name__}"}
-            self.send(answer)
-            raise
-        self.send(answer)
-
-    def _open(self) -> dict[str, Any]:
+    @question
+    def open(self) -> Data:
         return self._summary() | {
-            "text": self._text,
+            "text": self.text,
             "before_text": self._before_text,
-            "source": self._preview.source,
+            "source": self.preview.source,
             "is_recorded": self._source.is_recorded,
         }
 
-    def _run(self, text: Any) -> dict[str, Any]:
+    @question
+    def run(self, text: Any) -> Data:
         if not isinstance(text, str) or len(text) > MAX_TEXT_BYTES:
             raise QuestionError("rules: a text of at most 1 MiB expected")
         with self._working:
             now = parse(text)
             found = preview(now, self._source)
-            self._now, self._text, self._preview, self._difference = now, text, found, None
+            self._now, self.text, self.preview, self._difference = now, text, found, None
         return self._summary()
 
-    def _summary(self) -> dict[str, Any]:
-        found = self._preview
+    def _summary(self) -> Data:
+        found = self.preview
         return {
             "values": found.values,
             "hidden": found.hidden,
@@ -199,24 +187,27 @@ class MaskingPreview(anywidget.AnyWidget):
             "notes": list(found.notes),
         }
 
-    def _hits(
+    @question
+    def hits(
         self, offset: int, limit: int, rule: str = "", column: str = "", detector: str = ""
-    ) -> dict[str, Any]:
+    ) -> Data:
         found = [
             hit
-            for hit in self._preview.hits
+            for hit in self.preview.hits
             if (not rule or hit.rule == rule)
             and (not column or hit.column == column)
             and (not detector or hit.detector == detector)
         ]
         return _page(found, offset, limit, _hit)
 
-    def _candidates(self, offset: int, limit: int) -> dict[str, Any]:
-        return _page(self._preview.candidates, offset, limit, _candidate)
+    @question
+    def candidates(self, offset: int, limit: int) -> Data:
+        return _page(self.preview.candidates, offset, limit, _candidate)
 
-    def _uncovered(self, offset: int, limit: int) -> dict[str, Any]:
+    @question
+    def uncovered(self, offset: int, limit: int) -> Data:
         return _page(
-            self._preview.uncovered,
+            self.preview.uncovered,
             offset,
             limit,
             lambda each: {
@@ -231,8 +222,9 @@ class MaskingPreview(anywidget.AnyWidget):
             },
         )
 
-    def _differing(self, part: str, offset: int, limit: int) -> dict[str, Any]:
-        found = self.difference
+    @question
+    def difference(self, part: str, offset: int, limit: int) -> Data:
+        found = self.differs()
         counts = {
             "only_a": found.count_a,
             "only_b": found.count_b,
@@ -253,29 +245,19 @@ class MaskingPreview(anywidget.AnyWidget):
         return page | {"counts": counts}
 
 
-_QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
-    "open": MaskingPreview._open,
-    "run": MaskingPreview._run,
-    "hits": MaskingPreview._hits,
-    "candidates": MaskingPreview._candidates,
-    "uncovered": MaskingPreview._uncovered,
-    "difference": MaskingPreview._differing,
-}
-
-
 def _counted(counts: Any) -> list[dict[str, Any]]:
     return [{"name": name, "count": count} for name, count in counts.items()]
 
 
 def _page(
     rows: Sequence[Any], offset: int, limit: int, shown: Callable[[Any], dict[str, Any]]
-) -> dict[str, Any]:
+) -> Data:
     first = max(0, int(offset))
     page = rows[first : first + max(0, min(int(limit), _MAX_PAGE))]
     return {"offset": first, "total": len(rows), "rows": [shown(each) for each in page]}
 
 
-def _hit(hit: Hit) -> dict[str, Any]:
+def _hit(hit: Hit) -> Data:
     return {
         "place": hit.place,
         "column": hit.column,
@@ -297,16 +279,7 @@ def _hit(hit: Hit) -> dict[str, Any]:
     }
 
 
-def _parts(text: str, start: int, stop: int) -> list[str]:
-    return [text[:start], text[start:stop], text[stop:]]
-
-
-def _pair(pair: tuple[Hit, Hit]) -> dict[str, Any]:
-    a, b = pair
-    return {"a": _hit(a), "b": _hit(b)}
-
-
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def _candidate(candidate: Candidate) -> Data:
     return {
         "column": candidate.column,
         "detector": candidate.detector,
@@ -377,8 +350,8 @@ def still(found: Preview) -> str:
     It is saved with the notebook, so it has no value that a rule hides.
     """
     parts = [
-        f"<style>{(STATIC / 'masking_preview.css').read_text('utf-8')}</style>",
-        '<section class="aa-masks-static" aria-label="Masking preview">',
+        f"<style>{style()}</style>",
+        '<section class="aa-picture" aria-label="Masking preview">',
         f"<h4>{found.hidden:,} places would be hidden</h4>",
         f"<p>in {found.values:,} values of {_e(found.source)}</p>",
         _grid(("rule", "places"), ((n, f"{c:,}") for n, c in found.counts.by_rule.items())),

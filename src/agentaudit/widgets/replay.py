@@ -1,37 +1,27 @@
-"""Replay of one session in a notebook: its commands, results and errors, in their own time.
+"""Replay of one session: its commands, results and errors, in their own time.
 
-The kernel keeps the data. The browser asks for slices by name (`open`, `index`, `page`, `command`,
-`result`, …) in messages that carry a number, and each answer carries the same number; it never
-sends SQL. Nothing recorded is ever a synced trait, because traits are saved into the notebook.
-
-JupyterLab delivers messages on threads of its choice (subshells), also while a cell runs, so what
-answers them touches no event loop and shares nothing but a small cache of results under a lock.
-
-Beside the widget a still picture of the session goes out as HTML, for nbconvert and for readers
-without a kernel: see `still`.
+`ReplayQuestions` answers what a page asks about one session, in slices by name; `Replay` is the
+widget that shows such a page in a notebook. See `questions` and `view` for what they have in common
+with all others.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import anywidget
 import traitlets
 
 from agentaudit.analysis import cells
 from agentaudit.analysis.case import Case
 from agentaudit.analysis.session import Session
-from agentaudit.errors import AgentauditError, QuestionError
+from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.still import still
+from agentaudit.widgets.view import View, bundle
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-STATIC = Path(__file__).parent / "static"
 
 MAX_RESULT_ROWS = 100_000
 _KEPT_RESULTS = 4
@@ -77,10 +67,8 @@ _COMMAND = (
     "last_event_no",
 )
 
-Answer = tuple[dict[str, Any], list[bytes]]
 
-
-class Replay(anywidget.AnyWidget):
+class Replay(View):
     """Steps through one session; `command_no` is the command shown, from Python and from the page.
 
     In a notebook::
@@ -90,8 +78,8 @@ class Replay(anywidget.AnyWidget):
         replay.command["text"]                   # of the command that is shown
     """
 
-    _esm = STATIC / "replay.js"
-    _css = STATIC / "replay.css"
+    _esm = bundle("replay.js")
+    _css = bundle("replay.css")
 
     session_id = traitlets.Unicode(read_only=True).tag(sync=True)
     command_no = traitlets.Int(-1).tag(sync=True)
@@ -113,11 +101,9 @@ class Replay(anywidget.AnyWidget):
         self._session = session if isinstance(session, Session) else case.session(session)
         if command is not None:
             self._session.command(command)
-        super().__init__(command_no=-1 if command is None else command, speed=speed)
+        self._asked = ReplayQuestions(self._session)
+        super().__init__(self._asked, command_no=-1 if command is None else command, speed=speed)
         self.set_trait("session_id", str(self._session.id))
-        self._results: dict[int, pa.Table] = {}
-        self._reading = threading.Lock()
-        self.on_msg(self._receive)
 
     @property
     def command(self) -> dict[str, Any]:
@@ -130,44 +116,32 @@ class Replay(anywidget.AnyWidget):
 
     def result(self) -> pa.Table:
         """Return the rows that the shown command returned, at most 100,000."""
-        return self._result(self.command_no)
+        return self._asked.table(self.command_no)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data is not None:
-            data["text/html"] = still(self._session, self.command_no)
-        return bundle
+    def still(self) -> str:
+        """Return the session as HTML; where it is long, the commands around the one shown."""
+        return still(self._session, self.command_no)
 
-    def _receive(self, widget: object, message: Any, buffers: object) -> None:
-        """Answer one question of the page; always, or it would wait for ever."""
-        if not isinstance(message, dict) or message.get("v") != 1:
-            return
-        answer: dict[str, Any] = {"v": 1, "id": message.get("id")}
-        parts: list[bytes] = []
-        try:
-            question = _QUESTIONS.get(message.get("op"))  # type: ignore[arg-type]
-            if question is None:
-                raise QuestionError("the page asks what this kernel does not know; reload it")
-            data, parts = question(self, **(message.get("args") or {}))
-            answer |= {"ok": True, "data": data}
-        except AgentauditError as error:
-            answer |= {"ok": False, "error": str(error)}
-        except Exception as error:
-            answer |= {"ok": False, "error": f"the kernel failed: {type(error).__name__}"}
-            self.send(answer)
-            raise
-        self.send(answer, parts)
 
-    def _open(self) -> Answer:
+class ReplayQuestions(Questions):
+    """What a page asks about one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._results: dict[int, pa.Table] = {}
+        self._reading = threading.Lock()
+
+    @question
+    def open(self) -> Data:
         facts = self._session.facts
         session: dict[str, Any] = {name: facts[name] for name in _FACTS}
         session["id"] = str(self._session.id)
         session["opened_at"] = _microseconds(facts["opened_at"])
         session["closed_at"] = _microseconds(facts["closed_at"])
-        return {"session": session, "total": self._session.count, "events": facts["events"]}, []
+        return {"session": session, "total": self._session.count, "events": facts["events"]}
 
-    def _index(self, offset: int, limit: int) -> Answer:
+    @question
+    def index(self, offset: int, limit: int) -> Buffered:
         table = self._session.ask(
             "replay_index", offset=int(offset), limit=min(int(limit), _MAX_INDEX)
         ).to_arrow_table()
@@ -175,7 +149,8 @@ class Replay(anywidget.AnyWidget):
             _buffer(column) for column in table.columns
         ]
 
-    def _page(self, numbers: list[int]) -> Answer:
+    @question
+    def page(self, numbers: list[int]) -> Data:
         relation = self._session.ask(
             "replay_page", numbers=[int(number) for number in numbers[:_MAX_PAGE]]
         )
@@ -190,13 +165,15 @@ class Replay(anywidget.AnyWidget):
                     " changed" if returned is None else ""
                 )
             rows.append(shown)
-        return {"rows": rows}, []
+        return {"rows": rows}
 
-    def _find(self, text: str) -> Answer:
+    @question
+    def find(self, text: str) -> Buffered:
         table = self._session.ask("replay_find", text=str(text)).to_arrow_table()
         return {"count": table.num_rows}, [_buffer(table.column("number"))]
 
-    def _command(self, command_no: int) -> Answer:
+    @question
+    def command(self, command_no: int) -> Data:
         row = self._session.command(int(command_no))
         shown = {name: row[name] for name in _COMMAND}
         shown["cls"] = row["class"]
@@ -213,17 +190,19 @@ class Replay(anywidget.AnyWidget):
         is_copied = row["operation"] == "COPY" and row["rows_returned"] is not None
         has_rows = is_copied or bool(row["columns"])
         shown["returns_rows"] = has_rows and not (cut is not None and cut.is_purged)
-        return shown, []
+        return shown
 
-    def _statement(self, command_no: int) -> Answer:
+    @question
+    def statement(self, command_no: int) -> Data:
         statement = self._session.statement(int(command_no))
         return {
             "text": statement[:_WHOLE_CHARACTERS],
             "more": max(0, len(statement) - _WHOLE_CHARACTERS),
-        }, []
+        }
 
-    def _rows(self, command_no: int, offset: int, limit: int) -> Answer:
-        table = self._result(int(command_no))
+    @question
+    def result(self, command_no: int, offset: int, limit: int) -> Data:
+        table = self.table(int(command_no))
         page = table.slice(max(0, int(offset)), min(int(limit), _MAX_PAGE))
         columns = [
             {"name": field.name, "type": type_name, "numeric": _is_number(field)}
@@ -235,17 +214,19 @@ class Replay(anywidget.AnyWidget):
             "rows": rows,
             "total": table.num_rows,
             "is_limited": table.num_rows == MAX_RESULT_ROWS,
-        }, []
+        }
 
-    def _cell(self, command_no: int, row: int, column: int) -> Answer:
-        table = self._result(int(command_no))
+    @question
+    def cell(self, command_no: int, row: int, column: int) -> Data:
+        table = self.table(int(command_no))
         text = cells.text(table.column(int(column))[int(row)].as_py()) or ""
         return {
             "text": text[:_WHOLE_CHARACTERS],
             "more": max(0, len(text) - _WHOLE_CHARACTERS),
-        }, []
+        }
 
-    def _result(self, command_no: int) -> pa.Table:
+    def table(self, command_no: int) -> pa.Table:
+        """Return the rows that a command returned, at most 100,000; the last few are kept."""
         # One at a time: two threads would decode the same session twice, and hold both.
         with self._reading:
             table = self._results.pop(command_no, None)
@@ -255,18 +236,6 @@ class Replay(anywidget.AnyWidget):
             while len(self._results) > _KEPT_RESULTS:
                 del self._results[next(iter(self._results))]
             return table
-
-
-_QUESTIONS: dict[str, Callable[..., Answer]] = {
-    "open": Replay._open,
-    "index": Replay._index,
-    "page": Replay._page,
-    "find": Replay._find,
-    "command": Replay._command,
-    "statement": Replay._statement,
-    "result": Replay._rows,
-    "cell": Replay._cell,
-}
 
 
 def _microseconds(time: Any) -> int | None:

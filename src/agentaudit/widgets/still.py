@@ -67,15 +67,15 @@ def still(session: Session, command_no: int = -1) -> str:
         else "still open"
     )
     return (
-        f"<style>{_style()}</style>"
-        '<section class="aa-replay-static" aria-label="Recorded session">'
+        f"<style>{style()}</style>"
+        '<section class="aa-picture" aria-label="Recorded session">'
         f"<h4>{_text(facts['user'] or 'unknown user')}{agent} → {_text(facts['target'])}</h4>"
-        f'<p class="aa-still">session <code>{session.id}</code> · opened '
+        f"<p>session <code>{session.id}</code> · opened "
         f"{transcript.moment(facts['opened_at'])} · {closed} · {total} commands · "
         f"{transcript.size(facts['bytes_in'] or 0)} in, "
         f"{transcript.size(facts['bytes_out'] or 0)} out</p>"
         f"{body}"
-        f'<p class="aa-still">A still picture: {"; ".join(notes)}. With a kernel, the session '
+        f"<p>A still picture: {'; '.join(notes)}. With a kernel, the session "
         "plays here.</p></section>"
     )
 
@@ -119,9 +119,9 @@ def _command(
         parts.append(_grid(result))
         missing = (row["rows_returned"] or 0) - result.num_rows
         if missing > 0:
-            parts.append(f'<p class="aa-still">… {missing} rows more</p>')
+            parts.append(f"<p>… {missing} rows more</p>")
     if cut is not None:
-        parts.append(f'<p class="aa-still">{_text(cut.words())}</p>')
+        parts.append(f"<p>{_text(cut.words())}</p>")
     parts.append("</details>")
     return "".join(parts)
 
@@ -151,5 +151,6 @@ def _text(text: str | None, *, block: bool = False) -> str:
 
 
 @cache
-def _style() -> str:
-    return (Path(__file__).parent / "static" / "replay.css").read_text("utf-8")
+def style() -> str:
+    """Return the style sheet of still pictures, a few KB, for each brings it."""
+    return (Path(__file__).parent / "static" / "still.css").read_text("utf-8")

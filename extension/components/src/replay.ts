@@ -1,15 +1,15 @@
+// @ts-nocheck
 /**
  * Steps through a recorded session: what was asked, what came back, in its own time.
  *
  * The kernel keeps the data. The browser holds one small index of the session (numbers, no
  * content) and asks for slices by name: a page of the list, one command, fifty rows of a result.
- * It never sends SQL. Everything that was recorded is hostile: it becomes text nodes, with the
- * characters that a browser would obey (controls, bidirectional overrides) written out.
  *
- * The file has no import and no build step. Above `mount` are pure functions, tested with
- * `node --test`; `mount` draws into an element from any source with a `request` method; the
- * default export is the shape that anywidget expects (anywidget.dev/en/afm).
+ * Above `mount` are pure functions; `mount` draws into an element from any source.
  */
+
+import { el, highlighted, icon, shown } from "./dom.ts";
+import { bytes, count, counted, duration, elapsed, moment } from "./units.ts";
 
 export const CLASSES = ["read", "write", "schema", "admin", "session", "unknown"];
 export const STATUSES = ["ok", "error", "denied", "cancelled", "incomplete"];
@@ -19,164 +19,8 @@ export const IDLE_LIMIT_US = 2_000_000;
 const ROW_HEIGHT = 46;
 const PAGE_ROWS = 50;
 const LIST_PAGE = 60;
-const ANSWER_TIMEOUT_MS = 60_000;
 const LIVE_POLL_MS = 2_000;
 const INDEX_SLICE = 50_000;
-
-// --- what is shown of text ---------------------------------------------------------------------
-
-const OBEYED =
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]|[\u{e0000}-\u{e0fff}]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/gu;
-
-/** Split text into runs: `{text, control}`; a control run is the escape that stands for it. */
-export function visible(text) {
-  const runs = [];
-  let from = 0;
-  for (const match of text.matchAll(OBEYED)) {
-    if (match.index > from) runs.push({ text: text.slice(from, match.index), control: false });
-    const code = match[0].codePointAt(0);
-    const hex = code.toString(16);
-    const escape =
-      code < 0x100 ? "\\x" + hex.padStart(2, "0")
-      : code < 0x10000 ? "\\u" + hex.padStart(4, "0")
-      : "\\U" + hex.padStart(8, "0");
-    runs.push({ text: escape, control: true });
-    from = match.index + match[0].length;
-  }
-  if (from < text.length) runs.push({ text: text.slice(from), control: false });
-  return runs;
-}
-
-const KEYWORDS = new Set(
-  ("ABORT ADD ALL ALTER ANALYZE AND ANY ARRAY AS ASC BEGIN BETWEEN BY CALL CASCADE CASE CAST CHECK " +
-    "CLOSE COLUMN COMMIT CONFLICT CONSTRAINT COPY CREATE CROSS CURRENT CURSOR DATABASE DEALLOCATE " +
-    "DECLARE DEFAULT DELETE DESC DISCARD DISTINCT DO DROP ELSE END EXCEPT EXECUTE EXISTS EXPLAIN " +
-    "EXTENSION FALSE FETCH FILTER FIRST FOR FOREIGN FROM FULL FUNCTION GRANT GROUP HAVING IF ILIKE " +
-    "IN INDEX INNER INSERT INTERSECT INTO IS ISOLATION JOIN KEY LAST LATERAL LEFT LEVEL LIKE LIMIT " +
-    "LISTEN LOCK MATERIALIZED MERGE NATURAL NEXT NOT NOTHING NOTIFY NULL NULLS OF OFFSET ON ONLY OR " +
-    "ORDER OUTER OVER PARTITION PREPARE PRIMARY PROCEDURE PROGRAM READ RECURSIVE REFERENCES RELEASE " +
-    "RESET RETURNING REVOKE RIGHT ROLE ROLLBACK ROW ROWS SAVEPOINT SCHEMA SECURITY SELECT SEQUENCE " +
-    "SET SHOW SOME START STDIN STDOUT TABLE TEMP TEMPORARY THEN TO TRANSACTION TRIGGER TRUE TRUNCATE " +
-    "UNION UNIQUE UNLISTEN UPDATE USER USING VACUUM VALUES VIEW WHEN WHERE WINDOW WITH WORK WRITE"
-  ).split(" "),
-);
-
-const TOKEN = new RegExp(
-  [
-    "(?<comment>--[^\\n]*)",
-    "(?<block>\\/\\*)",
-    "(?<string>[eE]'(?:[^'\\\\]|\\\\[\\s\\S]|'')*'?|(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*'?)",
-    "(?<dollar>\\$(?<tag>[A-Za-z_\\u0080-\\uffff][\\w\\u0080-\\uffff]*)?\\$)",
-    "(?<quoted>\"(?:[^\"]|\"\")*\"?)",
-    "(?<parameter>\\$\\d+)",
-    "(?<number>(?:\\d[\\d_]*(?:\\.[\\d_]*)?|\\.\\d[\\d_]*)(?:[eE][+-]?\\d+)?)",
-    "(?<word>[A-Za-z_\\u0080-\\uffff][\\w$\\u0080-\\uffff]*)",
-  ].join("|"),
-  "y",
-);
-
-/** Split SQL into `{kind, text}` for colouring; joined, the texts are the input. Never fails. */
-export function tokens(sql) {
-  const found = [];
-  const push = (kind, text) => {
-    const last = found[found.length - 1];
-    if (last && last.kind === "plain" && kind === "plain") last.text += text;
-    else if (text) found.push({ kind, text });
-  };
-  let at = 0;
-  while (at < sql.length) {
-    TOKEN.lastIndex = at;
-    const match = TOKEN.exec(sql);
-    if (!match) {
-      push("plain", sql[at]);
-      at += 1;
-      continue;
-    }
-    const is = match.groups;
-    let end = at + match[0].length;
-    let kind = "plain";
-    if (is.comment !== undefined) kind = "comment";
-    else if (is.block !== undefined) {
-      kind = "comment";
-      end = endOfComment(sql, at);
-    } else if (is.string !== undefined) kind = "string";
-    else if (is.dollar !== undefined) {
-      kind = "string";
-      const close = sql.indexOf(match[0], end);
-      end = close < 0 ? sql.length : close + match[0].length;
-    } else if (is.quoted !== undefined) kind = "identifier";
-    else if (is.parameter !== undefined) kind = "parameter";
-    else if (is.number !== undefined) kind = "number";
-    else if (KEYWORDS.has(match[0].toUpperCase())) kind = "keyword";
-    push(kind, sql.slice(at, end));
-    at = end;
-  }
-  return found;
-}
-
-// PostgreSQL nests block comments; a highlighter that does not would colour code as comment.
-function endOfComment(sql, start) {
-  let depth = 0;
-  for (let at = start; at < sql.length - 1; at += 1) {
-    const pair = sql.slice(at, at + 2);
-    if (pair === "/*") {
-      depth += 1;
-      at += 1;
-    } else if (pair === "*/") {
-      depth -= 1;
-      at += 1;
-      if (depth === 0) return at + 1;
-    }
-  }
-  return sql.length;
-}
-
-const NUMBER = new Intl.NumberFormat("en-US");
-
-/** 12345 -> "12,345". */
-export const count = (number) => NUMBER.format(number);
-
-/** One noun with its number. */
-export const counted = (number, one, many = one + "s") => `${count(number)} ${number === 1 ? one : many}`;
-
-/** Microseconds -> "812 µs", "3.1 ms", "2.40 s", "3 m 12 s". */
-export function duration(us) {
-  if (us === null || us === undefined || Number.isNaN(us)) return "–";
-  if (us < 1_000) return `${Math.round(us)} µs`;
-  if (us < 1_000_000) return `${(us / 1_000).toFixed(us < 100_000 ? 1 : 0)} ms`;
-  if (us < 60_000_000) return `${(us / 1_000_000).toFixed(2)} s`;
-  const seconds = Math.floor(us / 1_000_000);
-  if (seconds < 3_600) return `${Math.floor(seconds / 60)} m ${seconds % 60} s`;
-  if (seconds < 86_400) return `${Math.floor(seconds / 3_600)} h ${Math.floor((seconds % 3_600) / 60)} m`;
-  return `${Math.floor(seconds / 86_400)} d ${Math.floor((seconds % 86_400) / 3_600)} h`;
-}
-
-/** Microseconds since the session was opened -> "+00:01:02.345". */
-export function elapsed(us) {
-  const ms = Math.max(0, Math.floor(us / 1_000));
-  const part = (value, width = 2) => String(value).padStart(width, "0");
-  return (
-    `+${part(Math.floor(ms / 3_600_000))}:${part(Math.floor(ms / 60_000) % 60)}` +
-    `:${part(Math.floor(ms / 1_000) % 60)}.${part(ms % 1_000, 3)}`
-  );
-}
-
-/** Microseconds since 1970 -> "2026-11-03 10:00:00.123Z"; an auditor compares these with logs. */
-export function moment(us) {
-  if (us === null || us === undefined) return "–";
-  return new Date(us / 1_000).toISOString().replace("T", " ");
-}
-
-/** 12345 -> "12.1 KiB". */
-export function bytes(number) {
-  if (number === null || number === undefined) return "–";
-  if (number < 1_024) return `${number} B`;
-  let amount = number;
-  for (const unit of ["KiB", "MiB", "GiB", "TiB"]) {
-    amount /= 1_024;
-    if (amount < 1_024 || unit === "TiB") return `${amount.toFixed(1)} ${unit}`;
-  }
-}
 
 // --- the index: a few numbers a command, so that every jump is local -----------------------------
 
@@ -405,92 +249,9 @@ export function action(event, focus) {
   return asked;
 }
 
-// --- requests: a name, arguments, and a number to match the answer by ------------------------------
-
-/**
- * Turn a pair of one-way channels into questions with answers.
- *
- * `send` takes a message; the returned `receive` takes the messages that come back. An answer that
- * does not come fails after a minute instead of leaving a spinner for ever.
- */
-export function requests(send, { timeout = ANSWER_TIMEOUT_MS, timers = globalThis } = {}) {
-  const waiting = new Map();
-  let last = 0;
-  return {
-    request(op, args = {}) {
-      last += 1;
-      const id = last;
-      return new Promise((resolve, reject) => {
-        const timer = timers.setTimeout(() => {
-          waiting.delete(id);
-          reject(new Error("the kernel did not answer; is it running, or busy?"));
-        }, timeout);
-        waiting.set(id, { resolve, reject, timer });
-        send({ v: 1, id, op, args });
-      });
-    },
-    receive(message, buffers = []) {
-      const asked = message && message.v === 1 ? waiting.get(message.id) : undefined;
-      if (!asked) return;
-      waiting.delete(message.id);
-      timers.clearTimeout(asked.timer);
-      if (message.ok) asked.resolve({ data: message.data, buffers });
-      else asked.reject(new Error(message.error || "the kernel could not answer"));
-    },
-    close() {
-      for (const { reject, timer } of waiting.values()) {
-        timers.clearTimeout(timer);
-        reject(new Error("closed"));
-      }
-      waiting.clear();
-    },
-  };
-}
-
 // --- drawing --------------------------------------------------------------------------------------
 
 let instances = 0;
-const FOCUSABLE = new Set(["button", "input", "select", "summary"]);
-
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value === true ? "" : String(value));
-  }
-  // Lab and Notebook take keys on the document, while capturing, for whatever has the focus inside
-  // a cell, unless this is on that very element (lumino, CommandRegistry, `targetDistance`): without
-  // it, two presses of d here delete the cell.
-  if (FOCUSABLE.has(tag) || "tabindex" in attributes) node.setAttribute("data-lm-suppress-shortcuts", "true");
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-/** Recorded text as nodes: the only way in which it enters the page. */
-function shown(text) {
-  return visible(text).map((run) =>
-    run.control
-      ? el("span", { class: "aa-control", title: "a control character of the recorded text" }, run.text)
-      : document.createTextNode(run.text),
-  );
-}
-
-function highlighted(sql) {
-  return tokens(sql).flatMap(({ kind, text }) =>
-    kind === "plain" ? shown(text) : [el("span", { class: `aa-sql-${kind}` }, ...shown(text))],
-  );
-}
-
-const icon = (path) => {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 16 16");
-  svg.setAttribute("aria-hidden", "true");
-  const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  shape.setAttribute("d", path);
-  svg.append(shape);
-  return svg;
-};
 const ICONS = {
   first: "M3 3h2v10H3zM13 3v10L6 8z",
   previous: "M12 3v10L4 8z",
@@ -539,13 +300,13 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
   const button = (name, label, key, act) => {
     const node = el(
       "button",
-      { type: "button", class: "aa-button", title: `${label} (${key})`, "aria-label": label, onclick: act },
+      { type: "button", class: "aa-button aa-icon", title: `${label} (${key})`, "aria-label": label, onclick: act },
       icon(ICONS[name]),
     );
     return node;
   };
   const playButton = button("play", "Play", "space", () => perform("toggle"));
-  playButton.classList.add("aa-play");
+  playButton.classList.add("aa-play", "aa-primary");
   const speedField = el(
     "select",
     { class: "aa-field", "aria-label": "Speed", title: "Speed (+ and -)" },
@@ -578,7 +339,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     place_text,
     jumpField,
     el("button", {
-      type: "button", class: "aa-button aa-text", "aria-label": "Keyboard help", title: "Keys (?)",
+      type: "button", class: "aa-button aa-calm", "aria-label": "Keyboard help", title: "Keys (?)",
       onclick: () => perform("help"),
     }, "?"),
   );
@@ -621,7 +382,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
   );
   const frame = el(
     "div",
-    { class: "aa-replay", role: "region", "aria-label": "Replay of a session" },
+    { class: "aa-view aa-frame aa-replay", role: "region", "aria-label": "Replay of a session" },
     heading, trouble, toolbar, track,
     el("div", { class: "aa-body" }, el("div", { class: "aa-side" }, search, chips, list), detail),
     help, announce,
@@ -937,7 +698,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     const read = (name) => style.getPropertyValue(name).trim() || "#888";
     resolved = {
       ...Object.fromEntries(CLASSES.map((name) => [name, read(`--aa-${name}`)])),
-      bad: read("--aa-bad"), good: read("--aa-good"), quiet: read("--aa-quiet"), rule: read("--aa-rule"), faint: read("--aa-faint"),
+      bad: read("--aa-bad"), good: read("--aa-good"), quiet: read("--aa-quiet"), line: read("--aa-line"), faint: read("--aa-faint"),
     };
     return resolved;
   }
@@ -968,7 +729,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
         pen.fillText(label, x + wide / 2, height / 2 + 2);
       }
     });
-    pen.fillStyle = colour.rule;
+    pen.fillStyle = colour.line;
     pen.fillRect(0, height - 12, width, 1);
     for (const bar of bars(index, view, clock, width)) {
       pen.fillStyle = colour[bar.cls];
@@ -1251,7 +1012,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
       ...command.risk.map((name) => badge(name, "aa-warn", "risk")),
       el("span", { class: "aa-grow" }),
       el("button", {
-        type: "button", class: "aa-button aa-text", title: "Copy the Python that gives this command",
+        type: "button", class: "aa-button aa-calm", title: "Copy the Python that gives this command",
         onclick: (event) => copy(event.currentTarget, `case.session("${session.id}").command(${command.command_no})`),
       }, "copy Python"),
     );
@@ -1310,7 +1071,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     const more = el(
       "button",
       {
-        type: "button", class: "aa-button aa-text aa-more",
+        type: "button", class: "aa-button aa-calm aa-more",
         onclick: async () => {
           try {
             const { data } = await ask("statement", { command_no: command.command_no });
@@ -1385,7 +1146,7 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     );
     const last = Math.max(0, Math.floor((data.total - 1) / PAGE_ROWS) * PAGE_ROWS);
     const turn = (label, name, to, off) =>
-      el("button", { type: "button", class: "aa-button", "aria-label": label, title: label, disabled: off,
+      el("button", { type: "button", class: "aa-button aa-icon", "aria-label": label, title: label, disabled: off,
         onclick: () => drawResult(command, mine, to) }, icon(ICONS[name]));
     const whole = command.rows_returned ?? data.total;
     const limited = whole > data.total
@@ -1461,27 +1222,3 @@ export function mount(root, source, { commandNo = -1, speed = 1, onSelect = () =
     },
   };
 }
-
-function render({ model, el: root }) {
-  const channel = requests((message) => model.send(message));
-  const receive = (message, buffers) => channel.receive(message, buffers);
-  model.on("msg:custom", receive);
-  const replay = mount(root, channel, {
-    commandNo: model.get("command_no"),
-    speed: model.get("speed"),
-    onSelect: (number) => {
-      model.set("command_no", number);
-      model.save_changes();
-    },
-  });
-  const follow = () => replay.goTo(model.get("command_no"));
-  model.on("change:command_no", follow);
-  return () => {
-    model.off("msg:custom", receive);
-    model.off("change:command_no", follow);
-    channel.close();
-    replay.dispose();
-  };
-}
-
-export default { render };

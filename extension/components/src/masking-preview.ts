@@ -1,62 +1,21 @@
+// @ts-nocheck
 /**
  * Shows what masks would hide: before and after, side by side, while the rules are written.
  *
  * The kernel keeps the data and reads the rules. The browser sends the text of rules, and asks for
- * pages of lists by name; it never sends SQL or a path. Everything that was recorded is hostile: it
- * becomes text nodes, with the characters that a browser would obey written out.
+ * pages of lists by name.
  *
- * The file has no import and no build step. Above `mount` are pure functions, tested with
- * `node --test`; `mount` draws into an element from any source with a `request` method; the
- * default export is the shape that anywidget expects (anywidget.dev/en/afm).
+ * Above `mount` are pure functions; `mount` draws into an element from any source.
  */
+
+import { el, shown } from "./dom.ts";
+import { plain } from "./text.ts";
+import { count, counted, percent } from "./units.ts";
 
 export const TABS = ["hits", "candidates", "uncovered", "columns", "difference"];
 export const PAGE_ROWS = 50;
 const DIFFERENCE_ROWS = 25;
 const BARS = 8;
-const ANSWER_TIMEOUT_MS = 300_000;
-
-// --- what is shown of text ---------------------------------------------------------------------
-
-const OBEYED =
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]|[\u{e0000}-\u{e0fff}]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/gu;
-
-/** Split text into runs: `{text, control}`; a control run is the escape that stands for it. */
-export function visible(text) {
-  const runs = [];
-  let from = 0;
-  for (const match of text.matchAll(OBEYED)) {
-    if (match.index > from) runs.push({ text: text.slice(from, match.index), control: false });
-    const code = match[0].codePointAt(0);
-    const hex = code.toString(16);
-    const escape =
-      code < 0x100 ? "\\x" + hex.padStart(2, "0")
-      : code < 0x10000 ? "\\u" + hex.padStart(4, "0")
-      : "\\U" + hex.padStart(8, "0");
-    runs.push({ text: escape, control: true });
-    from = match.index + match[0].length;
-  }
-  if (from < text.length) runs.push({ text: text.slice(from), control: false });
-  return runs;
-}
-
-/** Recorded text for an attribute: a tooltip obeys bidirectional controls as the page does. */
-export const plain = (text) => visible(text).map((run) => run.text).join("");
-
-const NUMBER = new Intl.NumberFormat("en-US");
-
-/** 12345 -> "12,345". */
-export const count = (number) => NUMBER.format(number);
-
-/** One noun with its number. */
-export const counted = (number, one, many = one + "s") => `${count(number)} ${number === 1 ? one : many}`;
-
-/** A share as people say it: "100 %", "7 %", "under 1 %". */
-export function percent(share) {
-  if (share <= 0) return "0 %";
-  if (share < 0.01) return "under 1 %";
-  return `${share > 0.99 && share < 1 ? 99 : Math.round(share * 100)} %`;
-}
 
 /**
  * Return how wide each bar is, 0 to 100, by the largest of `counts`.
@@ -125,76 +84,9 @@ export function appended(rules, rule) {
   return before ? `${before}\n\n${rule}` : rule;
 }
 
-// --- requests: a name, arguments, and a number to match the answer by ------------------------------
-
-/**
- * Turn a pair of one-way channels into questions with answers.
- *
- * `send` takes a message; the returned `receive` takes the messages that come back. An answer that
- * does not come fails after minutes: a large archive takes a while to be read.
- */
-export function requests(send, { timeout = ANSWER_TIMEOUT_MS, timers = globalThis } = {}) {
-  const waiting = new Map();
-  let last = 0;
-  return {
-    request(op, args = {}) {
-      last += 1;
-      const id = last;
-      return new Promise((resolve, reject) => {
-        const timer = timers.setTimeout(() => {
-          waiting.delete(id);
-          reject(new Error("the kernel did not answer; is it running, or busy?"));
-        }, timeout);
-        waiting.set(id, { resolve, reject, timer });
-        send({ v: 1, id, op, args });
-      });
-    },
-    receive(message) {
-      const asked = message && message.v === 1 ? waiting.get(message.id) : undefined;
-      if (!asked) return;
-      waiting.delete(message.id);
-      timers.clearTimeout(asked.timer);
-      if (message.ok) asked.resolve(message.data);
-      else asked.reject(Object.assign(new Error(message.error || "the kernel could not answer"), { hint: message.hint || "" }));
-    },
-    close() {
-      for (const { reject, timer } of waiting.values()) {
-        timers.clearTimeout(timer);
-        reject(new Error("closed"));
-      }
-      waiting.clear();
-    },
-  };
-}
-
 // --- drawing --------------------------------------------------------------------------------------
 
 let instances = 0;
-const FOCUSABLE = new Set(["button", "input", "select", "summary", "textarea"]);
-
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value === true ? "" : String(value));
-  }
-  // Lab takes keys on the document for whatever has the focus inside a cell, unless this is on that
-  // very element (lumino, CommandRegistry): without it, two presses of d here delete the cell.
-  if (FOCUSABLE.has(tag) || "tabindex" in attributes) node.setAttribute("data-lm-suppress-shortcuts", "true");
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-/** Recorded text as nodes: the only way in which it enters the page. */
-function shown(text) {
-  return visible(text).map((run) =>
-    run.control
-      ? el("span", { class: "aa-control", title: "a control character of the recorded text" }, run.text)
-      : document.createTextNode(run.text),
-  );
-}
-
 const NAMES = {
   hits: "What is hidden",
   candidates: "Perhaps wrongly",
@@ -231,7 +123,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
     "aria-label": "Rules, as TOML", "aria-describedby": `${prefix}-problem`, rows: 12,
   });
   const state = el("span", { class: "aa-state" });
-  const runButton = el("button", { type: "button", class: "aa-button aa-run", title: "Ctrl+Enter", onclick: () => run() }, "Try these rules");
+  const runButton = el("button", { type: "button", class: "aa-button aa-primary aa-run", title: "Ctrl+Enter", onclick: () => run() }, "Try these rules");
   const resetButton = el("button", {
     type: "button", class: "aa-button", title: "back to the rules that the difference is about",
     onclick: () => { editor.value = opened.before_text; edited(); run(); },
@@ -241,7 +133,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
   const panel = el("section", { class: "aa-panel", role: "tabpanel", id: `${prefix}-panel`, tabindex: 0 });
   const frame = el(
     "div",
-    { class: "aa-masks", role: "region", "aria-label": "Masking preview" },
+    { class: "aa-view aa-frame aa-masks", role: "region", "aria-label": "Masking preview" },
     heading, trouble, banner,
     el(
       "div", { class: "aa-body" },
@@ -262,9 +154,9 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
     trouble.hidden = false;
   };
   const ask = async (op, args) => {
-    const answer = await source.request(op, args);
+    const { data } = await source.request(op, args);
     trouble.hidden = true;
-    return answer;
+    return data;
   };
 
   // -- rules
@@ -592,7 +484,7 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
       top(["Every column that was looked at, and how much of it would be hidden."]),
       el(
         "table", { class: "aa-table" },
-        el("thead", {}, el("tr", {}, ...["column", "values", "null", "hidden", "", "masked before", "by"].map((name) => el("th", { scope: "col" }, name)))),
+        el("thead", {}, el("tr", {}, ...["column", "values", "null", "hidden", "", "masked before", "by"].map((name, i) => el("th", { scope: "col", class: [1, 2, 3, 5].includes(i) ? "aa-num" : null }, name)))),
         el("tbody", {}, ...summary.columns.map((each) =>
           el("tr", {},
             el("th", { scope: "row" }, ...shown(each.name || "document")),
@@ -649,26 +541,3 @@ export function mount(root, source, { tab = "hits", onTab = () => {} } = {}) {
     },
   };
 }
-
-function render({ model, el: root }) {
-  const channel = requests((message) => model.send(message));
-  const receive = (message) => channel.receive(message);
-  model.on("msg:custom", receive);
-  const preview = mount(root, channel, {
-    tab: model.get("tab"),
-    onTab: (name) => {
-      model.set("tab", name);
-      model.save_changes();
-    },
-  });
-  const follow = () => preview.show(model.get("tab"));
-  model.on("change:tab", follow);
-  return () => {
-    model.off("msg:custom", receive);
-    model.off("change:tab", follow);
-    channel.close();
-    preview.dispose();
-  };
-}
-
-export default { render };

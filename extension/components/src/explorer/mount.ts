@@ -1,0 +1,437 @@
+/**
+ * Sessions and commands of an archive: filters, time, a list, and what is behind a line of it.
+ *
+ * The kernel keeps the data; the browser holds what is in view. One scope is shared by all parts.
+ */
+
+import { slice } from "../arrow.ts";
+import { Closed, within, type Source } from "../channel.ts";
+import { el, shown } from "../dom.ts";
+import { mount as mountReplay } from "../replay.ts";
+import { measured } from "../measured.ts";
+import { plain } from "../text.ts";
+import { count, counted, duration, moment } from "../units.ts";
+import { virtualList } from "../virtual-list.ts";
+import { code } from "./code.ts";
+import { facets } from "./facets.ts";
+import { between, given, Scope, type Filter, type Selected } from "./scope.ts";
+import { CLASSES, FLAGS, mountTimeline, type Lanes, type TimelineView } from "./timeline.ts";
+
+const TYPING_MS = 180;
+const POLL_MS = 2_000;
+const BUILDING_MS = 400;
+const ROW_HEIGHT = 30;
+
+interface Opened {
+  archive: string;
+  /** Null while nothing is known. */
+  commands: number | null;
+  sessions: number | null;
+  first: number;
+  last: number;
+  /** Whether all questions are answered by the index; before that, counts of other facets wait. */
+  ready: boolean;
+  progress: number;
+  scripted: boolean;
+  filter: Filter;
+  selected: Selected | null;
+  /** Changes when there is more to see. */
+  stamp: string;
+}
+
+interface Command {
+  id: number;
+  t: number;
+  session_id: string;
+  command_no: number;
+  user: string | null;
+  agent: string | null;
+  target: string | null;
+  cls: number;
+  operation: string | null;
+  status: number;
+  duration: number | null;
+  rows_returned: number | null;
+  rows_affected: number | null;
+  flags: number;
+  text: string | null;
+}
+
+interface SessionRow {
+  session_id: string;
+  opened: number;
+  closed: number | null;
+  user: string | null;
+  agent: string | null;
+  target: string | null;
+  matching: number;
+  commands: number | null;
+  errors: number;
+  denied: number;
+  held: number;
+  masked: number;
+  large: number;
+}
+
+const STATUSES = ["ok", "error", "denied", "cancelled", "incomplete", ""];
+const TABS = ["commands", "sessions"] as const;
+type Tab = (typeof TABS)[number];
+
+export interface ExplorerOptions {
+  /** Leave out what is not wanted: the timeline, the facets, the list, the code. */
+  parts?: readonly ("facets" | "timeline" | "list" | "code")[];
+  lanes?: Lanes;
+  onLanes?: (lanes: Lanes) => void;
+}
+
+export interface ExplorerView {
+  readonly scope: Scope;
+  dispose(): void;
+}
+
+export function mountExplorer(root: HTMLElement, source: Source, options: ExplorerOptions = {}): ExplorerView {
+  const parts = new Set(options.parts ?? ["facets", "timeline", "list", "code"]);
+  const scope = new Scope(source);
+  const cleanups: (() => void)[] = [() => scope.close()];
+  let closed = false;
+  let opened: Opened | null = null;
+  let timeline: TimelineView | null = null;
+  let tab: Tab = "commands";
+  let newest = true;
+  let replay: { goTo(command: number): void; dispose(): void } | null = null;
+  let replaying = "";
+  let listTotal = 0;
+
+  // -- skeleton
+
+  const announce = el("div", { class: "aa-hidden", role: "status", "aria-live": "polite" });
+  const trouble = el("div", { class: "aa-trouble", role: "alert", hidden: true });
+  const title = el("div", { class: "aa-x-title" });
+  const search = el("input", {
+    class: "aa-field aa-x-search", type: "search", placeholder: "part of a statement", spellcheck: "false",
+    autocomplete: "off", "aria-label": "Part of a statement", title: "Part of a statement (/)", maxlength: 1_000,
+  });
+  const chips = el("div", { class: "aa-x-chips", role: "group", "aria-label": "Filters in force" });
+  const timelineBox = el("section", { class: "aa-timeline-box", "aria-label": "Timeline" });
+  const tabs = el("div", { class: "aa-x-tabs", role: "tablist", "aria-label": "What is listed" });
+  const order = el("button", {
+    type: "button", class: "aa-button aa-text", title: "Turn the order (o)",
+    onclick: () => { newest = !newest; order.textContent = newest ? "newest first" : "oldest first"; void relist(); },
+  }, "newest first");
+  const listBox = el("div", { class: "aa-x-list-box" });
+  const drawer = el("section", { class: "aa-x-drawer", hidden: true, "aria-label": "Session" });
+  const complain = (error: unknown) => {
+    if (closed || error instanceof Closed) return;
+    trouble.replaceChildren(...shown(error instanceof Error ? error.message : String(error)));
+    trouble.hidden = false;
+  };
+  const ask = async <Data>(op: string, args: Record<string, unknown>) => {
+    const answer = await source.request<Data>(op, args);
+    trouble.hidden = true;
+    return answer;
+  };
+  const side = parts.has("facets") ? facets(source, scope, complain) : null;
+  const said = parts.has("code") ? code(source, scope, complain) : null;
+  const saidBox = said ? el("details", { class: "aa-code-box", open: !parts.has("list") }, el("summary", {}, "as Python and SQL"), said.element) : null;
+  const frame = el(
+    "div", { class: "aa-view aa-frame aa-explorer", role: "region", "aria-label": "Explorer of an archive" },
+    el("header", { class: "aa-x-head" }, title, search), chips, trouble,
+    parts.has("timeline") ? timelineBox : null,
+    el(
+      "div", { class: "aa-x-body" },
+      side?.element,
+      parts.has("list")
+        ? el("div", { class: "aa-x-main" },
+          el("div", { class: "aa-x-list-top" }, tabs, el("span", { class: "aa-grow" }), order), listBox, drawer)
+        : null,
+    ),
+    saidBox, announce,
+  );
+  root.append(frame);
+
+  // -- lists
+
+  const commands = virtualList<Command>({
+    label: "Commands", rowHeight: ROW_HEIGHT, complain,
+    async fetch(offset, limit) {
+      const { buffers } = await ask("rows", { filter: scope.filter, newest, offset, limit });
+      return objects<Command>(buffers[0]);
+    },
+    draw: drawCommand,
+    onActive: (row) => scope.select({ session: row.session_id, command: row.command_no }),
+    onOpen: (row) => openSession({ session: row.session_id, command: row.command_no }),
+  });
+  const sessions = virtualList<SessionRow>({
+    label: "Sessions", rowHeight: ROW_HEIGHT, complain,
+    async fetch(offset, limit) {
+      const { buffers } = await ask("sessions", { filter: scope.filter, newest, offset, limit });
+      return objects<SessionRow>(buffers[0]);
+    },
+    draw: drawSession,
+    onActive: () => {},
+    onOpen: (row) => openSession({ session: row.session_id, command: 0 }),
+  });
+  cleanups.push(() => commands.dispose(), () => sessions.dispose());
+
+  function drawCommand(row: Command): Node[] {
+    const flags = FLAGS.filter(({ bit }) => row.flags & bit).map(({ name }) => name);
+    const status = STATUSES[row.status] ?? "";
+    const cls = CLASSES[row.cls] || "unknown";
+    const rows = row.rows_returned ?? row.rows_affected;
+    const isOk = status === "ok";
+    return [
+      el("span", { class: "aa-c-time" }, moment(row.t)),
+      el("span", { class: "aa-c-who", title: plain(`${row.user ?? ""} via ${row.agent ?? ""}`) },
+        ...shown(row.user ?? "–"), row.agent ? el("small", {}, ...shown(row.agent)) : null),
+      el("span", { class: "aa-c-target" }, ...shown(row.target ?? "–")),
+      el("span", { class: `aa-badge aa-class-${cls}` }, ...shown(row.operation || cls)),
+      el("span", { class: `aa-c-status aa-status-${status}` }, isOk ? "" : status),
+      el("span", { class: "aa-c-text" }, ...shown((row.text ?? "").replace(/\s+/g, " "))),
+      el("span", { class: "aa-c-flags" }, ...flags.filter((name) => name !== "error" || isOk).map((name) => el("i", { class: `aa-flag aa-flag-${name}` }, name))),
+      el("span", { class: "aa-c-number" }, rows === null ? "" : counted(rows, "row")),
+      el("span", { class: "aa-c-number" }, duration(row.duration)),
+    ];
+  }
+
+  function drawSession(row: SessionRow): Node[] {
+    const marks = [["error", row.errors], ["denied", row.denied], ["held", row.held], ["large", row.large], ["masked", row.masked]] as const;
+    return [
+      el("span", { class: "aa-c-time" }, moment(row.opened)),
+      el("span", { class: "aa-c-who" }, ...shown(row.user ?? "–"), row.agent ? el("small", {}, ...shown(row.agent)) : null),
+      el("span", { class: "aa-c-target" }, ...shown(row.target ?? "–")),
+      el("code", { class: "aa-c-id" }, row.session_id.slice(0, 13)),
+      el("span", { class: "aa-c-text" }, row.commands === null || row.matching === row.commands
+        ? counted(row.matching, "command") : `${count(row.matching)} of ${counted(row.commands, "command")}`),
+      el("span", { class: "aa-c-flags" }, ...marks.filter(([, n]) => n).map(([name, n]) => el("i", { class: `aa-flag aa-flag-${name}` }, `${count(n)} ${name}`))),
+      el("span", { class: "aa-c-number" }, row.closed === null ? el("span", { class: "aa-badge aa-live" }, "live") : duration(row.closed - row.opened)),
+    ];
+  }
+
+  function drawTabs(): void {
+    const labels = { commands: "Commands", sessions: "Sessions" };
+    tabs.replaceChildren(...TABS.map((name) =>
+      el("button", {
+        type: "button", class: "aa-x-tab", role: "tab", "aria-selected": name === tab ? "true" : "false", tabindex: name === tab ? 0 : -1,
+        onclick: () => turnTo(name),
+        onkeydown: (event: KeyboardEvent) => {
+          if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
+          turnTo(name === "commands" ? "sessions" : "commands");
+          tabs.querySelector<HTMLElement>("[aria-selected=true]")?.focus();
+        },
+      }, labels[name], name === tab ? el("b", {}, ` ${count(listTotal)}`) : null)));
+    listBox.replaceChildren((tab === "commands" ? commands : sessions).element);
+  }
+
+  function turnTo(name: Tab): void {
+    tab = name;
+    void relist();
+  }
+
+  let listing = 0;
+  async function relist(): Promise<void> {
+    listing += 1;
+    const mine = listing;
+    const began = performance.now();
+    try {
+      const { data } = await ask<{ n: number | null }>("count", { filter: scope.filter, of: "commands" });
+      const of = tab === "commands" ? data.n : (await ask<{ n: number | null }>("count", { filter: scope.filter, of: tab })).data.n;
+      if (mine !== listing || closed) return;
+      drawTitle(data.n);
+      if (data.n !== null) announce.textContent = `${counted(data.n, "command")} match`;
+      if (!parts.has("list")) return;
+      listTotal = of ?? 0;
+      drawTabs();
+      (tab === "commands" ? commands : sessions).reset(listTotal);
+      measured("count", began);
+    } catch (error) {
+      if (mine === listing) complain(error);
+    }
+  }
+
+  // -- heading
+
+  function drawTitle(total: number | null = null): void {
+    if (!opened) return;
+    const all = opened.commands ?? 0;
+    const isAll = total === null || total === all;
+    title.replaceChildren(
+      el("b", {}, ...shown(opened.archive)),
+      el("span", {}, isAll ? counted(all, "command") : `${count(total)} of ${counted(all, "command")}`),
+      opened.sessions === null ? "" : el("span", {}, counted(opened.sessions, "session")),
+      opened.scripted ? el("span", { class: "aa-badge aa-warn", title: "times were set by a script, not by a clock" }, "scripted clock") : "",
+      opened.ready ? "" : el("span", { class: "aa-badge" }, `reading the archive, ${Math.round(opened.progress * 100)} %`),
+    );
+  }
+
+  function drawChips(): void {
+    const chip = (label: string, take: () => void) =>
+      el("button", { type: "button", class: "aa-chip", title: "take this filter away", onclick: take }, ...shown(label), " ×");
+    const { filter } = scope;
+    const found: HTMLElement[] = [];
+    for (const [facet, chosen] of Object.entries(filter)) {
+      if (!Array.isArray(chosen)) continue;
+      for (const value of chosen) {
+        found.push(chip(`${facet}: ${value || "(none)"}`, () =>
+          scope.narrow(given({ ...scope.filter, [facet]: chosen.filter((each) => each !== value) }))));
+      }
+    }
+    if (filter.text) found.push(chip(`text: ${filter.text}`, () => { search.value = ""; const { text: _, ...rest } = scope.filter; scope.narrow(rest as Filter); }));
+    if (filter.since !== undefined || filter.until !== undefined) {
+      found.push(chip(`${filter.since ? moment(filter.since).slice(0, 19) : "…"} – ${filter.until ? moment(filter.until).slice(0, 19) : "…"}`, () => scope.narrow(between(scope.filter))));
+    }
+    if (found.length > 1) found.push(el("button", { type: "button", class: "aa-button aa-text", onclick: () => { search.value = ""; scope.narrow({}); } }, "clear all"));
+    chips.hidden = !found.length;
+    chips.replaceChildren(...found);
+  }
+
+  // -- a session, opened
+
+  function openSession(chosen: Selected): void {
+    if (replaying === chosen.session) replay?.goTo(chosen.command);
+    else {
+      replay?.dispose();
+      drawer.replaceChildren(el("div", { class: "aa-x-drawer-top" },
+        el("button", { type: "button", class: "aa-button aa-text", title: "Back (Esc)", onclick: closeSession }, "← back to the list")));
+      drawer.hidden = false;
+      frame.classList.add("aa-x-opened");
+      replaying = chosen.session;
+      replay = mountReplay(drawer, within(source, "replay", { session: chosen.session }), {
+        commandNo: chosen.command,
+        onSelect: (command: number) => scope.select({ session: chosen.session, command }),
+      });
+      drawer.querySelector<HTMLElement>("[role=listbox]")?.focus({ preventScroll: true });
+      announce.textContent = `session ${chosen.session} is open; Escape goes back`;
+    }
+  }
+
+  function closeSession(): void {
+    replay?.dispose();
+    replay = null;
+    replaying = "";
+    drawer.hidden = true;
+    frame.classList.remove("aa-x-opened");
+    (tab === "commands" ? commands : sessions).element.focus({ preventScroll: true });
+  }
+
+  // -- life
+
+  let typing: ReturnType<typeof setTimeout> | undefined;
+  search.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => scope.narrow(given({ ...scope.filter, text: search.value })), TYPING_MS);
+  });
+  // While capturing: a replay has a meaning of its own for Escape, once there is nothing to close in it.
+  frame.addEventListener("keydown", (event) => {
+    const target = event.target as HTMLElement;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const isTyping = target.matches("input, select, textarea");
+    if (event.key === "Escape" && replaying && !isTyping && drawer.querySelector<HTMLElement>(".aa-help")?.hidden) closeSession();
+    else if (event.key === "Escape" && target === search) commands.element.focus({ preventScroll: true });
+    else if (isTyping || replaying) return;
+    else if (event.key === "/") search.focus();
+    else if (event.key === "o") order.click();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }, true);
+  cleanups.push(scope.hear((change) => {
+    if (change === "selected") {
+      void followList();
+      return;
+    }
+    if (search.value !== (scope.filter.text ?? "")) search.value = scope.filter.text ?? "";
+    drawChips();
+    void relist();
+  }));
+
+  /** Show in the list what another view selected. */
+  async function followList(): Promise<void> {
+    const { selected } = scope;
+    if (!selected || !parts.has("list")) return;
+    if (replaying) {
+      if (replaying === selected.session) replay?.goTo(selected.command);
+      return;
+    }
+    if (tab !== "commands") return;
+    const active = commands.row(commands.active());
+    if (active && active.session_id === selected.session && active.command_no === selected.command) return;
+    try {
+      const { data } = await ask<{ place: number | null }>("place", { filter: scope.filter, newest, ...selected });
+      if (data.place !== null) commands.goTo(data.place);
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  async function begin(): Promise<void> {
+    const began = performance.now();
+    const { data } = await ask<Opened>("open", {});
+    if (closed) return;
+    opened = data;
+    scope.begin(data.filter, data.selected);
+    search.value = scope.filter.text ?? "";
+    drawTitle();
+    drawChips();
+    drawTabs();
+    if (parts.has("timeline")) {
+      timeline = mountTimeline(timelineBox, source, scope, data, {
+        complain,
+        lanes: options.lanes ?? "none",
+        ...(options.onLanes ? { onLanes: options.onLanes } : {}),
+      });
+    }
+    void relist();
+    measured("open", began);
+    watch();
+  }
+
+  /** Look whether there is more: often while the archive is read, now and then while it grows. */
+  function watch(): void {
+    if (!opened) return;
+    const timer = setTimeout(async () => {
+      if (closed) return;
+      try {
+        if (frame.isConnected && !document.hidden) {
+          const { data } = await ask<Opened>("open", {});
+          const isNew = opened?.stamp !== data.stamp;
+          const wasReady = opened?.ready;
+          opened = data;
+          if (isNew) {
+            side?.refresh();
+            timeline?.refresh(data);
+            // Whoever reads a list is not thrown back to its top by what is recorded meanwhile.
+            if (!wasReady || commands.active() < 0) void relist();
+          } else if (!data.ready) drawTitle();
+        }
+      } catch (error) {
+        complain(error);
+      }
+      watch();
+    }, opened.ready ? POLL_MS : BUILDING_MS);
+    cleanups.push(() => clearTimeout(timer));
+  }
+
+  begin().catch(complain);
+
+  return {
+    scope,
+    dispose() {
+      closed = true;
+      clearTimeout(typing);
+      replay?.dispose();
+      timeline?.dispose();
+      side?.dispose();
+      said?.dispose();
+      for (const cleanup of cleanups) cleanup();
+      frame.remove();
+    },
+  };
+}
+
+/** Turn an Arrow stream into a list of its rows, for the few that a list shows. */
+function objects<Row>(view: DataView | undefined): Row[] {
+  const columns = slice<Record<string, unknown>>(view);
+  const names = Object.keys(columns).filter((name) => name !== "length");
+  return Array.from({ length: columns.length }, (_, i) =>
+    Object.fromEntries(names.map((name) => [name, columns[name]?.[i]])) as Row);
+}

@@ -1,0 +1,717 @@
+/**
+ * Commands over time, in lanes: densities from afar, single commands from near.
+ *
+ * The kernel counts; a question asks for three times the stretch that is seen, so that small moves are
+ * drawn from what is there. What was drawn moves at once, and what is asked for replaces it when it
+ * comes. The gravest of what shares a pixel is what shows.
+ */
+
+import { slice, type Slice } from "../arrow.ts";
+import type { Source } from "../channel.ts";
+import { el, icon, shown } from "../dom.ts";
+import { plain } from "../text.ts";
+import { count, counted, duration, moment } from "../units.ts";
+import { measured } from "../measured.ts";
+import {
+  across, centred, covers, overscan, panned, ticks, timeAt, whole, within, zoomed, type Span,
+} from "./lens.ts";
+import { between, Scope } from "./scope.ts";
+
+export const LANES = ["none", "session", "user", "agent", "target", "class"] as const;
+export type Lanes = (typeof LANES)[number];
+
+/** Classes by their code in what the kernel sends, the gravest first; the last is any other. */
+export const CLASSES = ["schema", "admin", "write", "unknown", "read", "session", ""] as const;
+
+/** What a bit of `flags` says, in the order of gravity: what stands first is drawn on top. */
+export const FLAGS = [
+  { bit: 4, name: "denied", shape: "cross" },
+  { bit: 1, name: "error", shape: "notch" },
+  { bit: 2, name: "held", shape: "diamond" },
+  { bit: 16, name: "large", shape: "ring" },
+  { bit: 8, name: "masked", shape: "bar" },
+] as const;
+
+interface Bins {
+  lane: number;
+  bin: number;
+  n: number;
+  cls: number;
+  flags: number;
+  severity: number;
+}
+
+interface Marks {
+  id: number;
+  t: number;
+  duration: number | null;
+  lane: number;
+  cls: number;
+  status: number;
+  flags: number;
+}
+
+interface Lane {
+  name: string;
+  n: number;
+  /** Of how many lanes this is the rest. */
+  others?: number;
+}
+
+/** What the kernel says of a stretch of time: bins of `step` microseconds from `origin`, or commands. */
+interface Looked {
+  kind: "bins" | "marks";
+  lanes: Lane[];
+  n: number | null;
+  ready: boolean;
+  origin: number;
+  step: number;
+}
+
+type Drawn = { lanes: Lane[]; span: Span } & (
+  | { kind: "bins"; bins: Slice<Bins>; origin: number; step: number }
+  | { kind: "marks"; marks: Slice<Marks> }
+);
+
+export interface Bounds {
+  first: number;
+  last: number;
+}
+
+const LANE_HEIGHT = 30;
+const LONE_LANE_HEIGHT = 84;
+const STRIP_HEIGHT = 34;
+const SETTLE_MS = 30;
+const STEP = 0.2;
+const ZOOM = 0.5;
+
+const KEYS: Record<string, string> = {
+  ArrowLeft: "left", ArrowRight: "right", "+": "in", "=": "in", "-": "out", Home: "first", End: "last",
+  "0": "all", ",": "previous", ".": "next", "[": "previousGrave", "]": "nextGrave", f: "filter", Escape: "clear",
+  "?": "help",
+};
+
+/** Return what a key asks of a timeline, or null. */
+export function action(event: Pick<KeyboardEvent, "key" | "ctrlKey" | "metaKey" | "altKey">): string | null {
+  return event.ctrlKey || event.metaKey || event.altKey ? null : (KEYS[event.key] ?? null);
+}
+
+/** Return how high a bar of `n` is, from 0 to 1: by its logarithm, so that one of a million shows. */
+export const height = (n: number, most: number): number =>
+  n <= 0 ? 0 : 0.12 + 0.88 * (Math.log1p(n) / Math.log1p(Math.max(most, 1)));
+
+interface Options {
+  lanes?: Lanes;
+  onLanes?: (lanes: Lanes) => void;
+  complain: (error: unknown) => void;
+}
+
+export interface TimelineView {
+  /** Show a time, in the middle. */
+  show(time: number): void;
+  refresh(bounds?: Bounds): void;
+  dispose(): void;
+}
+
+export function mountTimeline(
+  root: HTMLElement, source: Source, scope: Scope, bounds: Bounds, { lanes = "none", onLanes, complain }: Options,
+): TimelineView {
+  let limits = whole(bounds.first, bounds.last);
+  let span: Span = { ...limits };
+  let drawn: Drawn | null = null;
+  let strip: Drawn | null = null;
+  let brushed: Span | null = null;
+  let asked = 0;
+  let began = 0;
+  let closed = false;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let palette: Record<string, string> = {};
+  const cleanups: (() => void)[] = [];
+
+  // -- skeleton
+
+  const button = (label: string, title: string, path: string, act: () => void) =>
+    el("button", { type: "button", class: "aa-button", title, "aria-label": label, onclick: act }, icon(path));
+  const lanesField = el(
+    "select", { class: "aa-field", "aria-label": "Lanes" },
+    ...LANES.map((each) => el("option", { value: each }, each === "none" ? "all in one lane" : `a lane a ${each}`)),
+  );
+  lanesField.value = lanes;
+  const range = el("output", { class: "aa-t-range", "aria-live": "off" });
+  const toFilter = el("button", {
+    type: "button", class: "aa-button aa-text", title: "Keep what is in view (f)", onclick: () => perform("filter"),
+  }, "filter to view");
+  const clear = el("button", {
+    type: "button", class: "aa-button aa-text", title: "All times (Esc)", hidden: true, onclick: () => perform("clear"),
+  }, "all times");
+  const announce = el("div", { class: "aa-hidden", role: "status", "aria-live": "polite" });
+  const stripCanvas = el("canvas", { class: "aa-strip-canvas" });
+  const stripBox = el("div", { class: "aa-strip", title: "Drag to look at a stretch of time", "aria-hidden": "true" }, stripCanvas);
+  const names = el("div", { class: "aa-lanes", "aria-hidden": "true" });
+  const canvas = el("canvas", { class: "aa-plot-canvas" });
+  const tip = el("div", { class: "aa-t-tip", hidden: true });
+  const plot = el(
+    "div",
+    {
+      class: "aa-plot", tabindex: 0, role: "application", "aria-roledescription": "timeline",
+      "aria-label": "Commands over time. Arrows move, plus and minus zoom, full stop and comma step.",
+    },
+    canvas, tip,
+  );
+  const legend = el("div", { class: "aa-legend", "aria-hidden": "true" });
+  const help = el(
+    "div", { class: "aa-help", role: "dialog", "aria-label": "Keys", hidden: true },
+    el("h4", {}, "Keys"),
+    el("dl", {}, ...[
+      ["← →", "earlier, later"], ["+ -", "closer, farther"], ["Home End 0", "first, last, all"],
+      [", .", "previous, next command"], ["[ ]", "previous, next error, hold or denial"],
+      ["f", "keep what is in view"], ["Esc", "all times"], ["shift and drag", "choose a stretch"],
+    ].flatMap(([keys, does]) => [el("dt", {}, keys ?? ""), el("dd", {}, does ?? "")])),
+  );
+  const frame = el(
+    "div", { class: "aa-timeline" },
+    el(
+      "div", { class: "aa-t-toolbar", role: "toolbar", "aria-label": "Timeline" },
+      lanesField,
+      button("Earlier", "Earlier (left)", "M10 3 5 8l5 5z", () => perform("left")),
+      button("Later", "Later (right)", "m6 3 5 5-5 5z", () => perform("right")),
+      button("Closer", "Closer (+)", "M7 3h2v4h4v2H9v4H7V9H3V7h4z", () => perform("in")),
+      button("Farther", "Farther (-)", "M3 7h10v2H3z", () => perform("out")),
+      button("All", "All (0)", "M2 3h1v10H2zM13 3h1v10h-1zM4 8l3-3v2h2V5l3 3-3 3V9H7v2z", () => perform("all")),
+      el("span", { class: "aa-gap" }), range, el("span", { class: "aa-grow" }), toFilter, clear,
+      el("button", {
+        type: "button", class: "aa-button aa-text", title: "Keys (?)", "aria-label": "Keyboard help of the timeline",
+        onclick: () => perform("help"),
+      }, "?"),
+    ),
+    stripBox,
+    el("div", { class: "aa-plot-row" }, names, plot),
+    legend, help, announce,
+  );
+  root.append(frame);
+
+  const listen = <Type extends keyof HTMLElementEventMap>(
+    target: EventTarget, type: Type, listener: (event: HTMLElementEventMap[Type]) => void, options?: AddEventListenerOptions,
+  ) => {
+    target.addEventListener(type, listener as EventListener, options);
+    cleanups.push(() => target.removeEventListener(type, listener as EventListener, options));
+  };
+
+  // -- asking
+
+  const width = () => Math.max(50, plot.clientWidth);
+
+  async function look(wide: Span, pixels: number, lanesNow: Lanes, channel: string): Promise<Drawn> {
+    // The time of the filter is shown as a band: what lies outside it stays in view.
+    const { since: _, until: __, ...filter } = scope.filter;
+    const { data, buffers } = await source.request<Looked>("look", {
+      filter, since: Math.max(0, Math.floor(wide.since)), until: Math.ceil(wide.until), lanes: lanesNow,
+      width: Math.round(pixels), channel,
+    });
+    const seen = { lanes: data.lanes ?? [], span: wide };
+    return data.kind === "marks"
+      ? { kind: "marks", ...seen, marks: slice<Marks>(buffers[0]) }
+      : { kind: "bins", ...seen, origin: data.origin, step: data.step, bins: slice<Bins>(buffers[0]) };
+  }
+
+  /** Draw what is there at once, and ask for what is not. */
+  function move(next: Span, isNew = false): void {
+    span = next;
+    began = performance.now();
+    draw();
+    if (!isNew && drawn && (covers(drawn.span, span) || (drawn.kind === "marks" && contains(drawn.span, span)))) {
+      measured("move", began);
+      return;
+    }
+    clearTimeout(timer);
+    timer = setTimeout(ask, isNew ? 0 : SETTLE_MS);
+  }
+
+  async function ask(): Promise<void> {
+    asked += 1;
+    const mine = asked;
+    const start = began;
+    plot.setAttribute("aria-busy", "true");
+    try {
+      const answer = await look(overscan(span), width() * 3, lanesField.value as Lanes, "plot");
+      if (closed || mine !== asked) return;
+      drawn = answer;
+      drawNames();
+      draw();
+      measured("look", start);
+    } catch (error) {
+      if (mine === asked) complain(error); // else a newer question took its place
+    } finally {
+      if (mine === asked) plot.removeAttribute("aria-busy");
+    }
+  }
+
+  let askedStrip = 0;
+  async function askStrip(): Promise<void> {
+    askedStrip += 1;
+    const mine = askedStrip;
+    try {
+      const answer = await look(limits, Math.max(50, stripBox.clientWidth), "none", "strip");
+      if (closed || mine !== askedStrip) return;
+      strip = answer;
+      drawStrip();
+    } catch (error) {
+      if (mine === askedStrip) complain(error);
+    }
+  }
+
+  // -- drawing
+
+  function colours(): void {
+    const style = getComputedStyle(frame);
+    palette = Object.fromEntries(
+      [...CLASSES, "bad", "warn", "quiet", "line", "ink", "paper", "accent", "selected", "good"].map((name) => [
+        name, style.getPropertyValue(`--aa-${name}`).trim() || "#888",
+      ]),
+    );
+  }
+
+  /** Fit a canvas to its box at the screen's resolution; returns what draws on it, in CSS pixels. */
+  function fitted(target: HTMLCanvasElement, wide: number, high: number): CanvasRenderingContext2D | null {
+    const ratio = window.devicePixelRatio || 1;
+    if (target.width !== Math.round(wide * ratio) || target.height !== Math.round(high * ratio)) {
+      target.width = Math.round(wide * ratio);
+      target.height = Math.round(high * ratio);
+      target.style.height = `${high}px`;
+    }
+    const pen = target.getContext("2d");
+    pen?.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen?.clearRect(0, 0, wide, high);
+    return pen;
+  }
+
+  const laneHeight = () => ((drawn?.lanes.length ?? 1) > 1 ? LANE_HEIGHT : LONE_LANE_HEIGHT);
+  const plotHeight = () => Math.max(1, drawn?.lanes.length ?? 1) * laneHeight();
+
+  function draw(): void {
+    if (!Object.keys(palette).length) colours();
+    const wide = width();
+    const high = plotHeight() + AXIS;
+    const pen = fitted(canvas, wide, high);
+    if (!pen) return;
+    drawAxis(pen, wide, high);
+    if (drawn?.kind === "bins") drawBins(pen, drawn, span, wide, laneHeight());
+    else if (drawn) drawMarks(pen, drawn, span, wide, laneHeight());
+    drawBand(pen, wide, plotHeight());
+    drawStrip();
+    range.textContent = `${moment(Math.max(span.since, limits.since)).slice(0, 19)} – ${moment(Math.min(span.until, limits.until)).slice(0, 19)} UTC (${duration(span.until - span.since)})`;
+  }
+
+  const AXIS = 22;
+
+  function drawAxis(pen: CanvasRenderingContext2D, wide: number, high: number): void {
+    pen.font = `11px ${getComputedStyle(frame).fontFamily}`;
+    pen.textBaseline = "bottom";
+    for (const tick of ticks(span, wide)) {
+      const x = Math.round(across(span, wide, tick.time)) + 0.5;
+      pen.strokeStyle = palette["line"] ?? "";
+      pen.globalAlpha = tick.isMajor ? 1 : 0.5;
+      pen.beginPath();
+      pen.moveTo(x, 0);
+      pen.lineTo(x, high - 14);
+      pen.stroke();
+      pen.globalAlpha = 1;
+      pen.fillStyle = (tick.isMajor ? palette["ink"] : palette["quiet"]) ?? "";
+      pen.fillText(tick.label, x + 3, high - 2);
+    }
+    pen.strokeStyle = palette["line"] ?? "";
+    for (let lane = 1; lane <= (drawn?.lanes.length ?? 1); lane += 1) {
+      pen.beginPath();
+      pen.moveTo(0, lane * laneHeight() - 0.5);
+      pen.lineTo(wide, lane * laneHeight() - 0.5);
+      pen.stroke();
+    }
+  }
+
+  function drawBins(
+    pen: CanvasRenderingContext2D, of: Drawn & { kind: "bins" }, seen: Span, wide: number, high: number,
+  ): void {
+    const { bins } = of;
+    let most = 1;
+    for (let i = 0; i < bins.length; i += 1) most = Math.max(most, bins.n[i] ?? 0);
+    const pixels = Math.max(1, across(seen, wide, seen.since + of.step));
+    for (let i = 0; i < bins.length; i += 1) {
+      const x = across(seen, wide, of.origin + (bins.bin[i] ?? 0) * of.step);
+      if (x < -pixels || x > wide) continue;
+      const base = ((bins.lane[i] ?? 0) + 1) * high - 1;
+      const tall = height(bins.n[i] ?? 0, most) * (high - 8);
+      pen.fillStyle = palette[CLASSES[bins.cls[i] ?? 0] ?? "unknown"] ?? "";
+      pen.fillRect(x, base - tall, Math.max(1, pixels - 0.2), tall);
+      drawFlags(pen, bins.flags[i] ?? 0, x + pixels / 2, base - high + 5, Math.min(pixels, 6));
+    }
+  }
+
+  function drawMarks(
+    pen: CanvasRenderingContext2D, of: Drawn & { kind: "marks" }, seen: Span, wide: number, high: number,
+  ): void {
+    const { marks } = of;
+    for (let i = 0; i < marks.length; i += 1) {
+      const time = marks.t[i] ?? 0;
+      const x = across(seen, wide, time);
+      const long = Math.max(3, across(seen, wide, time + (marks.duration[i] ?? 0)) - x);
+      if (x + long < 0 || x > wide) continue;
+      const top = (marks.lane[i] ?? 0) * high + 10;
+      pen.fillStyle = palette[CLASSES[marks.cls[i] ?? 0] ?? "unknown"] ?? "";
+      pen.fillRect(x, top, long, high - 14);
+      drawFlags(pen, marks.flags[i] ?? 0, x + 1.5, top - 5, 6);
+      if (marks.id[i] === selectedRow) {
+        pen.strokeStyle = palette["ink"] ?? "";
+        pen.lineWidth = 2;
+        pen.strokeRect(x - 2, top - 2, long + 4, high - 10);
+        pen.lineWidth = 1;
+      }
+    }
+  }
+
+  /** The gravest flag, as a shape of its own, because a colour alone does not reach everybody. */
+  function drawFlags(pen: CanvasRenderingContext2D, flags: number, x: number, y: number, size: number): void {
+    const flag = FLAGS.find(({ bit }) => flags & bit);
+    if (!flag) return;
+    const r = Math.max(1.5, size / 2);
+    pen.fillStyle = pen.strokeStyle =
+      (flag.name === "denied" || flag.name === "error" ? palette["bad"] : flag.name === "held" ? palette["warn"] : palette["quiet"]) ?? "";
+    pen.beginPath();
+    if (flag.shape === "cross") {
+      pen.moveTo(x - r, y - r); pen.lineTo(x + r, y + r); pen.moveTo(x + r, y - r); pen.lineTo(x - r, y + r);
+      pen.stroke();
+    } else if (flag.shape === "diamond") {
+      pen.moveTo(x, y - r - 1); pen.lineTo(x + r + 1, y); pen.lineTo(x, y + r + 1); pen.lineTo(x - r - 1, y);
+      pen.fill();
+    } else if (flag.shape === "ring") {
+      pen.arc(x, y, r, 0, 2 * Math.PI);
+      pen.stroke();
+    } else if (flag.shape === "notch") {
+      pen.moveTo(x - r, y - r); pen.lineTo(x + r, y - r); pen.lineTo(x, y + r);
+      pen.fill();
+    } else pen.fillRect(x - r, y - 1, 2 * r, 2);
+  }
+
+  function drawBand(pen: CanvasRenderingContext2D, wide: number, high: number): void {
+    const { since, until } = scope.filter;
+    if (since !== undefined || until !== undefined) {
+      pen.fillStyle = palette["quiet"] ?? "";
+      pen.globalAlpha = 0.14;
+      const from = since === undefined ? 0 : across(span, wide, since);
+      const to = until === undefined ? wide : across(span, wide, until);
+      if (from > 0) pen.fillRect(0, 0, Math.min(from, wide), high);
+      if (to < wide) pen.fillRect(Math.max(to, 0), 0, wide - Math.max(to, 0), high);
+      pen.globalAlpha = 1;
+    }
+    if (brushed) {
+      pen.fillStyle = palette["accent"] ?? "";
+      pen.globalAlpha = 0.2;
+      const from = across(span, wide, brushed.since);
+      pen.fillRect(from, 0, across(span, wide, brushed.until) - from, high);
+      pen.globalAlpha = 1;
+    }
+  }
+
+  function drawStrip(): void {
+    const wide = Math.max(50, stripBox.clientWidth);
+    const pen = fitted(stripCanvas, wide, STRIP_HEIGHT);
+    if (!pen) return;
+    if (strip?.kind === "bins") drawBins(pen, strip, limits, wide, STRIP_HEIGHT);
+    else if (strip) drawMarks(pen, strip, limits, wide, STRIP_HEIGHT);
+    const from = across(limits, wide, span.since);
+    const to = across(limits, wide, span.until);
+    pen.fillStyle = palette["paper"] ?? "";
+    pen.globalAlpha = 0.6;
+    pen.fillRect(0, 0, from, STRIP_HEIGHT);
+    pen.fillRect(to, 0, wide - to, STRIP_HEIGHT);
+    pen.globalAlpha = 1;
+    pen.strokeStyle = palette["accent"] ?? "";
+    pen.strokeRect(Math.max(0.5, from), 0.5, Math.max(3, Math.min(wide - 1, to) - Math.max(0.5, from)), STRIP_HEIGHT - 1);
+  }
+
+  function drawNames(): void {
+    const high = laneHeight();
+    names.hidden = (drawn?.lanes.length ?? 1) <= 1;
+    names.replaceChildren(
+      ...(drawn?.lanes ?? []).map((lane) =>
+        el("div", { class: "aa-lane-name", style: `height:${high}px`, title: `${plain(lane.name)}: ${counted(lane.n, "command")}` },
+          el("span", {}, ...shown(lane.others ? counted(lane.others, "other") : label(lane.name))), el("small", {}, count(lane.n)))),
+    );
+  }
+
+  const label = (name: string) => (lanesField.value === "session" ? name.slice(0, 13) : name || "(none)");
+
+  function drawLegend(): void {
+    legend.replaceChildren(
+      ...CLASSES.filter((name) => name).map((name) => el("span", { class: `aa-key aa-class-${name}` }, el("i", { class: "aa-dot" }), name)),
+      ...FLAGS.map(({ name }) => el("span", { class: `aa-key aa-flag-${name}` }, { denied: "✕", error: "▼", held: "◆", large: "○", masked: "▬" }[name], ` ${name}`)),
+    );
+  }
+
+  // -- moving
+
+  function perform(what: string): void {
+    const middle = (span.since + span.until) / 2;
+    switch (what) {
+      case "left": return move(panned(span, limits, -STEP));
+      case "right": return move(panned(span, limits, STEP));
+      case "in": return move(zoomed(span, limits, ZOOM, middle));
+      case "out": return move(zoomed(span, limits, 1 / ZOOM, middle));
+      case "all": return move({ ...limits });
+      case "first": return move(centred(span, limits, bounds.first));
+      case "last": return move(centred(span, limits, bounds.last));
+      case "previous": return void step(-1, false);
+      case "next": return void step(1, false);
+      case "previousGrave": return void step(-1, true);
+      case "nextGrave": return void step(1, true);
+      case "filter": return scope.narrow(between(scope.filter, Math.floor(span.since), Math.ceil(span.until)));
+      case "clear":
+        help.hidden = true;
+        return scope.narrow(between(scope.filter));
+      case "help":
+        help.hidden = !help.hidden;
+    }
+  }
+
+  let selectedRow = -1;
+  let selectedTime: number | null = null;
+
+  /** Go to the command before or after the selected one, or the middle of what is seen. */
+  async function step(direction: 1 | -1, grave: boolean): Promise<void> {
+    const filter = { ...scope.filter };
+    if (grave) filter.flags = ["error", "held", "denied"];
+    try {
+      const { buffers } = await source.request("step", {
+        filter, direction, t: Math.round(selectedTime ?? (span.since + span.until) / 2), id: Math.max(0, selectedRow),
+      });
+      const row = slice<{ id: number; t: number; session_id: string; command_no: number; text: string }>(buffers[0]);
+      const [id, t, session] = [row.id?.[0], row.t?.[0], row.session_id?.[0]];
+      if (id === undefined || t === undefined || session === undefined) {
+        announce.textContent = direction > 0 ? "none after it" : "none before it";
+        return;
+      }
+      selectedRow = id;
+      selectedTime = t;
+      scope.select({ session, command: row.command_no[0] ?? 0 });
+      move(t > span.since && t < span.until ? span : centred(span, limits, t));
+      announce.textContent = `${moment(t)}, ${plain(row.text[0] ?? "").slice(0, 200)}`;
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  listen(plot, "keydown", (event) => {
+    const what = action(event);
+    if (!what) return;
+    perform(what);
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  listen(plot, "wheel", (event) => {
+    if (!event.ctrlKey && !event.shiftKey && !plot.matches(":focus-within")) return; // the page scrolls
+    event.preventDefault();
+    const x = event.clientX - plot.getBoundingClientRect().left;
+    if (event.shiftKey) move(panned(span, limits, Math.sign(event.deltaY || event.deltaX) * STEP));
+    else move(zoomed(span, limits, Math.exp(event.deltaY / 300), timeAt(span, width(), x)));
+  }, { passive: false });
+
+  let drag: { x: number; span: Span; brush: boolean; moved: boolean } | null = null;
+  listen(plot, "pointerdown", (event) => {
+    if (event.button !== 0) return;
+    drag = { x: event.clientX, span: { ...span }, brush: event.shiftKey, moved: false };
+    plot.setPointerCapture(event.pointerId);
+  });
+  listen(plot, "pointermove", (event) => {
+    if (!drag) return hover(event);
+    const by = event.clientX - drag.x;
+    drag.moved ||= Math.abs(by) > 3;
+    if (!drag.moved) return;
+    tip.hidden = true;
+    if (drag.brush) {
+      const left = plot.getBoundingClientRect().left;
+      const [a, b] = [drag.x - left, event.clientX - left].map((x) => timeAt(span, width(), x)).sort((p, q) => p - q);
+      brushed = { since: a ?? 0, until: b ?? 0 };
+      draw();
+    } else {
+      const us = (by / width()) * (drag.span.until - drag.span.since);
+      move(within({ since: drag.span.since - us, until: drag.span.until - us }, limits));
+    }
+  });
+  listen(plot, "pointerup", (event) => {
+    const ended = drag;
+    drag = null;
+    if (brushed) {
+      scope.narrow(between(scope.filter, Math.floor(brushed.since), Math.ceil(brushed.until)));
+      brushed = null;
+      draw();
+    } else if (ended && !ended.moved) choose(event);
+  });
+  listen(plot, "pointerleave", () => { tip.hidden = true; });
+  listen(plot, "dblclick", (event) => {
+    const x = event.clientX - plot.getBoundingClientRect().left;
+    move(zoomed(span, limits, event.shiftKey ? 4 : 0.25, timeAt(span, width(), x)));
+  });
+
+  let stripDrag: number | null = null;
+  const stripTime = (event: MouseEvent) => {
+    const box = stripBox.getBoundingClientRect();
+    return timeAt(limits, Math.max(50, box.width), event.clientX - box.left);
+  };
+  listen(stripBox, "pointerdown", (event) => {
+    stripDrag = stripTime(event);
+    stripBox.setPointerCapture(event.pointerId);
+  });
+  listen(stripBox, "pointermove", (event) => {
+    if (stripDrag === null) return;
+    const [since, until] = [stripDrag, stripTime(event)].sort((a, b) => a - b) as [number, number];
+    if (until - since > (limits.until - limits.since) / 500) move(within({ since, until }, limits));
+  });
+  listen(stripBox, "pointerup", (event) => {
+    const time = stripTime(event);
+    if (stripDrag !== null && Math.abs(time - stripDrag) <= (limits.until - limits.since) / 500) {
+      move(centred(span, limits, time));
+    }
+    stripDrag = null;
+  });
+
+  // -- pointing
+
+  /** Return the mark or bin under a pointer: its place in the columns, or -1. */
+  function under(event: MouseEvent): number {
+    if (!drawn) return -1;
+    const box = plot.getBoundingClientRect();
+    const x = event.clientX - box.left;
+    const lane = Math.floor((event.clientY - box.top) / laneHeight());
+    let found = -1;
+    if (drawn.kind === "bins") {
+      const { bins } = drawn;
+      const bin = Math.floor((timeAt(span, width(), x) - drawn.origin) / drawn.step);
+      for (let i = 0; i < bins.length; i += 1) {
+        if (bins.lane[i] === lane && Math.abs((bins.bin[i] ?? 0) - bin) <= 1) {
+          if (found < 0 || bins.bin[i] === bin) found = i;
+        }
+      }
+      return found;
+    }
+    let nearest = 6;
+    for (let i = 0; i < drawn.marks.length; i += 1) {
+      if (drawn.marks.lane[i] !== lane) continue;
+      const from = across(span, width(), drawn.marks.t[i] ?? 0);
+      const to = across(span, width(), (drawn.marks.t[i] ?? 0) + (drawn.marks.duration[i] ?? 0));
+      const away = x < from ? from - x : x > to ? x - to : 0;
+      if (away < nearest) [found, nearest] = [i, away];
+    }
+    return found;
+  }
+
+  function hover(event: MouseEvent): void {
+    const i = under(event);
+    if (i < 0 || !drawn) {
+      tip.hidden = true;
+      return;
+    }
+    const flags = (drawn.kind === "bins" ? drawn.bins.flags[i] : drawn.marks.flags[i]) ?? 0;
+    const said = FLAGS.filter(({ bit }) => flags & bit).map(({ name }) => name).join(", ");
+    const cls = CLASSES[(drawn.kind === "bins" ? drawn.bins.cls[i] : drawn.marks.cls[i]) ?? 0] ?? "";
+    const first = drawn.kind === "bins"
+      ? `${counted(drawn.bins.n[i] ?? 0, "command")}, gravest: ${cls}`
+      : `${cls}, ${duration(drawn.marks.duration[i] ?? 0)}`;
+    const time = drawn.kind === "bins"
+      ? drawn.origin + (drawn.bins.bin[i] ?? 0) * drawn.step
+      : (drawn.marks.t[i] ?? 0);
+    tip.replaceChildren(el("b", {}, first), el("div", {}, moment(time)), said ? el("div", {}, said) : null as never);
+    if (!said) tip.lastChild?.remove();
+    tip.hidden = false;
+    const box = plot.getBoundingClientRect();
+    const x = event.clientX - box.left;
+    tip.style.left = `${Math.min(x + 12, box.width - tip.offsetWidth - 4)}px`;
+    tip.style.top = `${Math.max(0, event.clientY - box.top - tip.offsetHeight - 8)}px`;
+  }
+
+  async function choose(event: MouseEvent): Promise<void> {
+    const i = under(event);
+    plot.focus({ preventScroll: true });
+    if (i < 0 || !drawn) return;
+    if (drawn.kind === "bins") {
+      const x = event.clientX - plot.getBoundingClientRect().left;
+      move(zoomed(span, limits, 0.25, timeAt(span, width(), x)));
+      return;
+    }
+    const row = drawn.marks.id[i] ?? -1;
+    try {
+      const { data } = await source.request<{ session: string; command_no: number }>("which", { id: row });
+      selectedRow = row;
+      selectedTime = drawn.marks.t[i] ?? null;
+      scope.select({ session: data.session, command: data.command_no });
+      draw();
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  // -- life
+
+  listen(lanesField, "change", () => {
+    onLanes?.(lanesField.value as Lanes);
+    move(span, true);
+  });
+  cleanups.push(scope.hear((change) => {
+    if (change === "filter") {
+      clear.hidden = scope.filter.since === undefined && scope.filter.until === undefined;
+      askStrip();
+      move(span, true);
+    } else void follow();
+  }));
+
+  /** Show what another view has selected. */
+  async function follow(): Promise<void> {
+    if (!scope.selected) return;
+    try {
+      const { data } = await source.request<{ id: number | null; t: number }>("locate", { ...scope.selected });
+      if (data.id === null || data.id === undefined || data.id === selectedRow) return;
+      selectedRow = data.id;
+      selectedTime = data.t;
+      move(data.t > span.since && data.t < span.until ? span : centred(span, limits, data.t));
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  const redraw = () => {
+    colours();
+    draw();
+  };
+  const sizes = new ResizeObserver(() => requestAnimationFrame(() => move(span)));
+  sizes.observe(plot);
+  const themes = new MutationObserver(() => requestAnimationFrame(() => requestAnimationFrame(redraw)));
+  themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
+  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", redraw);
+  cleanups.push(() => sizes.disconnect(), () => themes.disconnect(), () => scheme.removeEventListener("change", redraw));
+
+  drawLegend();
+  move(span, true);
+  void askStrip();
+
+  return {
+    show: (time) => move(centred(span, limits, time)),
+    refresh(next) {
+      if (next) {
+        const sawAll = span.since === limits.since && span.until === limits.until;
+        bounds = next;
+        limits = whole(next.first, next.last);
+        if (sawAll) span = { ...limits };
+      }
+      void askStrip();
+      move(span, true);
+    },
+    dispose() {
+      closed = true;
+      clearTimeout(timer);
+      for (const cleanup of cleanups) cleanup();
+      frame.remove();
+    },
+  };
+}
+
+const contains = (wide: Span, span: Span): boolean => wide.since <= span.since && span.until <= wide.until;

@@ -1,0 +1,193 @@
+/** A list of any length, of which what is in view is asked for, by pages. */
+
+import { el } from "./dom.ts";
+import { measured } from "./measured.ts";
+
+const PAGE = 100;
+const KEPT_PAGES = 40;
+/** Browsers lay out no taller elements; a longer list is scrolled in proportion. */
+const TALLEST_PX = 8_000_000;
+const SETTLE_MS = 40;
+
+interface Options<Row> {
+  label: string;
+  rowHeight: number;
+  /** Return rows from `offset` on. */
+  fetch(offset: number, limit: number): Promise<readonly Row[]>;
+  /** Draw one row; its place is in its `aria-posinset` already. */
+  draw(row: Row, isActive: boolean): Node[];
+  onActive(row: Row, place: number): void;
+  onOpen(row: Row): void;
+  complain(error: unknown): void;
+}
+
+export interface VirtualList<Row> {
+  readonly element: HTMLElement;
+  /** Begin anew with so many rows; the active one is forgotten. */
+  reset(total: number): void;
+  /** Make a place the active one, in view. */
+  goTo(place: number): void;
+  active(): number;
+  row(place: number): Row | undefined;
+  dispose(): void;
+}
+
+let instances = 0;
+
+export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
+  const { rowHeight } = options;
+  const prefix = `aa-list-${(instances += 1)}`;
+  const spacer = el("div", { class: "aa-x-spacer" });
+  const rows = el("div", { class: "aa-x-rows" });
+  const element = el("div", { class: "aa-x-list", role: "listbox", tabindex: 0, "aria-label": options.label }, spacer, rows);
+  const pages = new Map<number, readonly Row[]>();
+  const waiting = new Set<number>();
+  let total = 0;
+  let place = -1;
+  let generation = 0;
+  let frame = 0;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+
+  const tall = () => Math.min(total * rowHeight, TALLEST_PX);
+  const fits = () => Math.max(1, Math.floor(element.clientHeight / rowHeight));
+
+  /** The first place in view, which where the list is too tall is a fraction of all. */
+  function top(): number {
+    if (tall() === total * rowHeight) return element.scrollTop / rowHeight;
+    const most = Math.max(1, tall() - element.clientHeight);
+    return (element.scrollTop / most) * Math.max(0, total - fits());
+  }
+
+  function scrollTo(first: number): void {
+    if (tall() === total * rowHeight) element.scrollTop = first * rowHeight;
+    else element.scrollTop = (first / Math.max(1, total - fits())) * (tall() - element.clientHeight);
+  }
+
+  function row(at: number): Row | undefined {
+    return pages.get(Math.floor(at / PAGE))?.[at % PAGE];
+  }
+
+  function draw(): void {
+    const from = Math.max(0, Math.floor(top()) - 2);
+    const to = Math.min(total, from + fits() + 5);
+    // Relative to the scroll: the same for a list that is too tall.
+    const shift = element.scrollTop - (top() - from) * rowHeight;
+    const drawn: Node[] = [];
+    let isMissing = false;
+    for (let at = from; at < to; at += 1) {
+      const found = row(at);
+      isMissing ||= found === undefined;
+      const isActive = at === place;
+      drawn.push(
+        el(
+          "div",
+          {
+            class: `aa-x-row${isActive ? " aa-active" : ""}`, role: "option", id: `${prefix}-${at}`,
+            "aria-selected": isActive ? "true" : "false", "aria-posinset": at + 1, "aria-setsize": total,
+            style: `top:${shift + (at - from) * rowHeight}px;height:${rowHeight}px`, "data-place": at,
+          },
+          ...(found === undefined ? [el("span", { class: "aa-empty" }, "…")] : options.draw(found, isActive)),
+        ),
+      );
+    }
+    rows.replaceChildren(...drawn);
+    if (place >= from && place < to) element.setAttribute("aria-activedescendant", `${prefix}-${place}`);
+    else element.removeAttribute("aria-activedescendant");
+    if (isMissing) {
+      clearTimeout(timer);
+      timer = setTimeout(() => void load(from, to), pages.size ? SETTLE_MS : 0);
+    }
+  }
+
+  async function load(from: number, to: number): Promise<void> {
+    const mine = generation;
+    const began = performance.now();
+    for (let page = Math.floor(from / PAGE); page * PAGE < to; page += 1) {
+      if (pages.has(page) || waiting.has(page)) continue;
+      waiting.add(page);
+      try {
+        const found = await options.fetch(page * PAGE, PAGE);
+        if (mine !== generation) return;
+        pages.set(page, found);
+        if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value as number);
+        draw();
+        measured("rows", began);
+        if (place >= 0 && Math.floor(place / PAGE) === page) tell();
+      } catch (error) {
+        options.complain(error);
+        return;
+      } finally {
+        waiting.delete(page);
+      }
+    }
+  }
+
+  function tell(): void {
+    const found = row(place);
+    if (found !== undefined) options.onActive(found, place);
+  }
+
+  function goTo(next: number): void {
+    if (!total) return;
+    place = Math.min(Math.max(next, 0), total - 1);
+    const first = top();
+    if (place < first) scrollTo(place);
+    else if (place >= first + fits()) scrollTo(place - fits() + 1);
+    draw();
+    tell();
+  }
+
+  const soon = () => {
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(draw);
+  };
+  element.addEventListener("scroll", soon, { passive: true });
+  element.addEventListener("click", (event) => {
+    const at = (event.target as HTMLElement).closest<HTMLElement>("[data-place]")?.dataset["place"];
+    if (at !== undefined) goTo(Number(at));
+  });
+  element.addEventListener("dblclick", () => {
+    const found = row(place);
+    if (found !== undefined) options.onOpen(found);
+  });
+  element.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target !== element) return;
+    const to: Record<string, number> = {
+      ArrowDown: place + 1, j: place + 1, ArrowUp: place - 1, k: place - 1, Home: 0, End: total - 1,
+      PageDown: place + fits(), PageUp: place - fits(),
+    };
+    const next = to[event.key];
+    if (next !== undefined) goTo(next);
+    else if (event.key === "Enter") {
+      const found = row(place);
+      if (found !== undefined) options.onOpen(found);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  const sizes = new ResizeObserver(soon);
+  sizes.observe(element);
+
+  return {
+    element,
+    reset(rowsNow) {
+      generation += 1;
+      total = rowsNow;
+      place = -1;
+      pages.clear();
+      waiting.clear();
+      spacer.style.height = `${tall()}px`;
+      element.scrollTop = 0;
+      draw();
+    },
+    goTo,
+    active: () => place,
+    row,
+    dispose() {
+      generation += 1;
+      clearTimeout(timer);
+      cancelAnimationFrame(frame);
+      sizes.disconnect();
+    },
+  };
+}

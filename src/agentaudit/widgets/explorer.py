@@ -1,0 +1,358 @@
+"""Sessions and commands of an archive: filters, time, a list, and what is behind each line of it.
+
+`ExplorerQuestions` answers what such a page asks, out of the index that `analysis.explore` keeps;
+`Explorer`, `Timeline` and `CommandFilter` are widgets over it, which show all or a part. Given the
+same explorer they share its scope: filter, times and selection of one are those of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import traitlets
+
+from agentaudit.analysis.case import Case
+from agentaudit.analysis.explore import Answer, Filter, Superseded
+from agentaudit.analysis.printable import printable
+from agentaudit.analysis.session import Session
+from agentaudit.errors import QuestionError
+from agentaudit.widgets.questions import Buffered, Data, Questions, question
+from agentaudit.widgets.replay import Replay, ReplayQuestions
+from agentaudit.widgets.scope import Scope, selection
+from agentaudit.widgets.view import View, bundle
+
+if TYPE_CHECKING:
+    import duckdb
+
+MAX_MARKS: Final = 4_000
+"""Up to so many commands in view are drawn one by one."""
+
+LANES: Final = ("none", "session", "user", "agent", "target", "class")
+_KEPT_REPLAYS = 4
+_MAX_CHANNEL = 20
+
+
+class ExplorerQuestions(Questions):
+    """What a page asks about an archive; `by` is the view whose changes of the scope it tells."""
+
+    def __init__(self, scope: Scope, by: object | None = None) -> None:
+        self._scope = scope
+        self._by = by
+        self._replays: dict[str, ReplayQuestions] = {}
+
+    @question
+    def open(self) -> Data:
+        found = self._ask("overview")
+        first, last = found["first"] or 0, found["last"] or 0
+        return {
+            "archive": self._scope.case.path.name,
+            "commands": found["n"],
+            "sessions": found["values"].get("session"),
+            "first": first,
+            "last": max(first, last),
+            "ready": found["ready"],
+            "progress": found["progress"]["share"],
+            "scripted": any(each["clock"] == "scripted" for each in found["gateways"]),
+            "stamp": f"{found['ready']} {found['generation']}",
+            **self._scope.to_json(),
+        }
+
+    @question
+    def scope(self, filter: Any, selected: Any) -> Data:
+        self._scope.change(Filter.parse(filter), selection(selected), by=self._by)
+        return {}
+
+    @question
+    def look(
+        self, filter: Any, since: Any, until: Any, width: Any, lanes: Any, channel: Any = ""
+    ) -> Buffered:
+        """Bins of a stretch of time, or the commands in it where they are few."""
+        if not isinstance(channel, str) or len(channel) > _MAX_CHANNEL:
+            raise QuestionError(f"channel: at most {_MAX_CHANNEL} characters expected")
+        place = {"filter": filter, "since": since, "until": until, "lanes": lanes}
+        channel = channel and f"{id(self)} {channel}"
+        bins = self._scope.index.answer("bins", {**place, "width": width}, channel=channel)
+        if bins.facts["ready"] and bins.facts["n"] <= MAX_MARKS:
+            marks = self._scope.index.answer(
+                "marks", {**place, "limit": MAX_MARKS}, channel=channel
+            )
+            if marks.facts.get("complete"):
+                return _buffered(marks, kind="marks")
+        return _buffered(bins, kind="bins")
+
+    @question
+    def facets(self, filter: Any) -> Data:
+        return self._ask("facets", filter=filter)
+
+    @question
+    def count(self, filter: Any, of: Any) -> Data:
+        """How many commands, or sessions with such, there are; null while that is not known."""
+        if of not in ("commands", "sessions"):
+            raise QuestionError("of: commands or sessions expected")
+        found = self._ask("rows" if of == "commands" else "sessions", filter=filter, limit=1)
+        return {"n": found["n"]}
+
+    @question
+    def rows(self, filter: Any, newest: Any, offset: Any, limit: Any) -> Buffered:
+        return self._page("rows", filter, newest, offset, limit)
+
+    @question
+    def sessions(self, filter: Any, newest: Any, offset: Any, limit: Any) -> Buffered:
+        return self._page("sessions", filter, newest, offset, limit)
+
+    @question
+    def step(self, filter: Any, direction: Any, t: Any, id: Any) -> Buffered:
+        """The next command behind a time, and behind the command `id` at that time, as a row."""
+        return _buffered(
+            self._scope.index.answer(
+                "rows",
+                {
+                    "filter": filter,
+                    "order": "oldest" if direction == 1 else "newest",
+                    "after": {"t": t, "id": id},
+                    "limit": 1,
+                },
+            )
+        )
+
+    @question
+    def which(self, id: Any) -> Data:
+        """Which command an `id` of the index is."""
+        return self._ask("which", id=id)
+
+    @question
+    def locate(self, session: Any, command: Any) -> Data:
+        return self._ask("locate", session=session, command_no=command)
+
+    @question
+    def place(self, filter: Any, newest: Any, session: Any, command: Any) -> Data:
+        """Where in the list of commands one is; null where it is not there."""
+        found = self._ask("locate", session=session, command_no=command)
+        if found.get("id") is None:
+            return {"place": None}
+        found = self._ask(
+            "position", filter=filter, t=found["t"], id=found["id"], order=_order(newest)
+        )
+        return {"place": found["position"] if found["matches"] else None}
+
+    @question
+    def code(self, filter: Any) -> Data:
+        """The SQL and the Python that a filter stands for."""
+        chosen = Filter.parse(filter)
+        return {"sql": chosen.sql(), "python": chosen.python()}
+
+    @question
+    def replay(self, session: Any, op: Any, args: Any) -> Buffered:
+        """A question about one session, as `ReplayQuestions` answers it."""
+        if not isinstance(session, str):
+            raise QuestionError("session: an id expected")
+        asked = self._replays.pop(session, None)
+        if asked is None:
+            asked = ReplayQuestions(self._scope.case.session(session))
+        self._replays[session] = asked
+        while len(self._replays) > _KEPT_REPLAYS:
+            del self._replays[next(iter(self._replays))]
+        return asked.ask(op, args)
+
+    def _ask(self, name: str, **arguments: Any) -> Data:
+        return self._scope.index.answer(name, arguments).facts
+
+    def _page(self, name: str, filter: Any, newest: Any, offset: Any, limit: Any) -> Buffered:
+        asked = {"filter": filter, "order": _order(newest), "offset": offset, "limit": limit}
+        return _buffered(self._scope.index.answer(name, asked))
+
+
+class _Scoped(View):
+    """A widget over a scope, its own or another view's."""
+
+    _esm = bundle("explorer.js")
+    _css = bundle("explorer.css")
+
+    parts = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
+    lanes = traitlets.Enum(LANES, "none").tag(sync=True)
+
+    _scope: Scope
+
+    def __init__(
+        self, of: Case | _Scoped, parts: tuple[str, ...], *, lanes: str = "none", **filter: Any
+    ) -> None:
+        if isinstance(of, _Scoped):
+            self._scope = of._scope
+            if filter:
+                raise QuestionError("filter: that of the explorer is shared; set it there")
+        else:
+            self._scope = Scope(of, _chosen(filter))
+        super().__init__(ExplorerQuestions(self._scope, self), lanes=lanes)
+        self.set_trait("parts", list(parts))
+        self._scope.hear(self._tell)
+
+    @property
+    def case(self) -> Case:
+        """The case that is looked at."""
+        return self._scope.case
+
+    @property
+    def filter(self) -> Filter:
+        """The filter in force; set it to another, or to a dict of its clauses."""
+        return self._scope.filter
+
+    @filter.setter
+    def filter(self, chosen: Filter | Mapping[str, Any]) -> None:
+        if not isinstance(chosen, Filter):
+            chosen = Filter.parse(chosen)
+        self._scope.change(chosen, self._scope.selected)
+
+    @property
+    def sql(self) -> str:
+        """The SQL that the filter stands for, for `case.sql`."""
+        return self.filter.sql()
+
+    @property
+    def python(self) -> str:
+        """The Python that the filter stands for."""
+        return self.filter.python()
+
+    def data(self) -> duckdb.DuckDBPyRelation:
+        """Return the commands that the filter leaves, as a relation: `.pl()`, `.df()`, more SQL."""
+        return self.case.sql(self.sql)
+
+    @property
+    def selected(self) -> tuple[UUID, int] | None:
+        """The session and the number of the command that is selected, or None."""
+        return self._scope.selected
+
+    def select(self, session: UUID | str, command: int) -> None:
+        """Select a command; the views that share the scope show it.
+
+        Raises:
+            QuestionError: there is no such session or command.
+        """
+        found = self.case.session(session)
+        found.command(command)
+        self._scope.change(self.filter, (found.id, command))
+
+    @property
+    def session(self) -> Session:
+        """The session of the command that is selected.
+
+        Raises:
+            QuestionError: none is selected.
+        """
+        if self.selected is None:
+            raise QuestionError("selected: no command is", hint="click one, or call select()")
+        return self.case.session(self.selected[0])
+
+    def replay(self) -> Replay:
+        """Return the replay of the selected command's session.
+
+        Raises:
+            QuestionError: none is selected.
+        """
+        session = self.session
+        assert self.selected is not None
+        return Replay(self.case, session, command=self.selected[1])
+
+    def still(self) -> str:
+        """Return counts as HTML, and what the filter stands for."""
+        return still(self._scope)
+
+    def _tell(self, scope: Scope) -> None:
+        self.send({"v": 1, "event": "scope", "data": scope.to_json()})
+
+
+class Explorer(_Scoped):
+    """All of an archive's sessions and commands: filters, a timeline, lists, and their replay.
+
+    In a notebook::
+
+        explorer = Explorer(case, user="ana", status="error")
+        explorer                                 # draws it
+        explorer.data().pl()                     # the commands that the filter leaves
+        explorer.selected                        # the session and number of the selected command
+        Timeline(explorer)                       # another view of the same
+    """
+
+    def __init__(self, case: Case | _Scoped, *, lanes: str = "none", **filter: Any) -> None:
+        """Show what matches: any clauses of `Filter`, a value or a list of values each.
+
+        Raises:
+            QuestionError: a clause is wrong.
+        """
+        super().__init__(case, ("facets", "timeline", "list", "code"), lanes=lanes, **filter)
+
+
+class Timeline(_Scoped):
+    """When what happened: lanes a session, user, agent or target; densities and single commands."""
+
+    def __init__(self, case: Case | _Scoped, *, lanes: str = "user", **filter: Any) -> None:
+        """Show the commands of a case, or what another view shows.
+
+        Raises:
+            QuestionError: a clause of the filter is wrong.
+        """
+        super().__init__(case, ("timeline",), lanes=lanes, **filter)
+
+
+class CommandFilter(_Scoped):
+    """A filter, put together by clicks, with the SQL and the Python that it stands for."""
+
+    def __init__(self, case: Case | _Scoped, **filter: Any) -> None:
+        """Begin with what matches, or with the filter of another view.
+
+        Raises:
+            QuestionError: a clause of the filter is wrong.
+        """
+        super().__init__(case, ("facets", "code"), **filter)
+
+
+def _chosen(given: Mapping[str, Any]) -> Filter:
+    """Return the filter of keyword arguments: a single value may stand for a list of one."""
+    single = {"since", "until", "text"}
+    return Filter.parse(
+        {
+            name: value if name in single or not isinstance(value, str | UUID) else [str(value)]
+            for name, value in given.items()
+        }
+    )
+
+
+def _order(newest: object) -> str:
+    return "newest" if newest is True else "oldest"
+
+
+def _buffered(answer: Answer, **more: Any) -> Buffered:
+    return answer.facts | more, list(answer.buffers)
+
+
+# --- the still picture
+
+
+def still(scope: Scope) -> str:
+    """Return counts of what the filter leaves as HTML without scripts, and the filter as SQL."""
+    try:
+        facets = scope.index.answer("facets", {"filter": scope.filter.to_json()}).facts
+        overview = scope.index.answer("overview").facts
+    except Superseded:
+        facets, overview = {}, {"n": None}
+    parts = [
+        f"<style>{bundle('still.css')}</style>",
+        '<section class="aa-picture" aria-label="Explorer of an archive">',
+        f"<h4>{_e(scope.case.path.name)}: {overview['n'] or 0:,} commands</h4>",
+    ]
+    for facet in ("cls", "status", "user", "agent", "target"):
+        values = facets.get("facets", {}).get(facet, {}).get("values", [])
+        if values:
+            said = ", ".join(f"{_e(str(name))} {n:,}" for name, n in values[:8])
+            parts.append(f"<p><b>{facet}</b> {said}</p>")
+    parts += [
+        f"<pre>{_e(scope.filter.sql())}</pre>",
+        "<p>A still picture. With a kernel, the archive can be explored here.</p></section>",
+    ]
+    return "".join(parts)
+
+
+def _e(text: str) -> str:
+    return escape(printable(text))

@@ -1,0 +1,72 @@
+"""Named questions of a page, and their answers, whatever carries them: a widget, or HTTP.
+
+A question is `{"v": 1, "id": n, "op": name, "args": {…}}`. Its answer has the same number,
+and either `"ok": true` with `data`, beside buffers of bytes, or `"ok": false` with an `error` and a
+`hint`. A page never sends SQL or a path: it names a method that is marked with `question`, and
+gives plain values, which that method checks, because whoever drew the page may be hostile.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from agentaudit.errors import AgentauditError, QuestionError
+
+VERSION: Final = 1
+
+Data = dict[str, Any]
+Buffered = tuple[Data, list[bytes]]
+"""What a question is answered with: values for JSON, and buffers where there is much."""
+
+Send = Callable[[Data, list[bytes]], None]
+
+_Method = TypeVar("_Method", bound=Callable[..., "Data | Buffered"])
+
+
+def question(method: _Method) -> _Method:
+    """Mark a method of a `Questions` as what a page may ask, by the method's name."""
+    method.is_question = True  # type: ignore[attr-defined]
+    return method
+
+
+class Questions:
+    """Answers questions with its marked methods, on whatever thread they come."""
+
+    def answer(self, message: object, send: Send) -> None:
+        """Answer one question of a page by `send`; always, or the page would wait for ever.
+
+        What is no question of this version is passed over.
+
+        Raises:
+            Exception: the answer failed in a way that nobody foresaw; the page has been told.
+        """
+        if not isinstance(message, dict) or message.get("v") != VERSION:
+            return
+        answer: Data = {"v": VERSION, "id": message.get("id")}
+        try:
+            data, buffers = self.ask(message.get("op"), message.get("args") or {})
+        except AgentauditError as error:
+            send(answer | {"ok": False, "error": str(error), "hint": error.hint}, [])
+        except Exception as error:
+            send(answer | {"ok": False, "error": f"the kernel failed: {type(error).__name__}"}, [])
+            raise
+        else:
+            send(answer | {"ok": True, "data": data}, buffers)
+
+    def ask(self, name: object, args: object) -> Buffered:
+        """Return the answer to one question.
+
+        Raises:
+            AgentauditError: there is no such question, or it cannot be answered.
+        """
+        method = getattr(type(self), name, None) if isinstance(name, str) else None
+        if method is None or not getattr(method, "is_question", False):
+            raise QuestionError("the page asks what this kernel does not know; reload it")
+        try:
+            bound = inspect.signature(method).bind(self, **args)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise QuestionError(f"question {name}: {error}", hint="reload the page") from None
+        answer: Data | Buffered = method(*bound.args, **bound.kwargs)
+        return (answer, []) if isinstance(answer, dict) else answer
