@@ -516,7 +516,7 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def printed(html: bytes) -> str:
     """Return the commands that a page prints, as one script."""
-    blocks = re.findall(r'<pre class="shell"[^>]*>\n(.*?)</pre>', html.decode(), re.S)
+    blocks = re.findall(r'<pre class="shell">\n(.*?)</pre>', html.decode(), re.S)
     assert len(blocks) == 6
     return "\n".join(unescape(block) for block in blocks)
 
