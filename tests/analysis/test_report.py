@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from hashlib import sha256
 from html import unescape
@@ -24,11 +26,21 @@ from agentaudit.analysis.report import Report, reading
 from agentaudit.analysis.report.facts import to_json
 from agentaudit.analysis.report.page import SECTIONS, render
 from agentaudit.archive import canonical
+from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import QuestionError
-from agentaudit.model import Command, Event, Kind, SessionFacts, Side
+from agentaudit.model import Command, Event, Kind, SessionFacts, Side, Span
 from tests.analysis.recording import OPENED_US, Recorded, Script, ScriptedClock, record
 from tests.archive import purging
-from tests.archive.recording import Site, new_site, retention, start
+from tests.archive.recording import (
+    ANA,
+    Site,
+    crashed,
+    new_site,
+    recover,
+    retention,
+    start,
+    ticked,
+)
 from tests.support.hostile import CASES, record_hostile
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +189,128 @@ def test_a_log_that_was_rolled_back_is_not_verified(tmp_path: Path) -> None:
     report = case.report(session=before.sessions[0], key=before.key)
     assert report.ok is False
     assert "contradiction" in {each.kind for each in report.facts.exceptions}
+
+
+def test_a_checkpoint_from_outside_bounds_what_is_exposed(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    case = agentaudit.load(recorded.path)
+    checkpoint = (recorded.path / "log" / "gw1" / "checkpoint").read_text()
+    facts = case.report(
+        session=recorded.sessions[0], key=recorded.key, since_checkpoint=checkpoint
+    ).facts
+    (exposed,) = facts.integrity.exposure
+    assert (exposed.entries, exposed.events) == (0, 0)
+    assert [each.kind for each in facts.integrity.anchors] == ["given checkpoint"]
+    assert "a checkpoint that was kept outside" in facts.integrity.given
+
+
+def test_what_came_after_the_checkpoint_from_outside_is_exposed(tmp_path: Path) -> None:
+    record(tmp_path / "site", Script().query("SELECT 1"))
+    kept = (tmp_path / "site" / "archive" / "log" / "gw1" / "checkpoint").read_text()
+    later = record(tmp_path / "site", Script().query("SELECT 2"), later_us=3_600_000_000)
+    case = agentaudit.load(later.path)
+    facts = case.report(session=later.sessions[0], key=later.key, since_checkpoint=kept).facts
+    (exposed,) = facts.integrity.exposure
+    ((events,),) = case.sql("SELECT count(*) FROM events").fetchall()
+    ((before,),) = case.sql(
+        "SELECT count(*) FROM events WHERE observed_at < '2026-11-03 10:30:00Z'"
+    ).fetchall()
+    assert 0 < exposed.entries < facts.gateways[0].size
+    assert exposed.events == events - before
+    # Between the two the gateway did not run.
+    gaps = [each.what for each in facts.not_recorded if "was not recording" in each.what]
+    assert len(gaps) == 1
+
+
+def test_a_crash_is_told_with_what_nobody_saw(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    crashed(site)
+    recover(site)
+    facts = agentaudit.load(site.archive).report(user="ana", key=site.vkey).facts
+    assert facts.ok is True
+    kinds = [each.kind for each in facts.exceptions]
+    assert "recovery" in kinds
+    assert any("crashed" in each.words for each in facts.exceptions if each.kind == "session")
+    lacking = {each.what: each.count for each in facts.not_recorded}
+    assert lacking["commands whose end was never seen"] == 1
+    assert [command.status for command in facts.sessions[0].commands][-1] == "incomplete"
+
+
+def test_what_is_live_is_told_as_live_and_proven_as_far_as_it_is_sealed(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    crashed(site)
+    ticked(site)
+    report = agentaudit.load(site.archive).report(user="ana", key=site.vkey)
+    facts = report.facts
+    assert facts.ok is None
+    (session,) = facts.sessions
+    assert session.closed_at is None
+    assert session.proof == ""
+    assert "not sealed yet" in session.proof_words
+    assert facts.population.sessions_open == 1
+    lacking = {each.what: each.count for each in facts.not_recorded}
+    assert lacking["events that are not sealed yet"]
+    assert "still open" in Page(report.html).text
+
+
+def test_who_read_the_archive_is_told(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    told = {"actor": "os:<b>eve</b>", "action": "open", "detail": "agentaudit replay"}
+
+    def read(recorder: Recorder) -> None:
+        for number, what in enumerate(("archive", f"session {UUID(int=1)}")):
+            members = {**told, "object": what, "recorded_at": 1_700_000_000_000_000 + number}
+            recorder.control.record(Event(kind=Kind.ACCESS, payload=canonical.encode(members)))
+
+    crashed(site, more=read)
+    recover(site)
+    case = agentaudit.load(site.archive)
+    facts = case.report(since="2023-01-01").facts
+    assert [(each.actor, each.action, each.object) for each in facts.accesses] == [
+        ("os:<b>eve</b>", "open", "archive"),
+        ("os:<b>eve</b>", "open", f"session {UUID(int=1)}"),
+    ]
+    ((session,),) = case.sessions(user="ana").project("session_id").fetchall()
+    assert case.report(session=session).facts.accesses == ()
+
+
+def test_what_was_masked_is_counted_by_its_rule(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    span = Span(rule='card "€"', place="text", offset=1, length=2)
+
+    def masked(recorder: Recorder) -> None:
+        session = recorder.open_session(ANA)
+        session.record(Event(kind=Kind.NOTICE, side=Side.TARGET, text="a █", spans=(span, span)))
+        session.close("client")
+
+    crashed(site, close=True, more=masked)
+    recover(site)
+    facts = agentaudit.load(site.archive).report(user="ana").facts
+    lacking = {each.what: each.count for each in facts.not_recorded}
+    assert lacking['places hidden by the mask "card "€""'] == 2
+
+
+def test_it_is_recorded_that_a_report_is_handed_out_before_it_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    done: list[tuple[str, str]] = []
+
+    def leave(action: str, what: str, detail: str) -> bool:
+        done.append((action, what))
+        assert len(done) > 4 or not out.exists()
+        return True
+
+    case = agentaudit.Case(SAMPLE, record=leave)
+    facts = case.report(session="01a20478-f8ed", out=out).facts
+    session = f"session {facts.sessions[0].session_id}"
+    assert done == [
+        ("open", "archive"),
+        ("open", session),
+        ("verify", "archive"),
+        ("export", session),
+    ]
+    case.report(since="2026-01-01")
+    assert done[-1] == ("export", "archive")
 
 
 # --- decisions ------------------------------------------------------------------------------------
@@ -595,6 +729,20 @@ def test_a_proof_of_another_text_is_refused_by_the_program_inside(
 
 
 # --- hostile content ------------------------------------------------------------------------------
+
+
+def test_what_the_proofs_disclose_is_up_to_who_makes_it(recorded: Recorded) -> None:
+    case = agentaudit.load(recorded.path)
+    names = {}
+    for disclose in ("none", "text", "all"):
+        facts = case.report(session=recorded.sessions[0], disclose=disclose).facts
+        (proof,) = [each for each in facts.blobs if each.name.startswith("proof-")]
+        with tarfile.open(fileobj=io.BytesIO(proof.data)) as tar:
+            names[disclose] = {Path(name).suffix for name in tar.getnames()}
+            count = len([name for name in tar.getnames() if name.endswith(".payload")])
+        assert (count == 1) == (disclose == "none")
+    assert ".text" not in names["none"]
+    assert ".text" in names["text"]
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,15 @@ from agentaudit.analysis.report.story import MAX_KEPT, moment_of
 from agentaudit.analysis.report.texts import line, lines
 from agentaudit.archive.note import Verifier
 from agentaudit.archive.verification import Verification
+from agentaudit.archive.verify import verify
 from agentaudit.errors import AgentauditError
 
 
 def session_check(reading: Reading, session: UUID) -> Check:
     """Return the check of one session: deep, and that it is complete."""
-    asked = reading.asked
     try:
-        answer = reading.case.verify(asked.key.split() if asked.key else None, session=session)
+        # Not by the case, which would leave a record of each: the report's own says enough.
+        answer = verify(reading.case.path, key=reading.asked.key, session=session)
     except AgentauditError as error:
         return Check(
             subject=f"session {session}",
@@ -165,11 +166,11 @@ def line_of_note(note: bytes) -> str:
 
 def _check(answer: Verification, subject: str) -> Check:
     what = "every leaf, root and table" if answer.deep else "signatures, the log and all files"
-    said = "could not tell: " if answer.ok is None else ""
     return Check(
         subject=subject,
         ok=answer.ok,
-        words=f"{said}{what}; {answer.events:,} events, segments: {answer.segments:,}",
+        words=f"{what}; {answer.events:,} events, segments: {answer.segments:,}"
+        + "".join(f"; not read: {line(each)}" for each in answer.unread),
         findings=tuple(line(each, 600) for each in answer.findings[:MAX_KEPT]),
         more_findings=max(0, len(answer.findings) - MAX_KEPT),
     )
@@ -198,7 +199,7 @@ def _reasons(
         yield f"not read: {line(name)}"
     for check in checks[1:]:
         if check.ok is None and (has_key and not verification.unknown_signers):
-            yield f"{check.subject}: {check.words}"
+            yield f"{check.subject}: could not tell"
 
 
 def verdict(integrity: Integrity) -> tuple[str, str]:
