@@ -524,6 +524,20 @@ def test_many_sessions_are_listed_and_the_first_are_told(
     assert (facts.population.sessions_asked, facts.population.commands_asked) == (8, 8)
 
 
+def test_large_segments_are_hashed_for_the_first_sessions_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = record(tmp_path / "site", *(Script().query(f"SELECT {n}") for n in range(4)))
+    ((events,),) = agentaudit.load(site.path).sql("SELECT count(*) FROM events").fetchall()
+    for room, chosen in ((1, 1), (2 * events, 2), (10 * events, 4)):
+        monkeypatch.setattr(reading, "MAX_HASHED", room)
+        facts = agentaudit.load(site.path).report(since="2026-01-01", key=site.key).facts
+        assert [each.check is not None for each in facts.sessions].count(True) == chosen
+        assert [bool(each.proof) for each in facts.sessions].count(True) == chosen
+        assert facts.ok is True
+        assert bool(facts.integrity.notes) == (chosen < 4)
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [

@@ -58,12 +58,17 @@ def gather(case: Case, asked: Question) -> Facts:
     )
     reading.read_logs(verification)
     rows = _sessions(reading, named)
+    checked_ids = reading.within(rows, MAX_CHECKED)
     told = [
-        _told(reading, number, row, len(rows)) for number, row in enumerate(rows[:MAX_SESSIONS], 1)
+        _told(reading, number, row, len(rows), is_checked=row["session_id"] in checked_ids)
+        for number, row in enumerate(rows[:MAX_SESSIONS], 1)
     ]
     population = _population(reading, rows, told)
     checked = integrity.integrity(reading, verification, told)
-    blobs, sessions = steps.proofs(reading.layout, [each.session for each in told], asked.disclose)
+    proven = {str(each) for each in reading.within(rows, MAX_SESSIONS)}
+    blobs, sessions = steps.proofs(
+        reading.layout, [each.session for each in told], asked.disclose, proven
+    )
     unusual.log_exceptions(reading)
     unusual.session_exceptions(reading, rows, told)
     decisions, more_decisions = governance.decisions(reading, rows)
@@ -252,7 +257,9 @@ def _sessions(reading: Reading, named: list[UUID] | None) -> list[Mapping[str, A
     return found[:MAX_LISTED]
 
 
-def _told(reading: Reading, number: int, row: Mapping[str, Any], total: int) -> Told:
+def _told(
+    reading: Reading, number: int, row: Mapping[str, Any], total: int, *, is_checked: bool
+) -> Told:
     asked = reading.asked
     wanted = Wanted(
         since=asked.since,
@@ -262,7 +269,7 @@ def _told(reading: Reading, number: int, row: Mapping[str, Any], total: int) -> 
         rows=asked.rows,
     )
     session = reading.case.session(row["session_id"])
-    check = integrity.session_check(reading, session.id) if number <= MAX_CHECKED else None
+    check = integrity.session_check(reading, session.id) if is_checked else None
     return tell(session, number, wanted, reading.stories.get(row["gateway"]), check)
 
 

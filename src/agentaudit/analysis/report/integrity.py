@@ -15,7 +15,7 @@ from agentaudit.analysis.report.facts import (
     GatewayFacts,
     Integrity,
 )
-from agentaudit.analysis.report.reading import MAX_CHECKED, Reading
+from agentaudit.analysis.report.reading import Reading
 from agentaudit.analysis.report.sessions import Told
 from agentaudit.analysis.report.story import MAX_KEPT, moment_of
 from agentaudit.analysis.report.texts import line, lines
@@ -54,9 +54,10 @@ def integrity(reading: Reading, verification: Verification, told: Sequence[Told]
     anchors, exposure = _anchors(reading, verification)
     unchecked = len(told) - (len(checks) - 1)
     notes = [line(each) for each in verification.notes]
-    if unchecked and not asked.deep:
+    if unchecked:
         notes.append(
-            f"{unchecked} sessions were not checked one by one: the first {MAX_CHECKED} were"
+            f"{unchecked} of the sessions told were not checked one by one, but by the check of "
+            "the whole archive alone" + ("" if asked.deep else ": the digests of their files")
         )
     given = [
         name

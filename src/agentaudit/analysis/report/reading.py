@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +26,9 @@ MAX_COMMANDS: Final = 1_000
 """Commands that are told in full, over all sessions, unless the caller wants another number."""
 MAX_CHECKED: Final = 20
 """Sessions that are verified one by one: each of them needs a look at its whole log."""
+MAX_HASHED: Final = 300_000
+"""Events of segments that are hashed to check sessions one by one, and as many to prove them: for
+either, a session needs all of its segments. The first session is checked and proven in any case."""
 MAX_ROWS: Final = 5
 MAX_LINES: Final = 500
 """Lines of any other table."""
@@ -116,3 +119,25 @@ class Reading:
         if len(found) > MAX_LINES:
             more = int(relation.aggregate("count(*)").fetchall()[0][0]) - MAX_LINES
         return found[:MAX_LINES], more
+
+    def within(self, rows: Sequence[Mapping[str, Any]], most: int) -> set[UUID]:
+        """Return the first sessions, `most` of them, whose segments may all be hashed."""
+        room = MAX_HASHED
+        chosen: set[UUID] = set()
+        for row in rows[:most]:
+            weight = self._weight(row)
+            if chosen and weight > room:
+                break
+            room -= weight
+            chosen.add(row["session_id"])
+        return chosen
+
+    def _weight(self, row: Mapping[str, Any]) -> int:
+        """Return how many events the segments have that a session may lie in."""
+        told = self.stories.get(row["gateway"])
+        first, last = row["open_event_no"] or 0, row["close_event_no"]
+        return sum(
+            count
+            for begin, count in (() if told is None else told.seals)
+            if begin + count > first and (last is None or begin <= last)
+        )

@@ -13,7 +13,7 @@ import io
 import shlex
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -54,14 +54,16 @@ def sums(blobs: Sequence[Blob]) -> Blob:
 
 
 def proofs(
-    layout: Layout, sessions: Sequence[SessionFacts], disclose: str
+    layout: Layout, sessions: Sequence[SessionFacts], disclose: str, chosen: Collection[str]
 ) -> tuple[list[Blob], list[SessionFacts]]:
-    """Return a proof of each session, as far as they fit, and the sessions that name theirs."""
+    """Return a proof of each session of `chosen` that fits, and the sessions that name theirs."""
     blobs: list[Blob] = []
     told: list[SessionFacts] = []
     room = MAX_PROOF_BYTES
     for session in sessions:
-        data, why = _proof(layout, session, disclose, room)
+        data, why = None, "the segments that it lies in are too large to hash for every session"
+        if session.session_id in chosen:
+            data, why = _proof(layout, session, disclose, room)
         name = ""
         if data is not None:
             room -= len(data)

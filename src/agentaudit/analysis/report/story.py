@@ -37,7 +37,8 @@ class Story:
     """What one log tells; times are microseconds since 1970, UTC.
 
     `covered` says, for each size that was asked for, how many events the log's first so many
-    entries cover; `counts` counts entries by type, also those beyond `MAX_KEPT`.
+    entries cover; `seals` has first event and number of events of each segment; `counts` counts
+    entries by type, also those beyond `MAX_KEPT`.
     """
 
     log: Log
@@ -48,6 +49,7 @@ class Story:
     clocks: list[str] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
     events: int = 0
+    seals: list[tuple[int, int]] = field(default_factory=list)
     is_stopped: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     kept: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
@@ -106,6 +108,7 @@ def _take(told: Story, entry: Mapping[str, Any], firsts: dict[str, int]) -> None
         told.events = max(told.events, firsts.get(entry["segment"], 0) + entry["n"])
     elif kind == "seal":
         told.events = max(told.events, entry["first_event"] + entry["n"])
+        told.seals.append((entry["first_event"], entry["n"]))
     elif kind == "stop":
         told.is_stopped = True
     if kind in _KEPT:
