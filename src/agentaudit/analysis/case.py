@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from agentaudit.analysis.masking import Preview
     from agentaudit.archive.prove import Proven
-    from agentaudit.archive.verification import Verification
+    from agentaudit.archive.verification import Progress, Verification
 
 _SHORTEST_PREFIX = 8
 
@@ -285,6 +285,7 @@ class Case:
         tsa: str | bytes | None = None,
         deep: bool = False,
         session: UUID | str | None = None,
+        progress: Progress | None = None,
     ) -> Verification:
         """Check the archive against its log and `key`: `.ok`, `.findings`, `.exposure`.
 
@@ -292,7 +293,9 @@ class Case:
         one. Without a key from outside the archive `.ok` is never True. `since` is a checkpoint
         that was kept outside it, `policy` the text of a trust policy with witnesses, `tsa`
         certificates of time-stamping authorities, PEM; `deep` recomputes every leaf, root and
-        table; `session` checks one session in that way, and that it is complete.
+        table; `session` checks one session in that way, and that it is complete. `progress` is
+        called with what is checked, how much of it is done, and how much there is; to end the
+        check it raises an exception that derives from nothing but `Exception`.
 
         Raises:
             ArchiveError: a key or checkpoint is malformed.
@@ -301,17 +304,7 @@ class Case:
         """
         from agentaudit.archive.verify import verify
 
-        if isinstance(key, PathLike) or (isinstance(key, str) and "+" not in key):
-            try:
-                text = Path(key).read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError):
-                raise QuestionError(
-                    f"{key}: no file with a verifier key",
-                    hint="give the key itself, name+hash+base64, or a file that holds it",
-                ) from None
-            if not text:
-                raise QuestionError(f"{key}: the file holds no key")
-            key = text
+        key = verifier_keys(key)
         self._leave_record("verify", "archive")
         return verify(
             self.path,
@@ -321,6 +314,7 @@ class Case:
             tsa=tsa,
             deep=deep,
             session=session,
+            progress=progress,
         )
 
     def prove(
@@ -394,6 +388,28 @@ class Case:
                     continue  # sealed, or not yet begun
                 stamps.append((path, status.st_size, status.st_mtime_ns))
         return stamps
+
+
+def verifier_keys(
+    key: str | PathLike[str] | Sequence[str] | None,
+) -> str | Sequence[str] | None:
+    """Return verifier keys that were given as such, or what the file holds that was named.
+
+    Raises:
+        QuestionError: a path that cannot be read, or of a file that holds no key.
+    """
+    if not isinstance(key, PathLike) and (not isinstance(key, str) or "+" in key):
+        return key
+    try:
+        text = Path(key).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise QuestionError(
+            f"{key}: no file with a verifier key",
+            hint="give the key itself, name+hash+base64, or a file that holds it",
+        ) from None
+    if not text:
+        raise QuestionError(f"{key}: the file holds no key")
+    return text
 
 
 def _instant(name: str, value: str | date | None) -> datetime | None:
