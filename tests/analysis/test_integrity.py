@@ -18,16 +18,20 @@ from agentaudit.analysis.integrity import (
     MEANINGS,
     SILENT_US,
     History,
+    Position,
     check_files,
     check_signature,
+    exposed,
+    exposure,
     history,
-    log_times,
     place_of,
+    positions,
     verdict,
 )
 from agentaudit.archive.drill.machine import fresh_log
 from agentaudit.archive.note import Verifier
 from agentaudit.archive.verification import Finding, Verification
+from agentaudit.archive.verify import verify
 from tests.archive.purging import apply, hold, recorded, release
 from tests.archive.recording import (
     GATEWAY,
@@ -199,11 +203,59 @@ def test_holds_and_purges_last_from_their_first_entry_to_their_last(site: Site) 
     assert [mark.id for mark in purges] == intents
 
 
-def test_times_of_a_log_are_those_of_the_last_entry_at_each_size(site: Site) -> None:
+def test_a_position_has_the_time_of_its_last_entry_and_what_was_sealed_after(site: Site) -> None:
     record(site, commands=1)
+    record(site, commands=2)
     entries = site.log_entries()
-    found = log_times(site.layout, GATEWAY, [0, 1, len(entries), len(entries) + 5])
-    assert found == {1: entries[0]["at"], len(entries): entries[-1]["at"]}
+    first, second = (number for number, e in enumerate(entries) if e["type"] == "seal")
+    sizes = [0, 1, first, first + 1, len(entries), len(entries) + 5]
+    found = positions(site.layout, GATEWAY, sizes)
+    events = entries[first]["n"], entries[second]["n"]
+    assert found == {
+        0: Position(None, sum(events)),
+        1: Position(entries[0]["at"], sum(events)),
+        first: Position(entries[first - 1]["at"], sum(events)),
+        first + 1: Position(entries[first]["at"], events[1]),
+        len(entries): Position(entries[-1]["at"], 0),
+    }
+
+
+def test_what_is_exposed_counts_from_what_others_know_and_from_what_is_remembered_here(
+    site: Site,
+) -> None:
+    record(site, commands=1)
+    since = site.layout.checkpoint(GATEWAY).read_text()
+    size = len(site.log_entries())
+    assert verify(site.archive, key=site.vkey).ok  # which remembers it
+    record(site, commands=2)
+    entries = site.log_entries()
+    sealed = [entry["n"] for entry in entries if entry["type"] == "seal"]
+
+    (each,) = exposure(site.layout, verify(site.archive, key=site.vkey, remember=False))
+    assert (each.anchor, each.since_size, each.events) == ("none", 0, sum(sealed))
+    assert (each.remembered_size, each.here_events) == (size, sealed[1])
+    assert each.here_entries == len(entries) - size
+    assert exposed(each).startswith(f"all of it ({len(entries)} log entries with {sum(sealed)} ")
+    assert "and only here" in exposed(each)
+
+    answer = verify(site.archive, key=site.vkey, since=since, remember=False)
+    (each,) = exposure(site.layout, answer)
+    assert (each.anchor, each.since_size) == ("given checkpoint", size)
+    assert (each.entries, each.events) == (len(entries) - size, sealed[1])
+    assert each.since_us == entries[size - 1]["at"]
+    assert exposed(each).endswith(f"since the given checkpoint at {size} entries")
+
+    now = site.layout.checkpoint(GATEWAY).read_text()
+    answer = verify(site.archive, key=site.vkey, since=now, remember=False)
+    (each,) = exposure(site.layout, answer)
+    assert exposed(each) == "nothing: the given checkpoint covers all of it"
+
+
+def test_what_a_journal_holds_is_exposed_too(site: Site) -> None:
+    crashed(site)
+    answer = verify(site.archive, key=site.vkey, remember=False)
+    (each,) = exposure(site.layout, answer)
+    assert each.events == answer.live_events > 0
 
 
 def test_a_live_gateway_records_and_its_segment_is_begun(site: Site) -> None:

@@ -98,6 +98,12 @@ export interface Exposure {
   since_us: number | null;
   entries: number;
   events: number;
+  /** How far this machine remembers the log: only here a change before that would be noticed. */
+  remembered_size: number;
+  here_entries: number;
+  here_events: number;
+  /** All of it in words. */
+  says: string;
 }
 
 interface Anchor {
@@ -173,14 +179,6 @@ export function running(state: State): string {
   if (state.state !== "checking") return "";
   const part = state.total > 0 ? ` ${count(state.done)} of ${count(state.total)}` : "";
   return `${kind} check: ${state.stage || "begins"}${part}`;
-}
-
-/** Say what of one log could be written anew without being noticed. */
-export function exposed(each: Exposure): string {
-  if (each.entries === 0 && each.events === 0) return `nothing: the ${each.anchor} covers all of it`;
-  const what = `${counted(each.entries, "log entry", "log entries")} with ${counted(each.events, "event")}`;
-  if (each.since_size === 0) return `all of it (${what}): nothing outside the archive is known of it`;
-  return `${what} since the ${each.anchor} at ${counted(each.since_size, "entry", "entries")}`;
 }
 
 const LANES: Record<string, string> = {
@@ -394,7 +392,7 @@ export function mountIntegrity(root: HTMLElement, source: Source, options: Integ
     loud.hidden = found.scripted.length === 0;
     loud.replaceChildren(
       el("b", {}, "Made-up time"), " ",
-      ...shown(`${found.scripted.join(", ")} recorded with a scripted clock: no time in it was ever real, and none of it is evidence.`),
+      ...shown(`${found.scripted.join(", ")} recorded with a scripted clock: no time in it was ever real, so none of it proves when anything happened.`),
     );
     const events = found.exposure.reduce((sum, each) => sum + each.events, 0);
     const entries = found.exposure.reduce((sum, each) => sum + each.entries, 0);
@@ -477,7 +475,10 @@ export function mountIntegrity(root: HTMLElement, source: Source, options: Integ
         node.setAttribute("aria-pressed", "true");
         detail.replaceChildren(...details());
       }
-      return place(node, at, end);
+      place(node, at, end);
+      // What begins where the strip ends would lie beside it.
+      if (end !== null && placed(at, from, until) > 99.5) node.style.left = "calc(100% - 6px)";
+      return node;
     };
     const rove = (node: HTMLButtonElement) => {
       for (const each of marks) each.node.tabIndex = each.node === node ? 0 : -1;
@@ -561,7 +562,7 @@ export function mountIntegrity(root: HTMLElement, source: Source, options: Integ
     box.append(lanes);
     if (exposure) {
       const isNothing = !exposure.entries && !exposure.events;
-      box.append(el("p", { class: `aa-exposure aa-is-${isNothing ? "good" : "warn"}` }, el("b", {}, "Exposure window: "), ...shown(exposed(exposure))));
+      box.append(el("p", { class: `aa-exposure aa-is-${isNothing ? "good" : "warn"}` }, el("b", {}, "Exposure window: "), ...shown(exposure.says)));
     }
     const left = Object.entries(gateway.left_out).map(([kind, number]) => `${count(number)} of kind ${kind}`);
     if (left.length) box.append(el("p", { class: "aa-note" }, ...shown(`Earlier entries that are not drawn: ${left.join(", ")}.`)));
@@ -637,7 +638,7 @@ export function mountIntegrity(root: HTMLElement, source: Source, options: Integ
 
   function findingCards(found: Answer): Node[] {
     if (!found.findings.length) {
-      return [el("p", { class: "aa-empty aa-is-good" }, found.ok === null ? "No check failed; that it is whole could not be told." : "No check failed.")];
+      return [el("p", { class: `aa-empty ${found.ok ? "aa-is-good" : ""}` }, found.ok === null ? "No check failed; that it is whole could not be told." : "No check failed.")];
     }
     const cards = found.findings.map((each) => {
       const isShown = opened !== null && segmentOf(each, opened.gateways) !== null;
@@ -647,7 +648,7 @@ export function mountIntegrity(root: HTMLElement, source: Source, options: Integ
         el("div", { class: "aa-finding-top" },
           el("span", { class: "aa-badge aa-check-name" }, ...shown(each.check)),
           el("code", { class: "aa-place" }, ...shown(each.place)), el("span", { class: "aa-grow" }),
-          isShown ? el("button", { type: "button", class: "aa-button aa-small", onclick: () => reveal(each), "aria-label": plain(`Show ${each.place} on the strip`) }, "Show on the strip") : null),
+          isShown ? el("button", { type: "button", class: "aa-button aa-small", onclick: () => reveal(each), "aria-label": plain(`Show on the strip: ${each.place}`) }, "Show on the strip") : null),
         el("dl", { class: "aa-facts" }, fact("seen", ...shown(each.seen)),
           ...(each.expected ? [fact("expected", ...shown(each.expected))] : []),
           ...(each.segment ? [fact("segment", el("code", {}, ...shown(each.segment)))] : []), ...numbers),
@@ -666,11 +667,11 @@ export function mountIntegrity(root: HTMLElement, source: Source, options: Integ
   function exposure(found: Answer): Node[] {
     const given = opened?.given;
     return [
-      el("p", {}, "Whoever holds a gateway's signing key could rewrite what no anchor outside the archive covers, without being noticed by this check."),
-      table("Exposure window", ["gateway", "anchored by", "#at log entries", "log's time there", "#entries exposed", "#events exposed"],
+      el("p", {}, "Whoever holds a gateway's signing key could rewrite what no anchor that others know covers. What this machine remembers of a log is noticed here alone."),
+      table("Exposure window", ["gateway", "anchored by", "#at log entries", "log's time there", "#entries exposed", "#events exposed", "#events since remembered here"],
         found.exposure.map((each) => [
           el("code", {}, ...shown(each.gateway)), el("span", {}, ...shown(each.anchor)), count(each.since_size),
-          instant(each.since_us), count(each.entries), count(each.events)])),
+          instant(each.since_us), count(each.entries), count(each.events), each.remembered_size ? count(each.here_events) : "–"])),
       el("h5", {}, "Anchors"),
       found.anchors.length
         ? table("Anchors", ["gateway", "kind", "#log entries", "log's time", "signed at", "by"], found.anchors.map((each) => [

@@ -128,6 +128,7 @@ export function copyable(text: string, what: string): HTMLElement {
   button.addEventListener("click", () => {
     const done = (word: string) => {
       button.textContent = word;
+      button.setAttribute("aria-label", `${word} ${what}`);
     };
     // A page that was not loaded over TLS has no clipboard: then the text is chosen, to be copied.
     const choose = () => {

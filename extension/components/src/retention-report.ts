@@ -160,11 +160,11 @@ export function together(dues: readonly Due[]): Due {
   return { sessions: add("sessions"), payloads: add("payloads"), bytes: add("bytes") };
 }
 
-/** "3 and 12 payloads", "3", "none". */
+/** "3 and 12 payloads", "3", "12 payloads", "none". */
 export function dueSays(due: Due, days: number): string {
   const sessions = within(due.sessions, days);
   const payloads = within(due.payloads, days);
-  if (!sessions && !payloads) return "none";
+  if (!sessions) return payloads ? counted(payloads, "payload") : "none";
   return payloads ? `${count(sessions)} and ${counted(payloads, "payload")}` : count(sessions);
 }
 
@@ -179,6 +179,8 @@ export function selected(selector: Hold["selector"]): string {
     .join(", ");
 }
 
+const shorter = (one: number | null, other: number | null): boolean => (one ?? Infinity) < (other ?? Infinity);
+
 /** Say in a sentence what settings would change for a target; empty where that is nothing. */
 export function changeSays(target: Target, days: number): string {
   const after = target.after;
@@ -191,7 +193,8 @@ export function changeSays(target: Target, days: number): string {
   const kept = after.says.keep_us === target.keep_us ? `kept ${span(after.says.keep_us)} as before` : `kept ${span(after.says.keep_us)} instead of ${span(target.keep_us)}`;
   const payloads = after.says.payload_us === target.payload_us ? "" : `, payloads ${span(after.says.payload_us)} instead of ${span(target.payload_us)}`;
   const due = now === then ? `${count(now)} due within ${days} days either way` : `${count(then)} due within ${days} days instead of ${count(now)}`;
-  const notice = after.promised_until_us !== null && then !== now ? `; what was promised before holds until ${day(after.promised_until_us)}` : "";
+  const isShorter = shorter(after.says.keep_us, target.keep_us) || shorter(after.says.payload_us, target.payload_us);
+  const notice = after.promised_until_us !== null && isShorter ? `; what was promised before holds until ${day(after.promised_until_us)}` : "";
   return `${kept}${payloads}: ${due}${notice}`;
 }
 
@@ -431,7 +434,7 @@ export function mountRetentionReport(root: HTMLElement, source: Source): { dispo
 
   function purgeCard(log: Log, purge: Purge): HTMLElement {
     const proof = el("div", {});
-    const button = el("button", { type: "button", class: "aa-button aa-small", "aria-expanded": "false", "aria-label": plain(`Proof of purge ${purge.purge}`) }, "Its proof");
+    const button = el("button", { type: "button", class: "aa-button aa-small", "aria-expanded": "false", "aria-label": plain(`Its proof: purge ${purge.purge}`) }, "Its proof");
     button.addEventListener("click", () => {
       source.request<Proof>("purge", { gateway: log.gateway, purge: purge.purge }).then(({ data }) => {
         if (closed) return;

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  exposed, type Finding, findingsIn, gapSays, type Gateway, heights, laneOf, mood, running, type Segment, segmentOf, type State,
+  type Finding, findingsIn, gapSays, type Gateway, heights, laneOf, mood, running, type Segment, segmentOf, type State,
 } from "../src/integrity.ts";
 
 const segment = (name: string, first: number, events = 10): Segment => ({
@@ -33,13 +33,6 @@ test("what runs is told with how far it is, and what did not end with why", () =
   assert.equal(running(state({ state: "stopped" })), "the fast check was stopped before its end");
   assert.equal(running(state({ state: "failed", error: "no such file" })), "no such file");
   assert.equal(running(state({ state: "done" })), "");
-});
-
-test("the exposure window is told in words", () => {
-  const each = { gateway: "gw1", anchor: "given checkpoint", since_size: 5, since_us: null, entries: 0, events: 0 };
-  assert.equal(exposed(each), "nothing: the given checkpoint covers all of it");
-  assert.equal(exposed({ ...each, entries: 1, events: 1 }), "1 log entry with 1 event since the given checkpoint at 5 entries");
-  assert.match(exposed({ ...each, since_size: 0, entries: 23, events: 297 }), /^all of it \(23 log entries with 297 events\)/);
 });
 
 test("a finding is in a segment by its name, by an event, or by its log entry of the same gateway", () => {

@@ -27,7 +27,7 @@ test("what is due within days counts what is due now", () => {
   assert.equal(dueSays(each, 0), "1");
   assert.equal(dueSays(each, 7), "3 and 5 payloads");
   assert.equal(dueSays(due({}), 90), "none");
-  assert.equal(dueSays(due({}, { 1: 1 }), 90), "0 and 1 payload");
+  assert.equal(dueSays(due({}, { 1: 1 }), 90), "1 payload");
 });
 
 test("targets are added day by day", () => {
@@ -47,6 +47,11 @@ test("a change says what would be kept otherwise, what would be due, and until w
   assert.equal(
     changeSays(target({ after }), 90),
     "kept 30 days instead of 90 days: 4 due within 90 days instead of 0; what was promised before holds until 2024-10-04",
+  );
+  const longer = { ...says, keep_us: null };
+  assert.equal(
+    changeSays(target({ after: { ...after, ...longer, says: longer } }), 90),
+    "kept for ever instead of 90 days: 4 due within 90 days instead of 0",
   );
   const same = { keep_us: 90 * DAY_US, payload_us: 30 * DAY_US, notice_us: 7 * DAY_US };
   assert.equal(changeSays(target({ after: { ...same, class: "standard", says: same, promised_until_us: null, first_us: null, due: due({}) } }), 90), "");

@@ -381,21 +381,107 @@ def _signers(note: str, origin: str) -> list[str]:
     return [name for name in names if name != origin and not name.startswith(f"{origin}/")]
 
 
-def log_times(layout: Layout, gateway: str, sizes: Iterable[int]) -> dict[int, int]:
-    """Return, for each size that a log has had, the time of its last entry then, in µs.
+REMEMBERED: Final = "remembered checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A size that a log has had: its last entry's time then, and how many events were sealed after.
+
+    `at_us` is None for a log without entries.
+    """
+
+    at_us: int | None
+    sealed_after: int
+
+
+def positions(layout: Layout, gateway: str, sizes: Iterable[int]) -> dict[int, Position]:
+    """Return what a log was at each of `sizes` that it has had.
 
     Raises:
         ArchiveError: the log cannot be read.
     """
-    wanted = {size for size in sizes if size > 0}
-    found: dict[int, int] = {}
-    if not wanted:
-        return found
+    wanted = set(sizes)
+    at: dict[int, tuple[int | None, int]] = {0: (None, 0)} if 0 in wanted else {}
+    sealed = 0
     log = read_log(layout.log(gateway), [])
     for number, raw in enumerate(log.raw()):
-        if number + 1 in wanted:
-            found[number + 1] = decode_entry(number, raw)["at"]
+        is_wanted = number + 1 in wanted
+        if is_wanted or b'"seal"' in raw:
+            entry = decode_entry(number, raw)
+            if entry["type"] == "seal":
+                sealed += entry["n"]
+            if is_wanted:
+                at[number + 1] = entry["at"], sealed
+    return {size: Position(at_us, sealed - before) for size, (at_us, before) in at.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposed:
+    """What of a log could still be written anew, by whoever holds its key.
+
+    `entries` and `events` come after the last anchor that somebody else would know too: a given,
+    witnessed or time-stamped checkpoint. What this machine remembers counts here alone, and
+    opening an archive already remembers it; so that is told apart: `here_entries` and
+    `here_events` come after `remembered_size` or that anchor, whichever is larger.
+    """
+
+    gateway: str
+    anchor: str
+    since_size: int
+    since_us: int | None
+    entries: int
+    events: int
+    remembered_size: int
+    here_entries: int
+    here_events: int
+
+
+def exposure(layout: Layout, answer: Verification) -> list[Exposed]:
+    """Return the exposure windows of an answer, a log each; of one that cannot be read none."""
+    found = []
+    for each in answer.exposure:
+        anchors = [anchor for anchor in answer.anchors if anchor.gateway == each.gateway]
+        others = [anchor for anchor in anchors if anchor.kind != REMEMBERED]
+        best = max(others, key=lambda anchor: anchor.size, default=None)
+        kind, size = ("none", 0) if best is None else (best.kind, best.size)
+        try:
+            at = positions(layout, each.gateway, (size, each.since_size))
+            gone, here = at[size], at[each.since_size]
+        except (AgentauditError, OSError, LookupError):
+            continue  # the finding that says so is there already
+        live = each.events - here.sealed_after
+        found.append(
+            Exposed(
+                gateway=each.gateway,
+                anchor=kind,
+                since_size=size,
+                since_us=gone.at_us,
+                entries=each.since_size + each.entries - size,
+                events=gone.sealed_after + live,
+                remembered_size=max((a.size for a in anchors if a.kind == REMEMBERED), default=0),
+                here_entries=each.entries,
+                here_events=each.events,
+            )
+        )
     return found
+
+
+def exposed(each: Exposed) -> str:
+    """Return in words what of one log could be written anew, and by whom it would be noticed."""
+    what = f"{each.entries:,} log entries with {each.events:,} events"
+    if not each.entries and not each.events:
+        said = f"nothing: the {each.anchor} covers all of it"
+    elif not each.since_size:
+        said = f"all of it ({what}): nothing that others know of it was given"
+    else:
+        said = f"{what} since the {each.anchor} at {each.since_size:,} entries"
+    if each.remembered_size <= each.since_size:
+        return said
+    return (
+        f"{said}; this machine remembers the log at {each.remembered_size:,} entries, so a change "
+        "before that would be noticed here, and only here"
+    )
 
 
 # --- what an answer means

@@ -109,7 +109,7 @@ class After:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InForce:
+class Enacted:
     """A policy of a log; `ended_us` is None for the one in force, `entry` where it came."""
 
     digest: str
@@ -181,7 +181,7 @@ class KeptLog:
 
     gateway: str
     targets: list[Target] = field(default_factory=list)
-    policies: list[InForce] = field(default_factory=list)
+    policies: list[Enacted] = field(default_factory=list)
     holds: list[Held] = field(default_factory=list)
     held: list[tuple[Sealed, tuple[str, ...]]] = field(default_factory=list)
     held_count: int = 0
@@ -381,7 +381,7 @@ class _Reading:
             digest = policy.digest or ""
             names = self._names[digest] = _class_names(self._layout, digest)
             self._log.policies.append(
-                InForce(
+                Enacted(
                     digest=digest,
                     entry=entries.get(digest, -1),
                     since_us=policy.since_us,

@@ -12,7 +12,8 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import cache
 from html import escape
 from os import PathLike
@@ -26,15 +27,17 @@ from agentaudit.analysis.integrity import (
     History,
     check_files,
     check_signature,
+    exposed,
+    exposure,
     history,
-    log_times,
     place_of,
+    positions,
     verdict,
 )
 from agentaudit.analysis.printable import printable
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.note import Verifier
-from agentaudit.archive.verification import Finding, Verification
+from agentaudit.archive.verification import Anchor, Finding, Verification
 from agentaudit.errors import AgentauditError, QuestionError
 from agentaudit.widgets.questions import Data, Questions, question
 from agentaudit.widgets.view import STATIC, View
@@ -339,7 +342,8 @@ class IntegrityQuestions(Questions):
     def _tell(self, found: Verification, took_s: float) -> Data:
         """Return a verification as the page shows it."""
         says = verdict(found)
-        times = self._times(found)
+        anchors = found.anchors[-_MAX_LINES:]
+        times = self._times(anchors)
         return {
             "ok": found.ok,
             "word": says.word,
@@ -349,15 +353,7 @@ class IntegrityQuestions(Questions):
             "findings": [_finding(each) for each in found.findings[:MAX_FINDINGS]],
             "finding_count": len(found.findings),
             "exposure": [
-                {
-                    "gateway": each.gateway,
-                    "anchor": each.anchor,
-                    "since_size": each.since_size,
-                    "since_us": times.get((each.gateway, each.since_size)),
-                    "entries": each.entries,
-                    "events": each.events,
-                }
-                for each in found.exposure
+                {**asdict(each), "says": exposed(each)} for each in exposure(self._layout, found)
             ],
             "anchors": [
                 {
@@ -368,7 +364,7 @@ class IntegrityQuestions(Questions):
                     "at_s": each.at_s,
                     "by": list(each.by),
                 }
-                for each in found.anchors[-_MAX_LINES:]
+                for each in anchors
             ],
             "scripted": found.scripted_clocks,
             "unknown_signers": found.unknown_signers,
@@ -378,18 +374,16 @@ class IntegrityQuestions(Questions):
             "counts": {name: getattr(found, name) for name in _COUNTS},
         }
 
-    def _times(self, found: Verification) -> dict[tuple[str, int], int]:
-        """Return the log's time at each size that an anchor or an exposure names."""
+    def _times(self, anchors: Sequence[Anchor]) -> dict[tuple[str, int], int | None]:
+        """Return the log's time at each anchor's size."""
         wanted: dict[str, set[int]] = {}
-        for exposed in found.exposure:
-            wanted.setdefault(exposed.gateway, set()).add(exposed.since_size)
-        for anchor in found.anchors[-_MAX_LINES:]:
+        for anchor in anchors:
             wanted.setdefault(anchor.gateway, set()).add(anchor.size)
         times = {}
         for gateway, sizes in wanted.items():
             try:
-                for size, at_us in log_times(self._layout, gateway, sizes).items():
-                    times[gateway, size] = at_us
+                for size, position in positions(self._layout, gateway, sizes).items():
+                    times[gateway, size] = position.at_us
             except (AgentauditError, OSError):
                 continue  # the finding that says so is there already
         return times
@@ -519,24 +513,15 @@ def still(asked: IntegrityQuestions) -> str:
             if rest:
                 parts.append(f"<p>and {rest:,} findings more</p>")
         parts.append("<p><b>Exposure window</b></p><ul>")
-        parts += [f"<li>{_e(exposed(each))}</li>" for each in told["exposure"]]
+        parts += [
+            f"<li>{_e(each['gateway'])}: {_e(each['says'])}</li>" for each in told["exposure"]
+        ]
         parts.append("</ul>")
         parts += [f"<p>{_e(note)}</p>" for note in told["notes"][:_STILL_FINDINGS]]
     for each in asked.histories():
         parts.append(f"<p><b>{_e(each.gateway)}</b> {_e(_summary(each))}</p>")
     parts.append("<p>A still picture. With a kernel, it is checked here.</p></section>")
     return "".join(parts)
-
-
-def exposed(told: Mapping[str, Any]) -> str:
-    """Return in words what of one log could still be written anew without being noticed."""
-    name = told["gateway"]
-    if not told["entries"] and not told["events"]:
-        return f"{name}: nothing: the {told['anchor']} covers all of it"
-    what = f"{told['entries']:,} log entries with {told['events']:,} events"
-    if not told["since_size"]:
-        return f"{name}: all of it ({what}): nothing outside the archive is known of it"
-    return f"{name}: {what} since the {told['anchor']} at {told['since_size']:,} entries"
 
 
 def _rows(told: Data) -> Iterable[tuple[str, ...]]:
