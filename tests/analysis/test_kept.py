@@ -173,10 +173,9 @@ def test_what_a_replaced_policy_promised_counts_until_its_notice_is_over(
     until_us = entry["at"] + 7 * DAY_US
     assert target.promised_until_us == until_us
     assert target.keep.keep_us == longer.keep.keep_us == 30 * DAY_US
-    # Due when the notice is over, or at the end of 30 days, whichever is first.
-    assert target.first_us == min(max(until_us, end_us), longer.first_us or 0) or (
-        target.first_us is not None and target.first_us <= until_us
-    )
+    # Due when the notice is over, or after 30 days, whichever is first.
+    assert longer.first_us is not None
+    assert target.first_us == max(entry["at"] + DAY_US, min(until_us, longer.first_us))
     after = targets(kept(aa.load(site.archive), at=at(until_us)))["orders"]
     assert after.keep.keep_us == DAY_US
     assert after.promised_until_us is None
