@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from agentaudit.analysis.masking import Preview
     from agentaudit.analysis.report import Report
     from agentaudit.archive.prove import Proven
-    from agentaudit.archive.verification import Verification
+    from agentaudit.archive.verification import Progress, Verification
 
 _SHORTEST_PREFIX = 8
 
@@ -319,6 +319,7 @@ class Case:
         tsa: str | bytes | None = None,
         deep: bool = False,
         session: UUID | str | None = None,
+        progress: Progress | None = None,
     ) -> Verification:
         """Check the archive against its log and `key`: `.ok`, `.findings`, `.exposure`.
 
@@ -326,7 +327,9 @@ class Case:
         one. Without a key from outside the archive `.ok` is never True. `since` is a checkpoint
         that was kept outside it, `policy` the text of a trust policy with witnesses, `tsa`
         certificates of time-stamping authorities, PEM; `deep` recomputes every leaf, root and
-        table; `session` checks one session in that way, and that it is complete.
+        table; `session` checks one session in that way, and that it is complete. `progress` is
+        called with what is checked, how much of it is done, and how much there is; to end the
+        check it raises an exception that derives from nothing but `Exception`.
 
         Raises:
             ArchiveError: a key or checkpoint is malformed.
@@ -338,12 +341,13 @@ class Case:
         self._leave_record("verify", "archive")
         return verify(
             self.path,
-            key=_keys(key),
+            key=verifier_keys(key),
             since=since,
             policy=policy,
             tsa=tsa,
             deep=deep,
             session=session,
+            progress=progress,
         )
 
     def prove(
@@ -510,7 +514,7 @@ class Case:
             texts={"user": user, "agent": agent, "target": target},
             out=None if out is None else Path(out),
             pdf=pdf if isinstance(pdf, bool) else Path(pdf),
-            key=_keys(key),
+            key=verifier_keys(key),
             checkpoint=since_checkpoint,
             policy=policy,
             tsa=tsa,
@@ -572,23 +576,23 @@ class Case:
         return stamps
 
 
-def _keys(
+def verifier_keys(
     key: str | PathLike[str] | Sequence[str] | None,
 ) -> str | Sequence[str] | None:
-    """Return verifier keys that were given as such, or as the path of a file that holds them.
+    """Return verifier keys that were given as such, or what the file holds that was named.
 
     Raises:
         QuestionError: a path that cannot be read, or of a file that holds no key.
     """
-    if isinstance(key, PathLike) or (isinstance(key, str) and "+" not in key):
-        try:
-            text = Path(key).read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            raise QuestionError(
-                f"{key}: no file with a verifier key",
-                hint="give the key itself, name+hash+base64, or a file that holds it",
-            ) from None
-        if not text:
-            raise QuestionError(f"{key}: the file holds no key")
-        return text
-    return key
+    if not isinstance(key, PathLike) and (not isinstance(key, str) or "+" in key):
+        return key
+    try:
+        text = Path(key).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise QuestionError(
+            f"{key}: no file with a verifier key",
+            hint="give the key itself, name+hash+base64, or a file that holds it",
+        ) from None
+    if not text:
+        raise QuestionError(f"{key}: the file holds no key")
+    return text
