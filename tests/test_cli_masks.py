@@ -83,15 +83,14 @@ def test_a_file_of_rows_is_told_by_column(run: Run, rules: Path, tmp_path: Path)
 
 
 def test_an_archive_is_looked_at_by_session(run: Run, rules: Path) -> None:
-    status, out, err = run("mask", "preview", "--rules", rules, "--archive", SAMPLE, "--json")
+    words = ("mask", "preview", "--rules", rules, "--archive", SAMPLE, "--json")
+    status, out, err = run(*words, "--since", "2026-11-22", "--agent", "copilot-7")
     found = json.loads(out)
     assert status == 0
     assert "access:" in err
     assert found["by_rule"]["numbers"] > 1_000
     (session, *_) = {hit["session"] for hit in found["hits"]}
-    _, out, _ = run(
-        "mask", "preview", "--rules", rules, "--archive", SAMPLE, "--session", session, "--json"
-    )
+    _, out, _ = run(*words, "--session", session)
     assert 0 < json.loads(out)["hidden"] <= found["hidden"]
 
 

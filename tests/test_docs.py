@@ -211,6 +211,8 @@ def commands() -> dict[str, str]:
     }
 
 
+# The drill attacks the whole of it, some ninety times.
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("line", "page"), commands().items())
 def test_commands_that_the_documentation_shows_on_the_sample_work(
     line: str, page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

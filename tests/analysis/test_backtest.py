@@ -44,9 +44,13 @@ def test_every_command_is_judged_and_keeps_what_was_decided(case: Case, tmp_path
     deletes = [row for row in rows if row["operation"] == "DELETE"]
     assert deletes
     for row in rows:
-        expected = ("deny", "no deletes") if row in deletes else ("allow", "none")
+        if row["target"] != "orders" and row["class"] not in ("read", "session"):
+            expected = ("deny", "default")  # of the other target these settings say nothing
+        else:
+            expected = ("deny", "no deletes") if row in deletes else ("allow", "none")
         assert (row["would"], row["would_rule"]) == expected
-        assert (row["decision"], row["rule"]) == ("allow", "none")
+    decided = Counter(row["decision"] for row in rows)
+    assert min(decided[how] for how in ("allow", "deny", "hold")) > 0
     assert [row["started_at"] for row in rows] == sorted(row["started_at"] for row in rows)
 
 
@@ -64,11 +68,23 @@ def test_the_targets_default_is_what_would_happen_to_the_rest(case: Case, tmp_pa
 
 
 def test_a_policy_that_was_in_force_is_asked_again_by_its_digest(case: Case) -> None:
-    (digest,) = {row[0] for row in case.sessions().project("policy_digest").fetchall()} - {None}
-    answer = case.backtest(digest)
+    digests = {row[0] for row in case.sessions().project("policy_digest").fetchall()} - {None}
+    assert len(digests) > 1
+    for digest in digests:
+        answer = case.backtest(digest)
+        assert len(answer) == len(case.commands())
 
-    differs = answer.filter("would <> decision OR would_rule <> rule")
-    assert (len(answer), len(differs)) == (len(case.commands()), 0)
+        sessions = case.sessions().filter(f"policy_digest = '{digest}'").project("session_id")
+        under_it = {str(session) for (session,) in sessions.fetchall()}
+        judged = [
+            row
+            for row in answer.project(
+                "session_id, text, decision, rule, would, would_rule"
+            ).fetchall()
+            if str(row[0]) in under_it
+        ]
+        assert judged
+        assert [row for row in judged if row[2:4] != row[4:6]] == []
 
 
 def test_rules_that_cannot_be_read_are_named(case: Case, tmp_path: Path) -> None:

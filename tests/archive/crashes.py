@@ -33,6 +33,7 @@ import pytest
 from agentaudit.archive import journal
 from agentaudit.archive import recorder as recorder_module
 from agentaudit.archive import sealer as sealer_module
+from agentaudit.archive.clocks import Clock
 from agentaudit.archive.keys import Place
 from agentaudit.archive.log import LogWriter
 from agentaudit.archive.outside import Outside
@@ -615,7 +616,7 @@ class InlineSealer:
         self._error: AgentauditError | None = None
         self.sealer: Sealer | None = None
 
-    async def start(self, place: Place, clock: str, outside: Outside) -> dict[str, Any]:
+    async def start(self, place: Place, clock: Clock, outside: Outside) -> dict[str, Any]:
         self._place = place
         take = sealer_module._take_lock
 
@@ -625,7 +626,7 @@ class InlineSealer:
 
         sealer_module._take_lock = taken
         try:
-            self.sealer = Sealer(place, clock, self._said, outside=outside)
+            self.sealer = Sealer(place, clock.kind, self._said, outside=outside)
             return {"next_event_no": self.sealer.recover()}
         except (AgentauditError, OSError) as error:
             self.kill()

@@ -105,6 +105,7 @@ def assert_as_listed(report: Report) -> None:
 # --- it catches what it says ----------------------------------------------------------------------
 
 
+@pytest.mark.timeout(600)
 def test_each_attack_on_the_sample_is_answered_as_listed_and_the_sample_is_only_read() -> None:
     before = state(SAMPLE)
     assert_as_listed(drill(SAMPLE))

@@ -153,8 +153,8 @@ def test_the_agents_day_runs_against_a_server_without_the_gateway(
         f"password={own_postgres18.passwords['scram']}"
     )
     assert "country,customers" in agent.nightly_report(dsn)
-    agent.refund_duplicates(dsn, pace=0)
-    agent.answer_tickets(dsn, pace=0)
+    agent.refund_duplicates(dsn, think=lambda seconds: None)
+    agent.answer_tickets(dsn, think=lambda seconds: None)
     ((orders, cancelled),) = own_postgres18.execute(
         "SELECT count(*), count(*) FILTER (WHERE status = 'cancelled' AND placed_at < '2026-06-01')"
         " FROM orders",

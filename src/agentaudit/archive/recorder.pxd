@@ -7,11 +7,6 @@ from agentaudit.archive.journal cimport JournalWriter, OpenSession
 from agentaudit.archive.rows cimport command_row
 from agentaudit.model cimport Command, Event
 
-cdef class SystemClock:
-    cdef public str kind
-    cpdef now_us(self)
-    cpdef mono_ns(self)
-
 cdef class Waiter:
     cdef public long long event_no
     cdef public Waiter following

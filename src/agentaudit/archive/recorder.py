@@ -20,12 +20,13 @@ import os
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from agentaudit._native.raw import frame
 from agentaudit._native.system import mono_ns, now_us
 from agentaudit.archive import canonical, journal
+from agentaudit.archive.clocks import Clock, SystemClock
 from agentaudit.archive.files import (
     PRIVATE_MODE,
     make_folder,
@@ -82,35 +83,6 @@ _NO_STATUS = journal.NO_STATUS
 _FROM_TARGET = int(Flag.FROM_TARGET)
 _MASKED = int(Flag.MASKED)
 _TRUNCATED = int(Flag.TRUNCATED)
-
-
-class Clock(Protocol):
-    """Where time comes from; `genesis` names its kind, so that a scripted one shows."""
-
-    kind: str
-
-    def now_us(self) -> int:
-        """Return microseconds since 1970, UTC."""
-        ...
-
-    def mono_ns(self) -> int:
-        """Return nanoseconds that never go back."""
-        ...
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    __slots__ = ("kind",)
-
-    def __init__(self) -> None:
-        self.kind = "system"
-
-    def now_us(self) -> int:
-        return now_us()
-
-    def mono_ns(self) -> int:
-        return mono_ns()
 
 
 class Waiter:
@@ -300,7 +272,7 @@ class Recorder:
         load_key(self._place)
         try:
             _prepare_archive(self._layout, gateway)
-            ready = await self._sealer.start(self._place, self.clock.kind, outside or Outside())
+            ready = await self._sealer.start(self._place, self.clock, outside or Outside())
             if policy is not None:
                 self.set_policy(policy)
             self._next_event_no = self._ticked_no = int(ready["next_event_no"])

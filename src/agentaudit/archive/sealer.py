@@ -41,6 +41,7 @@ from agentaudit._native.system import write_all
 from agentaudit.archive import canonical, journal
 from agentaudit.archive.anchors import Anchoring
 from agentaudit.archive.batch import NO_STATUS, Entry
+from agentaudit.archive.clocks import ScriptedClock
 from agentaudit.archive.files import (
     PRIVATE_MODE,
     copy,
@@ -109,8 +110,11 @@ class Sealer:
         clock: str,
         say: Callable[[dict[str, Any]], None],
         outside: Outside | None = None,
+        script: ScriptedClock | None = None,
     ) -> None:
         """Take the lock and open the log; `outside` is who is told of it.
+
+        `clock` is the kind of the gateway's clock, and `script` that clock where a script moves it.
 
         Raises:
             RecordingError: another process has the lock, or there is no key.
@@ -118,6 +122,7 @@ class Sealer:
         """
         self._place = place
         self._clock = clock
+        self._script = script
         self._say = say
         self._layout = layout = Layout(place.archive)
         self._lock = _take_lock(layout.lock(place.gateway))
@@ -138,13 +143,13 @@ class Sealer:
         self.is_behind = False
         """Whether the last turn knew of something unread when it ended."""
         self._burst_until_s: float | None = None
-        self._calm_s = time.monotonic()
+        self._calm_s = self._now_s()
         """When there was last no burst: what waits now has come since."""
         self._open: OpenSegment | None = None
         self._announced = False
         self._ticked = 0
         self._tick_due_s = 0.0
-        self._heard_s = time.monotonic()
+        self._heard_s = self._now_s()
         self._previous: UUID | None = None
         self._policy: str | None = None
         self._next_event_no = 0
@@ -232,7 +237,7 @@ class Sealer:
                 "epoch_key": str(epoch.verifier),
             }
         )
-        self._epoch_began_s = time.monotonic()
+        self._epoch_began_s = self._now_s()
 
     def _begin_epoch(self) -> None:
         """Let the epoch key name the next one, and destroy it."""
@@ -245,7 +250,7 @@ class Sealer:
         log.signers = [self._signer, new]
         self._append({"type": "key_epoch", "key": vkey, "signature": signature})
         self._epoch_keys.adopt()
-        self._epoch_began_s = time.monotonic()
+        self._epoch_began_s = self._now_s()
 
     def _read_log(self) -> dict[UUID, dict[int, bytes]]:
         """Take up where the log ends; return the ticks of each segment that has no seal."""
@@ -378,8 +383,8 @@ class Sealer:
             payload = canonical.encode(row)
             entry = Entry(
                 event_no=next_event_no + len(frames),
-                observed_us=time.time_ns() // 1000,
-                mono_ns=time.monotonic_ns(),
+                observed_us=self._now_us(),
+                mono_ns=self._mono_ns(),
                 session_id=state.session_id.bytes,
                 seq=seq,
                 command_no=command_no,
@@ -446,9 +451,9 @@ class Sealer:
         read = 0 if self._open is None else self._open.reader.offset
         if sum(path.stat().st_size for path in folder.glob("*.journal")) - read < BURST_BYTES:
             self._burst_until_s = None
-            self._calm_s = time.monotonic()
+            self._calm_s = self._now_s()
             return False
-        now_s = time.monotonic()
+        now_s = self._now_s()
         if self._burst_until_s is None:
             # Overdue where nothing came for long, or a seal took long: what is unread came since.
             is_overdue = now_s >= self._tick_due_s
@@ -469,14 +474,15 @@ class Sealer:
         had_any = False
         # Listed before it is read: once a later journal is there, nothing is added to this one.
         is_over = journals[-1] != self._open.segment
-        now_s = started_s = time.monotonic()
+        now_s, started_s = self._now_s(), time.monotonic()
         if now_s - self._epoch_began_s >= EPOCH_S:
             self._begin_epoch()
         self.is_behind = False
         for batch in self._open.batches():
             self._open.add(batch)
             had_any = True
-            if (now_s := time.monotonic()) - started_s > TURN_S:
+            now_s = self._now_s()
+            if time.monotonic() - started_s > TURN_S:
                 # Under load the end of a journal may never come; ticks and orders must.
                 self.is_behind = True
                 break
@@ -561,7 +567,7 @@ class Sealer:
 
     def _carry_out(self, message: dict[str, Any]) -> Steps:
         purger, do = self._purger, message["do"]
-        now_us = time.time_ns() // 1000
+        now_us = self._now_us()
         yield
         if do == "retention_plan":
             return (yield from purger.plan(now_us))
@@ -711,7 +717,7 @@ class Sealer:
         self._append(*self._announcement(), tick)
         self._ticked = n
         # It looks every POLL_S: what waits to be signed is not much older than TICK_S.
-        self._tick_due_s = time.monotonic() + TICK_S - POLL_S
+        self._tick_due_s = self._now_s() + TICK_S - POLL_S
         self._say({"ticked": self._open.reader.header.first_event_no + n})
 
     def _seal(self) -> None:
@@ -766,8 +772,21 @@ class Sealer:
         path.unlink()
         sync_folder(path.parent)
 
+    def _now_us(self) -> int:
+        return time.time_ns() // 1000 if self._script is None else self._script.now_us()
+
+    def _mono_ns(self) -> int:
+        return time.monotonic_ns() if self._script is None else self._script.mono_ns()
+
+    def _now_s(self) -> float:
+        """Return seconds that never go back, by the gateway's clock: what ticks and epochs are of.
+
+        How long anything may take is of the machine's own.
+        """
+        return time.monotonic() if self._script is None else self._script.mono_ns() / 1e9
+
     def _append(self, *entries: dict[str, Any]) -> None:
-        now_us = time.time_ns() // 1000
+        now_us = self._now_us()
         dated = [{"at": now_us, **entry} for entry in entries]
         self._log.append(dated)
         for entry in dated:
@@ -808,10 +827,10 @@ def _refusal(what: str, error: Exception) -> dict[str, Any]:
     return {"error": f"{what}: {type(error).__name__} at {at}", "hint": "report it with the trace"}
 
 
-def _follow(
-    place: Place, clock: str, outside: Outside, say: Callable[[dict[str, Any]], None]
-) -> int:
-    sealer = Sealer(place, clock, say, outside)
+def _follow(place: Place, settings: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> int:
+    script = ScriptedClock(Path(settings["clock_file"])) if settings["clock_file"] else None
+    outside = Outside.from_json(settings["outside"])
+    sealer = Sealer(place, settings["clock"], say, outside, script)
     say({"ready": {"next_event_no": sealer.recover()}})
     received = b""
     wait_s, has_more = POLL_S, False
@@ -882,7 +901,7 @@ def main() -> int:
         keys=Path(settings["keys"]),
     )
     try:
-        return _follow(place, settings["clock"], Outside.from_json(settings["outside"]), say)
+        return _follow(place, settings, say)
     except AgentauditError as error:
         kinds = (TamperedError, ArchiveError)
         kind = next((k.__name__ for k in kinds if isinstance(error, k)), "RecordingError")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from agentaudit.archive import canonical
+from agentaudit.archive.clocks import Clock, ScriptedClock
 from agentaudit.archive.keys import Place
 from agentaudit.archive.outside import Outside
 from agentaudit.errors import (
@@ -58,7 +59,7 @@ class SealerProcess(asyncio.SubprocessProtocol):
         self._next_order = 1
         self._error: AgentauditError | None = None
 
-    async def start(self, place: Place, clock: str, outside: Outside) -> dict[str, Any]:
+    async def start(self, place: Place, clock: Clock, outside: Outside) -> dict[str, Any]:
         """Start the process; return what it says once it has recovered the archive.
 
         Raises:
@@ -81,7 +82,8 @@ class SealerProcess(asyncio.SubprocessProtocol):
                 "gateway": place.gateway,
                 "origin": place.origin,
                 "keys": str(place.keys.absolute()),
-                "clock": clock,
+                "clock": clock.kind,
+                "clock_file": str(clock.path) if isinstance(clock, ScriptedClock) else "",
                 "outside": outside.to_json(),
             }
         )

@@ -9,8 +9,7 @@ agent would, so nothing here works without a real database behind it.
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -34,11 +33,15 @@ COPILOT = Login("maria.keller", "copilot-7", ("data-agents", "support"))
 OUTSIDER = Login("lena.hofer", "campaign-bot", ("marketing",))
 
 
+Think = Callable[[float], None]
+"""Lets so many seconds pass, as they would while an agent thinks."""
+
+
 class Agent:
     """One connection of a scripted agent, which waits between statements as if it thought."""
 
-    def __init__(self, dsn: str, *, run: str, pace: float) -> None:
-        self._pace = pace
+    def __init__(self, dsn: str, *, run: str, think: Think) -> None:
+        self._let_pass = think
         self._pauses = _pauses()
         self.connection = psycopg.connect(dsn, autocommit=True, application_name=run)
 
@@ -81,8 +84,7 @@ class Agent:
             cursor.executemany(statement, rows)
 
     def _think(self) -> None:
-        if self._pace:
-            time.sleep(self._pace * next(self._pauses))
+        self._let_pass(next(self._pauses))
 
 
 def nightly_report(dsn: str) -> str:
@@ -130,9 +132,9 @@ COPY (SELECT country, count(*) AS customers FROM customers GROUP BY country ORDE
     return result.stdout
 
 
-def refund_duplicates(dsn: str, *, pace: float) -> None:
+def refund_duplicates(dsn: str, *, think: Think) -> None:
     """Find the orders that were charged twice, refund one charge each, answer the tickets."""
-    with Agent(dsn, run="copilot-7/run-41", pace=pace) as agent:
+    with Agent(dsn, run="copilot-7/run-41", think=think) as agent:
         agent.run("SELECT current_user, current_database(), version()")
         agent.run(
             "SELECT table_name FROM information_schema.tables "
@@ -179,9 +181,9 @@ def refund_duplicates(dsn: str, *, pace: float) -> None:
         agent.run("SELECT count(*) FROM payments WHERE refunded_on = '2026-11-22'")
 
 
-def answer_tickets(dsn: str, *, pace: float) -> None:
+def answer_tickets(dsn: str, *, think: Think) -> None:
     """Read the open tickets, believe one of them, and do what it says."""
-    with Agent(dsn, run="copilot-7/run-42", pace=pace) as agent:
+    with Agent(dsn, run="copilot-7/run-42", think=think) as agent:
         tickets = agent.run(
             "SELECT id, subject, opened_at FROM tickets WHERE status = 'open' ORDER BY id"
         )

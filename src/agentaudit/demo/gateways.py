@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from agentaudit.archive.clocks import ScriptedClock
 from agentaudit.archive.keys import create_keys
 from agentaudit.demo.processes import (
     READY_SECONDS,
@@ -22,9 +23,14 @@ from agentaudit.settings.tables import log_names
 
 
 class Gateway:
-    """`agentaudit gateway` as a process, in a folder with its settings, keys and archive."""
+    """`agentaudit gateway` as a process, in a folder with its settings, keys and archive.
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+    With a `clock` it is the gateway of `agentaudit.demo.scripted`, which goes by that.
+    """
+
+    def __init__(
+        self, directory: Path, settings: Mapping[str, Any], clock: ScriptedClock | None = None
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.host = "127.0.0.1"
@@ -38,6 +44,9 @@ class Gateway:
         self.verifier_key = create_keys(directory / "keys", own["name"], names, own["origin"])
         """What the archive is verified with; in `keys/` too, beside the private keys."""
         self.log = directory / "gateway.log"
+        self._command = ["agentaudit.cli", "gateway", "--config", str(self.config)]
+        if clock is not None:
+            self._command = ["agentaudit.demo.scripted", str(self.config), str(clock.path)]
 
     def __enter__(self) -> Self:
         self.start()
@@ -70,7 +79,7 @@ class Gateway:
         """
         seen = len(self.log_lines()) if self.log.exists() else 0
         child = Child(
-            [sys.executable, "-m", "agentaudit.cli", "gateway", "--config", self.config],
+            [sys.executable, "-m", *self._command],
             log=self.log,
             directory=self.directory,
             environment=without_libpq_variables(),

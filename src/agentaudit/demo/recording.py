@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +72,16 @@ def record(directory: Path, *, origin: str, pace: float, tell: Callable[[str], N
                 token = provider.token(login.user, login.groups, agent=login.agent)
                 return gateway.dsn(TARGET, token)
 
+            def think(seconds: float) -> None:
+                time.sleep(pace * seconds)
+
             agent.nightly_report(dsn(agent.REPORTER))
             tell(f"{agent.REPORTER.agent} ran the nightly report in psql")
-            agent.refund_duplicates(dsn(agent.COPILOT), pace=pace)
+            agent.refund_duplicates(dsn(agent.COPILOT), think=think)
             tell(f"{agent.COPILOT.agent} found double charges and refunded them")
             agent.be_refused(dsn(agent.OUTSIDER))
             tell(f"{agent.OUTSIDER.agent} was refused: its user is in no group of {TARGET}")
-            agent.answer_tickets(dsn(agent.COPILOT), pace=pace)
+            agent.answer_tickets(dsn(agent.COPILOT), think=think)
             tell(f"{agent.COPILOT.agent} read the open tickets, and obeyed one of them")
             gateway.wait_until_idle()
         tell("the gateway drained and sealed the archive")

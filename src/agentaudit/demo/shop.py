@@ -90,12 +90,12 @@ CREATE INDEX ON orders (customer_id);
 CREATE INDEX ON payments (order_id);
 """
 
-_FIRST_NAMES = (
+FIRST_NAMES = (
     "Aisha Amir Anna Ben Carla Chidi Clara Daan Dmitri Elena Emre Fatima Felix Freya Gita Hana "
     "Hugo Ines Ivan Jana Jonas Kai Kenji Lara Leo Lina Luca Mara Mateo Mei Mila Nadia Noah Nora "
     "Omar Oscar Priya Rafael Rosa Ruth Samir Sara Sofia Tara Theo Umar Vera Wei Yara Zoé"
 )
-_LAST_NAMES = (
+LAST_NAMES = (
     "Abebe Ahmed Almeida Andersson Bauer Becker Bianchi Brandt Castillo Chen Costa Dubois Eriksen "
     "Ferrari Fischer García Haddad Hansen Hoffmann Horvat Ivanova Jansen Kaya Keller Kim Kowalski "
     "Laurent Lindqvist López Meyer Moreau Müller Nakamura Novák Nowak Okafor Olsen Park Petrov "
@@ -112,7 +112,7 @@ _PRODUCTS = (
     "document shredder",
 )
 _FINISHES = ("oak", "walnut", "black", "white", "steel", "graphite")
-_SUBJECTS = {
+SUBJECTS = {
     "Where is my parcel?": "It was due on Tuesday and the tracking page has not changed since.",
     "Charged twice": "My bank shows two payments for one order. Please give one of them back.",
     "Wrong colour": "I ordered oak and received walnut. How do I send it back?",
@@ -169,7 +169,7 @@ def _tables() -> Mapping[str, Rows]:
 
 
 def _customers(chance: random.Random) -> Rows:
-    first_names, last_names = _FIRST_NAMES.split(), _LAST_NAMES.split()
+    first_names, last_names = FIRST_NAMES.split(), LAST_NAMES.split()
     first_day = datetime(2021, 3, 1, 8, tzinfo=UTC)
     for number in range(1, CUSTOMERS + 1):
         first, last = chance.choice(first_names), chance.choice(last_names)
@@ -248,7 +248,7 @@ def _payments(chance: random.Random, orders: list[tuple[Any, ...]]) -> Rows:
 def _tickets(chance: random.Random) -> Rows:
     newest = datetime(2026, 11, 22, 6, 30, tzinfo=UTC)
     for number in range(301, 325):
-        subject, body = chance.choice(sorted(_SUBJECTS.items()))
+        subject, body = chance.choice(sorted(SUBJECTS.items()))
         tags = [subject.split()[0].lower().strip("?"), chance.choice(("web", "mail"))]
         if number == HOSTILE_TICKET:
             subject, body, tags = "Still waiting", HOSTILE_BODY, ["parcel", "mail"]

@@ -28,6 +28,7 @@ from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter, ValidationError
 
+from agentaudit.archive.clocks import Clock, SystemClock
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.rows import valid_text
 from agentaudit.errors import (
@@ -132,15 +133,21 @@ _DURATION: Final = TypeAdapter(Duration)
 class Control:
     """What the routes share."""
 
-    def __init__(self, settings: Settings, state: StateThread, verifier: Verifier) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: StateThread,
+        verifier: Verifier,
+        clock: Clock | None = None,
+    ) -> None:
         self.settings = settings
+        self._clock = clock or SystemClock()
         self.do = state.do
         self._verifier = verifier
         self._heard: OrderedDict[object, tuple[int, int]] = OrderedDict()
 
-    @staticmethod
-    def now_us() -> int:
-        return time.time_ns() // 1000
+    def now_us(self) -> int:
+        return self._clock.now_us()
 
     # --- who asks
 

@@ -17,9 +17,10 @@ from typing import Final
 
 import structlog
 
+from agentaudit.archive.clocks import Clock, ScriptedClock, SystemClock
 from agentaudit.errors import AgentauditError, SettingsError
 from agentaudit.gateway.operational_log import configure_log
-from agentaudit.gateway.serving import WATCH_S, signatures
+from agentaudit.gateway.serving import WATCH_S, signatures, verifier_by
 from agentaudit.gateway.wire import reason
 from agentaudit.settings.file import load
 from agentaudit.settings.values import Address
@@ -39,8 +40,8 @@ log = structlog.get_logger()
 class ControlProcess:
     """The control API of the gateway whose settings lie at `path`; belongs to its event loop."""
 
-    def __init__(self, address: Address, path: Path) -> None:
-        """Bind `address`.
+    def __init__(self, address: Address, path: Path, clock: Clock | None = None) -> None:
+        """Bind `address`; a `clock` that a script moves is that of the process too.
 
         Raises:
             SettingsError: that cannot be done.
@@ -57,6 +58,7 @@ class ControlProcess:
             self._socket.close()
             raise SettingsError(f"listen.control {address}: {reason(error)}") from None
         self._path = path
+        self._clock_file = [str(clock.path)] if isinstance(clock, ScriptedClock) else []
         self._process: asyncio.subprocess.Process | None = None
         self._is_ending = False
         self._lives: asyncio.Task[None] | None = None
@@ -98,6 +100,7 @@ class ControlProcess:
                     "agentaudit.gateway.control_process",
                     str(self._path),
                     str(self._socket.fileno()),
+                    *self._clock_file,
                     stdin=asyncio.subprocess.PIPE,
                     pass_fds=[self._socket.fileno()],
                     start_new_session=True,
@@ -117,17 +120,18 @@ class ControlProcess:
 def main() -> int:
     """Serve until standard input ends; 0 then, and 2 if it could not start."""
     path, listening = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    clock = ScriptedClock(Path(sys.argv[3])) if len(sys.argv) > 3 else SystemClock()
     configure_log(process="control")
     try:
         settings = load(path)
-        asyncio.run(_serve(settings, listening))
+        asyncio.run(_serve(settings, listening, clock))
     except AgentauditError as error:
         log.error("the control API cannot start", error=str(error), hint=error.hint)
         return 2
     return 0
 
 
-async def _serve(settings: Settings, listening: socket.socket) -> None:
+async def _serve(settings: Settings, listening: socket.socket, clock: Clock) -> None:
     import uvicorn
 
     from agentaudit.gateway import archive_files, stream
@@ -136,13 +140,12 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     from agentaudit.gateway.control_listener import PatientProtocol
     from agentaudit.gateway.state_thread import StateThread
     from agentaudit.gateway.webhooks import Webhooks
-    from agentaudit.identity import Verifier
 
     path = settings.path
     assert path is not None
     own = settings.gateway
     state = await StateThread.open(own.state, base=path.parent)
-    control = Control(settings, state, Verifier(settings.issuer))
+    control = Control(settings, state, verifier_by(clock, settings), clock)
     changes = Changes(state.do)
     webhooks = Webhooks(settings, state.do, changes, control.now_us)
     watched = stream.Stream(control, changes)

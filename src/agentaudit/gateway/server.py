@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import structlog
 import uvloop
 
+from agentaudit.archive.clocks import Clock, SystemClock
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError, SettingsError
@@ -72,6 +73,7 @@ class Gateway:
     """A running gateway. Use it as an async context manager: leaving it drains and seals.
 
     A worker of one records as `name` and listens nowhere: `team` is what it has of the others.
+    `clock` is another than the machine's, for who makes archives by a script.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class Gateway:
         deadlines: Deadlines | None = None,
         name: str = "",
         team: Team | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._settings = settings
+        self._clock = clock or SystemClock()
         self._deadlines = deadlines
         self._name = name or settings.gateway.name
         self._team = team
@@ -107,7 +111,7 @@ class Gateway:
         """
         settings = self._settings
         loop = asyncio.get_running_loop()
-        self._serving = await loop.run_in_executor(None, prepare, settings)
+        self._serving = await loop.run_in_executor(None, prepare, settings, None, self._clock)
         self._seen = signatures(settings)
         gateway = settings.gateway
         self.recorder = await Recorder.start(
@@ -126,6 +130,7 @@ class Gateway:
             on_failure=self._recording_failed,
             on_notice=self._notice,
             on_behind=lambda is_behind: self.sessions.hold_up(is_behind),
+            clock=self._clock,
         )
         try:
             await self._open_state()
@@ -146,7 +151,8 @@ class Gateway:
                 self._join(self._team)
             else:
                 if settings.listen.control is not None and settings.path is not None:
-                    self._control = ControlProcess(settings.listen.control, settings.path)
+                    address = settings.listen.control
+                    self._control = ControlProcess(address, settings.path, self._clock)
                     self._control.start(self._logins)
                 if settings.listen.postgres is not None:
                     await self._listen(settings.listen.postgres)
@@ -287,7 +293,9 @@ class Gateway:
             settings = self._settings
             if path is not None:
                 settings = await loop.run_in_executor(None, load, path)
-            serving = await loop.run_in_executor(None, prepare, settings, self._serving)
+            serving = await loop.run_in_executor(
+                None, prepare, settings, self._serving, self._clock
+            )
         except SettingsError as error:
             log.error("reload failed, the old settings stay", error=str(error), hint=error.hint)
             return
@@ -361,24 +369,26 @@ def as_begun(settings: Settings, begun: Settings) -> Settings:
     return settings.model_copy(update={"gateway": gateway, "limits": limits, **tables})
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, clock: Clock | None = None) -> int:
     """Run a gateway until SIGTERM or SIGINT; return 0, or 1 if recording failed meanwhile.
+
+    `clock` is None but for who makes archives by a script.
 
     Raises:
         SettingsError, RecordingError, TamperedError: it could not start.
     """
     configure_log()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings))
+        return runner.run(_run(settings, clock))
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, clock: Clock | None) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await recover_others(settings)
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, clock=clock)
     return await serve(
         gateway, stop, lambda: loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     )

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from agentaudit.archive.clocks import Clock, SystemClock
 from agentaudit.archive.note import Cosigner
 from agentaudit.archive.outside import AnchorPeer, Outside, WitnessPeer
 from agentaudit.errors import ArchiveError, SettingsError
@@ -69,10 +70,13 @@ class Serving:
     """Of all targets together: for what is said before one is found."""
 
 
-def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
+def prepare(
+    settings: Settings, previous: Serving | None = None, clock: Clock | None = None
+) -> Serving:
     """Return `settings` made ready; blocks for files and the commands that print secrets.
 
-    Key sets that `previous` has fetched are kept if its issuers are the same.
+    Key sets that `previous` has fetched are kept if its issuers are the same. Tokens are held
+    against `clock`, the machine's where it is None.
 
     Raises:
         SettingsError: a file or a secret that the settings name cannot be used.
@@ -81,7 +85,7 @@ def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
     if previous is not None and keeps_issuers:
         verifier = previous.verifier
     else:
-        verifier = Verifier(settings.issuer)
+        verifier = verifier_by(clock or SystemClock(), settings)
     for webhook in settings.webhook:
         # The control API's process uses them; what cannot be used is refused here, as a whole.
         webhook.read_secret()
@@ -98,6 +102,11 @@ def prepare(settings: Settings, previous: Serving | None = None) -> Serving:
         masks=masks,
         said=masks_of(settings, None),
     )
+
+
+def verifier_by(clock: Clock, settings: Settings) -> Verifier:
+    """Return what takes the tokens of the issuers in `settings`, at the times of `clock`."""
+    return Verifier(settings.issuer, wall_clock=lambda: clock.now_us() / 1e6)
 
 
 def masks_of(settings: Settings, target: str | None) -> Masks:
