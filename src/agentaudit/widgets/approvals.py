@@ -43,13 +43,14 @@ class ApprovalQuestions(Questions):
 
     @question
     def pending(self) -> Data:
-        """Answer what waits, what ends first before others, and the time here, µs since 1970."""
+        """Answer what waits, what ends first before others; `mine` counts what one may decide
+        oneself, and `now` is the time here, µs since 1970."""
         found = self._control().requests(state="pending")
         found.sort(key=lambda one: (one.expires_at, str(one.id)))
         return {
             "now": time.time_ns() // 1_000,
             "count": len(found),
-            "may_decide": sum(one.may_decide for one in found),
+            "mine": sum(one.may_decide for one in found),
             "requests": [one.model_dump(mode="json", by_alias=True) for one in found[:MAX_PENDING]],
         }
 
