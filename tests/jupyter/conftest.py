@@ -80,13 +80,20 @@ class Server:
         return answer
 
 
+ENABLED = (
+    "-m",
+    "jupyter_server",
+    "--ServerApp.jpserver_extensions={'agentaudit.jupyter': True}",
+)
+
+
 @contextmanager
 def serving(
     root: Path,
     scratch: Path,
     *options: str,
     environment: Mapping[str, str] | None = None,
-    command: Sequence[str] = ("-m", "jupyter_server"),
+    command: Sequence[str] = ENABLED,
 ) -> Iterator[Server]:
     """Run a Jupyter server over `root` with our extension, and with no settings of the user's."""
     home = scratch / "home"
@@ -96,7 +103,7 @@ def serving(
     argv: list[str | Path] = [sys.executable, *command]
     argv += ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
     argv += [f"--ServerApp.root_dir={root}"]
-    argv += ["--ServerApp.jpserver_extensions={'agentaudit.jupyter': True}", *options]
+    argv += options
     server = Child(
         argv,
         log=log,
@@ -115,6 +122,33 @@ def serving(
             yield Server(info["url"], info["token"], root, log, http)
     finally:
         server.stop()
+
+
+@contextmanager
+def serving_lab(
+    root: Path, scratch: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Run JupyterLab over `root` as it is installed: both of our halves are enabled by that."""
+    settings = scratch / "home" / "settings"
+    news = settings / "@jupyterlab" / "apputils-extension"
+    news.mkdir(parents=True)
+    # Lab asks for news at its first start; the browser would show a question over our screenshot.
+    (news / "notification.jupyterlab-settings").write_text(
+        json.dumps({"fetchNews": "false", "checkForUpdates": False})
+    )
+    places = {
+        "JUPYTERLAB_SETTINGS_DIR": str(settings),
+        "JUPYTERLAB_WORKSPACES_DIR": str(scratch / "home" / "workspaces"),
+    }
+    with serving(
+        root,
+        scratch,
+        "--LabApp.expose_app_in_browser=True",
+        *options,
+        environment=places | dict(environment or {}),
+        command=("-m", "jupyterlab"),
+    ) as server:
+        yield server
 
 
 def _environment(home: Path, runtime: Path) -> dict[str, str]:

@@ -47,6 +47,8 @@ function activate(
   browsers: IFileBrowserFactory | null,
 ): void {
   const { commands, shell } = app;
+  // Read before anything else: JupyterLab's router goes on to addresses without it.
+  const asked = new URLSearchParams(window.location.search);
   const server = new Server(app.serviceManager.serverSettings);
   const watch = new Watch(server);
   const run = (command: string, args: Record<string, string | number | boolean> = {}) => void commands.execute(command, args);
@@ -157,7 +159,9 @@ function activate(
         return;
       }
       const content = new ApprovalsView(server, watch, (session, command) => void openWherever(session, command));
-      void inboxes.add(show(content, "agentaudit-approvals", "Approvals"));
+      const widget = show(content, "agentaudit-approvals", "Approvals");
+      widget.toolbar.hide();
+      void inboxes.add(widget);
     },
   });
 
@@ -227,7 +231,9 @@ function activate(
   }
 
   function showResult(archive: Archive, job: Job): void {
-    show(new VerificationView(archive, job), `agentaudit-verification-${job.id}-${Date.now()}`, `Verify ${archive.name}`);
+    const id = `agentaudit-verification-${job.id}`;
+    if ([...shell.widgets("main")].some((one) => one.id === id)) shell.activateById(id);
+    else show(new VerificationView(archive, job), id, `Verify ${archive.name}`).toolbar.hide();
   }
 
   commands.addCommand(Do.verify, {
@@ -315,7 +321,7 @@ function activate(
     checkedText.hidden = archive === null;
     if (archive) {
       const word = checkedWord(archive);
-      checkedText.textContent = word.text;
+      checkedText.textContent = archive.checked ? word.text : "archive not checked";
       checkedText.title = `${archive.path}: ${word.title}; press to verify`;
       checkedText.className = `aal-status aal-${word.kind}`;
     }
@@ -374,7 +380,6 @@ function activate(
     }
     await watch.look();
     await app.restored;
-    const asked = new URLSearchParams(window.location.search);
     const session = asked.get("session");
     if (session && /^[0-9a-f-]{36}$/.test(session)) {
       const command = Number.parseInt(asked.get("command") ?? "", 10);

@@ -31,16 +31,15 @@ export function row(one: Listed, open: (one: Listed) => void): HTMLElement {
       "span", { class: "aal-row-top" },
       isLive ? el("span", { class: "aal-live", title: "it goes on now" }, "●") : null,
       el("b", {}, ...shown(one.user || "unknown user")),
-      one.agent ? el("span", { class: "aal-quiet" }, "via ", ...shown(one.agent)) : null,
       el("span", { class: "aal-grow" }),
-      el("span", { class: "aal-target" }, ...shown(one.target || "–")),
+      el("span", { class: "aal-amount" }, counted(one.commands, "command")),
     ),
-    el(
-      "span", { class: "aal-row-bottom" },
+    el("span", { class: "aal-row-top" },
+      el("span", { class: "aal-quiet" }, ...shown(one.agent || "no agent"), " → "),
+      el("span", { class: "aal-target" }, ...shown(one.target || "–"))),
+    el("span", { class: "aal-row-bottom" },
       el("span", { class: "aal-when", title: `opened ${moment(one.opened_at)}, UTC` }, minute(one.opened_at)),
-      el("span", { class: "aal-quiet" }, counted(one.commands, "command")),
-      ...marks(one),
-    ),
+      ...marks(one)),
   );
   return el("li", { class: "aal-item" }, button);
 }

@@ -6,6 +6,7 @@ import * as approvals from "@agentaudit/components/approvals.ts";
 import type { Source } from "@agentaudit/components/channel.ts";
 import { el, shown } from "@agentaudit/components/dom.ts";
 import * as replay from "@agentaudit/components/replay.ts";
+import { plain } from "@agentaudit/components/text.ts";
 import { count, counted, moment } from "@agentaudit/components/units.ts";
 
 import { keysOf, tableRow } from "./rows.ts";
@@ -35,7 +36,14 @@ export class SessionView extends Widget {
     super();
     this.addClass("aal-session");
     const source = server.source(archive, "replay", session);
-    this.mounted = mountReplay(this.node, source, {
+    const listening: Source = {
+      request: async <Data>(op: string, args?: Record<string, unknown>) => {
+        const answer = await source.request<Data>(op, args);
+        if (op === "open") this.nameBy((answer.data as { session: Record<string, unknown> }).session);
+        return answer;
+      },
+    };
+    this.mounted = mountReplay(this.node, listening, {
       commandNo: command,
       onSelect: (number: number) => {
         this.command = number;
@@ -45,6 +53,14 @@ export class SessionView extends Widget {
 
   goTo(command: number): void {
     this.mounted.goTo(command);
+  }
+
+  /** Let the tab say whose session it is, bounded, and with control characters written out. */
+  private nameBy(facts: Record<string, unknown>): void {
+    const short = (value: unknown) => plain(String(value ?? "").slice(0, 24)) || "–";
+    const { title } = this.parent ?? this;
+    title.label = `${short(facts.user)} → ${short(facts.target)}`;
+    title.caption = `${short(facts.user)} via ${short(facts.agent)}\n${moment(facts.opened_at as number)}\n${this.session}`;
   }
 
   override dispose(): void {
@@ -195,7 +211,7 @@ function verification(archive: Archive, job: Job): HTMLElement[] {
     el("div", { class: "aal-scrolled", tabindex: 0, role: "group", "aria-label": "What was found" },
       ...(first ? [el("h3", { class: "aal-bad" }, "First broken link"), el("ul", { class: "aal-findings" }, finding(first))] : []),
       ...(others.length ? [el("h3", {}, `${count(result.findings_count - 1)} more`), el("ul", { class: "aal-findings" }, ...others.map(finding))] : []),
-      ...lines("Exposed", result.exposure.map((one) =>
+      ...lines("Exposed", result.exposure.map((one) => one.entries === 0 ? `${one.gateway}: nothing since the ${one.anchor}` :
         `${one.gateway}: ${counted(one.entries, "log entry", "log entries")} with ${counted(one.events, "event")}, ` +
         (one.since_size ? `since the ${one.anchor}` : "all of it: nothing outside the archive was given or is remembered"))),
       ...lines("Anchors", result.anchors.map((one) => `${one.gateway}: ${one.kind} at ${counted(one.size, "log entry", "log entries")}${one.by.length ? `, by ${one.by.join(", ")}` : ""}`)),
