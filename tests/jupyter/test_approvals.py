@@ -217,6 +217,7 @@ def test_a_reviewer_reads_a_held_statement_of_psql_and_approves_it_with_a_reason
         assert decision["approvers"] == ["dora"]
         page.evaluate("() => window.jupyterapp.commands.execute('agentaudit:refresh')")
         page.locator(".aal-sessions .aal-row").first.click()
+        expect(page.locator(".aa-statement")).to_be_visible()
         page.locator(".aa-list").focus()
         page.keyboard.press("End")
         page.keyboard.press("ArrowLeft")

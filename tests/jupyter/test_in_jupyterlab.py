@@ -108,12 +108,9 @@ def test_an_archive_is_in_the_sidebar_and_its_incident_is_found_and_replayed(
 
 def test_a_tab_comes_back_after_a_reload(page: Page, lab: Server) -> None:
     open_lab(page, lab)
-    find_incident(page)
     # Lab saves its layout a moment after the last change.
-    with page.expect_request(
-        lambda request: request.method == "PUT" and "workspaces" in request.url
-    ):
-        pass
+    with page.expect_request(lambda sent: sent.method == "PUT" and SESSION in str(sent.post_data)):
+        find_incident(page)
     page.goto(f"{lab.url}lab?token={lab.token}")
     expect(page.locator(".aa-statement")).to_be_visible(timeout=SLOW_MS)
 

@@ -350,7 +350,8 @@ function activate(
     const message = `${counted(mine.length, "request")} waiting for your decision`;
     const review = { label: "Review", callback: () => run(Do.openApprovals), displayType: "accent" as const };
     if (notification) Notification.dismiss(notification);
-    notification = Notification.emit(message, "warning", { autoClose: 20_000, actions: [review] });
+    // It stays until somebody closes it or nothing waits: an agent is held up meanwhile.
+    notification = Notification.emit(message, "warning", { autoClose: false, actions: [review] });
   }
 
   watch.changed.connect(() => {
