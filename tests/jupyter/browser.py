@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.jupyter.conftest import ROOT, Server
 
@@ -23,6 +23,9 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
+# A condition is waited for; how long says nothing on a machine with other work to do.
+expect.set_options(timeout=SLOW_MS)
+
 LOCAL = {"127.0.0.1", "localhost", "", None}
 
 

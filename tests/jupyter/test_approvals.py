@@ -22,7 +22,7 @@ from agentaudit.client import tokens
 from agentaudit.demo.database import embedded_postgres
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until, without_libpq_variables
-from tests.jupyter.browser import SLOW_MS, chromium, darken, keep, open_lab, page_of, run
+from tests.jupyter.browser import chromium, darken, keep, open_lab, page_of, run
 from tests.jupyter.conftest import Answer, Server, serving, serving_lab, unframed
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
@@ -170,7 +170,7 @@ def test_a_reviewer_reads_a_held_statement_of_psql_and_approves_it_with_a_reason
 
         # It is told of, counted, and live.
         toast = page.get_by_text("1 request waiting for your decision")
-        expect(toast.first).to_be_visible(timeout=SLOW_MS)
+        expect(toast.first).to_be_visible()
         expect(page.locator(".aal-pending .aal-count")).to_have_text("1")
         expect(page.locator(".aal-statuses")).to_contain_text("1 approval")
         expect(page.locator(".aal-now .aal-live")).to_have_count(1)

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 import agentaudit
 from tests.analysis.recording import hostile, record
-from tests.jupyter.browser import SLOW_MS, chromium, darken, keep, open_lab, page_of, run
+from tests.jupyter.browser import chromium, darken, keep, open_lab, page_of, run
 from tests.jupyter.conftest import SAMPLE, Server, serving_lab
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
@@ -112,7 +112,7 @@ def test_a_tab_comes_back_after_a_reload(page: Page, lab: Server) -> None:
     with page.expect_request(lambda sent: sent.method == "PUT" and SESSION in str(sent.post_data)):
         find_incident(page)
     page.goto(f"{lab.url}lab?token={lab.token}")
-    expect(page.locator(".aa-statement")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator(".aa-statement")).to_be_visible()
 
 
 def test_a_folder_of_the_file_browser_opens_as_an_archive(page: Page, lab: Server) -> None:
@@ -141,7 +141,7 @@ def test_an_archive_is_verified_by_a_command_and_the_status_says_so(
     status = page.locator(".aal-statuses")
     expect(status).to_contain_text("not checked")
     run(page, "agentaudit:verify-archive", "{ deep: true }")
-    expect(page.get_by_text("shop: consistent and signed")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_text("shop: consistent and signed")).to_be_visible()
     expect(status).to_contain_text("✔ verified")
     page.get_by_role("button", name="Details").click()
     expect(page.locator(".aal-answer")).to_have_text("✔ Consistent and signed")
@@ -187,8 +187,17 @@ def test_an_investigation_begins_as_a_notebook_at_the_command_shown(
 
 def test_by_keyboard_alone_from_the_palette_to_a_replayed_command(page: Page, lab: Server) -> None:
     open_lab(page, lab)
+    palette = page.locator("#modal-command-palette .lm-CommandPalette-input")
+    # Lab reads its shortcuts after it says that it is restored.
+    page.wait_for_function(
+        "() => jupyterapp.commands.keyBindings"
+        ".some(one => one.command === 'apputils:activate-command-palette')"
+    )
     page.keyboard.press("Control+Shift+C")
+    expect(palette).to_be_focused()
     page.keyboard.type("sessions of an archive")
+    found = page.locator(".lm-CommandPalette-item.lm-mod-active")
+    expect(found).to_contain_text("Sessions of an archive")
     page.keyboard.press("Enter")
     overview = page.locator(".aal-overview")
     expect(overview.locator("tbody tr").first).to_be_visible()

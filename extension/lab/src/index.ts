@@ -47,6 +47,7 @@ function activate(
   browsers: IFileBrowserFactory | null,
 ): void {
   const { commands, shell } = app;
+  let notification = "";
   // Read before anything else: JupyterLab's router goes on to addresses without it.
   const asked = new URLSearchParams(window.location.search);
   const server = new Server(app.serviceManager.serverSettings);
@@ -153,6 +154,7 @@ function activate(
     caption: "What waits for a decision",
     icon: (args) => (args.isPalette ? undefined : mark),
     execute: () => {
+      unnotify(); // it would lie over the buttons
       const open = inboxes.currentWidget;
       if (open) {
         shell.activateById(open.id);
@@ -333,23 +335,25 @@ function activate(
 
   // -- notifications
 
+  function unnotify(): void {
+    if (notification) Notification.dismiss(notification);
+    notification = "";
+  }
+
   let notifies = true;
   let seen = new Set<string>();
-  let notification = "";
   function notify(): void {
     const requests = watch.waiting.requests ?? [];
     const mine = requests.filter((one) => one.may_decide);
     const fresh = mine.filter((one) => !seen.has(one.id));
     seen = new Set(requests.map((one) => one.id));
-    if (notification && !mine.length) {
-      Notification.dismiss(notification);
-      notification = "";
-    }
-    if (!notifies || !fresh.length) return;
+    const isRead = inboxes.currentWidget?.isVisible === true;
+    if (!mine.length || isRead) unnotify();
+    if (!notifies || !fresh.length || isRead) return;
     // Numbers alone: what an agent wrote is shown where all of it is.
     const message = `${counted(mine.length, "request")} waiting for your decision`;
     const review = { label: "Review", callback: () => run(Do.openApprovals), displayType: "accent" as const };
-    if (notification) Notification.dismiss(notification);
+    unnotify();
     // It stays until somebody closes it or nothing waits: an agent is held up meanwhile.
     notification = Notification.emit(message, "warning", { autoClose: false, actions: [review] });
   }
