@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from tests.jupyter.conftest import ROOT, Server
 
 ARTIFACTS = ROOT / "artifacts"
+AXE = ROOT / "extension" / "node_modules" / "axe-core" / "axe.min.js"
 SLOW_MS = 60_000
 OPTIONS = (
     "--no-sandbox",
@@ -79,6 +80,20 @@ def darken(page: Page) -> None:
     """Change to JupyterLab's dark theme."""
     run(page, "apputils:change-theme", "{ theme: 'JupyterLab Dark' }")
     page.wait_for_selector("body[data-jp-theme-light='false']", state="attached")
+
+
+def assert_accessible(page: Page, selector: str) -> None:
+    """Fail where axe-core finds something serious or critical in what `selector` matches."""
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE.read_text("utf-8"))
+    found = page.evaluate(
+        "async selector => (await axe.run(selector)).violations"
+        ".filter(one => ['serious', 'critical'].includes(one.impact))"
+        ".map(one => [one.id, ...one.nodes.map(node => node.html.slice(0, 160)"
+        " + ' ' + (node.any[0]?.message ?? ''))])",
+        selector,
+    )
+    assert found == []
 
 
 def keep(page: Page, name: str) -> Path:

@@ -22,7 +22,7 @@ from agentaudit.client import tokens
 from agentaudit.demo.database import embedded_postgres
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until, without_libpq_variables
-from tests.jupyter.browser import chromium, darken, keep, open_lab, page_of, run
+from tests.jupyter.browser import assert_accessible, chromium, darken, keep, open_lab, page_of, run
 from tests.jupyter.conftest import Answer, Server, serving, serving_lab, unframed
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
@@ -197,8 +197,11 @@ def test_a_reviewer_reads_a_held_statement_of_psql_and_approves_it_with_a_reason
         expect(approve).to_be_disabled()
         page.get_by_label("Reason, required").fill(REASON)
         expect(approve).to_be_enabled()
+        assert_accessible(page, ".aa-approvals")
+        assert_accessible(page, ".aal-sidebar")
         keep(page, "lab-approval")
         darken(page)
+        assert_accessible(page, ".aa-approvals")
         keep(page, "lab-approval-dark")
         with page.expect_request(lambda one: "approvals" in one.url and one.method == "POST"):
             approve.click()

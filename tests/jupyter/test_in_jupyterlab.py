@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 import agentaudit
 from tests.analysis.recording import hostile, record
-from tests.jupyter.browser import chromium, darken, keep, open_lab, page_of, run
+from tests.jupyter.browser import assert_accessible, chromium, darken, keep, open_lab, page_of, run
 from tests.jupyter.conftest import SAMPLE, Server, serving_lab
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
@@ -71,6 +71,8 @@ def test_an_archive_is_in_the_sidebar_and_its_incident_is_found_and_replayed(
     rows = sidebar.locator(".aal-sessions .aal-row")
     expect(rows).to_have_count(len(newest))
     expect(rows.first).to_contain_text(newest["user"][0])
+    assert_accessible(page, ".aal-sidebar")
+    assert_accessible(page, ".aal-statuses")
     keep(page, "lab-sidebar")
 
     find_incident(page)
@@ -103,6 +105,7 @@ def test_an_archive_is_in_the_sidebar_and_its_incident_is_found_and_replayed(
     expect(page.locator(".aa-detail-no")).to_have_text(f"#{NUMBER}")
     assert page.locator(".aa-statement").text_content() == STATEMENT
     darken(page)
+    assert_accessible(page, ".aal-sidebar")
     keep(page, "lab-replay-dark")
 
 
@@ -128,6 +131,7 @@ def test_a_folder_of_the_file_browser_opens_as_an_archive(page: Page, lab: Serve
     page.locator(".aal-overview").get_by_label("Search").fill("integration_keys")
     expected = CASE.listed("integration_keys", limit=200).fetchall()
     expect(table.locator("tbody tr")).to_have_count(len(expected))
+    assert_accessible(page, ".aal-overview")
     keep(page, "lab-archive")
     table.locator("tbody tr button").first.focus()
     page.keyboard.press("Enter")
@@ -163,7 +167,9 @@ def test_a_broken_archive_shows_its_first_broken_link(page: Page, tmp_path: Path
         expect(finding).to_contain_text(changed.name)
         expect(page.locator(".aal-answer")).to_have_text("✗ Do not rely on this archive")
         expect(page.locator(".aal-statuses")).to_contain_text("✗ broken")
+        assert_accessible(page, ".aal-verification")
         darken(page)
+        assert_accessible(page, ".aal-verification")
         keep(page, "lab-broken-dark")
 
 

@@ -14,6 +14,7 @@ import { ToolbarButton } from "@jupyterlab/ui-components";
 import { Widget } from "@lumino/widgets";
 
 import { el } from "@agentaudit/components/dom.ts";
+import { plain } from "@agentaudit/components/text.ts";
 import { counted } from "@agentaudit/components/units.ts";
 
 import { mark } from "./icons.ts";
@@ -63,8 +64,8 @@ function activate(
   function show<View extends Widget>(content: View, id: string, label: string, caption = label): MainAreaWidget<View> {
     const widget = new MainAreaWidget({ content });
     widget.id = id;
-    widget.title.label = label;
-    widget.title.caption = caption;
+    widget.title.label = plain(label);
+    widget.title.caption = plain(caption);
     widget.title.icon = mark;
     widget.title.closable = true;
     shell.add(widget, "main");
