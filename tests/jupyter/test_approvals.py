@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 import agentaudit
 from agentaudit.client import tokens
@@ -132,6 +132,12 @@ def waiting(gw: Gateway, issuer: SigningIssuer, *statements: str) -> Iterator[li
         each.join()
 
 
+def falsify(route: Route) -> None:
+    """Give the page another statement than the one that waits, of the same length."""
+    answer = route.fetch()
+    route.fulfill(response=answer, body=answer.body().replace(b"WHERE n = 1", b"WHERE n > 0"))
+
+
 def left(server: PostgresPeer) -> int:
     with server.connect() as direct:
         (count,) = direct.execute("SELECT count(*) FROM victim").fetchone() or (None,)
@@ -174,6 +180,7 @@ def test_a_reviewer_reads_a_held_statement_of_psql_and_approves_it_with_a_reason
         expect(page.locator(".aal-pending .aal-count")).to_have_text("1")
         expect(page.locator(".aal-statuses")).to_contain_text("1 approval")
         expect(page.locator(".aal-now .aal-live")).to_have_count(1)
+        expect(page.get_by_role("tab", name="agentaudit: 1 request waiting")).to_be_visible()
         keep(page, "lab-approval-notice")
         page.get_by_role("button", name="Review", exact=True).first.click()
 
@@ -252,9 +259,20 @@ def test_several_of_a_kind_are_denied_at_once_by_keyboard_alone(
         ) as errors,
     ):
         open_lab(page, lab)
+        # Something between the gateway and the page changes a text: the digest is of another.
+        page.route("**/agentaudit/approvals*", falsify)
         run(page, "agentaudit:open-approvals")
         cards = page.locator(".aa-card")
         expect(cards).to_have_count(3)
+        expect(cards.get_by_role("alert")).to_have_text(
+            "Its digest is not that of what is shown of it. Decide nothing there, "
+            "and ask who runs the gateway."
+        )
+        expect(cards.get_by_role("checkbox")).to_have_count(2)
+        page.unroute("**/agentaudit/approvals*", falsify)
+        page.evaluate("() => window.jupyterapp.shell.currentWidget.close()")
+        run(page, "agentaudit:open-approvals")
+        expect(cards.get_by_role("checkbox")).to_have_count(3)
         page.locator(".aa-scrolled").focus()
         chosen = 0
         for _ in range(40):

@@ -166,7 +166,7 @@ export class Server {
 
   private async send(method: string, where: string, body?: unknown): Promise<Response> {
     const stopped = AbortSignal.timeout(ANSWER_TIMEOUT_MS);
-    const init: RequestInit = { method, signal: stopped, cache: "no-store" };
+    const init: RequestInit = { method, signal: stopped };
     if (body !== undefined) init.body = JSON.stringify(body);
     let response: Response;
     try {
