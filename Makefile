@@ -165,9 +165,9 @@ $(VENV)/.compiler: | $(BIN)/python
 		tools/debian python3-dev
 	@touch $@
 
-front: $(VENV)/.front  ## bundle widgets in place, after a change to extension/
+front: $(VENV)/.front  ## bundle widgets and the JupyterLab plugin in place, after a change to extension/
 
-FRONT := $(shell find extension -name node_modules -prune -o -type f -print)
+FRONT := $(shell find extension \( -name node_modules -o -path extension/lab/lib \) -prune -o -type f -print)
 $(VENV)/.front: $(FRONT) | $(VENV)/.build
 	$(BIN)/python -m tools.front build
 	@touch $@
@@ -206,4 +206,4 @@ clean:  ## remove what make made, but for .venv and the demo's archive
 distclean: clean  ## remove .venv, what it compiled and the demo's archive too
 	rm -rf $(VENV) demo-run
 	find src -name '*.so' -exec rm -f {} +
-	rm -rf src/agentaudit/widgets/static extension/node_modules
+	rm -rf src/agentaudit/widgets/static src/agentaudit/labextension extension/lab/lib extension/node_modules

@@ -1,7 +1,8 @@
 """Bundles the front end and compiles what must be fast, when a wheel is built.
 
 The front end is TypeScript in `extension/`, which npm's lock file pins; Node comes from PyPI. Its
-bundles are in no repository. An editable install leaves them alone: `make front` makes them.
+bundles are in no repository. An editable install leaves them alone: `make front` makes them. The
+JupyterLab plugin is one of them, and goes where Jupyter looks for plugins.
 
 Two kinds of modules are compiled: `agentaudit._native._fast`, which is Cython, and the modules of
 the data path, which are plain Python with a `.pxd` beside them that says what is a class of C and
@@ -34,6 +35,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Where `make native` compiles, below the root of the checkout.
 KEPT = ".build/native"
+SHARED = {
+    "src/agentaudit/labextension": "share/jupyter/labextensions/@agentaudit/lab",
+    "extension/lab/jupyter-config/jupyter_server_config.d/agentaudit.json": (
+        "etc/jupyter/jupyter_server_config.d/agentaudit.json"
+    ),
+}
+"""What a wheel installs beside the package, where Jupyter looks: it is there, and enabled."""
 
 _CLASS_OF_C = re.compile(r"^cdef class (\w+)", re.MULTILINE)
 _MADE_OF = "made-of"
@@ -55,6 +63,7 @@ class AgentauditBuildHook(BuildHookInterface):
         root = Path(self.root)
         if version != "editable":
             bundle(root)
+            build_data["shared_data"].update(SHARED)
         wanted = os.environ.get("AGENTAUDIT_NATIVE", "")
         if wanted == "skip":
             return

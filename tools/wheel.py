@@ -6,6 +6,7 @@ gateway's pinned packages and that wheel.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -26,6 +27,22 @@ def missing_files(wheel: Path) -> list[str]:
     return [path for path in tracked if path.removeprefix("src/") not in packed]
 
 
+def missing_shared(prefix: Path) -> list[str]:
+    """Return what an install should have put where Jupyter looks, and has not."""
+    plugin = prefix / "share/jupyter/labextensions/@agentaudit/lab"
+    expected = [
+        prefix / "etc/jupyter/jupyter_server_config.d/agentaudit.json",
+        plugin / "install.json",
+        plugin / "package.json",
+    ]
+    missing = [path for path in expected if not path.is_file()]
+    if not missing:
+        # What JupyterLab loads first, by a name that changes with what is in it.
+        entry = json.loads(expected[-1].read_text("utf-8"))["jupyterlab"]["_build"]["load"]
+        missing = [path for path in (plugin / entry,) if not path.is_file()]
+    return [str(path.relative_to(prefix)) for path in missing]
+
+
 def main(argv: Sequence[str]) -> int:
     """Check the one wheel below the folder `argv[0]`; return 0, or 1 with what is wrong."""
     folder = Path(argv[0]).resolve()
@@ -33,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     missing = missing_files(wheel)
     if wheel.name.endswith("-none-any.whl"):
         missing.append("its compiled module")
+    missing += missing_shared(folder / "venv")
     if missing:
         print(f"{wheel.name} lacks: {', '.join(missing)}")
         return 1

@@ -162,6 +162,42 @@ class Case:
             table=table,
         )
 
+    def listed(
+        self,
+        text: str | None = None,
+        *,
+        live: bool = False,
+        before: UUID | str | None = None,
+        limit: int = 100,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return the newest sessions with what is worth knowing of each, `limit` at most.
+
+        `text` is looked for in the user, agent and target, the beginning of the id and in
+        statements, in any case; `live` keeps those that are open; `before` a session goes on where
+        a list ended. Beside facts there are counts of commands: `changes`, `errors`, `denied`,
+        `held`, and all kinds of `risk`.
+
+        Raises:
+            QuestionError: no such session, or something of a wrong type.
+        """
+        asked.texts(text=text)
+        return self._ask(
+            "session_list",
+            text=text or None,
+            live=bool(live),
+            before=None if before is None else self._session_id(before),
+            limit=asked.count("limit", limit),
+        )
+
+    def totals(self) -> dict[str, Any]:
+        """Return how much is here: `sessions`, `live` ones, `commands`, `users`, `targets`.
+
+        `first` and `last` are when the oldest and the newest session were opened; None of none.
+        """
+        relation = self._ask("archive_totals")
+        (row,) = relation.fetchall()
+        return dict(zip(relation.columns, row, strict=True))
+
     def commands(
         self,
         *,

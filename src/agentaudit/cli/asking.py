@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agentaudit.errors import QuestionError
 
 if TYPE_CHECKING:
     from agentaudit.client.control import Control
-
-_MAX_TOKEN_BYTES: Final = 64 * 1024
 
 
 def add_control(one: argparse.ArgumentParser) -> None:
@@ -85,27 +83,4 @@ def token(token_file: Path | None, *, control: str, audience: str | None = None)
     """
     from agentaudit.client import tokens
 
-    if token_file is not None:
-        where = str(token_file)
-        found = _read(token_file)
-    elif given := os.environ.get("AGENTAUDIT_TOKEN"):
-        where, found = "AGENTAUDIT_TOKEN", given
-    else:
-        where = str(tokens.file())
-        kept = tokens.newest(control=control, audience=audience)
-        found = "" if kept is None else kept.token
-    found = found.strip()
-    if not found or not found.isascii() or not found.isprintable() or " " in found:
-        raise QuestionError(
-            f"{where}: no token that is good now",
-            hint="agentaudit login gets one; or give --token-file, or set AGENTAUDIT_TOKEN",
-        )
-    return found
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_TOKEN_BYTES).decode("ascii", "replace")
-    except OSError as error:
-        raise QuestionError(f"{path}: {error.strerror}") from None
+    return tokens.given(token_file, control=control, audience=audience)

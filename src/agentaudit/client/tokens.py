@@ -17,10 +17,12 @@ from typing import Any, Final
 from agentaudit.archive import canonical
 from agentaudit.archive.files import PRIVATE_MODE, locked, make_folder, replace
 from agentaudit.archive.known import state_folder
-from agentaudit.errors import SettingsError
+from agentaudit.errors import QuestionError, SettingsError
 
 SPARE_S: Final = 10
 """A token that ends within this is as good as over: it has a way to go yet."""
+
+_MAX_TOKEN_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,39 @@ def newest(*, control: str, audience: str | None = None) -> Kept | None:
         and audience in (None, one.audience)
     ]
     return max(fitting, key=lambda one: one.got_at, default=None)
+
+
+def given(token_file: Path | None, *, control: str, audience: str | None = None) -> str:
+    """Return what proves to the API `control` who asks: of the file, where one is given.
+
+    Otherwise of the environment, AGENTAUDIT_TOKEN, and then what `login` has kept.
+
+    Raises:
+        QuestionError: there is none that is good now, or the file cannot be read.
+        SettingsError: what is kept cannot be read.
+    """
+    if token_file is not None:
+        where, found = str(token_file), _read(token_file)
+    elif named := os.environ.get("AGENTAUDIT_TOKEN"):
+        where, found = "AGENTAUDIT_TOKEN", named
+    else:
+        kept = newest(control=control, audience=audience)
+        where, found = str(file()), "" if kept is None else kept.token
+    found = found.strip()
+    if not found or not found.isascii() or not found.isprintable() or " " in found:
+        raise QuestionError(
+            f"{where}: no token that is good now",
+            hint="agentaudit login gets one; or give --token-file, or set AGENTAUDIT_TOKEN",
+        )
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as opened:
+            return opened.read(_MAX_TOKEN_BYTES).decode("ascii", "replace")
+    except OSError as error:
+        raise QuestionError(f"{path}: {error.strerror}") from None
 
 
 def _load(path: Path) -> list[Kept]:

@@ -8,12 +8,19 @@ opens years later without an environment variable.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Final
+from uuid import UUID
 
 import agentaudit
 from agentaudit.errors import QuestionError
 
-FIRST_INVESTIGATION = "01-first-investigation.ipynb"
+FIRST_INVESTIGATION: Final = "01-first-investigation.ipynb"
+INVESTIGATION: Final = "investigation.ipynb"
+"""What is copied for each new investigation; it tells no story of its own."""
+
+MAX_COPIES: Final = 100
 
 
 def find_notebook(name: str) -> Path | None:
@@ -71,3 +78,55 @@ def place_notebook(archive: Path, name: str = FIRST_INVESTIGATION) -> Path:
             f"{copy}: {error.strerror}", hint="copy the archive to a folder of yours"
         ) from None
     return copy
+
+
+def write_investigation(
+    archive: Path,
+    folder: Path,
+    *,
+    session: UUID | None = None,
+    command: int | None = None,
+) -> Path:
+    """Write a new notebook into `folder` that investigates a session, or the newest one.
+
+    Its parameters name the archive, the key beside it, the session, and the command to begin at.
+    Paths are relative to `folder` where the archive lies below what holds it, so that both can be
+    moved together.
+
+    Raises:
+        QuestionError: the template is not installed, or the folder cannot be written.
+    """
+    original = find_notebook(INVESTIGATION)
+    if original is None:
+        raise QuestionError(f"notebook {INVESTIGATION}: not part of this installation")
+    document = json.loads(original.read_text("utf-8"))
+    key = find_key(archive)
+    parameters = {
+        "archive": _as_seen_from(folder, archive),
+        "key": None if key is None else _as_seen_from(folder, key),
+        "session": None if session is None else str(session),
+        "command": command,
+    }
+    for cell in document["cells"]:
+        if "parameters" in cell["metadata"].get("tags", ()):
+            lines = [f"{name} = {value!r}" for name, value in parameters.items()]
+            cell["source"] = "\n".join(lines).splitlines(keepends=True)
+    what = archive.name if session is None else str(session)[:13]
+    for number in range(1, MAX_COPIES + 1):
+        suffix = "" if number == 1 else f"-{number}"
+        written = folder / f"investigation-{what}{suffix}.ipynb"
+        try:
+            with written.open("x", encoding="utf-8") as file:
+                json.dump(document, file, indent=1, ensure_ascii=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise QuestionError(f"{written.name}: {error.strerror}") from None
+        return written
+    raise QuestionError(f"there are {MAX_COPIES} notebooks of this name already")
+
+
+def _as_seen_from(folder: Path, path: Path) -> str:
+    """Return `path` relative to `folder` where no more than three folders up are needed."""
+    seen = os.path.relpath(path, folder)
+    return str(path) if Path(seen).parts[:4] == (os.pardir,) * 4 else seen

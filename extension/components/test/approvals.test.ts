@@ -1,0 +1,43 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { effect, pieces, rowsAtStake, span, type Request } from "../src/approvals.ts";
+
+const shownText = (statement: string) => pieces(statement).map((piece) => piece.text).join("");
+
+test("nothing of a statement is left out but what is counted", () => {
+  const statement = `SELECT 1;${"\n".repeat(500)}DROP TABLE t;${" ".repeat(4_000)}-- end\n\n\nx`;
+  const found = pieces(statement);
+  assert.deepEqual(found.filter((piece) => piece.counted).map((piece) => piece.text.trim()), [
+    "(499 lines without a word)", "(4,000 spaces)",
+  ]);
+  assert.equal(found.filter((piece) => !piece.counted).map((piece) => piece.text).join(""),
+    "SELECT 1;DROP TABLE t;-- end\n\n\nx");
+  assert.match(shownText("a\n \u2003\n\t\n\n\n\nb"), /lines without a word/);
+  assert.match(shownText("a" + "\u2003".repeat(100) + "b"), /\(100 spaces\)/);
+  for (const plain of ["", "a", "a\n\n\nb", " ".repeat(59)]) assert.equal(shownText(plain), plain);
+});
+
+test("a long text of spaces is split in time", () => {
+  const began = performance.now();
+  pieces(("\n" + " ".repeat(59)).repeat(20_000));
+  assert.ok(performance.now() - began < 2_000);
+});
+
+const request = (shown: Record<string, unknown>, kind = "hold") => ({ kind, shown }) as unknown as Request;
+
+test("what a request is about stands in a line", () => {
+  const statements = [
+    { operation: "DELETE", class: "write", resources: ["public.orders"] }, { operation: "SELECT", resources: [] }, 7,
+  ];
+  assert.equal(effect(request({ statements })), "DELETE public.orders; SELECT; (no operation)");
+  assert.equal(effect(request({ target: "orders", duration_s: 1800 }, "access")), "access to orders for 30 min");
+  assert.equal(effect(request({})), "");
+});
+
+test("rows at stake are told as the planner told them", () => {
+  assert.equal(rowsAtStake({ estimate: { rows: 1200, tables: { orders: 50000, x: null } } }), "about 1,200 (orders has about 50,000)");
+  assert.equal(rowsAtStake({ estimate: { rows: null, why: "two tables" } }), "not known, two tables");
+  assert.equal(rowsAtStake({}), "");
+  assert.deepEqual([span(90), span(120), span(60), span(7200), span("x")], ["90 s", "2 min", "1 min", "2 h", "x"]);
+});
