@@ -138,6 +138,26 @@ def test_a_folder_of_the_file_browser_opens_as_an_archive(page: Page, lab: Serve
     expect(page.locator(".aa-statement")).to_be_visible()
 
 
+def test_an_archive_is_explored_by_filters_until_the_incident_is_there(
+    page: Page, lab: Server
+) -> None:
+    open_lab(page, lab)
+    run(page, "agentaudit:explore-archive")
+    explorer = page.locator(".aal-explorer")
+    expect(explorer.locator(".aa-x-row .aa-c-text").first).to_be_visible()
+    explorer.locator(".aa-x-search").fill(STATEMENT[:40])
+    expect(explorer.locator(".aa-x-tab[aria-selected=true]")).to_have_text("Commands 1")
+    row = explorer.locator(".aa-x-row").first
+    expect(row.locator(".aa-c-text")).to_have_text(" ".join(STATEMENT.split())[:300])
+    assert_accessible(page, ".aal-explorer")
+    keep(page, "lab-explorer")
+    row.dblclick()
+    expect(explorer.locator(".aa-replay .aa-detail-no")).to_have_text(f"#{NUMBER}")
+    assert explorer.locator(".aa-detail .aa-statement").text_content() == STATEMENT
+    darken(page)
+    keep(page, "lab-explorer-session-dark")
+
+
 def test_an_archive_is_verified_by_a_command_and_the_status_says_so(
     page: Page, lab: Server
 ) -> None:

@@ -145,10 +145,9 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
   element.addEventListener("click", (event) => {
     const at = (event.target as HTMLElement).closest<HTMLElement>("[data-place]")?.dataset["place"];
     if (at !== undefined) goTo(Number(at));
-  });
-  element.addEventListener("dblclick", () => {
+    // No `dblclick` comes: what the first click was on is drawn anew by the second.
     const found = row(place);
-    if (found !== undefined) options.onOpen(found);
+    if (event.detail === 2 && found !== undefined) options.onOpen(found);
   });
   element.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target !== element) return;

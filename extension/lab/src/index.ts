@@ -20,7 +20,7 @@ import { counted } from "@agentaudit/components/units.ts";
 import { mark } from "./icons.ts";
 import { Server, type Archive, type Job, type Listed } from "./server.ts";
 import { checkedWord, Sidebar } from "./sidebar.ts";
-import { ApprovalsView, ArchiveView, SessionView, VerificationView } from "./views.ts";
+import { ApprovalsView, ArchiveView, ExplorerView, SessionView, VerificationView } from "./views.ts";
 import { Watch } from "./watch.ts";
 
 const PLUGIN = "@agentaudit/lab:plugin";
@@ -30,6 +30,7 @@ const JOB_POLL_MS = 400;
 const Do = {
   openSession: "agentaudit:open-session",
   openArchive: "agentaudit:open-archive",
+  explore: "agentaudit:explore-archive",
   openFolder: "agentaudit:open-folder",
   openApprovals: "agentaudit:open-approvals",
   verify: "agentaudit:verify-archive",
@@ -123,9 +124,31 @@ function activate(
       }
       const content = new ArchiveView(server, found, (session) => openSession(found.id, session, -1));
       const widget = show(content, `agentaudit-archive-${found.id}`, found.name, found.path);
+      widget.toolbar.addItem("explore", button("Explore", "Filters, a timeline and lists of all commands", () => run(Do.explore, { archive: found.id })));
       widget.toolbar.addItem("verify", button("Verify", "Check this archive against its log and key", () => run(Do.verify, { archive: found.id })));
       widget.toolbar.addItem("investigate", button("New investigation", "Write a notebook for this archive", () => run(Do.investigate, { archive: found.id })));
       void archives.add(widget);
+    },
+  });
+
+  const explorers = new WidgetTracker<MainAreaWidget<ExplorerView>>({ namespace: "agentaudit-explorers" });
+  commands.addCommand(Do.explore, {
+    label: "Explore an archive",
+    caption: "Filters, a timeline and lists of all commands of an archive",
+    icon: (args) => (args.isPalette ? undefined : mark),
+    execute: async ({ archive }) => {
+      const found = await archiveOf(archive);
+      if (!found) {
+        Notification.warning("No archive is there to be explored.");
+        return;
+      }
+      const open = explorers.find((one) => one.content.archive.id === found.id);
+      if (open) {
+        shell.activateById(open.id);
+        return;
+      }
+      const widget = show(new ExplorerView(server, found), `agentaudit-explorer-${found.id}`, `${found.name}: explorer`, found.path);
+      void explorers.add(widget);
     },
   });
 
@@ -287,7 +310,7 @@ function activate(
   // -- where commands are found
 
   if (palette) {
-    for (const command of [Do.openArchive, Do.openApprovals, Do.verify, Do.investigate, Do.refresh]) {
+    for (const command of [Do.openArchive, Do.explore, Do.openApprovals, Do.verify, Do.investigate, Do.refresh]) {
       palette.addItem({ command, category: CATEGORY, args: { isPalette: true } });
     }
     palette.addItem({ command: Do.verify, category: CATEGORY, args: { isPalette: true, deep: true } });

@@ -5,6 +5,7 @@ import { Widget } from "@lumino/widgets";
 import * as approvals from "@agentaudit/components/approvals.ts";
 import type { Source } from "@agentaudit/components/channel.ts";
 import { el, shown } from "@agentaudit/components/dom.ts";
+import { mountExplorer, type ExplorerView as Mounted } from "@agentaudit/components/explorer/mount.ts";
 import * as replay from "@agentaudit/components/replay.ts";
 import { plain } from "@agentaudit/components/text.ts";
 import { count, counted, moment } from "@agentaudit/components/units.ts";
@@ -144,6 +145,23 @@ export class ArchiveView extends Widget {
     } catch (error) {
       if (mine === this.asked) this.note.replaceChildren(...shown((error as Error).message));
     }
+  }
+}
+
+/** All sessions and commands of an archive: filters, a timeline, lists, and what is behind a line. */
+export class ExplorerView extends Widget {
+  private readonly mounted: Mounted;
+
+  constructor(server: Server, readonly archive: Archive) {
+    super();
+    this.addClass("aal-explorer");
+    this.mounted = mountExplorer(this.node, server.source(archive.id, "explorer"));
+  }
+
+  override dispose(): void {
+    if (this.isDisposed) return;
+    this.mounted.dispose();
+    super.dispose();
   }
 }
 

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentaudit.analysis.case import Case
+from agentaudit.analysis.explore import Filter
 from agentaudit.analysis.masking_sources import recorded_in
 from agentaudit.analysis.session import Session
 from agentaudit.errors import QuestionError
+from agentaudit.widgets.explorer import ExplorerQuestions
 from agentaudit.widgets.masking_preview import MaskingQuestions
 from agentaudit.widgets.questions import Questions
 from agentaudit.widgets.replay import ReplayQuestions
+from agentaudit.widgets.scope import Scope
 from agentaudit.widgets.sessions import SessionsQuestions
 
 
@@ -50,8 +53,14 @@ def _masking(case: Case, session: Session | None) -> Questions:
     return MaskingQuestions(recorded_in(case, chosen), FIRST_RULES)
 
 
+def _explorer(case: Case, session: Session | None) -> Questions:
+    chosen = Filter() if session is None else Filter(session=(str(session.id),))
+    return ExplorerQuestions(Scope(case, chosen))
+
+
 COMPONENTS: Final[Mapping[str, Component]] = {
     "sessions": Component(lambda case, _: SessionsQuestions(case)),
+    "explorer": Component(_explorer, is_of_page=True),
     "replay": Component(_replay),
     "masking": Component(_masking, is_of_page=True),
 }
