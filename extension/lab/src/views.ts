@@ -6,7 +6,7 @@ import * as approvals from "@agentaudit/components/approvals.ts";
 import type { Source } from "@agentaudit/components/channel.ts";
 import { el, shown } from "@agentaudit/components/dom.ts";
 import { mountExplorer, type ExplorerView as Mounted } from "@agentaudit/components/explorer/mount.ts";
-import * as replay from "@agentaudit/components/replay.ts";
+import { mount as mountReplay } from "@agentaudit/components/replay.ts";
 import { plain } from "@agentaudit/components/text.ts";
 import { count, counted, moment } from "@agentaudit/components/units.ts";
 
@@ -14,24 +14,12 @@ import { keysOf, tableRow } from "./rows.ts";
 import type { Archive, Job, Listed, Server, Totals } from "./server.ts";
 import type { Watch } from "./watch.ts";
 
-interface Replayed {
-  goTo(command: number): void;
-  dispose(): void;
-}
-
-interface ReplayOptions {
-  commandNo?: number;
-  onSelect?: (command: number) => void;
-}
-
-const mountReplay = replay.mount as unknown as (root: HTMLElement, source: Source, options: ReplayOptions) => Replayed;
-
 const TABLE_PAGE = 200;
 const SEARCH_AFTER_MS = 250;
 
 /** One session, replayed. */
 export class SessionView extends Widget {
-  private readonly mounted: Replayed;
+  private readonly mounted: ReturnType<typeof mountReplay>;
 
   constructor(server: Server, readonly archive: string, readonly session: string, public command: number) {
     super();
