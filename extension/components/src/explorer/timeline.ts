@@ -52,7 +52,8 @@ interface Marks {
 }
 
 interface Lane {
-  name: string;
+  /** Null for the lane that is the rest. */
+  name: string | null;
   n: number;
   /** Of how many lanes this is the rest. */
   others?: number;
@@ -444,12 +445,15 @@ export function mountTimeline(
     names.hidden = (drawn?.lanes.length ?? 1) <= 1;
     names.replaceChildren(
       ...(drawn?.lanes ?? []).map((lane) =>
-        el("div", { class: "aa-lane-name", style: `height:${high}px`, title: `${plain(lane.name)}: ${counted(lane.n, "command")}` },
-          el("span", {}, ...shown(lane.others ? counted(lane.others, "other") : label(lane.name))), el("small", {}, count(lane.n)))),
+        el("div", { class: "aa-lane-name", style: `height:${high}px`, title: `${plain(label(lane))}: ${counted(lane.n, "command")}` },
+          el("span", {}, ...shown(label(lane))), el("small", {}, count(lane.n)))),
     );
   }
 
-  const label = (name: string) => (lanesField.value === "session" ? name.slice(0, 13) : name || "(none)");
+  function label({ name, others }: Lane): string {
+    if (name === null) return counted(others ?? 0, "other");
+    return lanesField.value === "session" ? name.slice(0, 13) : name || "(none)";
+  }
 
   function drawLegend(): void {
     legend.replaceChildren(
