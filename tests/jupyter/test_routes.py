@@ -377,12 +377,30 @@ def test_an_archive_is_verified_and_the_list_says_so(server: Server) -> None:
     job = verified(server, one["id"], deep=True)
     assert job["state"] == "done", job
     result = job["result"]
-    assert (result["ok"], result["findings"]) == (True, [])
+    assert (result["ok"], result["is_consistent"], result["findings"]) == (None, True, [])
     assert result["sessions"] >= len(CASE.sessions().fetchall())
-    assert (result["keys"], result["is_key_beside"]) == (["archive.vkey"], True)
+    assert (result["keys"], result["is_key_beside"]) == ([], True)
     (one,) = server.archives().values()
-    assert one["checked"]["ok"] is True
+    assert (one["checked"]["ok"], one["checked"]["is_consistent"]) == (None, True)
     assert one["checked"]["job"] == job["id"]
+
+
+def test_a_key_that_lies_beside_an_archive_never_counts_as_one_from_outside(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(SAMPLE, root / "archive")
+    shutil.copy(SAMPLE.with_name("archive.vkey"), root)
+    with serving(root, tmp_path) as server:
+        (one,) = server.archives().values()
+        assert verified(server, one["id"])["result"]["ok"] is None
+    key = SAMPLE.with_name("archive.vkey")
+    with serving(root, tmp_path, f"--AgentauditApp.keys={key}") as server:
+        (one,) = server.archives().values()
+        result = verified(server, one["id"])["result"]
+        assert (result["ok"], result["keys"]) == (True, ["archive.vkey"])
+        (one,) = server.archives().values()
+        assert (one["checked"]["ok"], one["checked"]["is_consistent"]) == (True, False)
 
 
 def test_what_was_changed_is_the_first_broken_link(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@
 
 import type { Source } from "./channel.ts";
 import { digestOf } from "./digest.ts";
-import { el, highlighted, shown } from "./dom.ts";
+import { el, shown } from "./dom.ts";
+import { tokens, type Token } from "./sql.ts";
 import { count, counted, moment } from "./units.ts";
 
 /** A request as the control API tells it; times are µs since 1970. */
@@ -65,6 +66,7 @@ const HOLD = new Set([
   "session", "command", "target", "protocol", "user", "issuer", "agent", "actor_chain", "client_addr",
   "client_app", "rule", "statements", "transaction", "reported", "settings",
 ]);
+const STATEMENT = new Set(["text", "params", "sha256", "decision"]);
 const ACCESS = new Set([
   "target", "user", "issuer", "agent", "actor_chain", "reason", "duration_s", "starts_at", "classes",
   "resources",
@@ -129,7 +131,7 @@ export interface Piece {
 /** Split a statement so that nothing invisible takes up room: runs of it are counted. */
 export function pieces(statement: string): Piece[] {
   const found: Piece[] = [];
-  const blank = new RegExp(`\\n(?:[^\\S\\n]*\\n){${MAX_EMPTY_LINES + 1},}|[^\\S\\n]{${MAX_SPACES},}`, "g");
+  const blank = new RegExp(`\\n(?:[^\\S\\r\\n]*\\n){${MAX_EMPTY_LINES + 1},}|[^\\S\\r\\n]{${MAX_SPACES},}`, "g");
   let from = 0;
   for (const match of statement.matchAll(blank)) {
     if (match.index > from) found.push({ text: statement.slice(from, match.index), counted: false });
@@ -208,6 +210,10 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
       const before = cards.get(request.id);
       // Drawn once: what somebody reads must not jump. Only votes can change of what waits.
       if (before && before.request.digest === request.digest && before.request.votes.length === request.votes.length) continue;
+      // What was chosen is what was read: another document under the same id has to be read again.
+      if (before && before.request.digest !== request.digest && chosen.delete(request.id)) {
+        told.textContent = "a request that was chosen has changed, and is chosen no more";
+      }
       const card = drawCard(request);
       if (before) before.node.replaceWith(card.node);
       else cardList.append(card.node);
@@ -258,7 +264,7 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
   async function decide(verdict: "approve" | "deny"): Promise<void> {
     const requests = [...chosen].flatMap((id) => {
       const card = cards.get(id);
-      return card ? [{ id, digest: digestOf(card.request.shown) }] : [];
+      return card?.box ? [{ id, digest: digestOf(card.request.shown) }] : [];
     });
     deciding = true;
     follow();
@@ -406,6 +412,8 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
 
   function statementParts(one: Record<string, unknown>, which: string): HTMLElement[] {
     const parts = [whole(text(one.text), which || "Statement", true)];
+    const more = others(one, STATEMENT);
+    if (more.length) parts.push(facts(more));
     if (one.params === null || one.params === undefined) {
       const hashes = texts(one.sha256);
       if (hashes.length) parts.push(el("p", { class: "aa-quiet" }, "parameters too long to be shown; SHA-256: ", ...shown(hashes.join(", "))));
@@ -422,8 +430,11 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
   function whole(of: string, label: string, isSql: boolean): HTMLElement {
     const lines = of.split("\n").length;
     const size = `${counted(of.length, "character")}${lines > 1 ? ` in ${count(lines)} lines` : ""}`;
-    const drawn = pieces(of).flatMap((piece) => piece.counted
-      ? [el("span", { class: "aa-counted" }, piece.text)] : isSql && of.length < MAX_COLOURED ? highlighted(piece.text) : shown(piece.text));
+    // Coloured as a whole and cut afterwards: a part of it may look like another thing than it is.
+    const coloured: Token[] = isSql && of.length < MAX_COLOURED ? tokens(of) : [{ kind: "plain", text: of }];
+    const drawn = coloured.flatMap(({ kind, text: part }) => pieces(part).flatMap((piece): Node[] =>
+      piece.counted ? [el("span", { class: "aa-counted" }, piece.text)]
+        : kind === "plain" ? shown(piece.text) : [el("span", { class: `aa-sql-${kind}` }, ...shown(piece.text))]));
     const box = el("pre", { class: "aa-whole", tabindex: 0, "aria-label": `${label}, ${size}` }, el("code", {}, ...drawn));
     return el("figure", { class: "aa-text-box" },
       el("figcaption", { class: "aa-quiet" }, ...shown(label === "Statement" ? size : `${label} · ${size}`)), box);

@@ -21,7 +21,7 @@ const KEYWORDS = new Set(
 
 const TOKEN = new RegExp(
   [
-    "(?<comment>--[^\\n]*)",
+    "(?<comment>--[^\\r\\n]*)",
     "(?<block>\\/\\*)",
     "(?<string>[eE]'(?:[^'\\\\]|\\\\[\\s\\S]|'')*'?|(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*'?)",
     "(?<dollar>\\$(?<tag>[A-Za-z_\\u0080-\\uffff][\\w\\u0080-\\uffff]*)?\\$)",

@@ -250,6 +250,7 @@ function activate(
     const [message, type] = told.state !== "done" ? [`${archive.name}: ${told.state}`, "warning" as const]
       : ok === true ? [`${archive.name}: consistent and signed`, "success" as const]
       : ok === false ? [`${archive.name}: broken, ${counted(told.result?.findings_count ?? 0, "finding")}`, "error" as const]
+      : told.result?.is_consistent ? [`${archive.name}: consistent with itself; no key from outside was given`, "warning" as const]
       : [`${archive.name}: could not tell`, "warning" as const];
     const details = { label: "Details", callback: () => showResult(archive, told), caption: "What was found" };
     Notification.update({ id, message, type, autoClose: ok === true ? 8_000 : false, actions: [details] });

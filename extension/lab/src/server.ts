@@ -15,7 +15,7 @@ export interface Archive {
   path: string;
   is_below_root: boolean;
   key: string | null;
-  checked: { ok: boolean | null; at: number; job: string; deep: boolean } | null;
+  checked: { ok: boolean | null; is_consistent: boolean; at: number; job: string; deep: boolean } | null;
 }
 
 export interface Finding {
@@ -30,6 +30,8 @@ export interface Result {
   deep: boolean;
   keys: string[];
   is_key_beside: boolean;
+  /** Nothing contradicts anything, and no key from outside says whose it is. */
+  is_consistent: boolean;
   findings: Finding[];
   findings_count: number;
   exposure: { gateway: string; anchor: string; since_size: number; entries: number; events: number }[];

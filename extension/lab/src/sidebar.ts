@@ -31,6 +31,7 @@ export function checkedWord(archive: Archive): { text: string; kind: string; tit
   const title = `checked ${moment(checked.at).slice(0, 19)}, UTC${checked.deep ? ", deeply" : ""}`;
   if (checked.ok === true) return { text: "✔ verified", kind: "good", title };
   if (checked.ok === false) return { text: "✗ broken", kind: "bad", title };
+  if (checked.is_consistent) return { text: "≈ consistent, no key", kind: "warn", title: `${title}, without a key from outside it` };
   return { text: "? cannot tell", kind: "warn", title };
 }
 

@@ -136,6 +136,9 @@ export class ArchiveView extends Widget {
   }
 }
 
+/** A name for this tab: what it has said to the server is its own. */
+const pageId = () => Array.from({ length: 4 }, () => Math.floor(Math.random() * 2 ** 32).toString(16)).join("-");
+
 /** All sessions and commands of an archive: filters, a timeline, lists, and what is behind a line. */
 export class ExplorerView extends Widget {
   private readonly mounted: Mounted;
@@ -143,7 +146,7 @@ export class ExplorerView extends Widget {
   constructor(server: Server, readonly archive: Archive) {
     super();
     this.addClass("aal-explorer");
-    this.mounted = mountExplorer(this.node, server.source(archive.id, "explorer"));
+    this.mounted = mountExplorer(this.node, server.source(archive.id, "explorer", "", pageId()));
   }
 
   override dispose(): void {
@@ -197,11 +200,12 @@ function verification(archive: Archive, job: Job): HTMLElement[] {
       el("p", { class: "aal-answer aal-bad" }, ...shown(job.state === "stopped" ? "stopped" : job.error || "no answer")),
       job.hint ? el("p", { class: "aal-note" }, ...shown(job.hint)) : el("span"))];
   }
-  const answer = result.ok === true ? "✔ Consistent and signed" : result.ok === false ? "✗ Do not rely on this archive" : "? Could not tell";
+  const answer = result.ok === true ? "✔ Consistent and signed" : result.ok === false ? "✗ Do not rely on this archive"
+    : result.is_consistent ? "≈ Consistent with itself" : "? Could not tell";
   const kind = result.ok === true ? "good" : result.ok === false ? "bad" : "warn";
   const key = result.keys.length
-    ? `key ${result.keys.join(", ")}${result.is_key_beside ? ", which lies beside the archive: whoever could rewrite it may have changed the key too" : ", from the server's configuration"}`
-    : "no key was given";
+    ? `key ${result.keys.join(", ")}, from the server's configuration`
+    : `no key from outside was given${result.is_key_beside ? "; the one that lies beside the archive came with it, and whoever could rewrite it may have changed the key too" : ""}`;
   const [first, ...others] = result.findings;
   const finding = (one: NonNullable<typeof first>) => el("li", { class: "aal-finding" },
     el("b", {}, ...shown(one.place)), el("span", {}, ": ", ...shown(one.seen), one.expected ? ", " : "", ...shown(one.expected), one.expected ? " expected" : ""),

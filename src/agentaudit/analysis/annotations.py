@@ -44,6 +44,7 @@ MAX_LINE_BYTES: Final = 128 * 1024
 """Of a note of control characters alone JSON makes six times as many bytes."""
 MAX_FILE_BYTES: Final = 64 << 20
 MAX_FINDINGS: Final = 100
+MAX_BROKEN: Final = 10_000
 """More say no more: a file that is none of ours would have one a line."""
 
 _NOTHING_BEFORE: Final = "0" * 64
@@ -128,16 +129,19 @@ class Annotations:
         except ArchiveError:
             return Read([], ("not a regular file",))
         reader = _Reader()
-        lines = data[:MAX_FILE_BYTES].split(b"\n")
-        if lines[-1] == b"":
-            lines.pop()
-        for line in lines:
-            reader.take(line)
-        if len(data) > MAX_FILE_BYTES:
+        at, end = 0, min(len(data), MAX_FILE_BYTES)
+        while at < end and reader.broken <= MAX_BROKEN:
+            next_at = data.find(b"\n", at, end)
+            next_at = end if next_at < 0 else next_at
+            reader.take(data[at:next_at])
+            at = next_at + 1
+        if at < end:
+            reader.findings.append(f"more than {MAX_BROKEN} are no records: the rest is not read")
+        elif len(data) > MAX_FILE_BYTES:
             reader.findings.append(f"more than {MAX_FILE_BYTES >> 20} MiB: the rest is not read")
         elif data and not data.endswith(b"\n") and reader.is_broken:
             reader.findings.append(f"line {reader.number}: cut off, as by a crash or a full disk")
-        return Read(list(reader.rows.values()), tuple(reader.findings[:MAX_FINDINGS]))
+        return Read(list(reader.rows.values()), tuple(reader.findings))
 
     # --- writing
 
@@ -216,6 +220,7 @@ class _Reader:
         self.rows: dict[str, dict[str, Any]] = {}
         self.findings: list[str] = []
         self.number = 0
+        self.broken = 0
         self.is_broken = False
         self._previous = _NOTHING_BEFORE
         self._retracted: set[str] = set()
@@ -227,6 +232,7 @@ class _Reader:
         record = _record(line)
         self.is_broken = record is None
         if record is None:
+            self.broken += 1
             self._find("no record of ours")
             return
         if record["previous"] != previous:
@@ -260,7 +266,8 @@ class _Reader:
             row["retracted_why"] = record["text"]
 
     def _find(self, what: str) -> None:
-        self.findings.append(f"line {self.number}: {what}")
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(f"line {self.number}: {what}")
 
 
 def _last_line(fd: int, size: int) -> tuple[bytes | None, bool]:

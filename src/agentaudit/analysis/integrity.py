@@ -159,7 +159,7 @@ def history(layout: Layout, gateway: str) -> History:
     return told
 
 
-_BEFORE_START: Final = frozenset({"key_epoch", "recovery", "incident"})
+_BEFORE_START: Final = frozenset({"key_epoch", "recovery", "incident", "purge_done"})
 """What a gateway that comes up after a crash may say before it records again."""
 
 

@@ -34,7 +34,7 @@ class AgentauditApp(ExtensionApp):
     ).tag(config=True)
     keys = List(
         Unicode(),
-        help="Files with verifier keys to check archives with, instead of the one beside each.",
+        help="Files with verifier keys to check archives with; one beside an archive never counts.",
     ).tag(config=True)
     control = Unicode(
         help="The control API of a gateway, for approvals (default: AGENTAUDIT_CONTROL)."

@@ -205,8 +205,10 @@ class Archives:
         """Close archives that nobody has asked about for so long."""
         until = time.monotonic() - unused_s
         with self._opening:
-            for id in [id for id, opened in self._open.items() if opened.used_at <= until]:
-                del self._open[id]
+            unused = [id for id, opened in self._open.items() if opened.used_at <= until]
+            closed = [self._open.pop(id) for id in unused]
+        # An index ends with its last holder, and waits for its thread: not on the server's own.
+        threading.Thread(target=closed.clear, name="agentaudit-closing").start()
 
     @property
     def open_count(self) -> int:

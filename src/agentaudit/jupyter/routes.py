@@ -159,7 +159,8 @@ class ArchivesRoute(_Route):
         job = self.shared.verifications.last_of(one.id)
         checked = None
         if job is not None and job.result is not None:
-            checked = {"ok": job.result["ok"], "at": job.ended_at, "job": job.id, "deep": job.deep}
+            result = {name: job.result[name] for name in ("ok", "is_consistent")}
+            checked = result | {"at": job.ended_at, "job": job.id, "deep": job.deep}
         key = one.key
         return {
             "id": one.id,

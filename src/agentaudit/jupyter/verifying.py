@@ -60,7 +60,8 @@ class Job:
 class Verifications:
     """Runs them, newest last, against verifier keys in `keys`, files that the operator named.
 
-    Where there are none, the key that lies beside an archive is taken, and the result says so.
+    Where there are none, an archive is held against itself and against what is remembered of it:
+    a key that lies beside it came with it, and must not count as one from outside.
     """
 
     def __init__(self, keys: Sequence[Path] = ()) -> None:
@@ -110,17 +111,17 @@ class Verifications:
             job.state = "running"
             self._follow(job, "", 0, 0)
             record_access(one.folder, "verify", "archive", READER)
-            beside = one.key
-            files = self._keys or ([] if beside is None else [beside])
             result = verify(
                 one.folder,
-                key=[_text(file) for file in files],
+                key=[_text(file) for file in self._keys] or None,
                 deep=job.deep,
+                remember=bool(self._keys),
                 progress=partial(self._follow, job),
             )
             job.result = _told(result) | {
-                "keys": [file.name for file in files],
-                "is_key_beside": bool(files) and not self._keys,
+                "keys": [file.name for file in self._keys],
+                "is_key_beside": one.key is not None,
+                "is_consistent": not (self._keys or result.findings or result.unread),
             }
             job.state = "done"
         except _Stopped:

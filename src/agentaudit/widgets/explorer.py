@@ -7,6 +7,7 @@ same explorer they share its scope: filter, times and selection of one are those
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,7 @@ class ExplorerQuestions(Questions):
         self._scope = scope
         self._by = by
         self._replays: dict[str, ReplayQuestions] = {}
+        self._opening = threading.Lock()
 
     @question
     def open(self) -> Data:
@@ -153,12 +155,13 @@ class ExplorerQuestions(Questions):
         """A question about one session, as `ReplayQuestions` answers it."""
         if not isinstance(session, str):
             raise QuestionError("session: an id expected")
-        asked = self._replays.pop(session, None)
-        if asked is None:
-            asked = ReplayQuestions(self._scope.case.session(session))
-        self._replays[session] = asked
-        while len(self._replays) > _KEPT_REPLAYS:
-            del self._replays[next(iter(self._replays))]
+        with self._opening:
+            asked = self._replays.pop(session, None)
+            if asked is None:
+                asked = ReplayQuestions(self._scope.case.session(session))
+            self._replays[session] = asked
+            while len(self._replays) > _KEPT_REPLAYS:
+                del self._replays[next(iter(self._replays))]
         return asked.ask(op, args)
 
     def _ask(self, name: str, **arguments: Any) -> Data:

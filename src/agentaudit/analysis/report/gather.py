@@ -381,6 +381,8 @@ def _annotations(
     if annotations is None:
         return (), False, 0
     relation = annotations()
+    for finding in reading.case.annotation_findings:
+        reading.note("serious", "notes", "beside the archive", line(finding))
     names = relation.columns
     wanted = {str(row["session_id"]) for row in rows}
     found: list[Annotation] = []
@@ -392,7 +394,7 @@ def _annotations(
         if len(found) == MAX_LINES:
             more += 1
             continue
-        at = row.get("time")
+        at = row.get("written_at")
         found.append(
             Annotation(
                 at=at if isinstance(at, datetime) else None,

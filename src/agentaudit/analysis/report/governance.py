@@ -252,11 +252,11 @@ def purges(reading: Reading) -> tuple[tuple[PurgeFacts, ...], int, int | None]:
 def _purged_here(reading: Reading, intent: Mapping[str, Any]) -> set[UUID] | None:
     """Return the sessions that a purge took and that the question is about, None if unknown.
 
-    Who they were of is not on its list, so with a user or an agent in the question nobody can
-    tell.
+    Neither who they were of nor what they were granted by is on its list, so with a user, an agent
+    or a request in the question nobody can tell.
     """
     asked = reading.asked
-    if asked.user is not None or asked.agent is not None:
+    if asked.user is not None or asked.agent is not None or asked.request is not None:
         return None
     try:
         listed = read_list(reading.layout, intent).sessions

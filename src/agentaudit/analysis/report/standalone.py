@@ -141,8 +141,10 @@ def main(keys: str, name: str) -> None:
         require(leaf[:4] == b"AA1\0" and len(leaf) == 188 and number == seq, f"event {seq}")
         require(session == claim["session_id"].replace("-", ""), f"event {seq} of this session")
         for tag, salt, start in ((b"AA1t", "salt_t", 92), (b"AA1p", "salt_p", 124)):
-            if salt in salts.get(seq, {}):
-                suffix = "text" if salt == "salt_t" else "payload"
+            suffix = "text" if salt == "salt_t" else "payload"
+            is_there = (folder / f"{seq}.{suffix}").exists()
+            require(is_there == (salt in salts.get(seq, {})), f"{seq}.{suffix} and its salt")
+            if is_there:
                 content = (folder / f"{seq}.{suffix}").read_bytes()
                 made = sha(tag, bytes.fromhex(salts[seq][salt]), content)
                 require(made == leaf[start : start + 32], f"{seq}.{suffix} as it was sealed")

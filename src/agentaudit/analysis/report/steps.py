@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_PROOF_EVENTS: Final = 5_000
 MAX_PROOF_BYTES: Final = 16 << 20
+MAX_UNPACKED_BYTES: Final = 128 << 20
 """Of all proofs together, compressed."""
 MAX_POLICY_BYTES: Final = 64 << 10
 SUMS: Final = "SHA256SUMS"
@@ -85,8 +86,9 @@ def _proof(
             done = prove(layout.root, session.session_id, out=out, disclose=disclose)
         except AgentauditError as error:
             return None, line(error)
-        data = _packed(out, session.session_id)
-    if len(data) > room:
+        size = sum(path.stat().st_size for path in out.iterdir())
+        data = _packed(out, session.session_id) if size <= MAX_UNPACKED_BYTES else None
+    if data is None or len(data) > room:
         return None, f"the proofs in a report are {MAX_PROOF_BYTES >> 20} MiB at most"
     words = f"{done.events:,} events, " + (
         "complete" if done.is_whole else "not shown to be complete"

@@ -46,6 +46,8 @@ class Story:
     origin: str = ""
     first_at_us: int = 0
     last_at_us: int = 0
+    alive_at_us: int = 0
+    """When it last said something as a gateway that records; a start may finish what was left."""
     clocks: list[str] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
     events: int = 0
@@ -63,6 +65,7 @@ class Story:
         return any(clock != "system" for clock in self.clocks)
 
 
+_ALIVE: Final = frozenset({"start", "policy", "open_segment", "tick", "heartbeat", "stop"})
 _KEPT = frozenset({"policy", "recovery", "incident", "anchor", "purge_intent", "legal_hold_set"})
 
 
@@ -94,7 +97,7 @@ def _take(told: Story, entry: Mapping[str, Any], firsts: dict[str, int]) -> None
         told.clocks.append(entry["clock"])
     elif kind == "start":
         if told.counts["start"] > 1 and len(told.gaps) < MAX_KEPT:
-            told.gaps.append(Gap(told.last_at_us, at_us, told.is_stopped))
+            told.gaps.append(Gap(told.alive_at_us, at_us, told.is_stopped))
         told.is_stopped = False
         if entry["clock"] != told.clocks[-1]:
             told.clock_changes.append((at_us, told.clocks[-1], entry["clock"]))
@@ -116,6 +119,8 @@ def _take(told: Story, entry: Mapping[str, Any], firsts: dict[str, int]) -> None
         if len(kept) < MAX_KEPT:
             kept.append(entry)
     told.last_at_us = max(told.last_at_us, at_us)
+    if kind in _ALIVE:
+        told.alive_at_us = max(told.alive_at_us, at_us)
 
 
 def moment_of(time_us: int) -> datetime:
