@@ -106,15 +106,14 @@ def recent(site: Site) -> tuple[Site, int]:
     return site, ended(site)
 
 
-def test_the_sample_keeps_everything_for_ever() -> None:
+def test_the_sample_says_what_is_kept_of_its_targets_what_is_held_and_what_went() -> None:
     log = log_of(kept(aa.load(SAMPLE)))
-    (target,) = log.targets
-    assert (target.target, target.keep.keep_us) == ("orders", None)
-    assert target.first_us is None
-    assert target.due.within(DAYS) == (0, 0)
-    assert target.sessions == log.sealed == 4
-    assert target.bytes > 10_000
-    assert (log.holds, log.purges) == ([], [])
+    targets = {each.target: each for each in log.targets}
+    assert {"orders", "crm"} <= set(targets)
+    assert all(each.sessions > 0 and each.bytes > 10_000 for each in targets.values())
+    assert any(each.keep.keep_us is not None for each in targets.values())
+    assert len(log.holds) == 2, "three were set, one was released"
+    assert log.purges
 
 
 def test_each_target_says_how_long_it_is_kept_and_on_which_day_it_is_due(

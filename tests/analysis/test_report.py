@@ -46,6 +46,9 @@ from tests.support.hostile import CASES, record_hostile
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample_data" / "archive"
 KEY = SAMPLE.with_name("archive.vkey")
+DAY = ("2026-11-22", "2026-11-23")
+"""The day of the incident."""
+INCIDENT = "01a20224-a731"
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +62,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A report about all of the sample archive."""
     out = tmp_path_factory.mktemp("sample") / "report.html"
     case = agentaudit.load(SAMPLE)
-    return case.report(since="2026-01-01", until="2027-01-01", key=KEY, out=out)
+    return case.report(since=DAY[0], until=DAY[1], key=KEY, out=out)
 
 
 class Page(HTMLParser):
@@ -91,14 +94,21 @@ def test_a_report_of_the_sample_is_verified_and_counts_everything(sample: Report
     assert sample.ok is True
     assert facts.verdict == "Verified"
     population = facts.population
-    assert (population.sessions_all, population.commands_all) == (4, 86)
-    assert (population.sessions_asked, population.commands_asked) == (4, 86)
-    assert population.commands_full == 86
-    assert sum(len(session.commands) for session in facts.sessions) == 86
-    assert [each.check.ok for each in facts.sessions if each.check] == [True] * 4
+    case = agentaudit.load(SAMPLE)
+    sessions = case.sessions().count("session_id").fetchall()[0][0]
+    ((commands,),) = case.sql("SELECT count(*) FROM commands").fetchall()
+    assert (population.sessions_all, population.commands_all) == (sessions, commands)
+    that_day = case.sessions(since=DAY[0], until=DAY[1]).fetchall()
+    assert population.sessions_asked == len(that_day) == 5
+    asked = {str(row[0]) for row in case.commands(since=DAY[0], until=DAY[1]).fetchall()}
+    assert {each.session_id for each in facts.sessions} >= asked
+    assert population.commands_asked == population.commands_full > 27
+    shown = sum(len(session.commands) for session in facts.sessions)
+    assert shown == population.commands_full
+    assert [each.check.ok for each in facts.sessions if each.check] == [True] * 5
     # No anchor came from outside: what this machine remembers is none for whoever reads it.
     (exposed,) = facts.integrity.exposure
-    assert (exposed.entries, exposed.events) == (23, 297)
+    assert (exposed.entries, exposed.events) == (539, 8_724)
 
 
 def test_it_has_each_command_with_all_that_is_known_of_it(recorded: Recorded) -> None:
@@ -301,7 +311,7 @@ def test_it_is_recorded_that_a_report_is_handed_out_before_it_is_written(tmp_pat
         return True
 
     case = agentaudit.Case(SAMPLE, record=leave)
-    facts = case.report(session="01a20478-f8ed", out=out).facts
+    facts = case.report(session=INCIDENT, out=out).facts
     session = f"session {facts.sessions[0].session_id}"
     assert done == [
         ("open", "archive"),
@@ -309,7 +319,7 @@ def test_it_is_recorded_that_a_report_is_handed_out_before_it_is_written(tmp_pat
         ("verify", "archive"),
         ("export", session),
     ]
-    case.report(since="2026-01-01")
+    case.report(since=DAY[0])
     assert done[-1] == ("export", "archive")
 
 
@@ -542,13 +552,13 @@ def test_large_segments_are_hashed_for_the_first_sessions_only(
     ("asked", "says"),
     [
         ({}, "nothing is asked"),
-        ({"session": "01a20478-f8ed", "request": uuid4()}, "not both"),
+        ({"session": INCIDENT, "request": uuid4()}, "not both"),
         ({"session": "00000000-dead"}, "not in this archive"),
         ({"request": "4711"}, "32 hexadecimal digits"),
         ({"since": "2027-01-01", "until": "2026-01-01"}, "since is not before until"),
-        ({"session": "01a20478-f8ed", "limit": 0}, "limit"),
-        ({"session": "01a20478-f8ed", "rows": 1_000}, "rows"),
-        ({"session": "01a20478-f8ed", "disclose": "some"}, "disclose"),
+        ({"session": INCIDENT, "limit": 0}, "limit"),
+        ({"session": INCIDENT, "rows": 1_000}, "rows"),
+        ({"session": INCIDENT, "disclose": "some"}, "disclose"),
     ],
 )
 def test_what_cannot_be_answered_is_said(asked: dict[str, object], says: str) -> None:
@@ -560,7 +570,7 @@ def test_a_report_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     out.write_text("of somebody")
     with pytest.raises(QuestionError, match="is there already"):
-        agentaudit.load(SAMPLE).report(session="01a20478-f8ed", out=out)
+        agentaudit.load(SAMPLE).report(session=INCIDENT, out=out)
     assert out.read_text() == "of somebody"
 
 
@@ -573,7 +583,7 @@ def test_the_same_question_to_the_same_archive_gives_the_same_bytes(
     copy = tmp_path / "elsewhere" / "archive"
     shutil.copytree(SAMPLE, copy)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of-somebody-else"))
-    again = agentaudit.load(copy).report(since="2026-01-01", until="2027-01-01", key=KEY)
+    again = agentaudit.load(copy).report(since=DAY[0], until=DAY[1], key=KEY)
     assert again.html == sample.html
 
 
@@ -620,7 +630,7 @@ def test_facts_are_one_structure_and_carried_inside(sample: Report) -> None:
     (carried,) = [each for each in sample.facts.blobs if each.name == "facts.json"]
     told = json.loads(carried.data)
     assert told["verdict"] == "Verified"
-    assert len(told["sessions"]) == 4
+    assert len(told["sessions"]) == len(sample.facts.sessions) == 5
     bare = tuple(
         each for each in sample.facts.blobs if each.name not in ("facts.json", "SHA256SUMS")
     )
@@ -676,8 +686,8 @@ def handed_out(tmp_path: Path) -> Path:
     shutil.copytree(SAMPLE, folder / "archive")
     shutil.copy(KEY, folder / "keys.vkey")
     agentaudit.load(folder / "archive").report(
-        since="2026-01-01",
-        until="2027-01-01",
+        since=DAY[0],
+        until=DAY[1],
         key=folder / "keys.vkey",
         out=folder / "report.html",
     )
@@ -689,9 +699,9 @@ def test_the_commands_that_it_prints_work_as_printed(handed_out: Path) -> None:
     done = shell(printed((handed_out / "report.html").read_bytes()), handed_out)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SHA256SUMS" not in done.stdout
-    assert done.stdout.count(": OK") == 8
+    assert done.stdout.count(": OK") == 9
     assert done.stdout.count("Signature Verified Successfully") == 1
-    assert done.stdout.count("complete: from its open to its close nothing is missing") == 4
+    assert done.stdout.count("complete: from its open to its close nothing is missing") == 5
     assert done.stdout.count("yes: consistent and signed") == 2
 
 
@@ -734,6 +744,14 @@ def test_a_proof_of_another_text_is_refused_by_the_program_inside(
             (path.parent / name).write_bytes(spoilt)
             assert shell(check, handed_out).returncode != 0, name
             (path.parent / name).write_bytes(whole)
+        told = path.parent / "disclosure.jsonl"
+        whole, text = told.read_bytes(), path.read_bytes()
+        lines = whole.splitlines(keepends=True)
+        told.write_bytes(b"".join(line for line in lines if json.loads(line)["seq"] != 2))
+        path.write_bytes(b"SELECT 'what nobody ever ran'")
+        assert shell(check, handed_out).returncode != 0, "a text without the salt to check it by"
+        told.write_bytes(whole)
+        path.write_bytes(text)
         (path.parent / "2.leaf").unlink()
         assert shell(check, handed_out).returncode != 0
         other = new_site(tmp_path / "other").vkey

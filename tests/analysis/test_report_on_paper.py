@@ -40,7 +40,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("paper")
     case = agentaudit.load(SAMPLE)
     return case.report(
-        session="01a20478-f8ed", key=KEY, out=folder / "r.html", pdf=folder / "r.pdf"
+        session="01a20224-a731", key=KEY, out=folder / "r.html", pdf=folder / "r.pdf"
     )
 
 
@@ -145,6 +145,6 @@ def test_it_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "r.pdf").write_text("of somebody")
     with pytest.raises(QuestionError, match=r"r\.pdf: is there already"):
         agentaudit.load(SAMPLE).report(
-            session="01a20478-f8ed", out=tmp_path / "r.html", pdf=tmp_path / "r.pdf"
+            session="01a20224-a731", out=tmp_path / "r.html", pdf=tmp_path / "r.pdf"
         )
     assert not (tmp_path / "r.html").exists()

@@ -167,6 +167,18 @@ def test_the_timeline_steps_through_errors_and_keeps_what_is_in_view(
     assert until(lambda: scope.filter == Filter())
 
 
+def test_a_wide_screen_has_its_timeline_too(address: str, page: Page) -> None:
+    page.set_viewport_size({"width": 2400, "height": 900})
+    opened(page, address)
+    looked = "() => performance.getEntriesByName('agentaudit look').length"
+    page.wait_for_function(looked)
+    page.evaluate("() => performance.clearMeasures()")
+    page.locator(".aa-plot").focus()
+    page.keyboard.press("+")
+    page.wait_for_function(looked)
+    expect(page.locator(".aa-trouble")).to_be_hidden()
+
+
 def test_lanes_have_the_names_of_what_is_in_them(address: str, page: Page) -> None:
     opened(page, address)
     page.get_by_label("Lanes").select_option("user")

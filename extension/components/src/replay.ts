@@ -149,13 +149,16 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
 
   // -- the session, and what is added to it while it is live
 
+  let isLoaded = false;
+  let wanted = commandNo;
   async function load(): Promise<void> {
     const { data } = await ask("open");
     session = data.session;
     await fill(data.total);
     known = data.events;
     drawHeading();
-    const from = scene.view.findIndex((position) => numberOf(index, position) === commandNo);
+    const from = scene.view.findIndex((position) => numberOf(index, position) === wanted);
+    isLoaded = true;
     goTo(from >= 0 ? from : 0);
     if (!scene.view.length) drawDetail();
     if (session.closed_at === null) poll();
@@ -426,6 +429,8 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
 
   return {
     goTo: (number) => {
+      wanted = number;
+      if (!isLoaded) return;
       const position = scene.view[place];
       if (position === undefined || numberOf(scene.index, position) !== number) jumpTo(number);
     },

@@ -25,8 +25,10 @@ export interface VirtualList<Row> {
   readonly element: HTMLElement;
   /** Begin anew with so many rows; the active one is forgotten. */
   reset(total: number): void;
-  /** Make a place the active one, in view. */
+  /** Make a place the active one, in view, and say so by `onActive`. */
   goTo(place: number): void;
+  /** The same without a word: somebody else has said it. */
+  reveal(place: number): void;
   active(): number;
   row(place: number): Row | undefined;
   dispose(): void;
@@ -112,7 +114,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
         if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value as number);
         draw();
         measured("rows", began);
-        if (place >= 0 && Math.floor(place / PAGE) === page) tell();
+        if (isToldYet === false && Math.floor(place / PAGE) === page) tell();
       } catch (error) {
         options.complain(error);
         return;
@@ -122,19 +124,27 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
     }
   }
 
+  /** False while the active row has still to be told: it is not here yet. */
+  let isToldYet = true;
   function tell(): void {
     const found = row(place);
+    isToldYet = found !== undefined;
     if (found !== undefined) options.onActive(found, place);
   }
 
   function goTo(next: number): void {
+    reveal(next);
+    if (total) tell();
+  }
+
+  function reveal(next: number): void {
     if (!total) return;
+    isToldYet = true;
     place = Math.min(Math.max(next, 0), total - 1);
     const first = top();
     if (place < first) scrollTo(place);
     else if (place >= first + fits()) scrollTo(place - fits() + 1);
     draw();
-    tell();
   }
 
   const soon = () => {
@@ -173,6 +183,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
       generation += 1;
       total = rowsNow;
       place = -1;
+      isToldYet = true;
       pages.clear();
       waiting.clear();
       spacer.style.height = `${tall()}px`;
@@ -180,6 +191,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
       draw();
     },
     goTo,
+    reveal,
     active: () => place,
     row,
     dispose() {

@@ -16,10 +16,10 @@ from uuid import UUID
 import traitlets
 
 from agentaudit.analysis.case import Case
-from agentaudit.analysis.explore import Answer, Filter, Superseded
+from agentaudit.analysis.explore import Answer, Filter
 from agentaudit.analysis.printable import printable
 from agentaudit.analysis.session import Session
-from agentaudit.errors import QuestionError
+from agentaudit.errors import AgentauditError, QuestionError
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.replay import Replay, ReplayQuestions
 from agentaudit.widgets.scope import Scope, Scoped, selection
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 MAX_MARKS: Final = 4_000
 """Up to so many commands in view are drawn one by one."""
+
+STILL_WAIT_S: Final = 2.0
+"""How long a cell may wait for the picture that is saved with it."""
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
 _KEPT_REPLAYS = 4
@@ -58,6 +61,7 @@ class ExplorerQuestions(Questions):
             "ready": found["ready"],
             "progress": found["progress"]["share"],
             "scripted": any(each["clock"] == "scripted" for each in found["gateways"]),
+            "warnings": found["warnings"] + ([found["trouble"]] if found["trouble"] else []),
             "stamp": f"{found['ready']} {found['generation']}",
             **self._scope.to_json(),
         }
@@ -82,9 +86,8 @@ class ExplorerQuestions(Questions):
             whole = {**place, "width": width, "lanes": "none"}
             bins = self._scope.index.answer("bins", whole, channel=channel)
         if bins.facts["ready"] and bins.facts["n"] <= MAX_MARKS:
-            marks = self._scope.index.answer(
-                "marks", {**place, "limit": MAX_MARKS}, channel=channel
-            )
+            # On no channel: its turn would end that of a newer look.
+            marks = self._scope.index.answer("marks", {**place, "limit": MAX_MARKS})
             if marks.facts.get("complete"):
                 return _buffered(marks, kind="marks")
         return _buffered(bins, kind="bins")
@@ -339,15 +342,18 @@ def _buffered(answer: Answer, **more: Any) -> Buffered:
 
 def still(scope: Scope) -> str:
     """Return counts of what the filter leaves as HTML without scripts, and the filter as SQL."""
+    facets: dict[str, Any] = {}
+    counted = "not read yet"
     try:
-        facets = scope.index.answer("facets", {"filter": scope.filter.to_json()}).facts
-        overview = scope.index.answer("overview").facts
-    except Superseded:
-        facets, overview = {}, {"n": None}
+        if scope.index.wait(STILL_WAIT_S):
+            facets = scope.index.answer("facets", {"filter": scope.filter.to_json()}).facts
+            counted = f"{scope.index.answer('overview').facts['n']:,} commands"
+    except AgentauditError as error:
+        counted = str(error)
     parts = [
         f"<style>{bundle('still.css')}</style>",
         '<section class="aa-picture" aria-label="Explorer of an archive">',
-        f"<h4>{_e(scope.case.path.name)}: {overview['n'] or 0:,} commands</h4>",
+        f"<h4>{_e(scope.case.path.name)}: {_e(counted)}</h4>",
     ]
     for facet in ("cls", "status", "user", "agent", "target"):
         values = facets.get("facets", {}).get(facet, {}).get("values", [])

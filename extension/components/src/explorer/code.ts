@@ -13,10 +13,12 @@ export interface CodeView {
 export function code(source: Source, scope: Scope, complain: (error: unknown) => void): CodeView {
   const python = el("code", {});
   const sql = el("code", {});
+  // What is shown has controls written out; what is copied has not.
+  let told = { sql: "", python: "" };
   const element = el(
     "section", { class: "aa-code", "aria-label": "What the filter stands for" },
-    part("Python", python, () => python.textContent ?? ""),
-    part("SQL", sql, () => sql.textContent ?? ""),
+    part("Python", python, () => told.python),
+    part("SQL", sql, () => told.sql),
   );
   let asked = 0;
 
@@ -26,6 +28,7 @@ export function code(source: Source, scope: Scope, complain: (error: unknown) =>
     try {
       const { data } = await source.request<{ sql: string; python: string }>("code", { filter: scope.filter });
       if (mine !== asked) return;
+      told = data;
       python.replaceChildren(...shown(data.python));
       sql.replaceChildren(...highlighted(data.sql));
     } catch (error) {

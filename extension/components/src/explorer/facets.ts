@@ -51,7 +51,8 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
 
   function draw(told: Told): void {
     // Whoever steps through by keyboard stays where they are.
-    const held = (element.getRootNode() as Document | ShadowRoot).activeElement?.getAttribute("data-key");
+    const active = (element.getRootNode() as Document | ShadowRoot).activeElement;
+    const held = active && body.contains(active) ? active.getAttribute("data-key") : null;
     body.replaceChildren(...TITLES.map(([facet, title]) => group(facet, title, told)).filter((node) => node !== null));
     if (held) body.querySelector<HTMLElement>(`[data-key="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
   }

@@ -33,6 +33,8 @@ interface Opened {
   ready: boolean;
   progress: number;
   scripted: boolean;
+  /** What contradicts something, what may not be read, and why the archive cannot be read now. */
+  warnings: string[];
   filter: Filter;
   selected: Selected | null;
   /** Changes when there is more to see. */
@@ -89,7 +91,10 @@ export interface ExplorerView {
   dispose(): void;
 }
 
+let instances = 0;
+
 export function mountExplorer(root: HTMLElement, source: Source, options: ExplorerOptions = {}): ExplorerView {
+  const prefix = `aa-explorer-${(instances += 1)}`;
   const parts = new Set(options.parts ?? ["facets", "timeline", "list", "code"]);
   const scope = new Scope(source);
   const cleanups: (() => void)[] = [() => scope.close()];
@@ -113,36 +118,51 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   });
   const chips = el("div", { class: "aa-x-chips", role: "group", "aria-label": "Filters in force" });
   const timelineBox = el("section", { class: "aa-timeline-box", "aria-label": "Timeline" });
+  const ignore = () => {}; // `ask` has complained
   const tabs = el("div", { class: "aa-x-tabs", role: "tablist", "aria-label": "What is listed" });
   const order = el("button", {
     type: "button", class: "aa-button aa-calm", title: "Turn the order (o)",
     onclick: () => { newest = !newest; order.textContent = newest ? "newest first" : "oldest first"; void relist(); },
   }, "newest first");
-  const listBox = el("div", { class: "aa-x-list-box" });
+  const fresh = el("button", {
+    type: "button", class: "aa-button aa-calm", hidden: true, title: "List what was recorded meanwhile",
+    onclick: () => void relist(),
+  }, "more was recorded");
+  const listBox = el("div", { class: "aa-x-list-box", role: "tabpanel", id: `${prefix}-list`, "aria-label": "List" });
   const drawer = el("section", { class: "aa-x-drawer", hidden: true, "aria-label": "Session" });
-  const complain = (error: unknown) => {
+  const warnings = el("div", { class: "aa-x-warnings", role: "status", hidden: true });
+  /** What went wrong stays until the same question is answered: others say nothing of it. */
+  let failed = "";
+  const complain = (error: unknown, op = "") => {
     if (closed || error instanceof Closed) return;
+    failed = op;
     trouble.replaceChildren(...shown(error instanceof Error ? error.message : String(error)));
     trouble.hidden = false;
   };
   const ask = async <Data>(op: string, args: Record<string, unknown>) => {
-    const answer = await source.request<Data>(op, args);
-    trouble.hidden = true;
-    return answer;
+    try {
+      const answer = await source.request<Data>(op, args);
+      if (failed === op) trouble.hidden = true;
+      return answer;
+    } catch (error) {
+      if (op !== "look") complain(error, op); // one that a newer look has ended is no failure
+      throw error;
+    }
   };
-  const side = parts.has("facets") ? facets(source, scope, complain) : null;
-  const said = parts.has("code") ? code(source, scope, complain) : null;
+  const asking: Source = { ...source, request: (op, args = {}) => ask(op, args) };
+  const side = parts.has("facets") ? facets(asking, scope, ignore) : null;
+  const said = parts.has("code") ? code(asking, scope, ignore) : null;
   const saidBox = said ? el("details", { class: "aa-code-box", open: !parts.has("list") }, el("summary", {}, "as Python and SQL"), said.element) : null;
   const frame = el(
     "div", { class: `aa-view aa-frame aa-explorer${parts.has("list") ? "" : " aa-x-part"}`, role: "region", "aria-label": "Explorer of an archive" },
-    el("header", { class: "aa-x-head" }, title, search), chips, trouble,
+    el("header", { class: "aa-x-head" }, title, search), chips, trouble, warnings,
     parts.has("timeline") ? timelineBox : null,
     el(
       "div", { class: "aa-x-body", hidden: !side && !parts.has("list") },
       side?.element,
       parts.has("list")
         ? el("div", { class: "aa-x-main" },
-          el("div", { class: "aa-x-list-top" }, tabs, el("span", { class: "aa-grow" }), order), listBox, drawer)
+          el("div", { class: "aa-x-list-top" }, tabs, el("span", { class: "aa-grow" }), fresh, order), listBox, drawer)
         : null,
     ),
     saidBox, announce,
@@ -152,7 +172,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   // -- lists
 
   const commands = virtualList<Command>({
-    label: "Commands", rowHeight: ROW_HEIGHT, complain,
+    label: "Commands", rowHeight: ROW_HEIGHT, complain: ignore,
     async fetch(offset, limit) {
       const { buffers } = await ask("rows", { filter: scope.filter, newest, offset, limit });
       return objects<Command>(buffers[0]);
@@ -162,7 +182,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     onOpen: (row) => openSession({ session: row.session_id, command: row.command_no }),
   });
   const sessions = virtualList<SessionRow>({
-    label: "Sessions", rowHeight: ROW_HEIGHT, complain,
+    label: "Sessions", rowHeight: ROW_HEIGHT, complain: ignore,
     async fetch(offset, limit) {
       const { buffers } = await ask("sessions", { filter: scope.filter, newest, offset, limit });
       return objects<SessionRow>(buffers[0]);
@@ -207,27 +227,40 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     ];
   }
 
+  const tabButtons = TABS.map((name) => {
+    const number = el("b", {});
+    const node = el("button", {
+      type: "button", class: "aa-x-tab", role: "tab", "aria-controls": `${prefix}-list`,
+      onclick: () => turnTo(name),
+      onkeydown: (event: KeyboardEvent) => {
+        if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
+        turnTo(name === "commands" ? "sessions" : "commands");
+        tabButtons.find((one) => one.name === tab)?.node.focus();
+      },
+    }, name === "commands" ? "Commands" : "Sessions", number);
+    return { name, node, number };
+  });
+  tabs.append(...tabButtons.map(({ node }) => node));
+
   function drawTabs(): void {
-    const labels = { commands: "Commands", sessions: "Sessions" };
-    tabs.replaceChildren(...TABS.map((name) =>
-      el("button", {
-        type: "button", class: "aa-x-tab", role: "tab", "aria-selected": name === tab ? "true" : "false", tabindex: name === tab ? 0 : -1,
-        onclick: () => turnTo(name),
-        onkeydown: (event: KeyboardEvent) => {
-          if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
-          turnTo(name === "commands" ? "sessions" : "commands");
-          tabs.querySelector<HTMLElement>("[aria-selected=true]")?.focus();
-        },
-      }, labels[name], name === tab ? el("b", {}, ` ${count(listTotal)}`) : null)));
-    listBox.replaceChildren((tab === "commands" ? commands : sessions).element);
+    for (const { name, node, number } of tabButtons) {
+      node.setAttribute("aria-selected", name === tab ? "true" : "false");
+      node.tabIndex = name === tab ? 0 : -1;
+      number.textContent = name === tab ? ` ${count(listTotal)}` : "";
+    }
+    const { element } = tab === "commands" ? commands : sessions;
+    if (listBox.firstChild !== element) listBox.replaceChildren(element);
   }
 
   function turnTo(name: Tab): void {
     tab = name;
+    drawTabs();
     void relist();
   }
 
   let listing = 0;
+  /** The state of the archive that the list is of: places in it are those of no other. */
+  let listed = "";
   async function relist(): Promise<void> {
     listing += 1;
     const mine = listing;
@@ -240,11 +273,13 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
       if (data.n !== null) announce.textContent = `${counted(data.n, "command")} match`;
       if (!parts.has("list")) return;
       listTotal = of ?? 0;
+      listed = opened?.stamp ?? "";
+      fresh.hidden = true;
       drawTabs();
       (tab === "commands" ? commands : sessions).reset(listTotal);
       measured("count", began);
     } catch (error) {
-      if (mine === listing) complain(error);
+      ignore();
     }
   }
 
@@ -252,6 +287,8 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
 
   function drawTitle(total: number | null = null): void {
     if (!opened) return;
+    warnings.hidden = !opened.warnings.length;
+    warnings.replaceChildren(...opened.warnings.map((text) => el("div", {}, ...shown(text))));
     const all = opened.commands ?? 0;
     const isAll = total === null || total === all;
     title.replaceChildren(
@@ -311,6 +348,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     drawer.hidden = true;
     frame.classList.remove("aa-x-opened");
     (tab === "commands" ? commands : sessions).element.focus({ preventScroll: true });
+    void followList();
   }
 
   // -- life
@@ -357,9 +395,13 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     if (active && active.session_id === selected.session && active.command_no === selected.command) return;
     try {
       const { data } = await ask<{ place: number | null }>("place", { filter: scope.filter, newest, ...selected });
-      if (data.place !== null) commands.goTo(data.place);
+      if (closed || scope.selected !== selected || listed !== opened?.stamp) return;
+      const row = data.place === null ? undefined : commands.row(data.place);
+      const isOther = row && (row.session_id !== selected.session || row.command_no !== selected.command);
+      if (isOther) fresh.hidden = false; // the list is of before: its places are others
+      else if (data.place !== null) commands.reveal(data.place);
     } catch (error) {
-      complain(error);
+      ignore();
     }
   }
 
@@ -374,8 +416,8 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     drawChips();
     drawTabs();
     if (parts.has("timeline")) {
-      timeline = mountTimeline(timelineBox, source, scope, data, {
-        complain,
+      timeline = mountTimeline(timelineBox, asking, scope, data, {
+        complain: (error) => complain(error, "look"),
         lanes: options.lanes ?? "none",
         ...(options.onLanes ? { onLanes: options.onLanes } : {}),
       });
@@ -386,9 +428,11 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   }
 
   /** Look whether there is more: often while the archive is read, now and then while it grows. */
+  let watching: ReturnType<typeof setTimeout> | undefined;
+  cleanups.push(() => clearTimeout(watching));
   function watch(): void {
     if (!opened) return;
-    const timer = setTimeout(async () => {
+    watching = setTimeout(async () => {
       if (closed) return;
       try {
         if (frame.isConnected && !document.hidden) {
@@ -400,18 +444,19 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
             side?.refresh();
             timeline?.refresh(data);
             // Whoever reads a list is not thrown back to its top by what is recorded meanwhile.
-            if (!wasReady || commands.active() < 0) void relist();
+            if (wasReady && data.ready) fresh.hidden = false;
+            else void relist();
+            drawTitle();
           } else if (!data.ready) drawTitle();
         }
       } catch (error) {
-        complain(error);
+        ignore();
       }
       watch();
     }, opened.ready ? POLL_MS : BUILDING_MS);
-    cleanups.push(() => clearTimeout(timer));
   }
 
-  begin().catch(complain);
+  begin().catch(ignore);
 
   return {
     scope,

@@ -42,6 +42,7 @@ interface Bins {
 }
 
 interface Marks {
+  severity: number;
   id: number;
   t: number;
   duration: number | null;
@@ -69,9 +70,10 @@ interface Looked {
   step: number;
 }
 
-type Drawn = { lanes: Lane[]; span: Span } & (
+type Drawn = { lanes: Lane[]; span: Span; pixels: number } & (
   | { kind: "bins"; bins: Slice<Bins>; origin: number; step: number }
-  | { kind: "marks"; marks: Slice<Marks> }
+  /** The gravest of `order` is drawn last, over all that shares its place. */
+  | { kind: "marks"; marks: Slice<Marks>; order: number[] }
 );
 
 export interface Bounds {
@@ -84,6 +86,8 @@ const LONE_LANE_HEIGHT = 84;
 const STRIP_HEIGHT = 34;
 const AXIS_HEIGHT = 20;
 const CAP_PX = 4;
+/** So many bins are answered at most: a wider plot has wider ones. */
+const MAX_BINS = 4_096;
 const SETTLE_MS = 30;
 const STEP = 0.2;
 const ZOOM = 0.5;
@@ -212,9 +216,9 @@ export function mountTimeline(
       filter, since: Math.max(0, Math.floor(wide.since)), until: Math.ceil(wide.until), lanes: lanesNow,
       width: Math.round(pixels), channel,
     });
-    const seen = { lanes: data.lanes ?? [], span: wide };
+    const seen = { lanes: data.lanes ?? [], span: wide, pixels };
     return data.kind === "marks"
-      ? { kind: "marks", ...seen, marks: slice<Marks>(buffers[0]) }
+      ? marksOf(seen, slice<Marks>(buffers[0]))
       : { kind: "bins", ...seen, origin: data.origin, step: data.step, bins: slice<Bins>(buffers[0]) };
   }
 
@@ -223,7 +227,8 @@ export function mountTimeline(
     span = next;
     began = performance.now();
     draw();
-    if (!isNew && drawn && (covers(drawn.span, span) || (drawn.kind === "marks" && contains(drawn.span, span)))) {
+    const isFine = drawn && Math.abs(drawn.pixels / 3 / width() - 1) < 0.25;
+    if (!isNew && drawn && ((isFine && covers(drawn.span, span)) || (drawn.kind === "marks" && contains(drawn.span, span)))) {
       measured("move", began);
       return;
     }
@@ -237,7 +242,7 @@ export function mountTimeline(
     const start = began;
     plot.setAttribute("aria-busy", "true");
     try {
-      const answer = await look(overscan(span), width() * 3, lanesField.value as Lanes, "plot");
+      const answer = await look(overscan(span), Math.min(MAX_BINS, width() * 3), lanesField.value as Lanes, "plot");
       if (closed || mine !== asked) return;
       drawn = answer;
       drawNames();
@@ -248,6 +253,12 @@ export function mountTimeline(
     } finally {
       if (mine === asked) plot.removeAttribute("aria-busy");
     }
+  }
+
+  function marksOf(seen: { lanes: Lane[]; span: Span; pixels: number }, marks: Slice<Marks>): Drawn {
+    const order = Array.from({ length: marks.length }, (_, i) => i);
+    order.sort((a, b) => (marks.severity[a] ?? 0) - (marks.severity[b] ?? 0));
+    return { kind: "marks", ...seen, marks, order };
   }
 
   let askedStrip = 0;
@@ -354,6 +365,11 @@ export function mountTimeline(
       pen.globalAlpha = 1;
       pen.fillStyle = palette[CLASSES[bins.cls[i] ?? 0] || "unknown"] ?? "";
       pen.fillRect(x, base - tall, broad, Math.min(tall, CAP_PX));
+    }
+    for (const [i] of gravestLast(bins.flags, bins.length)) {
+      const x = across(seen, wide, of.origin + (bins.bin[i] ?? 0) * of.step);
+      if (x < -pixels || x > wide) continue;
+      const base = ((bins.lane[i] ?? 0) + 1) * high - 1;
       drawFlags(pen, bins.flags[i] ?? 0, x + pixels / 2, base - high + 5, Math.min(pixels, 6));
     }
   }
@@ -362,7 +378,7 @@ export function mountTimeline(
     pen: CanvasRenderingContext2D, of: Drawn & { kind: "marks" }, seen: Span, wide: number, high: number,
   ): void {
     const { marks } = of;
-    for (let i = 0; i < marks.length; i += 1) {
+    for (const i of of.order) {
       const time = marks.t[i] ?? 0;
       const x = across(seen, wide, time);
       const long = Math.max(3, across(seen, wide, time + (marks.duration[i] ?? 0)) - x);
@@ -370,7 +386,6 @@ export function mountTimeline(
       const top = (marks.lane[i] ?? 0) * high + 10;
       pen.fillStyle = palette[CLASSES[marks.cls[i] ?? 0] || "unknown"] ?? "";
       pen.fillRect(x, top, long, high - 14);
-      drawFlags(pen, marks.flags[i] ?? 0, x + 1.5, top - 5, 6);
       if (marks.id[i] === selectedRow) {
         pen.strokeStyle = palette["ink"] ?? "";
         pen.lineWidth = 2;
@@ -378,6 +393,18 @@ export function mountTimeline(
         pen.lineWidth = 1;
       }
     }
+    for (const [i] of gravestLast(marks.flags, marks.length)) {
+      const x = across(seen, wide, marks.t[i] ?? 0);
+      if (x >= -6 && x <= wide) drawFlags(pen, marks.flags[i] ?? 0, x + 1.5, (marks.lane[i] ?? 0) * high + 5, 6);
+    }
+  }
+
+  /** Which of a column of flags are to be drawn, in the order in which they are: the gravest on top. */
+  function gravestLast(flags: ArrayLike<number>, length: number): [number, number][] {
+    const rank = (of: number) => FLAGS.findIndex(({ bit }) => of & bit);
+    return Array.from({ length }, (_, i): [number, number] => [i, rank(flags[i] ?? 0)])
+      .filter(([, at]) => at >= 0)
+      .sort(([, a], [, b]) => b - a);
   }
 
   /** The gravest flag, as a shape of its own, because a colour alone does not reach everybody. */
@@ -478,9 +505,12 @@ export function mountTimeline(
       case "next": return void step(1, false);
       case "previousGrave": return void step(-1, true);
       case "nextGrave": return void step(1, true);
-      case "filter": return scope.narrow(between(scope.filter, Math.floor(span.since), Math.ceil(span.until)));
+      case "filter": return scope.narrow(between(scope.filter, Math.max(0, Math.floor(span.since)), Math.ceil(span.until)));
       case "clear":
-        help.hidden = true;
+        if (!help.hidden) {
+          help.hidden = true;
+          return;
+        }
         return scope.narrow(between(scope.filter));
       case "help":
         help.hidden = !help.hidden;
@@ -514,7 +544,8 @@ export function mountTimeline(
     }
   }
 
-  listen(plot, "keydown", (event) => {
+  listen(frame, "keydown", (event) => {
+    if (event.target !== plot && !(event.key === "Escape" && !help.hidden)) return;
     const what = action(event);
     if (!what) return;
     perform(what);
@@ -556,15 +587,16 @@ export function mountTimeline(
     const ended = drag;
     drag = null;
     if (brushed) {
-      scope.narrow(between(scope.filter, Math.floor(brushed.since), Math.ceil(brushed.until)));
+      scope.narrow(between(scope.filter, Math.max(0, Math.floor(brushed.since)), Math.ceil(brushed.until)));
       brushed = null;
       draw();
     } else if (ended && !ended.moved) choose(event);
   });
   listen(plot, "pointerleave", () => { tip.hidden = true; });
-  listen(plot, "dblclick", (event) => {
-    const x = event.clientX - plot.getBoundingClientRect().left;
-    move(zoomed(span, limits, event.shiftKey ? 4 : 0.25, timeAt(span, width(), x)));
+  listen(plot, "pointercancel", () => {
+    drag = null;
+    brushed = null;
+    draw();
   });
 
   let stripDrag: number | null = null;
@@ -609,7 +641,8 @@ export function mountTimeline(
       return found;
     }
     let nearest = 6;
-    for (let i = 0; i < drawn.marks.length; i += 1) {
+    // From the top: what is drawn last is what somebody points at.
+    for (const i of [...drawn.order].reverse()) {
       if (drawn.marks.lane[i] !== lane) continue;
       const from = across(span, width(), drawn.marks.t[i] ?? 0);
       const to = across(span, width(), (drawn.marks.t[i] ?? 0) + (drawn.marks.duration[i] ?? 0));
@@ -653,10 +686,12 @@ export function mountTimeline(
       return;
     }
     const row = drawn.marks.id[i] ?? -1;
+    const before = scope.selected;
     try {
       const { data } = await source.request<{ session: string; command_no: number }>("which", { id: row });
+      if (closed || scope.selected !== before) return;
       selectedRow = row;
-      selectedTime = drawn.marks.t[i] ?? null;
+      selectedTime = drawn?.kind !== "marks" ? null : drawn.marks.t[i] ?? null;
       scope.select({ session: data.session, command: data.command_no });
       draw();
     } catch (error) {
@@ -680,9 +715,11 @@ export function mountTimeline(
 
   /** Show what another view has selected. */
   async function follow(): Promise<void> {
-    if (!scope.selected) return;
+    const { selected } = scope;
+    if (!selected) return;
     try {
-      const { data } = await source.request<{ id: number | null; t: number }>("locate", { ...scope.selected });
+      const { data } = await source.request<{ id: number | null; t: number }>("locate", { ...selected });
+      if (closed || scope.selected !== selected) return; // it has moved on
       if (data.id === null || data.id === undefined || data.id === selectedRow) return;
       selectedRow = data.id;
       selectedTime = data.t;

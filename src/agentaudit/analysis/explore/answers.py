@@ -110,6 +110,8 @@ class Answers:
         self._asked = asked
         self._base = base
         self._turn = turn
+        # Of before it reads: what it finds may be older than that, and is never taken for newer.
+        self._generation = built.generation
 
     def overview(self) -> tuple[dict[str, Any], list[bytes]]:
         """How many commands there are, from when to when, and how many values each facet has."""
@@ -402,7 +404,7 @@ class Answers:
         """Return how many commands there are in each hour that has any, in order."""
         rows = rows_of(self._built, meant, (), 0, MAX_US, HOUR_US)
         sql = f"SELECT t // {HOUR_US} AS hour, sum(n)::BIGINT FROM {rows} GROUP BY 1 ORDER BY 1"
-        key = (self._built.generation, sql)
+        key = (self._generation, sql)
         found = self._built.hours.get(key)
         if found is None:
             found = self._many(sql)

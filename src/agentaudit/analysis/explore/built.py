@@ -240,6 +240,8 @@ class Built:
                 cursor.execute(_sessions_table("sessions_sealed", _parquet(snap.files["sessions"])))
                 self._tail(cursor, fresh, snap.live)
                 cursor.execute("COMMIT")
+                # Not earlier: whoever reads until then reads what was there before.
+                self.generation += 1
             except BaseException:
                 with suppress(duckdb.Error):
                     cursor.execute("ROLLBACK")
@@ -314,7 +316,6 @@ class Built:
         finally:
             cursor.unregister("live_sessions")
             cursor.unregister("live_commands")
-        self.generation += 1
 
     def _levels(self, cursor: duckdb.DuckDBPyConnection, progress: Progress) -> Iterator[Level]:
         made: list[Level] = []

@@ -29,6 +29,7 @@ from agentaudit.analysis.explore.built import Built, Stopped, private_folder
 from agentaudit.analysis.explore.filters import Filter
 from agentaudit.analysis.explore.look import Look, stamps
 from agentaudit.analysis.explore.sketch import Sketch
+from agentaudit.archive.snapshot import Snapshot
 from agentaudit.errors import AgentauditError, QuestionError
 
 _LOOK_S = 0.25
@@ -39,6 +40,8 @@ _KEPT_ANSWERS = 128
 _KEPT_BYTES = 256 << 10
 _MAX_CHANNELS = 100
 _END_S = 10.0
+_AGAIN_S = 5.0
+"""How long after a failure the archive is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,7 @@ class _State:
         self._is_behind = False
         self._is_wanted = False
         self._wake = threading.Condition()
+        self.warnings: tuple[str, ...] = ()
         self._waiting: list[threading.Event] = []
         self._newest: dict[str, Turn] = {}
         self._running: dict[Turn, duckdb.DuckDBPyConnection] = {}
@@ -236,7 +240,7 @@ class _State:
     def build(self) -> None:
         """Build from nothing, and take the place of what there was."""
         stamp = self.look_at.stamp()
-        snap = self.look_at.snapshot()
+        snap = self._snapshot()
         files = stamps(snap.files["commands"])
         self.gateways = self.look_at.gateways()
         fresh = Built(self.look_at.archive, private_folder())
@@ -272,7 +276,7 @@ class _State:
         if built is None:
             self.build()
             return
-        snap = self.look_at.snapshot()
+        snap = self._snapshot()
         files = stamps(snap.files["commands"])
         if not built.take_tail(snap, files):
             self.build()
@@ -280,6 +284,13 @@ class _State:
         self._taken(stamp)
         if built.sealed_tail_rows > _TAIL_ROWS:
             self.build()
+
+    def _snapshot(self) -> Snapshot:
+        snap = self.look_at.snapshot()
+        self.warnings = tuple(snap.contradictions) + tuple(
+            f"{name} may not be read, so what is live is missing" for name in snap.unread
+        )
+        return snap
 
     def _require_open(self, fresh: Built) -> None:
         if self.is_closed:
@@ -319,12 +330,14 @@ class _State:
         return done
 
     def look(self) -> None:
-        """Wake the thread if the archive has grown."""
+        """Wake the thread if the archive has grown, or could not be read the last time."""
         now = time.monotonic()
-        if self.built is None or now - self._looked < _LOOK_S:
+        if now - self._looked < (_LOOK_S if self.error is None else _AGAIN_S):
             return
+        if self.built is None and self.error is None:
+            return  # it is being built
         self._looked = now
-        if self.look_at.stamp() != self._seen:
+        if self.error is not None or self.look_at.stamp() != self._seen:
             with self._wake:
                 self._is_behind = self._is_wanted = True
                 self._wake.notify_all()
@@ -378,6 +391,7 @@ class _State:
             facts, buffers = getattr(Answers(built, cursor, wanted, base, turn), name)(**arguments)
         if name == "overview":
             facts["gateways"] = self.gateways
+            facts["warnings"] = list(self.warnings)
         return Answer(facts, tuple(buffers))
 
     @contextmanager
@@ -404,7 +418,7 @@ class _State:
             facts: dict[str, Any] = {"n": None, "first": None, "last": None, "values": {}}
             if sketch is not None:
                 facts |= sketch.overview()
-            return Answer({**facts, "gateways": self.gateways}, ())
+            return Answer({**facts, "gateways": self.gateways, "warnings": list(self.warnings)}, ())
         if name == "bins" and sketch is not None:
             arguments = dict(given)
             drawn = sketch.bins(arguments.pop("filter"), **arguments)
@@ -421,6 +435,7 @@ class _State:
             "generation": generation,
             "behind": self._is_behind,
             "progress": {"step": step, "share": share},
+            "trouble": None if self.error is None else str(self.error),
         }
         return Answer(facts, found.buffers)
 
@@ -460,6 +475,9 @@ def _work(state: _State) -> None:
             state.error = error
         except OSError as error:
             state.error = AgentauditError(f"archive: {error.strerror}: looked at while it changed")
+        except Exception as error:
+            # Whoever waits must hear of it, whatever it was: a full disk is DuckDB's own error.
+            state.error = AgentauditError(f"index: it cannot be built: {type(error).__name__}")
         for done in turn:
             done.set()
         state.settled.set()
