@@ -23,6 +23,7 @@ import duckdb
 import uvloop
 
 from agentaudit import load
+from agentaudit.archive.clocks import SystemClock
 from agentaudit.archive.files import make_folder, replace, sync_folder
 from agentaudit.archive.journal import JournalWriter
 from agentaudit.archive.keys import People, Place, create_key
@@ -85,7 +86,9 @@ async def _seal(
             await news.wait()
 
     sealer = SealerProcess(said, ended)
-    await sealer.start(place, "scripted", Outside())
+    clock = SystemClock()
+    clock.kind = "scripted"  # the traffic's times are made up
+    await sealer.start(place, clock, Outside())
     (pid,) = children(os.getpid())
     cpu_before, wall, journal_bytes = cpu_seconds(pid), 0.0, 0
     spool = folder / "journal"

@@ -206,8 +206,8 @@ def test_a_cut_answer_is_shown_as_such_wherever_it_is_read(site: Site) -> None:
     assert said in still(session)
     case = aa.load(site.gateway.archive)
     replay = Replay(case, session)
-    assert replay._command(0)[0]["cut"] == said
-    assert replay._command(1)[0]["cut"] is None
+    assert replay._questions.ask("command", {"command_no": 0})[0]["cut"] == said
+    assert replay._questions.ask("command", {"command_no": 1})[0]["cut"] is None
 
 
 def test_a_result_that_still_runs_is_shown_as_far_as_it_was_kept(site: Site) -> None:
