@@ -146,6 +146,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_flood_without_end_and_without_reading_fills_no_memory(
     kind: str, gw: Gateway, signing_issuer: SigningIssuer
