@@ -275,3 +275,8 @@ def test_sql_of_no_filter_is_all_newest_first() -> None:
 
 def test_made_files_lie_where_the_store_may_read(look: MadeLook) -> None:
     assert all(Path(path).is_file() for path in look.files)
+
+
+def test_a_text_in_the_place_of_values_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(QuestionError, match="user: a tuple"):
+        Filter(user="ana")  # type: ignore[arg-type]

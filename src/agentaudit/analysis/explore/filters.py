@@ -76,6 +76,11 @@ class Filter:
     until: int | None = None
     text: str = ""
 
+    def __post_init__(self) -> None:
+        for name in (*FACETS, "flags"):
+            if isinstance(getattr(self, name), str):
+                raise QuestionError(f"filter.{name}: a tuple of values expected, found a text")
+
     @classmethod
     def parse(cls, asked: object) -> Filter:
         """Return the filter that a browser asks for, each clause's values sorted and once.
