@@ -48,7 +48,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive = record_hostile(folder).path
     out = folder / "report.html"
     case = agentaudit.load(archive)
-    case.report(since="2026-11-22", until="2026-11-23", limit=20_000, out=out)
+    case.report(since="2026-01-01", until="2027-01-01", limit=20_000, out=out)
     return out
 
 
