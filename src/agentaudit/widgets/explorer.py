@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -17,9 +16,9 @@ import traitlets
 
 from agentaudit.analysis.case import Case
 from agentaudit.analysis.explore import Answer, Filter
-from agentaudit.analysis.printable import printable
 from agentaudit.analysis.session import Session
 from agentaudit.errors import AgentauditError, QuestionError
+from agentaudit.widgets.pictures import escaped
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.replay import Replay, ReplayQuestions
 from agentaudit.widgets.scope import Scope, Scoped, selection
@@ -353,19 +352,15 @@ def still(scope: Scope) -> str:
     parts = [
         f"<style>{bundle('still.css')}</style>",
         '<section class="aa-picture" aria-label="Explorer of an archive">',
-        f"<h4>{_e(scope.case.path.name)}: {_e(counted)}</h4>",
+        f"<h4>{escaped(scope.case.path.name)}: {escaped(counted)}</h4>",
     ]
     for facet in ("cls", "status", "user", "agent", "target"):
         values = facets.get("facets", {}).get(facet, {}).get("values", [])
         if values:
-            said = ", ".join(f"{_e(str(name))} {n:,}" for name, n in values[:8])
+            said = ", ".join(f"{escaped(str(name))} {n:,}" for name, n in values[:8])
             parts.append(f"<p><b>{facet}</b> {said}</p>")
     parts += [
-        f"<pre>{_e(scope.filter.sql())}</pre>",
+        f"<pre>{escaped(scope.filter.sql())}</pre>",
         "<p>A still picture. With a kernel, the archive can be explored here.</p></section>",
     ]
     return "".join(parts)
-
-
-def _e(text: str) -> str:
-    return escape(printable(text))

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cache
-from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -34,11 +33,11 @@ from agentaudit.analysis.integrity import (
     positions,
     verdict,
 )
-from agentaudit.analysis.printable import printable
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.note import Verifier
 from agentaudit.archive.verification import Anchor, Finding, Verification
 from agentaudit.errors import AgentauditError, QuestionError
+from agentaudit.widgets.pictures import escaped, grid
 from agentaudit.widgets.questions import Data, Questions, question
 from agentaudit.widgets.view import View, bundle
 
@@ -498,28 +497,29 @@ def still(asked: IntegrityQuestions) -> str:
         state = {True: "good", False: "bad"}.get(told["ok"], "warn")
         how = "a deep" if told["deep"] else "a fast"
         counts = ", ".join(f"{told['counts'][n]:,} {n.replace('_', ' ')}" for n in _COUNTS[1:])
-        parts.append(f'<h4 class="aa-is-{state}">Integrity: {_e(told["word"])}</h4>')
-        parts += [f"<p>{_e(why)}.</p>" for why in told["why"]]
-        parts.append(f"<p>By {how} check of {_e(counts)}.</p>")
+        parts.append(f'<h4 class="aa-is-{state}">Integrity: {escaped(told["word"])}</h4>')
+        parts += [f"<p>{escaped(why)}.</p>" for why in told["why"]]
+        parts.append(f"<p>By {how} check of {escaped(counts)}.</p>")
         if told["scripted"]:
             names = ", ".join(told["scripted"])
             parts.append(
-                f'<p class="aa-is-bad"><b>Made-up time:</b> {_e(names)} recorded with a scripted '
-                "clock. No time in it was ever real.</p>"
+                f'<p class="aa-is-bad"><b>Made-up time:</b> {escaped(names)} recorded with a '
+                "scripted clock. No time in it was ever real.</p>"
             )
         if told["findings"]:
-            parts.append(_grid(("check", "where", "seen", "expected", "means"), _rows(told)))
+            parts.append(grid(("check", "where", "seen", "expected", "means"), _rows(told)))
             rest = told["finding_count"] - min(len(told["findings"]), _STILL_FINDINGS)
             if rest:
                 parts.append(f"<p>and {rest:,} findings more</p>")
         parts.append("<p><b>Exposure window</b></p><ul>")
         parts += [
-            f"<li>{_e(each['gateway'])}: {_e(each['says'])}</li>" for each in told["exposure"]
+            f"<li>{escaped(each['gateway'])}: {escaped(each['says'])}</li>"
+            for each in told["exposure"]
         ]
         parts.append("</ul>")
-        parts += [f"<p>{_e(note)}</p>" for note in told["notes"][:_STILL_FINDINGS]]
+        parts += [f"<p>{escaped(note)}</p>" for note in told["notes"][:_STILL_FINDINGS]]
     for each in asked.histories():
-        parts.append(f"<p><b>{_e(each.gateway)}</b> {_e(_summary(each))}</p>")
+        parts.append(f"<p><b>{escaped(each.gateway)}</b> {escaped(_summary(each))}</p>")
     parts.append("<p>A still picture. With a kernel, it is checked here.</p></section>")
     return "".join(parts)
 
@@ -540,19 +540,6 @@ def _summary(told: History) -> str:
         "recording" if told.is_recording else "not recording at its end",
     ]
     return ", ".join(said)
-
-
-def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_e(each)}</th>" for each in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{_e(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f'<div class="aa-scroller"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _e(text: str) -> str:
-    return escape(printable(text))
 
 
 @cache

@@ -10,9 +10,8 @@ and the page says so. The picture for readers without a kernel has no value that
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from html import escape
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Final
@@ -32,8 +31,8 @@ from agentaudit.analysis.masking import (
 from agentaudit.analysis.masking_look import Hit
 from agentaudit.analysis.masking_rules import MAX_TEXT_BYTES, RuleSet, parse, rules_of, written
 from agentaudit.analysis.masking_sources import Batch, Source, recorded_in, source_of
-from agentaudit.analysis.printable import printable
 from agentaudit.errors import QuestionError
+from agentaudit.widgets.pictures import escaped, grid
 from agentaudit.widgets.questions import Data, Questions, question
 from agentaudit.widgets.still import style
 from agentaudit.widgets.view import View, bundle
@@ -353,9 +352,9 @@ def still(found: Preview) -> str:
         f"<style>{style()}</style>",
         '<section class="aa-picture" aria-label="Masking preview">',
         f"<h4>{found.hidden:,} places would be hidden</h4>",
-        f"<p>in {found.values:,} values of {_e(found.source)}</p>",
-        _grid(("rule", "places"), ((n, f"{c:,}") for n, c in found.counts.by_rule.items())),
-        _grid(
+        f"<p>in {found.values:,} values of {escaped(found.source)}</p>",
+        grid(("rule", "places"), ((n, f"{c:,}") for n, c in found.counts.by_rule.items())),
+        grid(
             ("column", "values", "hidden", "masked before"),
             (
                 (each.column, f"{each.values:,}", f"{each.hidden:,}", f"{each.masked:,}")
@@ -365,29 +364,16 @@ def still(found: Preview) -> str:
     ]
     if found.hits:
         after = ((hit.place, hit.after or "NULL", hit.rule) for hit in found.hits[:_STILL_ROWS])
-        parts.append(_grid(("where", "as it would be recorded", "rule"), after))
+        parts.append(grid(("where", "as it would be recorded", "rule"), after))
     if found.candidates:
         rows = ((c.column, c.detector, f"{c.count:,}", c.reason) for c in found.candidates)
-        parts.append(_grid(("perhaps hidden wrongly in", "detector", "places", "why"), rows))
+        parts.append(grid(("perhaps hidden wrongly in", "detector", "places", "why"), rows))
     if found.uncovered:
         rows = (
             (u.column, u.detector or u.kind, f"{100 * u.share:.0f} %", ", ".join(u.examples))
             for u in found.uncovered
         )
-        parts.append(_grid(("not covered", "looks like", "share", "in part"), rows))
-    parts += [f"<p>{_e(note)}</p>" for note in found.notes]
+        parts.append(grid(("not covered", "looks like", "share", "in part"), rows))
+    parts += [f"<p>{escaped(note)}</p>" for note in found.notes]
     parts.append("<p>A still picture. With a kernel, rules can be tried here.</p></section>")
     return "".join(parts)
-
-
-def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_e(each)}</th>" for each in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{_e(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f'<div class="aa-scroller"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _e(text: str) -> str:
-    return escape(printable(text))

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from html import escape
 from os import PathLike
 from typing import Any, Final
 
 from agentaudit.analysis.case import Case
 from agentaudit.analysis.kept import DAYS, After, Due, Held, Kept, KeptLog, Purged, Target, kept
-from agentaudit.analysis.printable import printable
 from agentaudit.analysis.transcript import size
 from agentaudit.archive.retention import DAY_US, Keep, Sealed
 from agentaudit.errors import QuestionError
 from agentaudit.settings.whole import Settings
+from agentaudit.widgets.pictures import escaped, grid
 from agentaudit.widgets.questions import Data, Questions, question
 from agentaudit.widgets.view import View, bundle
 
@@ -274,19 +273,21 @@ def still(found: Kept, archive: str) -> str:
     parts = [
         f"<style>{_style()}</style>",
         '<section class="aa-picture aa-retention-still" aria-label="Retention">',
-        f"<h4>Retention of {_e(archive)}</h4>",
+        f"<h4>Retention of {escaped(archive)}</h4>",
         f"<p>as of {_moment(found.at_us)}</p>",
     ]
     for log in found.logs:
-        parts.append(f"<p><b>{_e(log.gateway)}</b></p>")
+        parts.append(f"<p><b>{escaped(log.gateway)}</b></p>")
         if log.problem:
-            parts.append(f'<p class="aa-is-bad">not all of it can be told: {_e(log.problem)}</p>')
+            parts.append(
+                f'<p class="aa-is-bad">not all of it can be told: {escaped(log.problem)}</p>'
+            )
         headings = ["target", "kept", "payloads", "notice", "sessions", "size", "held", "due now"]
         headings += [f"in {days} days" for days in HORIZONS]
-        parts.append(_grid(headings, map(_row, log.targets)))
+        parts.append(grid(headings, map(_row, log.targets)))
         if log.holds:
             parts.append(
-                _grid(
+                grid(
                     ("hold since", "by", "authority", "why", "holds"),
                     (
                         (
@@ -304,7 +305,7 @@ def still(found: Kept, archive: str) -> str:
         if log.purges:
             last = log.purges[: -_STILL_ROWS - 1 : -1]
             parts.append(
-                _grid(
+                grid(
                     ("purged", "what", "by", "rows", "log entry", "SHA-256 of its list"),
                     (
                         (
@@ -375,19 +376,6 @@ def selected(selector: Mapping[str, Any]) -> str:
 
 def _moment(time_us: int) -> str:
     return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M}Z"
-
-
-def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_e(each)}</th>" for each in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{_e(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f'<div class="aa-scroller"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _e(text: str) -> str:
-    return escape(printable(text))
 
 
 @cache
