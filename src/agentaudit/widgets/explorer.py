@@ -8,6 +8,7 @@ same explorer they share its scope: filter, times and selection of one are those
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -15,7 +16,7 @@ from uuid import UUID
 import traitlets
 
 from agentaudit.analysis.case import Case
-from agentaudit.analysis.explore import Answer, Filter
+from agentaudit.analysis.explore import Answer, Filter, Index
 from agentaudit.analysis.session import Session
 from agentaudit.errors import AgentauditError, QuestionError
 from agentaudit.widgets.pictures import escaped
@@ -31,7 +32,9 @@ MAX_MARKS: Final = 4_000
 """Up to so many commands in view are drawn one by one."""
 
 STILL_WAIT_S: Final = 2.0
-"""How long a cell may wait for the picture that is saved with it."""
+"""How long a cell may wait for the picture that is saved with it, of so many commands at most: the
+page asks nothing before its cell has ended."""
+STILL_COMMANDS: Final = 200_000
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
 _KEPT_REPLAYS = 4
@@ -344,9 +347,12 @@ def still(scope: Scope) -> str:
     facets: dict[str, Any] = {}
     counted = "not read yet"
     try:
-        if scope.index.wait(STILL_WAIT_S):
+        is_read = _is_read(scope.index)
+        n = scope.index.answer("overview").facts["n"]
+        if is_read:
             facets = scope.index.answer("facets", {"filter": scope.filter.to_json()}).facts
-            counted = f"{scope.index.answer('overview').facts['n']:,} commands"
+        if n is not None:
+            counted = f"{n:,} commands" + ("" if is_read else ", not read yet")
     except AgentauditError as error:
         counted = str(error)
     parts = [
@@ -364,3 +370,13 @@ def still(scope: Scope) -> str:
         "<p>A still picture. With a kernel, the archive can be explored here.</p></section>",
     ]
     return "".join(parts)
+
+
+def _is_read(index: Index) -> bool:
+    """Wait for the index of a small archive; return whether it is there."""
+    end = time.monotonic() + STILL_WAIT_S
+    while not index.wait(0.05):
+        n = index.answer("overview").facts["n"]
+        if time.monotonic() > end or (n is not None and n > STILL_COMMANDS):
+            return False
+    return True

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import agentaudit as aa
 from agentaudit.analysis.explore import Filter, Index, Superseded
 from agentaudit.analysis.explore.answers import Turn
 from agentaudit.analysis.explore.built import private_folder
+from agentaudit.analysis.explore.sketch import outline
 from agentaudit.archive.snapshot import Snapshot
 from agentaudit.errors import ArchiveError, QuestionError
 from tests.analysis.explore import made
-from tests.analysis.explore.made import BEGAN_US, HOUR_US, MadeLook
+from tests.analysis.explore.made import BEGAN_US, GRAVITY, HOUR_US, MadeLook
 from tests.analysis.recording import (
     Recorded,
     ScriptedClock,
@@ -87,6 +89,36 @@ def test_until_it_is_ready_bins_are_a_sketch_by_the_hour(look: MadeLook) -> None
                 assert answer.buffers == ()
         finally:
             state.built = built
+
+
+def test_an_outline_counts_every_command_and_claims_no_more_than_it_knows(look: MadeLook) -> None:
+    look.live = made.plain(40, 6)
+    found = outline(look.snapshot())
+    assert found is not None
+    overview = found.overview()
+    times = [row["started_at"] for row in made.plain(3_000, 5) + look.live]
+    ends = [round(time.timestamp() * 1_000_000) for time in (min(times), max(times))]
+    assert overview == {"n": 3_040, "first": ends[0], "last": ends[1]}
+    place = {"since": BEGAN_US, "until": BEGAN_US + 10 * HOUR_US, "width": 10}
+    drawn = found.bins(Filter(), **place, lanes="none")
+    assert drawn is not None
+    assert drawn[0]["n"] == 3_040
+    assert {cell["cls"] for cell in made.table(drawn[1][0])} == {GRAVITY.index("")}
+    assert found.bins(Filter(), **place, lanes="class") is None
+    assert found.bins(Filter(cls=("read",)), **place, lanes="none") is None
+
+
+@pytest.mark.parametrize("name", ["not Parquet", "no times", "centuries"])
+def test_files_that_say_nothing_believable_have_no_outline(look: MadeLook, name: str) -> None:
+    if name == "not Parquet":
+        look.files[0].write_bytes(b"PAR1 not at all PAR1")
+    else:
+        rows = made.plain(10, 1)
+        for number, row in enumerate(rows):
+            year = 1971 + 100 * number
+            row["started_at"] = None if name == "no times" else datetime(year, 1, 1, tzinfo=UTC)
+        look.seal(rows)
+    assert outline(look.snapshot()) is None
 
 
 def test_an_archive_that_cannot_be_read_says_so_to_whoever_asks(look: MadeLook) -> None:

@@ -484,8 +484,8 @@ class Answers:
             if codes:
                 found = self._many(
                     f"SELECT code, left(text, {TEXT_CHARACTERS}), length(text) "
-                    f"FROM texts_{table} WHERE code BETWEEN {codes[0]} AND {codes[-1]} "
-                    f"AND code IN ({_listed(codes)})"
+                    f"FROM texts_{table} "
+                    f"JOIN (SELECT unnest([{_listed(codes)}])::UINTEGER AS code) USING (code)"
                 )
                 texts |= {(part, code): (text, length) for code, text, length in found}
         shown = [texts[one] for one in wanted]

@@ -3,7 +3,8 @@
 What is recorded lies in it as dictionaries and codes; `base` has the sealed commands, sorted, and
 `tail` what came since. Levels add up what many commands share (an hour, a session, a class …), and
 are exact: an hour is read from a level only if all of it is meant, its parts from the commands
-themselves. A level that is not ten times smaller than `base` is not kept: it would save nothing.
+themselves. Levels of all times together answer what no clause about time narrows. A level that is
+not ten times smaller than `base` is not kept: it would save nothing.
 
 Measured with ten million commands: docs/benchmarks.md, "The workbench".
 """
@@ -46,12 +47,18 @@ KEYS: Final = (
 """Columns that a filter or a lane may be about, and that levels may have."""
 
 _PEOPLE: Final = frozenset(("session", "user", "agent", "target", "protocol"))
+EVER: Final = 0
+"""The stretch of a level that does not tell times apart."""
+
 _CANDIDATES: Final = (
     ("hour_full", HOUR_US, frozenset(KEYS)),
     ("hour_sessions", HOUR_US, frozenset(KEYS) - {"risks", "tables"}),
     ("hour_tables", HOUR_US, _PEOPLE | {"tables", "cls"}),
     ("hour_risks", HOUR_US, _PEOPLE | {"risks", "cls"}),
     ("minutes", 600_000_000, frozenset(("cls", "status", "decision", "flags"))),
+    ("ever_full", EVER, frozenset(KEYS) - {"session"}),
+    ("ever_risks", EVER, frozenset(KEYS) - {"session", "tables"}),
+    ("ever_sessions", EVER, frozenset(KEYS) - {"risks", "tables"}),
 )
 """What to try to add up: all that a screen may ask about, and less where that is too much."""
 
@@ -74,6 +81,12 @@ class Level:
     bucket_us: int
     keys: frozenset[str]
     rows: int
+
+    def divides(self, stretch_us: int) -> bool:
+        """Say whether stretches of that length are whole ones of these."""
+        if self.bucket_us == EVER or stretch_us == EVER:
+            return stretch_us == EVER
+        return stretch_us % self.bucket_us == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,7 @@ class Built:
         self.files: Files = {}
         self.levels: tuple[Level, ...] = ()
         self.base_rows = 0
+        self.base_since = 0
         self.tail_rows = 0
         self.sealed_tail_rows = 0
         self.base_until = 0
@@ -216,8 +230,10 @@ class Built:
             source = _parquet(snap.files["commands"])
             for step, share in _encode(cursor, source, "base"):
                 progress(step, share * 0.75)
-            rows, until = _one(cursor, "SELECT count(*), coalesce(max(t), 0) + 1 FROM base")
-            self.base_rows, self.base_until = int(rows), int(until)
+            rows, since, until = _one(
+                cursor, "SELECT count(*), coalesce(min(t), 0), coalesce(max(t), 0) + 1 FROM base"
+            )
+            self.base_rows, self.base_since, self.base_until = int(rows), int(since), int(until)
             self.levels = tuple(self._levels(cursor, progress))
             progress("live sessions", 0.97)
             cursor.execute("CHECKPOINT")
@@ -272,15 +288,16 @@ class Built:
             self._searched += 1
             name = f"search_{self._searched}"
             cursor.execute(
-                f"CREATE TABLE {name}_texts AS SELECT code FROM texts_base "
+                "CREATE OR REPLACE TEMP TABLE found AS SELECT code, n FROM texts_base "
                 f"WHERE contains(low, lower({literal(text)}))"
             )
-            meets = f"text IN (SELECT code FROM {name}_texts)"
-            (rows,) = _one(cursor, f"SELECT count(*) FROM base WHERE {meets}")
+            (rows,) = _one(cursor, "SELECT coalesce(sum(n), 0) FROM found")
             if rows <= _COPIED_ROWS:
+                meets = "text IN (SELECT code FROM found)"
                 cursor.execute(f"CREATE TABLE {name} AS SELECT * FROM base WHERE {meets}")
-                cursor.execute(f"DROP TABLE {name}_texts")
                 return Base(name, (), ())
+            cursor.execute(f"CREATE TABLE {name}_texts AS SELECT code FROM found")
+            meets = f"text IN (SELECT code FROM {name}_texts)"
             level = Level(f"{name}_level", HOUR_US, _SEARCH_KEYS, int(rows))
             _add_up(cursor, level.name, HOUR_US, _SEARCH_KEYS, f"base WHERE {meets}", "count(*)")
             return Base("base", (meets,), (level,))
@@ -321,14 +338,16 @@ class Built:
         made: list[Level] = []
         for number, (name, bucket, keys) in enumerate(_CANDIDATES):
             progress("adding up", 0.75 + 0.2 * number / len(_CANDIDATES))
-            finer = [one for one in made if keys <= one.keys and bucket % one.bucket_us == 0]
+            finer = [one for one in made if keys <= one.keys and one.divides(bucket)]
             source, n = "base", "count(*)"
             if finer:
                 source, n = min(finer, key=lambda one: one.rows).name, "sum(n)"
             _add_up(cursor, name, bucket, keys, source, n)
             (rows,) = _one(cursor, f"SELECT count(*) FROM {name}")
-            least = min([self.base_rows // SHRINK, *(one.rows // 2 for one in finer)])
-            if rows > least:
+            most = self.base_rows // SHRINK
+            if bucket != EVER:
+                most = min([most, *(one.rows // 2 for one in finer)])
+            if rows > most:
                 cursor.execute(f"DROP TABLE {name}")
                 continue
             level = Level(name, bucket, keys, int(rows))
@@ -502,9 +521,9 @@ def _encode(
     cursor.execute(f"""
         CREATE OR REPLACE TABLE texts_{into} AS
         SELECT (row_number() OVER (ORDER BY first) - 1)::UINTEGER AS code, text,
-            lower(text) AS low
+            lower(text) AS low, n
         FROM (
-            SELECT coalesce(text, '') AS text, min({TIME_SQL}) AS first
+            SELECT coalesce(text, '') AS text, min({TIME_SQL}) AS first, count(*) AS n
             FROM {source} GROUP BY ALL
         )
         ORDER BY code""")
@@ -558,9 +577,10 @@ def _add_up(
 ) -> None:
     columns = ", ".join(quoted(key) for key in KEYS if key in keys)
     flags = "" if "flags" in keys else ", bit_or(flags) AS flags"
+    t, order = (f"t // {bucket_us} * {bucket_us}", "t") if bucket_us else ("0::BIGINT", "ALL")
     cursor.execute(
-        f"CREATE TABLE {name} AS SELECT t // {bucket_us} * {bucket_us} AS t, {columns}, "
-        f"{n}::BIGINT AS n, min(g) AS g{flags} FROM {source} GROUP BY ALL ORDER BY t"
+        f"CREATE TABLE {name} AS SELECT {t} AS t, {columns}, "
+        f"{n}::BIGINT AS n, min(g) AS g{flags} FROM {source} GROUP BY ALL ORDER BY {order}"
     )
 
 

@@ -1,9 +1,10 @@
 """An index over a case that answers while it is built, grows with the archive, and leaves nothing.
 
 A thread of its own builds and refreshes it; whoever asks is answered from what there is, and told
-how old that is. First there is a sketch, hours by class, read from the archive itself within a
-second or so; then the whole index. Questions may come on any thread. A question on a channel drops
-the one before it on the same channel: a screen that moved on no longer wants that answer.
+how old that is. First there is an outline, how many and when, of what the files say of themselves;
+within seconds a sketch, hours by class; then the whole index. Questions may come on any thread. A
+question on a channel drops the one before it on the same channel: a screen that moved on no longer
+wants that answer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from agentaudit.analysis.explore.asking import arguments as checked
 from agentaudit.analysis.explore.built import Built, Stopped, private_folder
 from agentaudit.analysis.explore.filters import Filter
 from agentaudit.analysis.explore.look import Look, stamps
-from agentaudit.analysis.explore.sketch import Sketch
+from agentaudit.analysis.explore.sketch import Sketch, outline
 from agentaudit.archive.snapshot import Snapshot
 from agentaudit.errors import AgentauditError, QuestionError
 
@@ -250,6 +251,8 @@ class _State:
         self._require_open(fresh)
         try:
             if self.built is None:
+                self.sketch = outline(snap)
+                self.generation += 1
                 self.sketch = Sketch(*fresh.sketch(snap))
                 self.generation += 1
             fresh.build(snap, files, self._report)

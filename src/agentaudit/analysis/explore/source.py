@@ -15,7 +15,7 @@ from typing import Any, Final
 import duckdb
 
 from agentaudit.analysis.explore import meaning
-from agentaudit.analysis.explore.built import WORDS, Base, Built, Level, quoted
+from agentaudit.analysis.explore.built import EVER, WORDS, Base, Built, Level, quoted
 from agentaudit.analysis.explore.filters import MAX_US, Filter, literal
 
 _CODES: Final = {"cls": meaning.GRAVITY, "status": meaning.STATUS, "decision": meaning.DECISION}
@@ -130,21 +130,28 @@ def rows_of(
                 f"WHERE {meant.base_where(first, end)}"
             )
 
-    level = _cheapest(meant.base.levels, needed, step)
-    first = end = 0
-    if level is not None:
-        size = level.bucket_us
-        first, end = -(-since // size) * size, until // size * size
-    if level is not None and end - first >= _WORTH_BUCKETS * level.bucket_us:
+    def added_up(level: Level, first: int, end: int) -> None:
         parts.append(
             f"SELECT t, n, g, flags{shown} FROM {level.name} "
             f"WHERE {_where(first, end, meant.clauses)}"
         )
-        commands(since, first)
-        # What lies behind the last command of the base is not there to be read.
-        commands(end, min(until, max(end, built.base_until)))
-    else:
+
+    is_all = step is None and since <= built.base_since and until >= built.base_until
+    level = _cheapest(meant.base.levels, needed, step, is_all)
+    if level is None:
         commands(since, until)
+    elif level.bucket_us == EVER:
+        added_up(level, 0, MAX_US)
+    else:
+        size = level.bucket_us
+        first, end = -(-since // size) * size, until // size * size
+        if end - first < _WORTH_BUCKETS * size:
+            commands(since, until)
+        else:
+            added_up(level, first, end)
+            commands(since, first)
+            # What lies behind the last command of the base is not there to be read.
+            commands(end, min(until, max(end, built.base_until)))
     if built.tail_rows or not parts:
         parts.append(
             f"SELECT t, 1::BIGINT AS n, g, flags{shown} FROM tail "
@@ -153,11 +160,15 @@ def rows_of(
     return "(" + " UNION ALL ".join(parts) + ")"
 
 
-def _cheapest(levels: Iterable[Level], needed: frozenset[str], step: int | None) -> Level | None:
+def _cheapest(
+    levels: Iterable[Level], needed: frozenset[str], step: int | None, is_all: bool
+) -> Level | None:
     able = [
         level
         for level in levels
-        if needed <= level.keys and (step is None or step % level.bucket_us == 0)
+        if needed <= level.keys
+        and (step is None or level.divides(step))
+        and (is_all or level.bucket_us != EVER)
     ]
     return min(able, key=lambda level: level.rows, default=None)
 
