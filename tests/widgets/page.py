@@ -66,7 +66,7 @@ const model = {
   save_changes: () => {},
   on: (event, listener) => of(event).add(listener),
   off: (event, listener) => of(event).delete(listener),
-  send: (message) => { void ask(message); },
+  send: (message) => { for (const question of message.batch ?? [message]) void ask(question); },
 };
 const isDark = new URLSearchParams(location.search).get("theme") === "dark";
 document.body.dataset.jpThemeLight = String(!isDark);

@@ -178,3 +178,15 @@ def test_hostile_texts_are_values_and_nothing_else() -> None:
     assert shop.calls == [(text, 1)]
     ((answer, _),) = ask(shop, asked(text, {}))
     assert text not in answer["error"]
+
+
+def test_questions_that_come_together_are_answered_each() -> None:
+    shop = Shop()
+    batch = [asked("price", {"name": "tea"}, 1), asked("broken", None, 2), "none", asked("picture")]
+    told: list[Data] = []
+    with pytest.raises(TypeError):
+        shop.answer({"v": 1, "batch": batch}, lambda answer, _: told.append(answer))
+    assert [answer["ok"] for answer in told] == [True, False, True]
+    many = [asked("price", {"name": "tea"}, number) for number in range(40)]
+    assert len(ask(shop, {"v": 1, "batch": many})) == 32
+    assert ask(shop, {"v": 2, "batch": many}) == []

@@ -2,13 +2,15 @@
  * Questions by name, and their answers: one protocol over whatever carries messages.
  *
  * A question is `{v: 1, id, op, args}`; its answer is `{v: 1, id, ok: true, data}` with buffers
- * beside it, or `{v: 1, id, ok: false, error, hint?}`. What happens on the other side without a
- * question is `{v: 1, event, data}`. What carries them is a widget's messages
+ * beside it, or `{v: 1, id, ok: false, error, hint?}`. Questions of one moment go together, as
+ * `{v: 1, batch: [question, …]}`. What happens on the other side without a question is
+ * `{v: 1, event, data}`. What carries them is a widget's messages
  * (`channel`), HTTP, or a page that has the answers in it. A browser
  * never says more than a name and parameters: no SQL, and no path.
  */
 
 const ANSWER_TIMEOUT_MS = 60_000;
+const MAX_BATCH = 32;
 
 export interface Answer<Data = unknown> {
   data: Data;
@@ -72,6 +74,18 @@ export function channel(
   const waiting = new Map<number, Waiting>();
   const listeners = new Map<string, Set<(data: never) => void>>();
 
+  // What carries a message costs more than most answers do.
+  const posted: unknown[] = [];
+  const post = (question: unknown): void => {
+    posted.push(question);
+    if (posted.length === 1) queueMicrotask(flush);
+    else if (posted.length === MAX_BATCH) flush();
+  };
+  const flush = (): void => {
+    const batch = posted.splice(0);
+    if (batch.length) send(batch.length === 1 ? batch[0] : { v: 1, batch });
+  };
+
   const settle = (id: number): Waiting | undefined => {
     const asked = waiting.get(id);
     waiting.delete(id);
@@ -88,7 +102,7 @@ export function channel(
           settle(id)?.reject(new Error("the kernel did not answer; is it running, or busy?"));
         }, timeout);
         waiting.set(id, { resolve: resolve as Waiting["resolve"], reject, timer });
-        send({ v: 1, id, op, args });
+        post({ v: 1, id, op, args });
       });
     },
     listen<Data>(event: string, hear: (data: Data) => void): () => void {
@@ -112,6 +126,7 @@ export function channel(
       else asked.reject(new Refused(answer.error || "the kernel could not answer", answer.hint));
     },
     close() {
+      posted.length = 0;
       for (const id of [...waiting.keys()]) settle(id)?.reject(new Closed());
     },
   };

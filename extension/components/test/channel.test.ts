@@ -10,24 +10,30 @@ interface Sent {
   args: Record<string, unknown>;
 }
 
-/** A channel whose questions are kept in `sent`, and whose clock is run by hand. */
+/** A channel whose questions are kept in `sent`, all of `messages`, and whose clock is run by hand. */
 function opened() {
   const sent: Sent[] = [];
+  const messages: (Sent & { batch?: Sent[] })[] = [];
   const set = new Map<number, () => void>();
   let last = 0;
   const timers = {
     setTimeout: (run: () => void) => (set.set((last += 1), run), last),
     clearTimeout: (id: number) => set.delete(id),
   };
-  const carried = channel((message) => sent.push(message as Sent), { timers });
+  const carried = channel((message) => {
+    const carries = message as (typeof messages)[number];
+    messages.push(carries);
+    sent.push(...(carries.batch ?? [carries]));
+  }, { timers });
   const idOf = (place: number) => sent[place]?.id;
-  return { carried, sent, idOf, timers: set, expire: () => [...set.values()].forEach((run) => run()) };
+  return { carried, sent, messages, idOf, timers: set, expire: () => [...set.values()].forEach((run) => run()) };
 }
 
 test("answers find their questions, in whatever order they come", async () => {
   const { carried, sent, idOf } = opened();
   const first = carried.request("page", { numbers: [1] });
   const second = carried.request("command", { command_no: 2 });
+  await null;
   assert.deepEqual(sent.map(({ v, op, args }) => [v, op, args]), [
     [1, "page", { numbers: [1] }],
     [1, "command", { command_no: 2 }],
@@ -41,12 +47,25 @@ test("answers find their questions, in whatever order they come", async () => {
   assert.deepEqual(await second, { data: "second", buffers: [buffer] });
 });
 
+test("questions of one moment go in one message, as far as it has room", async () => {
+  const { carried, messages, sent } = opened();
+  void carried.request("alone");
+  await null;
+  for (let i = 0; i < 33; i += 1) void carried.request("together", { i });
+  await null;
+  assert.deepEqual(messages.map((each) => each.batch?.length ?? 1), [1, 32, 1]);
+  assert.deepEqual(sent.slice(1).map((each) => each.args["i"]), [...Array(33).keys()]);
+  assert.equal(messages[1]?.v, 1);
+});
+
 test("what is refused says why, and what to do about it", async () => {
   const { carried, idOf } = opened();
   const refused = carried.request("run", { text: "" });
+  await null;
   carried.receive({ v: 1, id: idOf(0), ok: false, error: "no", hint: "do this" });
   await assert.rejects(refused, (error) => error instanceof Refused && error.message === "no" && error.hint === "do this");
   const silent = carried.request("run");
+  await null;
   carried.receive({ v: 1, id: idOf(1), ok: false });
   await assert.rejects(silent, /the kernel could not answer/);
 });
@@ -66,6 +85,7 @@ test("a question that is never answered fails, and so does one whose channel is 
 test("messages of another language are left alone", async () => {
   const { carried, idOf } = opened();
   const asked = carried.request("open");
+  await null;
   for (const message of [null, undefined, 5, "open", [], {}, { v: 2, id: idOf(0), ok: true }, { v: 1 }]) carried.receive(message);
   carried.receive({ v: 1, id: idOf(0), ok: true, data: 1 });
   assert.equal((await asked).data, 1);

@@ -2,19 +2,23 @@
 
 A question is `{"v": 1, "id": n, "op": name, "args": {…}}`. Its answer has the same number,
 and either `"ok": true` with `data`, beside buffers of bytes, or `"ok": false` with an `error` and a
-`hint`. A page never sends SQL or a path: it names a method that is marked with `question`, and
-gives plain values, which that method checks, because whoever drew the page may be hostile.
+`hint`. Questions of one moment may come together, `{"v": 1, "batch": [question, …]}`, at most 32;
+each is answered by itself. A page never sends SQL or a path: it names a method that is marked with
+`question`, and gives plain values, which that method checks, because whoever drew the page may be
+hostile.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Final, TypeVar
 
 from agentaudit.errors import AgentauditError, QuestionError
 
 VERSION: Final = 1
+MAX_BATCH: Final = 32
 
 Data = dict[str, Any]
 Buffered = tuple[Data, list[bytes]]
@@ -35,15 +39,25 @@ class Questions:
     """Answers questions with its marked methods, on whatever thread they come."""
 
     def answer(self, message: object, send: Send) -> None:
-        """Answer one question of a page by `send`; always, or the page would wait for ever.
+        """Answer a page's question, or several, by `send`; always, or it would wait for ever.
 
         What is no question of this version is passed over.
 
         Raises:
-            Exception: the answer failed in a way that nobody foresaw; the page has been told.
+            Exception: an answer failed in a way that nobody foresaw; the page has been told.
         """
         if not isinstance(message, dict) or message.get("v") != VERSION:
             return
+        batch = message.get("batch")
+        if not isinstance(batch, list):
+            self._answer(message, send)
+            return
+        with ExitStack() as each:  # one that fails does not keep the others from their answers
+            for one in reversed(batch[:MAX_BATCH]):
+                if isinstance(one, dict):
+                    each.callback(self._answer, one, send)
+
+    def _answer(self, message: Data, send: Send) -> None:
         answer: Data = {"v": VERSION, "id": message.get("id")}
         try:
             data, buffers = self.ask(message.get("op"), message.get("args") or {})
