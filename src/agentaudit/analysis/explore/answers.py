@@ -25,12 +25,15 @@ from agentaudit.errors import QuestionError
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
 SESSION_ORDERS: Final = ("newest", "oldest", "gravest", "most")
+OPEN_FACETS: Final = tuple(facet for facet in FACETS if facet not in ("cls", "status", "decision"))
+"""Facets of words that were recorded: of these there may be any number."""
 MAX_LANES = 64
 MAX_WIDTH = 4_096
 MAX_MARKS = 5_000
 MAX_ROWS = 500
 MAX_SESSIONS = 500
 TOP_VALUES = 50
+MAX_FOUND = 200
 TEXT_CHARACTERS = 300
 _KEPT_HOURS = 64
 
@@ -48,6 +51,10 @@ DROPPED: Final = "question: a newer one came on its channel"
 
 class Superseded(QuestionError):
     """A newer question on the same channel has taken this one's place; nobody waits for it."""
+
+
+class Rebuilt(QuestionError):
+    """What was asked about was an id of an index that another has replaced: there it is another."""
 
 
 class Turn:
@@ -253,6 +260,34 @@ class Answers:
             more = counts[0][3] - len(counts) if counts else 0
             found[facet] = {"values": values, "more": more}
         return {"facets": found}, []
+
+    def values(
+        self, *, facet: str, text: str, offset: int, limit: int
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """The values of one facet that contain `text`, in any case, counted as `facets` counts.
+
+        Facts: `values` (name and count, the most frequent first, behind `offset` of them) and how
+        many there are in all, `n`.
+        """
+        column = _COLUMNS.get(facet, facet)
+        table, word = f"words_{facet}", "word"
+        if facet == "session":
+            table, word = "session_numbers", "session_id::VARCHAR"
+        elif facet in ("risk", "table"):
+            table = f"items_{column}"
+        rows = rows_of(self._built, self._condition(facet), (column,), 0, MAX_US)
+        found = self._many(
+            f"WITH counted AS (SELECT {quoted(column)}::UINTEGER AS code, sum(n)::BIGINT AS n "
+            f"FROM {rows} GROUP BY 1), "
+            f"named AS (SELECT {word} AS word, sum(n)::BIGINT AS n "
+            f"FROM counted JOIN {table} USING (code) GROUP BY 1) "
+            "SELECT word, n, count(*) OVER () AS of FROM named "
+            "WHERE contains(lower(word), lower($text)) "
+            f"ORDER BY n DESC, word LIMIT {limit} OFFSET {offset}",
+            {"text": text},
+        )
+        n = found[0][2] if found else 0
+        return {"values": [[name, count] for name, count, _ in found], "n": n}, []
 
     def rows(
         self,
