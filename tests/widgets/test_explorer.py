@@ -268,7 +268,7 @@ def test_a_command_that_is_not_there_cannot_be_selected(recorded: Recorded) -> N
         ("rows", {"filter": {}, "newest": True, "offset": -1, "limit": 10}),
         ("rows", {"filter": {"text": "x" * 10_000}, "newest": True, "offset": 0, "limit": 10}),
         ("rows", {"filter": {}, "newest": True, "offset": 0, "limit": 10, "sql": "SELECT 1"}),
-        ("count", {"filter": {}, "of": "events"}),
+        ("count", {"filter": {"cls": ["events"]}}),
         ("code", {"filter": {"sql": "SELECT 1"}}),
         ("replay", {"session": ["x"], "op": "open", "args": {}}),
         ("replay", {"session": "0" * 32, "op": "open", "args": {}}),

@@ -4,7 +4,7 @@ import { el } from "./dom.ts";
 import { listWindow } from "./list-window.ts";
 import { measured } from "./measured.ts";
 
-const PAGE = 100;
+export const PAGE = 100;
 const KEPT_PAGES = 40;
 const MORE_ROWS = 2;
 const SETTLE_MS = 40;
@@ -23,8 +23,8 @@ interface Options<Row> {
 
 export interface VirtualList<Row> {
   readonly element: HTMLElement;
-  /** Begin anew with so many rows; the active one is forgotten. */
-  reset(total: number): void;
+  /** Begin anew with so many rows, the `first` of which are here; the active one is forgotten. */
+  reset(total: number, first?: readonly Row[]): void;
   /** Make a place the active one, in view, and say so by `onActive`. */
   goTo(place: number): void;
   /** The same without a word: somebody else has said it. */
@@ -171,7 +171,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
 
   return {
     element,
-    reset(rowsNow) {
+    reset(rowsNow, first = []) {
       generation += 1;
       total = rowsNow;
       place = -1;
@@ -179,6 +179,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
       isWanted = false;
       pages.clear();
       waiting.clear();
+      if (first.length) pages.set(0, first);
       inView.resize(total);
       element.scrollTop = 0;
       draw();

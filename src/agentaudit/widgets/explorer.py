@@ -107,12 +107,9 @@ class ExplorerQuestions(Questions):
         return self._ask("values", filter=filter, facet=facet, **page)
 
     @question
-    def count(self, filter: Any, of: Any) -> Data:
-        """How many commands, or sessions with such, there are; null while that is not known."""
-        if of not in ("commands", "sessions"):
-            raise QuestionError("of: commands or sessions expected")
-        found = self._ask("rows" if of == "commands" else "sessions", filter=filter, limit=1)
-        return {"n": found["n"]}
+    def count(self, filter: Any) -> Data:
+        """How many commands match; null while that is not known."""
+        return {"n": self._ask("position", filter=filter, order="oldest", t=0)["n"]}
 
     @question
     def rows(self, filter: Any, newest: Any, offset: Any, limit: Any) -> Buffered:

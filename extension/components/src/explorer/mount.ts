@@ -12,7 +12,7 @@ import { measured } from "../measured.ts";
 import { plain } from "../text.ts";
 import { count, counted, duration, moment } from "../units.ts";
 import { Lifetime, notices } from "../view.ts";
-import { virtualList } from "../virtual-list.ts";
+import { PAGE, virtualList } from "../virtual-list.ts";
 import { code } from "./code.ts";
 import { facets } from "./facets.ts";
 import { between, given, Scope, type Filter, type Selected, type Told } from "./scope.ts";
@@ -270,18 +270,26 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     const mine = listing;
     const began = performance.now();
     try {
-      const { data } = await ask<{ n: number | null }>("count", { filter: scope.filter, of: "commands" });
-      const of = tab === "commands" ? data.n : (await ask<{ n: number | null }>("count", { filter: scope.filter, of: tab })).data.n;
+      const { filter } = scope;
+      const counting = () => ask<{ n: number | null }>("count", { filter });
+      const listingOf = (op: string) => ask<{ n: number | null }>(op, { filter, newest, offset: 0, limit: PAGE });
+      const isOfCommands = tab === "commands";
+      const [told, page] = !parts.has("list")
+        ? [await counting(), null]
+        : isOfCommands
+          ? await listingOf("rows").then((answer) => [answer, answer])
+          : await Promise.all([counting(), listingOf("sessions")]);
       if (mine !== listing || lifetime.isOver) return;
-      drawTitle(data.n);
-      if (data.n !== null) lines.say(`${counted(data.n, "command")} match`);
-      if (!parts.has("list")) return;
-      listTotal = of ?? 0;
+      drawTitle(told.data.n);
+      if (told.data.n !== null) lines.say(`${counted(told.data.n, "command")} match`);
+      if (!page) return;
+      listTotal = page.data.n ?? 0;
       listed = opened?.stamp ?? "";
       fresh.hidden = true;
       drawTabs();
-      (tab === "commands" ? commands : sessions).reset(listTotal);
-      measured("count", began);
+      if (isOfCommands) commands.reset(listTotal, objects<Command>(page.buffers[0]));
+      else sessions.reset(listTotal, objects<SessionRow>(page.buffers[0]));
+      measured("rows", began);
     } catch (error) {
       ignore();
     }

@@ -228,8 +228,10 @@ export function mountTimeline(
       measured("move", began);
       return;
     }
+    // Whoever goes on is answered where they have come to, not for each step on the way.
     clearTimeout(timer);
-    timer = setTimeout(ask, isNew ? 0 : SETTLE_MS);
+    if (isNew || !plot.hasAttribute("aria-busy")) void ask();
+    else timer = setTimeout(ask, SETTLE_MS);
   }
 
   async function ask(): Promise<void> {

@@ -155,13 +155,14 @@ class Answers:
             min(bins.until, MAX_US),
             bins.step,
         )
-        lane = "0" if column is None else quoted(column)
-        cells = self._arrow(
-            f"SELECT {lane}::UINTEGER AS lane, ((t - {bins.origin}) // {bins.step})::USMALLINT "
-            f"AS bin, sum(n)::BIGINT AS n, min(g) AS g, bit_or(flags) AS flags "
-            f"FROM {rows} GROUP BY ALL"
-        )
-        named, cells = self._lanes(lanes, cells)
+        if column == "session":
+            named, cells = self._binned_sessions(meant, bins, rows)
+        else:
+            lane = "0" if column is None else quoted(column)
+            found = self._arrow(
+                f"SELECT {lane}::UINTEGER AS lane, {_binned(bins)} FROM {rows} GROUP BY ALL"
+            )
+            named, cells = self._lanes(lanes, found)
         drawn = pa.table(
             {
                 "lane": cells["lane"],
@@ -485,6 +486,46 @@ class Answers:
             )
         return named, cells
 
+    def _binned_sessions(
+        self, meant: Condition, bins: Bins, rows: str
+    ) -> tuple[list[dict[str, Any]], pa.Table]:
+        """Return the lanes of sessions and their cells, as `_lanes` would.
+
+        There may be more cells of sessions than a screen has pixels: which of them are shown is
+        asked first, and the others are added up where they are.
+        """
+        whole = rows_of(self._built, meant, ("session",), bins.origin, min(bins.until, MAX_US))
+        mild = f"g >> {meaning.SEVERITY_BITS}"
+        totals = self._many(
+            "WITH totals AS (SELECT session, sum(n)::BIGINT AS n, min(g) AS g "
+            f"FROM {whole} GROUP BY session), "
+            f"ranked AS (SELECT *, {mild} AS mild, count(*) OVER () AS of, "
+            f"row_number() OVER (ORDER BY {mild}, n DESC, session) AS place FROM totals) "
+            f"SELECT if(place < {MAX_LANES} OR of = {MAX_LANES}, session, NULL) AS session, "
+            "sum(n)::BIGINT, min(mild), count(*) FROM ranked GROUP BY 1 ORDER BY min(place)"
+        )
+        shown = [each for each in totals if each[0] is not None]
+        names = self._words("session", [code for code, _, _, _ in shown])
+        named: list[dict[str, Any]] = [
+            {"name": name, "n": n, "severity": 3 - mild}
+            for name, (_, n, mild, _) in zip(names, shown, strict=True)
+        ]
+        named += [
+            {"name": None, "n": n, "severity": 3 - mild, "others": others}
+            for code, n, mild, others in totals
+            if code is None
+        ]
+        codes = _listed([code for code, _, _, _ in shown])
+        numbered = (
+            f"(SELECT unnest([{codes}])::UINTEGER AS session, "
+            f"unnest(range({len(shown)}))::UTINYINT AS number)"
+        )
+        cells = self._arrow(
+            f"SELECT coalesce(number, {MAX_LANES - 1})::UTINYINT AS lane, {_binned(bins)} "
+            f"FROM {rows} LEFT JOIN {numbered} USING (session) GROUP BY ALL"
+        )
+        return named, cells
+
     def _names(self, lanes: str, codes: list[int]) -> list[str]:
         if lanes == "none":
             return ["" for _ in codes]
@@ -565,6 +606,14 @@ class Answers:
             return self._arrow(sql)
         finally:
             self._cursor.unregister("cells")
+
+
+def _binned(bins: Bins) -> str:
+    """Return the SQL of a cell: its bin, and what it adds up."""
+    return (
+        f"((t - {bins.origin}) // {bins.step})::USMALLINT AS bin, sum(n)::BIGINT AS n, "
+        "min(g) AS g, bit_or(flags) AS flags"
+    )
 
 
 def _graveness(g: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
