@@ -122,3 +122,26 @@ def test_verify_remembers_what_it_found_sound_and_nothing_else(site: Site) -> No
     assert found is not None
     assert found.trusted
     assert found.checkpoint == result.checkpoints["gw1"]
+
+
+@pytest.fixture(scope="module")
+def heard_by_one() -> Known | None:
+    before = known.recall("log")
+    known.remember(seen(1))
+    return before
+
+
+@pytest.fixture(scope="module")
+def heard_by_another() -> Known | None:
+    before = known.recall("log")
+    known.remember(seen(1, key="log+05060708+def"))
+    return before
+
+
+def test_what_a_fixture_of_a_module_remembers_no_other_hears_of(
+    heard_by_one: Known | None, heard_by_another: Known | None
+) -> None:
+    # Of logs that share a name, one would be said to be signed otherwise "as remembered".
+    assert heard_by_one is None
+    assert heard_by_another is None
+    assert known.recall("log") is None

@@ -70,7 +70,7 @@ const model = {
 };
 const isDark = new URLSearchParams(location.search).get("theme") === "dark";
 document.body.dataset.jpThemeLight = String(!isDark);
-window.traits = traits;
+Object.assign(window, { traits, model });
 window.leave = await widget.render({ model, el: document.getElementById("root") });
 """
 

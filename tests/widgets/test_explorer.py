@@ -8,6 +8,7 @@ import json
 import weakref
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pytest
@@ -19,6 +20,8 @@ from agentaudit.widgets import CommandFilter, Explorer, Replay, Timeline
 from tests.analysis.recording import Recorded, Script, record
 
 FAR = 4_000_000_000_000_000
+HOUR_US = 3_600_000_000
+FIRST = {"newest": False, "offset": 0, "limit": 1}
 
 
 class Page:
@@ -93,6 +96,7 @@ def test_pages_of_the_list_and_the_place_of_a_command_in_it_agree(recorded: Reco
     _, page = explored(recorded)
     for newest in (True, False):
         rows = page.table("rows", filter={}, newest=newest, offset=0, limit=100)
+        build = page.answers[-1][0]["data"]["build"]
         for place, row in enumerate(rows):
             found = page.ask(
                 "place",
@@ -102,7 +106,7 @@ def test_pages_of_the_list_and_the_place_of_a_command_in_it_agree(recorded: Reco
                 command=row["command_no"],
             )
             assert found == {"place": place}
-            which = page.ask("which", id=row["id"])
+            which = page.ask("which", id=row["id"], build=build)
             assert (which["session"], which["command_no"]) == (
                 row["session_id"],
                 row["command_no"],
@@ -120,13 +124,37 @@ def test_steps_lead_through_all_errors_in_both_directions(recorded: Recorded) ->
     errors = page.table("rows", filter=grave, newest=False, offset=0, limit=100)
     assert len(errors) >= 2
     seen = []
-    t, identity = 0, 0
-    while row := page.table("step", filter=grave, direction=1, t=t, id=identity):
+    place: dict[str, Any] = {"t": 0, "session": None, "command": None}
+    while row := page.table("step", filter=grave, direction=1, **place):
         seen.append(row[0]["id"])
-        t, identity = row[0]["t"], row[0]["id"]
+        place = {"t": 0, "session": row[0]["session_id"], "command": row[0]["command_no"]}
     assert seen == [row["id"] for row in errors]
-    (before,) = page.table("step", filter=grave, direction=-1, t=t, id=identity)
+    (before,) = page.table("step", filter=grave, direction=-1, **place)
     assert before["id"] == errors[-2]["id"]
+    gone = {"t": errors[-1]["t"], "session": str(UUID(int=5)), "command": 1}
+    (nearest,) = page.table("step", filter=grave, direction=1, **gone)
+    assert nearest["id"] == errors[-1]["id"], "what is gone is stepped on from by its time"
+
+
+def test_an_id_that_a_page_kept_over_a_rebuild_is_no_other_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = record(tmp_path, Script().query("SELECT 1").query("SELECT 2"), later_us=HOUR_US)
+    explorer, page = explored(recorded)
+    kept = page.table("rows", filter={}, newest=False, offset=0, limit=1)[0]
+    build = page.answers[-1][0]["data"]["build"]
+    here = {"t": kept["t"], "session": kept["session_id"], "command": kept["command_no"]}
+    (behind,) = page.table("step", filter={}, direction=1, **here)
+    # A session of before that one takes its number in an index that is built anew.
+    monkeypatch.setattr("agentaudit.analysis.explore.index._TAIL_ROWS", 0)
+    record(tmp_path, Script().query("DROP TABLE a").query("DROP TABLE b"))
+    assert explorer.scope.index.refresh(60)
+    (again,) = page.table("rows", filter={"session": [kept["session_id"]]}, **FIRST)
+    assert again["id"] != kept["id"], "else this test shows nothing"
+    nothing = page.ask("which", id=kept["id"], build=build)
+    assert (nothing["session"], nothing["command_no"]) == (None, None)
+    (after,) = page.table("step", filter={}, direction=1, **here)
+    assert (after["session_id"], after["text"]) == (behind["session_id"], "SELECT 2")
 
 
 def test_a_session_replays_behind_the_same_channel(recorded: Recorded) -> None:
@@ -144,13 +172,17 @@ def test_views_given_the_same_explorer_follow_each_other(recorded: Recorded) -> 
     explorer, page = explored(recorded)
     timeline = Timeline(explorer)
     other = Page(timeline)
-    page.ask("scope", filter={"status": ["error"]}, selected=None)
+    answer = page.ask("scope", change={"filter": {"status": ["error"]}})
+    assert (answer["filter"], answer["selected"]) == ({"status": ["error"]}, None)
     assert timeline.filter == Filter(status=("error",))
-    assert other.told == [{"filter": {"status": ["error"]}, "selected": None}]
-    assert page.told == [], "whoever said it is not told"
+    # Whoever said it is told too: another page may show the same widget.
+    assert other.told == page.told == [answer]
     chosen = {"session": recorded.sessions[0], "command": 2}
-    other.ask("scope", filter={"status": ["error"]}, selected=chosen)
-    assert page.told == [{"filter": {"status": ["error"]}, "selected": chosen}]
+    selected = other.ask("scope", change={"selected": chosen})
+    assert page.told[-1] == selected
+    assert (selected["filter"], selected["selected"]) == ({"status": ["error"]}, chosen)
+    assert selected["number"] == answer["number"] + 1
+    assert selected["scope"] == answer["scope"]
     assert explorer.selected is not None
     assert str(explorer.session.id) == recorded.sessions[0]
     assert explorer.replay().command_no == 2
@@ -158,6 +190,21 @@ def test_views_given_the_same_explorer_follow_each_other(recorded: Recorded) -> 
     assert page.told[-1]["filter"] == other.told[-1]["filter"] == {}
     with pytest.raises(QuestionError, match="shared"):
         CommandFilter(timeline, user="ana")
+
+
+def test_what_two_pages_change_at_once_is_both_in_force(recorded: Recorded) -> None:
+    explorer, page = explored(recorded, agent=["b", "a"])
+    page.ask("scope", change={"filter": {"user": ["ana"]}})
+    page.ask("scope", change={"filter": {"status": ["error"], "since": 5}})
+    page.ask("scope", change={"selected": {"session": recorded.sessions[0], "command": 1}})
+    assert explorer.filter == Filter(agent=("a", "b"), user=("ana",), status=("error",), since=5)
+    page.ask("scope", change={"filter": {"user": [], "since": None}})
+    assert explorer.filter == Filter(agent=("a", "b"), status=("error",))
+    assert explorer.selected is not None
+    number = page.told[-1]["number"]
+    told = len(page.told)
+    again = page.ask("scope", change={"filter": {"status": ["error"]}})
+    assert (again["number"], len(page.told)) == (number, told), "nothing is other than it was"
 
 
 def test_a_replay_follows_what_is_selected_and_leads_where_it_is_moved(recorded: Recorded) -> None:
@@ -176,7 +223,7 @@ def test_a_replay_follows_what_is_selected_and_leads_where_it_is_moved(recorded:
     replay.command_no = 2
     assert explorer.selected == (replay.session.id, 2)
     assert page.told[-1]["selected"] == {"session": first, "command": 2}
-    page.ask("scope", filter={}, selected={"session": second, "command": 0})
+    page.ask("scope", change={"selected": {"session": second, "command": 0}})
     assert (replay.session_id, replay.command_no) == (second, 0)
 
 
@@ -207,22 +254,30 @@ def test_a_command_that_is_not_there_cannot_be_selected(recorded: Recorded) -> N
 @pytest.mark.parametrize(
     ("op", "args"),
     [
-        ("scope", {"filter": {"cls": ["x"]}, "selected": None}),
-        ("scope", {"filter": {}, "selected": {"session": "../x", "command": 1}}),
-        ("scope", {"filter": {}, "selected": {"session": 5, "command": 1}}),
-        ("scope", {"filter": {}, "selected": {"session": "0" * 32, "command": -1}}),
-        ("scope", {"filter": {}, "selected": "x"}),
+        ("scope", {"change": {"filter": {"cls": ["x"]}, "selected": None}}),
+        ("scope", {"change": {"filter": ["cls"]}}),
+        ("scope", {"change": {"filter": {"status": ["ok"]}, "selected": {"session": "../x"}}}),
+        ("scope", {"change": {"selected": {"session": 5, "command": 1}}}),
+        ("scope", {"change": {"selected": {"session": "0" * 32, "command": -1}}}),
+        ("scope", {"change": {"selected": "x"}}),
+        ("scope", {"change": {"number": 7}}),
+        ("scope", {"change": None}),
         ("look", {"filter": {}, "since": 0, "until": 1, "width": 10**9, "lanes": "none"}),
         ("look", {"filter": {}, "since": 0, "until": 1, "width": 9, "lanes": "text"}),
         ("look", {"filter": {}, "since": 0, "until": 1, "width": 9, "lanes": "none", "channel": 5}),
         ("rows", {"filter": {}, "newest": True, "offset": -1, "limit": 10}),
         ("rows", {"filter": {"text": "x" * 10_000}, "newest": True, "offset": 0, "limit": 10}),
         ("rows", {"filter": {}, "newest": True, "offset": 0, "limit": 10, "sql": "SELECT 1"}),
-        ("count", {"filter": {}, "of": "events"}),
+        ("count", {"filter": {"cls": ["events"]}}),
         ("code", {"filter": {"sql": "SELECT 1"}}),
         ("replay", {"session": ["x"], "op": "open", "args": {}}),
         ("replay", {"session": "0" * 32, "op": "open", "args": {}}),
-        ("which", {"id": "1; DROP TABLE base"}),
+        ("which", {"id": "1; DROP TABLE base", "build": 1}),
+        ("which", {"id": 1, "build": None}),
+        ("values", {"filter": {}, "facet": "text", "text": "", "offset": 0, "limit": 50}),
+        ("values", {"filter": {}, "facet": "user", "text": "x" * 9_000, "offset": 0, "limit": 50}),
+        ("values", {"filter": {}, "facet": "user", "text": "", "offset": 0, "limit": 10**6}),
+        ("values", {"filter": {}, "facet": ["user"], "text": "", "offset": 0, "limit": 50}),
         ("ask", {"name": "open", "args": {}}),
         ("still", {}),
         ("__init__", {"scope": None}),
@@ -244,8 +299,10 @@ def test_nothing_recorded_is_saved_with_the_notebook(recorded: Recorded) -> None
     explorer, page = explored(recorded, user="copilot-7", text="emial")
     page.ask(
         "scope",
-        filter={"text": "hunter2"},
-        selected={"session": recorded.sessions[0], "command": 1},
+        change={
+            "filter": {"text": "hunter2"},
+            "selected": {"session": recorded.sessions[0], "command": 1},
+        },
     )
     state = json.dumps(
         {k: str(v) for k, v in explorer.get_state().items() if not k.startswith("_")}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 import agentaudit as aa
 from agentaudit.analysis.explore import Filter
 from agentaudit.widgets.explorer import ExplorerQuestions
 from agentaudit.widgets.scope import Scope
-from tests.analysis.recording import hostile, investigation, record
+from tests.analysis.recording import Script, hostile, investigation, record
 from tests.widgets.page import keep, require_accessible, serving
 from tests.widgets.test_in_jupyterlab import browser
 
@@ -37,9 +38,19 @@ def scope(tmp_path_factory: pytest.TempPathFactory) -> Scope:
 
 @pytest.fixture
 def address(scope: Scope) -> Iterator[str]:
-    scope.change(Filter(), None)
+    scope.narrow(Filter())
+    scope.select(None)
     with serving(ExplorerQuestions(scope), "explorer", {"parts": ALL, "lanes": "none"}) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Scope:
+    """Of more users than a facet shows at once."""
+    sessions = [Script(user=f"user-{n:02}").query(f"SELECT {n}") for n in range(120)]
+    scope = Scope(aa.load(record(tmp_path_factory.mktemp("many"), *sessions).path), Filter())
+    assert scope.index.wait(60)
+    return scope
 
 
 @pytest.fixture
@@ -144,6 +155,126 @@ def test_all_of_it_by_keys_alone(address: str, page: Page, scope: Scope) -> None
     expect(replay).to_have_count(0)
 
 
+@pytest.mark.parametrize("gesture", ["Enter", "double click"])
+@pytest.mark.parametrize("moves_on", [False, True], ids=["stays", "moves on"])
+def test_a_row_that_is_not_here_yet_opens_when_it_comes(
+    address: str, page: Page, gesture: str, moves_on: bool
+) -> None:
+    opened(page, address)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if json.loads(route.request.post_data or "")["op"] == "sessions":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/ask", hold)
+    page.locator(".aa-x-tab", has_text="Sessions").click()
+    row = page.locator(".aa-x-row").nth(1)
+    expect(row).to_have_text("…")
+    if gesture == "Enter":
+        row.click()
+        page.keyboard.press("Enter")
+    else:
+        row.dblclick()
+    if moves_on:
+        page.keyboard.press("ArrowDown")
+    expect(page.locator(".aa-x-drawer")).to_be_hidden()
+    held[0].continue_()
+    expect(row).not_to_have_text("…")
+    if moves_on:
+        expect(page.locator(".aa-x-row.aa-active")).to_have_attribute("aria-posinset", "3")
+        expect(page.locator(".aa-x-drawer")).to_be_hidden()
+        page.keyboard.press("Enter")
+    expect(page.locator(".aa-x-drawer .aa-detail .aa-statement")).to_be_visible()
+
+
+def test_pages_that_share_a_scope_come_to_show_the_same(
+    address: str, browser: Browser, page: Page, scope: Scope
+) -> None:
+    opened(page, address)
+    other = opened(browser.new_page(viewport={"width": 1400, "height": 860}), address)
+    # Neither has heard of the other's choice when it makes its own.
+    facet(page, "read")
+    facet(other, "error")
+    for each in (page, other):
+        expect(each.locator(".aa-chip")).to_have_count(2)
+        expect(each.locator(".aa-chip").first).to_contain_text("read")
+    assert scope.filter.cls == ("read",)
+    assert scope.filter.flags or scope.filter.status
+    other.close()
+
+
+def test_lanes_set_in_python_are_those_of_the_page(address: str, page: Page) -> None:
+    opened(page, address)
+    page.evaluate("() => window.model.set('lanes', 'user')")
+    expect(page.get_by_label("Lanes")).to_have_value("user")
+    expect(page.locator(".aa-lane-name")).to_have_count(2)
+    page.get_by_label("Lanes").select_option("agent")
+    assert page.evaluate("() => window.traits.lanes") == "agent"
+
+
+@pytest.mark.parametrize("ends_by", ["Escape", "?"])
+def test_the_help_of_the_timeline_takes_the_focus_keeps_it_and_gives_it_back(
+    address: str, page: Page, ends_by: str
+) -> None:
+    opened(page, address)
+    plot = page.locator(".aa-plot")
+    plot.focus()
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog", name="Keys")
+    expect(dialog).to_be_focused()
+    for key in ("Tab", "Shift+Tab", "/", "ArrowDown"):
+        page.keyboard.press(key)
+        expect(dialog).to_be_focused()
+    require_accessible(page)
+    keep(page, "explorer-keys")
+    page.keyboard.press(ends_by)
+    expect(dialog).to_be_hidden()
+    expect(plot).to_be_focused()
+    button = page.get_by_role("button", name="Keyboard help of the timeline")
+    button.press("Enter")
+    expect(dialog).to_be_focused()
+    page.keyboard.press(ends_by)
+    expect(button).to_be_focused()
+
+
+def test_every_value_of_a_facet_can_be_reached_by_keys(page: Page, many: Scope) -> None:
+    traits = {"parts": ["facets", "code"], "lanes": "none"}
+    with serving(ExplorerQuestions(many), "explorer", traits) as address:
+        page.goto(address)
+        users = page.locator(".aa-facet", has_text="User")
+        more = users.get_by_role("button", name="more of User")
+        expect(more).to_have_text("113 more")
+        more.press("Enter")
+        expect(users.locator(".aa-facet-value")).to_have_count(50)
+        for shown, left in ((100, "20 more"), (120, "")):
+            more.press("Enter")
+            expect(users.locator(".aa-facet-value")).to_have_count(shown)
+            if left:
+                expect(more).to_have_text(left)
+                expect(more).to_be_focused()
+        expect(more).to_have_count(0)
+        expect(users.locator(".aa-facet-value").last).to_be_focused()
+        expect(page.locator(".aa-facets [role=status]")).to_have_text("120 values, 120 shown")
+        names = users.locator(".aa-facet-value span").all_inner_texts()
+        assert set(names) == {f"user-{n:02}" for n in range(120)}
+        field = users.get_by_role("searchbox", name="Look for a value of User")
+        field.press_sequentially("USER-11")
+        expect(users.locator(".aa-facet-value")).to_have_count(11)
+        expect(field).to_be_focused()
+        expect(page.locator(".aa-facets [role=status]")).to_contain_text("found")
+        require_accessible(page)
+        keep(page, "explorer-facet")
+        users.locator(".aa-facet-value", has_text="user-117").press("Enter")
+        assert until(lambda: many.filter == Filter(user=("user-117",)))
+        expect(users.locator(".aa-facet-value[aria-pressed=true]")).to_have_text("user-1171")
+        expect(users.locator(".aa-facet-value")).to_have_count(11)
+        expect(page.locator(".aa-x-title")).to_contain_text("1 of 120 commands")
+        page.goto("about:blank")
+
+
 def test_the_timeline_steps_through_errors_and_keeps_what_is_in_view(
     address: str, page: Page, scope: Scope
 ) -> None:
@@ -224,7 +355,8 @@ def test_nothing_in_it_keeps_anybody_out(address: str, page: Page, theme: str) -
     ids=["timeline", "filter"],
 )
 def test_a_part_works_alone(page: Page, scope: Scope, parts: list[str], there: str) -> None:
-    scope.change(Filter(), None)
+    scope.narrow(Filter())
+    scope.select(None)
     traits = {"parts": parts, "lanes": "agent"}
     with serving(ExplorerQuestions(scope), "explorer", traits) as address:
         page.goto(address)

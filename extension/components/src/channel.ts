@@ -133,7 +133,7 @@ export function channel(
 }
 
 /** Questions to a part of what a source knows: each is asked as `op` of the whole, with `args`. */
-export function within(source: Source, op: string, args: Record<string, unknown>): Source {
+export function partOf(source: Source, op: string, args: Record<string, unknown>): Source {
   return {
     request: (asked, given = {}) => source.request(op, { ...args, op: asked, args: given }),
   };

@@ -8,9 +8,10 @@
  * Above `mountIntegrity` are pure functions; it draws into an element from any source.
  */
 
+import { datedTicks } from "./axis.ts";
 import { Closed, type Source } from "./channel.ts";
 import { el, icon, shown } from "./dom.ts";
-import { axis, copyable, fact, instant, placed, tabbed, table } from "./panel.ts";
+import { copyable, fact, instant, placed, tabbed, table } from "./panel.ts";
 import { plain } from "./text.ts";
 import { bytes, count, counted, duration } from "./units.ts";
 
@@ -536,7 +537,7 @@ export function mountIntegrity(root: HTMLElement, source: Source, options: Integ
       ...(purges.length ? [lane("purge", "Purges, holds", ...purges)] : []),
       lane("log", "Log", ...entries("log")),
       el("div", { class: "aa-lane aa-axis", "aria-hidden": "true" }, el("span", {}), el("div", { class: "aa-track" },
-        ...axis(from, until).map((tick) => place(el("span", { class: "aa-tick" }, tick.label), tick.at)))),
+        ...datedTicks(from, until).map((tick) => place(el("span", { class: "aa-tick" }, tick.label), tick.time)))),
     );
     if (exposure && (exposure.entries || exposure.events)) {
       const since = exposure.since_size ? (exposure.since_us ?? from) : from;

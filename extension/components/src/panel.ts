@@ -1,43 +1,11 @@
-/** Parts that panels share: tabs, a text to be copied, an axis of time, places on it. */
+/** Parts that panels share: tabs, a text to be copied, a place on an axis, a table. */
 
 import { el, shown } from "./dom.ts";
-
-const SECOND_US = 1_000_000;
-const MINUTE_US = 60 * SECOND_US;
-const HOUR_US = 60 * MINUTE_US;
-export const DAY_US = 24 * HOUR_US;
-
-const STEPS_US = [
-  ...[1, 5, 15, 30].map((n) => n * SECOND_US),
-  ...[1, 5, 15, 30].map((n) => n * MINUTE_US),
-  ...[1, 3, 6, 12].map((n) => n * HOUR_US),
-  ...[1, 2, 7, 14, 30, 90, 180, 365, 730, 1_825, 3_650].map((n) => n * DAY_US),
-];
-
-export interface Tick {
-  at: number;
-  label: string;
-}
 
 /** Return where a time lies between two others, in percent of the way, never outside. */
 export function placed(at: number, from: number, until: number): number {
   if (until <= from) return 0;
   return Math.min(100, Math.max(0, (100 * (at - from)) / (until - from)));
-}
-
-/** Return at most `most` round times between two, each with what to write there; UTC. */
-export function axis(from: number, until: number, most = 8): Tick[] {
-  if (until <= from) return [];
-  const step = STEPS_US.find((each) => (until - from) / each <= most) ?? Math.ceil((until - from) / most);
-  const ticks: Tick[] = [];
-  for (let at = Math.ceil(from / step) * step; at <= until; at += step) {
-    const text = new Date(at / 1_000).toISOString();
-    const isMidnight = at % DAY_US === 0;
-    const label =
-      step >= DAY_US || isMidnight ? text.slice(0, 10) : step >= MINUTE_US ? text.slice(11, 16) : text.slice(11, 19);
-    ticks.push({ at, label });
-  }
-  return ticks;
 }
 
 /** Microseconds since 1970 -> "2026-11-03 10:00:00Z": to the second, for times that people set. */

@@ -19,7 +19,7 @@ import { commandList } from "./replay/list.ts";
 import { sessionTrack } from "./replay/track.ts";
 import { plain } from "./text.ts";
 import { count, counted, elapsed } from "./units.ts";
-import { asking, Lifetime, notices, onAnotherLook } from "./view.ts";
+import { asking, keyHelp, Lifetime, notices, onAnotherLook } from "./view.ts";
 
 const SPEEDS = [0.5, 1, 2, 4, 8, 16, 64];
 const LIVE_POLL_MS = 2_000;
@@ -129,12 +129,7 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
       onclick: () => perform("help"),
     }, "?"),
   );
-  const help = el(
-    "div",
-    { class: "aa-help", role: "dialog", "aria-label": "Keys", hidden: true },
-    el("h4", {}, "Keys"),
-    el("dl", {}, ...HELP.flatMap(([keys, does]) => [el("dt", {}, keys), el("dd", {}, does)])),
-  );
+  const help = keyHelp(HELP);
   const frame = el(
     "div",
     { class: "aa-view aa-frame aa-replay", role: "region", "aria-label": "Replay of a session" },
@@ -143,7 +138,7 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
       "div", { class: "aa-body" },
       el("div", { class: "aa-side" }, narrowed.search, narrowed.chips, list.element), detail.element,
     ),
-    help, lines.status,
+    help.element, lines.status,
   );
   root.append(frame);
 
@@ -256,8 +251,7 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
     time = at ?? end;
     isRunning = at !== null && at < end;
     drawPlace();
-    list.reveal(place);
-    list.draw(scene, place);
+    list.show(scene, place);
     drawDetail();
     if (place === before) return;
     // While it plays, a state change per command would flood the kernel and the notebook.
@@ -386,9 +380,9 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
     jump: () => jumpField.focus(),
     faster: () => changeSpeed(1),
     slower: () => changeSpeed(-1),
-    help: () => (help.hidden = !help.hidden),
+    help: () => help.toggle(),
     leave: () => {
-      help.hidden = true;
+      help.close();
       list.element.focus({ preventScroll: true });
     },
   };

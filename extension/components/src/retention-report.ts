@@ -7,9 +7,10 @@
  * Above `mountRetentionReport` are pure functions; it draws into an element from any source.
  */
 
+import { DAY_US } from "./axis.ts";
 import { Closed, type Source } from "./channel.ts";
 import { el, shown } from "./dom.ts";
-import { copyable, DAY_US, day, fact, instant, tabbed, table } from "./panel.ts";
+import { copyable, day, fact, instant, tabbed, table } from "./panel.ts";
 import { plain } from "./text.ts";
 import { bytes, count, counted } from "./units.ts";
 

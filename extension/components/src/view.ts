@@ -21,9 +21,10 @@ export class Lifetime {
     target: HTMLElement,
     type: Type,
     listener: (event: HTMLElementEventMap[Type]) => void,
+    options?: AddEventListenerOptions,
   ): void {
-    target.addEventListener(type, listener);
-    this.onEnd(() => target.removeEventListener(type, listener));
+    target.addEventListener(type, listener, options);
+    this.onEnd(() => target.removeEventListener(type, listener, options));
   }
 
   end(): void {
@@ -76,6 +77,54 @@ export function asking<Answers>(source: Source, lines: Notices): Ask<Answers> {
     const answer = await source.request<Answers[typeof op]>(op, args);
     lines.calm();
     return answer;
+  };
+}
+
+/** A box that says which keys do what. */
+export interface KeyHelp {
+  readonly element: HTMLElement;
+  readonly isOpen: boolean;
+  toggle(): void;
+  /** Close it; who had the focus before has it again, unless it was taken elsewhere meanwhile. */
+  close(): void;
+}
+
+/** Make the help of a view's keys: once open it has the focus, keeps it, and gives it back. */
+export function keyHelp(rows: readonly (readonly [string, string])[]): KeyHelp {
+  let before: HTMLElement | null = null;
+  const focused = () => (element.getRootNode() as Document | ShadowRoot).activeElement;
+  const close = () => {
+    const isHeld = focused() === element;
+    element.hidden = true;
+    if (isHeld) before?.focus({ preventScroll: true });
+  };
+  const element = el(
+    "div",
+    {
+      class: "aa-help", role: "dialog", "aria-modal": "true", "aria-label": "Keys", tabindex: -1, hidden: true,
+      onkeydown: (event: KeyboardEvent) => {
+        if (event.ctrlKey || event.metaKey || event.altKey) return; // it may be copied
+        if (event.key === "Escape" || event.key === "?") close();
+        // Nothing in it can have the focus, so Tab would lead out; no key means what it means behind it.
+        event.preventDefault();
+        event.stopPropagation();
+      },
+    },
+    el("h4", {}, "Keys"),
+    el("dl", {}, ...rows.flatMap(([keys, does]) => [el("dt", {}, keys), el("dd", {}, does)])),
+  );
+  return {
+    element,
+    get isOpen() {
+      return !element.hidden;
+    },
+    close,
+    toggle: () => {
+      if (!element.hidden) return close();
+      before = focused() as HTMLElement | null;
+      element.hidden = false;
+      element.focus({ preventScroll: true });
+    },
   };
 }
 

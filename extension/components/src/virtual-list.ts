@@ -1,12 +1,12 @@
 /** A list of any length, of which what is in view is asked for, by pages. */
 
 import { el } from "./dom.ts";
+import { listWindow } from "./list-window.ts";
 import { measured } from "./measured.ts";
 
-const PAGE = 100;
+export const PAGE = 100;
 const KEPT_PAGES = 40;
-/** Browsers lay out no taller elements; a longer list is scrolled in proportion. */
-const TALLEST_PX = 8_000_000;
+const MORE_ROWS = 2;
 const SETTLE_MS = 40;
 
 interface Options<Row> {
@@ -15,7 +15,7 @@ interface Options<Row> {
   /** Return rows from `offset` on. */
   fetch(offset: number, limit: number): Promise<readonly Row[]>;
   /** Draw one row; its place is in its `aria-posinset` already. */
-  draw(row: Row, isActive: boolean): Node[];
+  draw(row: Row): Node[];
   onActive(row: Row, place: number): void;
   onOpen(row: Row): void;
   complain(error: unknown): void;
@@ -23,8 +23,8 @@ interface Options<Row> {
 
 export interface VirtualList<Row> {
   readonly element: HTMLElement;
-  /** Begin anew with so many rows; the active one is forgotten. */
-  reset(total: number): void;
+  /** Begin anew with so many rows, the `first` of which are here; the active one is forgotten. */
+  reset(total: number, first?: readonly Row[]): void;
   /** Make a place the active one, in view, and say so by `onActive`. */
   goTo(place: number): void;
   /** The same without a word: somebody else has said it. */
@@ -50,30 +50,14 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
   let frame = 0;
   let timer: ReturnType<typeof setTimeout> | undefined;
 
-  const tall = () => Math.min(total * rowHeight, TALLEST_PX);
-  const fits = () => Math.max(1, Math.floor(element.clientHeight / rowHeight));
-
-  /** The first place in view, which where the list is too tall is a fraction of all. */
-  function top(): number {
-    if (tall() === total * rowHeight) return element.scrollTop / rowHeight;
-    const most = Math.max(1, tall() - element.clientHeight);
-    return (element.scrollTop / most) * Math.max(0, total - fits());
-  }
-
-  function scrollTo(first: number): void {
-    if (tall() === total * rowHeight) element.scrollTop = first * rowHeight;
-    else element.scrollTop = (first / Math.max(1, total - fits())) * (tall() - element.clientHeight);
-  }
+  const inView = listWindow(element, spacer, rowHeight);
 
   function row(at: number): Row | undefined {
     return pages.get(Math.floor(at / PAGE))?.[at % PAGE];
   }
 
   function draw(): void {
-    const from = Math.max(0, Math.floor(top()) - 2);
-    const to = Math.min(total, from + fits() + 5);
-    // Relative to the scroll: the same for a list that is too tall.
-    const shift = element.scrollTop - (top() - from) * rowHeight;
+    const { from, to, down } = inView.range(MORE_ROWS);
     const drawn: Node[] = [];
     let isMissing = false;
     for (let at = from; at < to; at += 1) {
@@ -86,9 +70,9 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
           {
             class: `aa-x-row${isActive ? " aa-active" : ""}`, role: "option", id: `${prefix}-${at}`,
             "aria-selected": isActive ? "true" : "false", "aria-posinset": at + 1, "aria-setsize": total,
-            style: `top:${shift + (at - from) * rowHeight}px;height:${rowHeight}px`, "data-place": at,
+            style: `top:${down(at)}px;height:${rowHeight}px`, "data-place": at,
           },
-          ...(found === undefined ? [el("span", { class: "aa-empty" }, "…")] : options.draw(found, isActive)),
+          ...(found === undefined ? [el("span", { class: "aa-empty" }, "…")] : options.draw(found)),
         ),
       );
     }
@@ -114,8 +98,11 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
         if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value as number);
         draw();
         measured("rows", began);
-        if (isToldYet === false && Math.floor(place / PAGE) === page) tell();
+        if (Math.floor(place / PAGE) !== page) continue;
+        if (!isToldYet) tell();
+        if (isWanted && element.isConnected) open();
       } catch (error) {
+        isWanted = false;
         options.complain(error);
         return;
       } finally {
@@ -132,6 +119,14 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
     if (found !== undefined) options.onActive(found, place);
   }
 
+  /** Whether the active row is to be opened as soon as it is here; another that becomes it is not. */
+  let isWanted = false;
+  function open(): void {
+    const found = row(place);
+    isWanted = found === undefined && place >= 0;
+    if (found !== undefined) options.onOpen(found);
+  }
+
   function goTo(next: number): void {
     reveal(next);
     if (total) tell();
@@ -140,10 +135,10 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
   function reveal(next: number): void {
     if (!total) return;
     isToldYet = true;
+    const before = place;
     place = Math.min(Math.max(next, 0), total - 1);
-    const first = top();
-    if (place < first) scrollTo(place);
-    else if (place >= first + fits()) scrollTo(place - fits() + 1);
+    if (place !== before) isWanted = false;
+    inView.reveal(place);
     draw();
   }
 
@@ -156,21 +151,18 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
     const at = (event.target as HTMLElement).closest<HTMLElement>("[data-place]")?.dataset["place"];
     if (at !== undefined) goTo(Number(at));
     // No `dblclick` comes: what the first click was on is drawn anew by the second.
-    const found = row(place);
-    if (event.detail === 2 && found !== undefined) options.onOpen(found);
+    if (event.detail === 2) open();
   });
   element.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target !== element) return;
     const to: Record<string, number> = {
       ArrowDown: place + 1, j: place + 1, ArrowUp: place - 1, k: place - 1, Home: 0, End: total - 1,
-      PageDown: place + fits(), PageUp: place - fits(),
+      PageDown: place + inView.fits(), PageUp: place - inView.fits(),
     };
     const next = to[event.key];
     if (next !== undefined) goTo(next);
-    else if (event.key === "Enter") {
-      const found = row(place);
-      if (found !== undefined) options.onOpen(found);
-    } else return;
+    else if (event.key === "Enter") open();
+    else return;
     event.preventDefault();
     event.stopPropagation();
   });
@@ -179,14 +171,16 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
 
   return {
     element,
-    reset(rowsNow) {
+    reset(rowsNow, first = []) {
       generation += 1;
       total = rowsNow;
       place = -1;
       isToldYet = true;
+      isWanted = false;
       pages.clear();
       waiting.clear();
-      spacer.style.height = `${tall()}px`;
+      if (first.length) pages.set(0, first);
+      inView.resize(total);
       element.scrollTop = 0;
       draw();
     },

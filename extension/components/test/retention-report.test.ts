@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { DAY_US } from "../src/panel.ts";
+import { DAY_US } from "../src/axis.ts";
 import { changeSays, type Due, dueSays, selected, span, type Target, together, within } from "../src/retention-report.ts";
 
 const none = (): number[] => new Array<number>(91).fill(0);

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import traitlets
 
+from agentaudit.analysis import asked
 from agentaudit.analysis.case import Case
-from agentaudit.analysis.explore import Answer, Filter, Index
+from agentaudit.analysis.explore import Answer, Filter, Index, Rebuilt
 from agentaudit.analysis.session import Session
 from agentaudit.errors import AgentauditError, QuestionError
 from agentaudit.widgets.pictures import escaped
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.replay import Replay, ReplayQuestions
-from agentaudit.widgets.scope import Scope, Scoped, selection
+from agentaudit.widgets.scope import Scope, Scoped
 from agentaudit.widgets.view import View, bundle
 
 if TYPE_CHECKING:
@@ -37,16 +38,16 @@ page asks nothing before its cell has ended."""
 STILL_COMMANDS: Final = 200_000
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
+_Found = TypeVar("_Found")
 _KEPT_REPLAYS = 4
 _MAX_CHANNEL = 20
 
 
 class ExplorerQuestions(Questions):
-    """What a page asks about an archive; `by` is the view whose changes of the scope it tells."""
+    """What pages ask about an archive, and what they change of its scope."""
 
-    def __init__(self, scope: Scope, by: object | None = None) -> None:
+    def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._by = by
         self._replays: dict[str, ReplayQuestions] = {}
         self._opening = threading.Lock()
 
@@ -69,9 +70,10 @@ class ExplorerQuestions(Questions):
         }
 
     @question
-    def scope(self, filter: Any, selected: Any) -> Data:
-        self._scope.change(Filter.parse(filter), selection(selected), by=self._by)
-        return {}
+    def scope(self, change: Any) -> Data:
+        """Take what a page changes; the answer is the scope with it."""
+        self._scope.take(change)
+        return self._scope.to_json()
 
     @question
     def look(
@@ -99,12 +101,15 @@ class ExplorerQuestions(Questions):
         return self._ask("facets", filter=filter)
 
     @question
-    def count(self, filter: Any, of: Any) -> Data:
-        """How many commands, or sessions with such, there are; null while that is not known."""
-        if of not in ("commands", "sessions"):
-            raise QuestionError("of: commands or sessions expected")
-        found = self._ask("rows" if of == "commands" else "sessions", filter=filter, limit=1)
-        return {"n": found["n"]}
+    def values(self, filter: Any, facet: Any, text: Any, offset: Any, limit: Any) -> Data:
+        """Values of one facet, those that `facets` has no room for too."""
+        page = {"text": text, "offset": offset, "limit": limit}
+        return self._ask("values", filter=filter, facet=facet, **page)
+
+    @question
+    def count(self, filter: Any) -> Data:
+        """How many commands match; null while that is not known."""
+        return {"n": self._ask("position", filter=filter, order="oldest", t=0)["n"]}
 
     @question
     def rows(self, filter: Any, newest: Any, offset: Any, limit: Any) -> Buffered:
@@ -115,24 +120,26 @@ class ExplorerQuestions(Questions):
         return self._page("sessions", filter, newest, offset, limit)
 
     @question
-    def step(self, filter: Any, direction: Any, t: Any, id: Any) -> Buffered:
-        """The next command behind a time, and behind the command `id` at that time, as a row."""
-        return _buffered(
-            self._scope.index.answer(
-                "rows",
-                {
-                    "filter": filter,
-                    "order": "oldest" if direction == 1 else "newest",
-                    "after": {"t": t, "id": id},
-                    "limit": 1,
-                },
-            )
-        )
+    def step(self, filter: Any, direction: Any, t: Any, session: Any, command: Any) -> Buffered:
+        """The next command behind one, or behind a time where that is none, as a row."""
+        behind = {"filter": filter, "order": "oldest" if direction == 1 else "newest", "limit": 1}
+
+        def next_to(found: Data) -> Answer:
+            at = {"t": t, "id": 0} if found.get("id") is None else found
+            after = {"t": at["t"], "id": at["id"]}
+            return self._scope.index.answer("rows", {**behind, "after": after, **_of(found)})
+
+        if session is None:
+            return _buffered(next_to({}))
+        return _buffered(self._located(session, command, next_to))
 
     @question
-    def which(self, id: Any) -> Data:
-        """Which command an `id` of the index is."""
-        return self._ask("which", id=id)
+    def which(self, id: Any, build: Any) -> Data:
+        """Which command an `id` of the index is; null where the index is another than that was."""
+        try:
+            return self._ask("which", id=id, build=asked.whole("build", build))
+        except Rebuilt:
+            return {"session": None, "command_no": None}
 
     @question
     def locate(self, session: Any, command: Any) -> Data:
@@ -141,13 +148,22 @@ class ExplorerQuestions(Questions):
     @question
     def place(self, filter: Any, newest: Any, session: Any, command: Any) -> Data:
         """Where in the list of commands one is; null where it is not there."""
-        found = self._ask("locate", session=session, command_no=command)
-        if found.get("id") is None:
-            return {"place": None}
-        found = self._ask(
-            "position", filter=filter, t=found["t"], id=found["id"], order=_order(newest)
-        )
+
+        def place_of(found: Data) -> Data:
+            if found.get("id") is None:
+                return {"position": None, "matches": False}
+            at = {"t": found["t"], "id": found["id"], **_of(found)}
+            return self._ask("position", filter=filter, order=_order(newest), **at)
+
+        found = self._located(session, command, place_of)
         return {"place": found["position"] if found["matches"] else None}
+
+    def _located(self, session: Any, command: Any, ask: Callable[[Data], _Found]) -> _Found:
+        """Ask something about where a command is, again if the index is built anew meanwhile."""
+        try:
+            return ask(self.locate(session, command))
+        except Rebuilt:
+            return ask(self.locate(session, command))
 
     @question
     def code(self, filter: Any) -> Data:
@@ -161,20 +177,20 @@ class ExplorerQuestions(Questions):
         if not isinstance(session, str):
             raise QuestionError("session: an id expected")
         with self._opening:
-            asked = self._replays.pop(session, None)
-            if asked is None:
-                asked = ReplayQuestions(self._scope.case.session(session))
-            self._replays[session] = asked
+            replay = self._replays.pop(session, None)
+            if replay is None:
+                replay = ReplayQuestions(self._scope.case.session(session))
+            self._replays[session] = replay
             while len(self._replays) > _KEPT_REPLAYS:
                 del self._replays[next(iter(self._replays))]
-        return asked.ask(op, args)
+        return replay.ask(op, args)
 
     def _ask(self, name: str, **arguments: Any) -> Data:
         return self._scope.index.answer(name, arguments).facts
 
     def _page(self, name: str, filter: Any, newest: Any, offset: Any, limit: Any) -> Buffered:
-        asked = {"filter": filter, "order": _order(newest), "offset": offset, "limit": limit}
-        return _buffered(self._scope.index.answer(name, asked))
+        page = {"filter": filter, "order": _order(newest), "offset": offset, "limit": limit}
+        return _buffered(self._scope.index.answer(name, page))
 
 
 class _Scoped(View):
@@ -197,7 +213,7 @@ class _Scoped(View):
                 raise QuestionError("filter: that of the explorer is shared; set it there")
         else:
             self.scope = Scope(of, _chosen(filter))
-        super().__init__(ExplorerQuestions(self.scope, self), lanes=lanes)
+        super().__init__(ExplorerQuestions(self.scope), lanes=lanes)
         self.set_trait("parts", list(parts))
         self.scope.hear(self._tell)
 
@@ -215,7 +231,7 @@ class _Scoped(View):
     def filter(self, chosen: Filter | Mapping[str, Any]) -> None:
         if not isinstance(chosen, Filter):
             chosen = Filter.parse(chosen)
-        self.scope.change(chosen, self.scope.selected)
+        self.scope.narrow(chosen)
 
     @property
     def sql(self) -> str:
@@ -244,7 +260,7 @@ class _Scoped(View):
         """
         found = self.case.session(session)
         found.command(command)
-        self.scope.change(self.filter, (found.id, command))
+        self.scope.select((found.id, command))
 
     @property
     def session(self) -> Session:
@@ -329,6 +345,11 @@ def _chosen(given: Mapping[str, Any]) -> Filter:
             for name, value in given.items()
         }
     )
+
+
+def _of(found: Data) -> Data:
+    """Return the argument that says of which build the ids in `found` are."""
+    return {"build": found.get("build")}
 
 
 def _order(newest: object) -> str:

@@ -172,8 +172,7 @@ class Replay(View):
 
     def _lead(self, change: object) -> None:
         if self._scope is not None and self.session_id and self.command_no >= 0:
-            selected = (UUID(self.session_id), self.command_no)
-            self._scope.change(self._scope.filter, selected, by=self)
+            self._scope.select((UUID(self.session_id), self.command_no), by=self)
 
 
 class ReplayQuestions(Questions):

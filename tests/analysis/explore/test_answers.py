@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentaudit.analysis.explore import Filter, Index
-from agentaudit.analysis.explore.answers import LANES, MAX_LANES, SESSION_ORDERS
+from agentaudit.analysis.explore.answers import LANES, MAX_LANES, OPEN_FACETS, SESSION_ORDERS
 from agentaudit.analysis.explore.filters import MAX_US
 from tests.analysis.explore import made
 from tests.analysis.explore.made import BEGAN_US, HOUR_US, MadeLook, Row
@@ -215,6 +215,30 @@ def test_facets_count_what_each_value_would_leave(
         if len(ranked) <= 50:
             assert answer["values"] == [list(item) for item in ranked]
         assert answer["more"] == max(0, len(ranked) - 50)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    asked=filters(),
+    facet=st.sampled_from(OPEN_FACETS),
+    text=st.sampled_from(["", "", "o", "ORDERS", "%", "-1"]),
+    limit=st.sampled_from([1, 7, 200]),
+)
+def test_all_values_of_a_facet_can_be_reached_page_by_page(
+    asked: Filter, facet: str, text: str, limit: int, rows: list[Row], index: Index
+) -> None:
+    left = [row for row in rows if made.matches(row, asked.without(facet))]
+    counts = Counter(value for row in left for value in values_of(row, facet))
+    expected = {value: n for value, n in counts.items() if text.lower() in value.lower()}
+    found: list[list[Any]] = []
+    while page := index.values(facet, asked, text=text, offset=len(found), limit=limit).facts:
+        found += page["values"]
+        if len(page["values"]) < limit:
+            break
+        assert page["n"] == len(expected)
+    assert len(found) == len(expected), "none comes twice"
+    assert dict(found) == expected
+    assert [n for _, n in found] == sorted(expected.values(), reverse=True)
 
 
 def values_of(row: Row, facet: str) -> set[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import agentaudit as aa
-from agentaudit.analysis.explore import Filter, Index, Superseded
+from agentaudit.analysis.explore import Filter, Index, Rebuilt, Superseded
 from agentaudit.analysis.explore.answers import Turn
 from agentaudit.analysis.explore.built import private_folder
 from agentaudit.analysis.explore.sketch import outline
@@ -200,6 +200,33 @@ def test_what_was_purged_is_gone_after_a_refresh(look: MadeLook) -> None:
         assert index.refresh(60)
         assert index.overview().facts["n"] == 3_000
         assert index.rows(Filter(text="zoë")).facts["n"] == 0
+
+
+def test_an_id_of_an_index_that_was_replaced_is_refused(look: MadeLook) -> None:
+    look.seal(made.odd(50, 2))
+    with Index(look) as index:
+        assert index.wait(60)
+        answer = index.rows(Filter(session=(made.odd(50, 2)[0]["session_id"],)), limit=2)
+        row = made.table(answer.buffers[0])[0]
+        asked = {"id": row["id"], "build": answer.facts["build"]}
+        assert index.answer("which", asked).facts["session"] == row["session_id"]
+        # A refresh that adds leaves ids alone.
+        look.live = made.odd(5, 1)
+        assert index.refresh(60)
+        assert index.answer("which", asked).facts["session"] == row["session_id"]
+        look.files.pop(0).unlink()
+        assert index.refresh(60)
+        assert index.overview().facts["build"] != asked["build"]
+        without = index.answer("which", {"id": row["id"]}).facts
+        assert without["session"] != row["session_id"], "else this test shows nothing"
+        behind = (row["t"], row["id"])
+        for ask in (
+            lambda: index.answer("which", asked),
+            lambda: index.rows(after=behind, build=asked["build"]),
+            lambda: index.position(t=row["t"], id=row["id"], build=asked["build"]),
+        ):
+            with pytest.raises(Rebuilt, match="read anew"):
+                ask()
 
 
 def test_a_long_tail_is_sorted_in(look: MadeLook, monkeypatch: pytest.MonkeyPatch) -> None:

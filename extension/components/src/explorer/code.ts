@@ -6,7 +6,6 @@ import type { Scope } from "./scope.ts";
 
 export interface CodeView {
   readonly element: HTMLElement;
-  refresh(): void;
   dispose(): void;
 }
 
@@ -42,7 +41,6 @@ export function code(source: Source, scope: Scope, complain: (error: unknown) =>
   void refresh();
   return {
     element,
-    refresh: () => void refresh(),
     dispose() {
       asked = -1;
       unhear();

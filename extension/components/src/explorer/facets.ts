@@ -1,10 +1,11 @@
 /** Facets of a filter: the values there are, how many commands each has under all else, and a click. */
 
-import { Closed, type Source } from "../channel.ts";
+import type { Source } from "../channel.ts";
 import { el, shown } from "../dom.ts";
 import { measured } from "../measured.ts";
 import { plain } from "../text.ts";
-import { count } from "../units.ts";
+import { count, counted } from "../units.ts";
+import { Lifetime } from "../view.ts";
 import { given, toggled, type Facet, type Scope } from "./scope.ts";
 
 const TITLES: [Facet, string][] = [
@@ -13,10 +14,21 @@ const TITLES: [Facet, string][] = [
   ["session", "Session"],
 ];
 const FEW = 7;
+const PAGE = 50;
+const TYPING_MS = 180;
+
+type Value = [name: string | null, n: number];
 
 /** Nothing is told before the kernel has read the archive. */
 interface Told {
-  facets?: Record<Facet, { values: [string | null, number][]; more: number }>;
+  facets?: Record<Facet, { values: Value[]; more: number }>;
+}
+
+/** What was looked for among the values of a facet that has more than `facets` tells, and found so far. */
+interface Found {
+  text: string;
+  values: Value[];
+  n: number;
 }
 
 export interface FacetsView {
@@ -26,10 +38,15 @@ export interface FacetsView {
 }
 
 export function facets(source: Source, scope: Scope, complain: (error: unknown) => void): FacetsView {
+  const lifetime = new Lifetime();
   const body = el("div", { class: "aa-facets-body" });
-  const element = el("nav", { class: "aa-facets", "aria-label": "Filters" }, body);
+  const status = el("div", { class: "aa-hidden", role: "status", "aria-live": "polite" });
+  const element = el("nav", { class: "aa-facets", "aria-label": "Filters" }, body, status);
   const wide = new Set<Facet>();
+  const fields = new Map<Facet, HTMLInputElement>();
+  const found = new Map<Facet, Found>();
   const isOpen = new Map<Facet, boolean>(TITLES.map(([facet], i) => [facet, i < 8]));
+  let told: Told = {};
   let asked = 0;
 
   async function refresh(): Promise<void> {
@@ -39,37 +56,101 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
     element.setAttribute("aria-busy", "true");
     try {
       const { data } = await source.request<Told>("facets", { filter: scope.filter });
-      if (mine !== asked) return;
-      draw(data);
+      if (mine !== asked || lifetime.isOver) return;
+      told = data;
+      draw();
       measured("facets", began);
+      // Their counts are those of before.
+      for (const facet of found.keys()) void look(facet);
     } catch (error) {
-      if (!(error instanceof Closed)) complain(error);
+      complain(error);
     } finally {
       if (mine === asked) element.removeAttribute("aria-busy");
     }
   }
 
-  function draw(told: Told): void {
+  /** Look for the text in a facet's field: from the first value on, or for the next after those that are shown. */
+  async function look(facet: Facet, isNext = false): Promise<void> {
+    const text = fields.get(facet)?.value ?? "";
+    const before = found.get(facet);
+    const known = isNext && before?.text === text ? before.values : [];
+    // The first time all that is shown already is asked for too: its order is another.
+    const limit = isNext && !known.length ? 2 * PAGE : PAGE;
+    const filter = scope.filter;
+    try {
+      const { data } = await source.request<{ values?: Value[]; n: number | null }>("values", {
+        filter, facet, text, offset: known.length, limit,
+      });
+      const isLate = lifetime.isOver || filter !== scope.filter || text !== (fields.get(facet)?.value ?? "");
+      if (isLate || found.get(facet) !== before || !data.values) return;
+      found.set(facet, { text, values: [...known, ...data.values], n: data.n ?? 0 });
+      draw();
+      if (text || isNext) status.textContent = `${counted(data.n ?? 0, "value")}${text ? " found" : ""}, ${count(known.length + data.values.length)} shown`;
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  function draw(): void {
     // Whoever steps through by keyboard stays where they are.
     const active = (element.getRootNode() as Document | ShadowRoot).activeElement;
     const held = active && body.contains(active) ? active.getAttribute("data-key") : null;
-    body.replaceChildren(...TITLES.map(([facet, title]) => group(facet, title, told)).filter((node) => node !== null));
-    if (held) body.querySelector<HTMLElement>(`[data-key="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
+    body.replaceChildren(...TITLES.map(([facet, title]) => group(facet, title)).filter((node) => node !== null));
+    if (held === null) return;
+    const again = body.querySelector<HTMLElement>(`[data-key="${CSS.escape(held)}"]`);
+    // The button for more goes when all are shown: the last of them has the focus then.
+    const facet = held.slice(0, held.indexOf("\n") + 1);
+    const values = [...body.querySelectorAll<HTMLElement>(".aa-facet-value")].filter((node) => node.dataset["key"]?.startsWith(facet));
+    (again ?? values.at(-1))?.focus({ preventScroll: true });
   }
 
-  function group(facet: Facet, title: string, told: Told): HTMLElement | null {
-    const found = told.facets?.[facet];
+  /** The field for a facet of which not all values are told: the same one as long as the view lives, since one types in it. */
+  function field(facet: Facet, title: string): HTMLInputElement {
+    const known = fields.get(facet);
+    if (known) return known;
+    let typing: ReturnType<typeof setTimeout> | undefined;
+    const made = el("input", {
+      type: "search", class: "aa-field aa-facet-search", placeholder: "part of a name", spellcheck: "false", autocomplete: "off",
+      maxlength: 200, "aria-label": `Look for a value of ${title}`, "data-key": `${facet}\n\n?`,
+      oninput: () => {
+        clearTimeout(typing);
+        typing = setTimeout(() => void look(facet), TYPING_MS);
+      },
+    });
+    lifetime.onEnd(() => clearTimeout(typing));
+    fields.set(facet, made);
+    return made;
+  }
+
+  function narrow(facet: Facet): void {
+    wide.delete(facet);
+    fields.delete(facet);
+    found.delete(facet);
+    draw();
+  }
+
+  function group(facet: Facet, title: string): HTMLElement | null {
+    const first = told.facets?.[facet];
     const chosen = scope.filter[facet] ?? [];
-    if (!found || (!found.values.length && !chosen.length)) return null;
-    const counts = new Map(found.values.map(([value, n]) => [value ?? "", n]));
+    if (!first || (!first.values.length && !chosen.length)) return null;
+    const looked = first.more ? found.get(facet) : undefined;
+    const counts = new Map((looked?.values ?? first.values).map(([value, n]) => [value ?? "", n]));
     // What is chosen stays in sight, even where nothing has it.
-    for (const value of chosen) if (!counts.has(value)) counts.set(value, 0);
+    const known = new Map(first.values.map(([value, n]) => [value ?? "", n]));
+    for (const value of chosen) if (!counts.has(value)) counts.set(value, known.get(value) ?? 0);
     const all = [...counts].sort(([a], [b]) => Number(chosen.includes(b)) - Number(chosen.includes(a)));
-    const values = wide.has(facet) ? all : all.slice(0, Math.max(FEW, chosen.length));
+    const isWide = wide.has(facet);
+    const values = isWide ? all : all.slice(0, Math.max(FEW, chosen.length));
     const most = Math.max(1, ...counts.values());
+    const more = isWide && looked ? looked.n - looked.values.length : all.length - values.length + first.more;
+    const button = (key: string, label: string, says: string, act: () => void) =>
+      el("button", {
+        type: "button", class: "aa-button aa-calm aa-more", "data-key": `${facet}${key}`, "aria-label": `${says} of ${title}`, onclick: act,
+      }, label);
     const details = el(
       "details", { class: "aa-facet", open: isOpen.get(facet) || chosen.length > 0 },
       el("summary", { "data-key": `${facet}\n` }, title, chosen.length ? el("b", {}, ` ${chosen.length}`) : null),
+      isWide && first.more ? field(facet, title) : null,
       ...values.map(([value, n]) =>
         el(
           "button",
@@ -82,38 +163,30 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
           el("span", {}, ...(value ? shown(facet === "session" ? value.slice(0, 13) : value) : [el("i", {}, "(none)")])),
           el("small", {}, count(n)),
         )),
-      all.length > values.length || found.more
-        ? el("button", {
-          type: "button", class: "aa-button aa-calm aa-more", disabled: all.length <= values.length, "data-key": `${facet}\n\n`,
-          onclick: () => { wide.add(facet); draw(told); },
-        }, `${count(all.length - values.length + found.more)} more`)
-        : wide.has(facet) && all.length > FEW
-          ? el("button", {
-            type: "button", class: "aa-button aa-calm aa-more", "data-key": `${facet}\n\n`,
-            onclick: () => { wide.delete(facet); draw(told); },
-          }, "fewer")
-          : null,
-      chosen.length
-        ? el("button", {
-          type: "button", class: "aa-button aa-calm aa-more", "data-key": `${facet}\n\n\n`,
-          onclick: () => scope.narrow(given({ ...scope.filter, [facet]: [] })),
-        }, "any")
+      isWide && !values.length ? el("div", { class: "aa-empty" }, "none has it") : null,
+      more > 0
+        ? button("\n\n", `${count(more)} more`, `${count(more)} more`, () => {
+          if (isWide) void look(facet, true);
+          else {
+            wide.add(facet);
+            draw();
+          }
+        })
         : null,
+      isWide && (looked || all.length > FEW) ? button("\n\n\n\n", "fewer", "Fewer", () => narrow(facet)) : null,
+      chosen.length ? button("\n\n\n", "any", "Any", () => scope.narrow(given({ ...scope.filter, [facet]: [] }))) : null,
     );
     details.addEventListener("toggle", () => isOpen.set(facet, details.open));
     return details;
   }
 
-  const unhear = scope.hear((change) => {
+  lifetime.onEnd(scope.hear((change) => {
     if (change === "filter") void refresh();
-  });
+  }));
   void refresh();
   return {
     element,
     refresh: () => void refresh(),
-    dispose() {
-      asked = -1;
-      unhear();
-    },
+    dispose: () => lifetime.end(),
   };
 }

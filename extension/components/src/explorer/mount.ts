@@ -5,24 +5,25 @@
  */
 
 import { slice } from "../arrow.ts";
-import { Closed, within, type Source } from "../channel.ts";
+import { partOf, type Source } from "../channel.ts";
 import { el, shown } from "../dom.ts";
 import { mount as mountReplay } from "../replay.ts";
 import { measured } from "../measured.ts";
 import { plain } from "../text.ts";
 import { count, counted, duration, moment } from "../units.ts";
-import { virtualList } from "../virtual-list.ts";
+import { Lifetime, notices } from "../view.ts";
+import { PAGE, virtualList } from "../virtual-list.ts";
 import { code } from "./code.ts";
 import { facets } from "./facets.ts";
-import { between, given, Scope, type Filter, type Selected } from "./scope.ts";
-import { CLASSES, FLAGS, mountTimeline, type Lanes, type TimelineView } from "./timeline.ts";
+import { between, given, Scope, type Filter, type Selected, type Told } from "./scope.ts";
+import { FLAGS, GRAVITY, mountTimeline, type Lanes, type TimelineView } from "./timeline.ts";
 
 const TYPING_MS = 180;
 const POLL_MS = 2_000;
 const BUILDING_MS = 400;
 const ROW_HEIGHT = 30;
 
-interface Opened {
+interface Opened extends Told {
   archive: string;
   /** Null while nothing is known. */
   commands: number | null;
@@ -35,8 +36,6 @@ interface Opened {
   scripted: boolean;
   /** What contradicts something, what may not be read, and why the archive cannot be read now. */
   warnings: string[];
-  filter: Filter;
-  selected: Selected | null;
   /** Changes when there is more to see. */
   stamp: string;
 }
@@ -88,6 +87,8 @@ export interface ExplorerOptions {
 
 export interface ExplorerView {
   readonly scope: Scope;
+  /** Lay the timeline out in other lanes; whoever says so knows it already. */
+  layOut(lanes: Lanes): void;
   dispose(): void;
 }
 
@@ -96,9 +97,8 @@ let instances = 0;
 export function mountExplorer(root: HTMLElement, source: Source, options: ExplorerOptions = {}): ExplorerView {
   const prefix = `aa-explorer-${(instances += 1)}`;
   const parts = new Set(options.parts ?? ["facets", "timeline", "list", "code"]);
-  const scope = new Scope(source);
-  const cleanups: (() => void)[] = [() => scope.close()];
-  let closed = false;
+  const lifetime = new Lifetime();
+  const lines = notices();
   let opened: Opened | null = null;
   let timeline: TimelineView | null = null;
   let tab: Tab = "commands";
@@ -106,11 +106,34 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   let replay: { goTo(command: number): void; dispose(): void } | null = null;
   let replaying = "";
   let listTotal = 0;
+  let lanes = options.lanes ?? "none";
+
+  // -- asking
+
+  /** What went wrong stays until the same question is answered: others say nothing of it. */
+  let failed = "";
+  const complain = (error: unknown, op = "") => {
+    if (lifetime.isOver) return;
+    failed = op;
+    lines.complain(error);
+  };
+  const ask = async <Data>(op: string, args: Record<string, unknown>) => {
+    try {
+      const answer = await source.request<Data>(op, args);
+      if (failed === op) lines.calm();
+      return answer;
+    } catch (error) {
+      if (op !== "look") complain(error, op); // one that a newer look has ended is no failure
+      throw error;
+    }
+  };
+  const ignore = () => {}; // `ask` has complained
+  const asking: Source = { ...source, request: (op, args = {}) => ask(op, args) };
+  const scope = new Scope(asking);
+  lifetime.onEnd(() => scope.close());
 
   // -- skeleton
 
-  const announce = el("div", { class: "aa-hidden", role: "status", "aria-live": "polite" });
-  const trouble = el("div", { class: "aa-trouble", role: "alert", hidden: true });
   const title = el("div", { class: "aa-x-title" });
   const search = el("input", {
     class: "aa-field aa-x-search", type: "search", placeholder: "part of a statement", spellcheck: "false",
@@ -118,7 +141,6 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   });
   const chips = el("div", { class: "aa-x-chips", role: "group", "aria-label": "Filters in force" });
   const timelineBox = el("section", { class: "aa-timeline-box", "aria-label": "Timeline" });
-  const ignore = () => {}; // `ask` has complained
   const tabs = el("div", { class: "aa-x-tabs", role: "tablist", "aria-label": "What is listed" });
   const order = el("button", {
     type: "button", class: "aa-button aa-calm", title: "Turn the order (o)",
@@ -131,31 +153,12 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   const listBox = el("div", { class: "aa-x-list-box", role: "tabpanel", id: `${prefix}-list`, "aria-label": "List" });
   const drawer = el("section", { class: "aa-x-drawer", hidden: true, "aria-label": "Session" });
   const warnings = el("div", { class: "aa-x-warnings", role: "status", hidden: true });
-  /** What went wrong stays until the same question is answered: others say nothing of it. */
-  let failed = "";
-  const complain = (error: unknown, op = "") => {
-    if (closed || error instanceof Closed) return;
-    failed = op;
-    trouble.replaceChildren(...shown(error instanceof Error ? error.message : String(error)));
-    trouble.hidden = false;
-  };
-  const ask = async <Data>(op: string, args: Record<string, unknown>) => {
-    try {
-      const answer = await source.request<Data>(op, args);
-      if (failed === op) trouble.hidden = true;
-      return answer;
-    } catch (error) {
-      if (op !== "look") complain(error, op); // one that a newer look has ended is no failure
-      throw error;
-    }
-  };
-  const asking: Source = { ...source, request: (op, args = {}) => ask(op, args) };
   const side = parts.has("facets") ? facets(asking, scope, ignore) : null;
   const said = parts.has("code") ? code(asking, scope, ignore) : null;
   const saidBox = said ? el("details", { class: "aa-code-box", open: !parts.has("list") }, el("summary", {}, "as Python and SQL"), said.element) : null;
   const frame = el(
     "div", { class: `aa-view aa-frame aa-explorer${parts.has("list") ? "" : " aa-x-part"}`, role: "region", "aria-label": "Explorer of an archive" },
-    el("header", { class: "aa-x-head" }, title, search), chips, trouble, warnings,
+    el("header", { class: "aa-x-head" }, title, search), chips, lines.trouble, warnings,
     parts.has("timeline") ? timelineBox : null,
     el(
       "div", { class: "aa-x-body", hidden: !side && !parts.has("list") },
@@ -165,7 +168,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
           el("div", { class: "aa-x-list-top" }, tabs, el("span", { class: "aa-grow" }), fresh, order), listBox, drawer)
         : null,
     ),
-    saidBox, announce,
+    saidBox, lines.status,
   );
   root.append(frame);
 
@@ -191,12 +194,13 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     onActive: () => {},
     onOpen: (row) => openSession({ session: row.session_id, command: 0 }),
   });
-  cleanups.push(() => commands.dispose(), () => sessions.dispose());
+  lifetime.onEnd(() => commands.dispose());
+  lifetime.onEnd(() => sessions.dispose());
 
   function drawCommand(row: Command): Node[] {
     const flags = FLAGS.filter(({ bit }) => row.flags & bit).map(({ name }) => name);
     const status = STATUSES[row.status] ?? "";
-    const cls = CLASSES[row.cls] || "unknown";
+    const cls = GRAVITY[row.cls] || "unknown";
     const rows = row.rows_returned ?? row.rows_affected;
     const isOk = status === "ok";
     return [
@@ -266,18 +270,26 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     const mine = listing;
     const began = performance.now();
     try {
-      const { data } = await ask<{ n: number | null }>("count", { filter: scope.filter, of: "commands" });
-      const of = tab === "commands" ? data.n : (await ask<{ n: number | null }>("count", { filter: scope.filter, of: tab })).data.n;
-      if (mine !== listing || closed) return;
-      drawTitle(data.n);
-      if (data.n !== null) announce.textContent = `${counted(data.n, "command")} match`;
-      if (!parts.has("list")) return;
-      listTotal = of ?? 0;
+      const { filter } = scope;
+      const counting = () => ask<{ n: number | null }>("count", { filter });
+      const listingOf = (op: string) => ask<{ n: number | null }>(op, { filter, newest, offset: 0, limit: PAGE });
+      const isOfCommands = tab === "commands";
+      const [told, page] = !parts.has("list")
+        ? [await counting(), null]
+        : isOfCommands
+          ? await listingOf("rows").then((answer) => [answer, answer])
+          : await Promise.all([counting(), listingOf("sessions")]);
+      if (mine !== listing || lifetime.isOver) return;
+      drawTitle(told.data.n);
+      if (told.data.n !== null) lines.say(`${counted(told.data.n, "command")} match`);
+      if (!page) return;
+      listTotal = page.data.n ?? 0;
       listed = opened?.stamp ?? "";
       fresh.hidden = true;
       drawTabs();
-      (tab === "commands" ? commands : sessions).reset(listTotal);
-      measured("count", began);
+      if (isOfCommands) commands.reset(listTotal, objects<Command>(page.buffers[0]));
+      else sessions.reset(listTotal, objects<SessionRow>(page.buffers[0]));
+      measured("rows", began);
     } catch (error) {
       ignore();
     }
@@ -332,12 +344,12 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
       drawer.hidden = false;
       frame.classList.add("aa-x-opened");
       replaying = chosen.session;
-      replay = mountReplay(drawer, within(source, "replay", { session: chosen.session }), {
+      replay = mountReplay(drawer, partOf(source, "replay", { session: chosen.session }), {
         commandNo: chosen.command,
         onSelect: (command: number) => scope.select({ session: chosen.session, command }),
       });
       drawer.querySelector<HTMLElement>("[role=listbox]")?.focus({ preventScroll: true });
-      announce.textContent = `session ${chosen.session} is open; Escape goes back`;
+      lines.say(`session ${chosen.session} is open; Escape goes back`);
     }
   }
 
@@ -354,6 +366,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   // -- life
 
   let typing: ReturnType<typeof setTimeout> | undefined;
+  lifetime.onEnd(() => clearTimeout(typing));
   search.addEventListener("input", () => {
     clearTimeout(typing);
     typing = setTimeout(() => scope.narrow(given({ ...scope.filter, text: search.value })), TYPING_MS);
@@ -361,7 +374,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   // While capturing: a replay has a meaning of its own for Escape, once there is nothing to close in it.
   frame.addEventListener("keydown", (event) => {
     const target = event.target as HTMLElement;
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest("[role=dialog]")) return;
     const isTyping = target.matches("input, select, textarea");
     if (event.key === "Escape" && replaying && !isTyping && drawer.querySelector<HTMLElement>(".aa-help")?.hidden) closeSession();
     else if (event.key === "Escape" && target === search) commands.element.focus({ preventScroll: true });
@@ -372,7 +385,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     event.preventDefault();
     event.stopPropagation();
   }, true);
-  cleanups.push(scope.hear((change) => {
+  lifetime.onEnd(scope.hear((change) => {
     if (change === "selected") {
       void followList();
       return;
@@ -395,7 +408,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     if (active && active.session_id === selected.session && active.command_no === selected.command) return;
     try {
       const { data } = await ask<{ place: number | null }>("place", { filter: scope.filter, newest, ...selected });
-      if (closed || scope.selected !== selected || listed !== opened?.stamp) return;
+      if (lifetime.isOver || scope.selected !== selected || listed !== opened?.stamp) return;
       const row = data.place === null ? undefined : commands.row(data.place);
       const isOther = row && (row.session_id !== selected.session || row.command_no !== selected.command);
       if (isOther) fresh.hidden = false; // the list is of before: its places are others
@@ -408,9 +421,9 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   async function begin(): Promise<void> {
     const began = performance.now();
     const { data } = await ask<Opened>("open", {});
-    if (closed) return;
+    if (lifetime.isOver) return;
     opened = data;
-    scope.begin(data.filter, data.selected);
+    scope.take(data);
     search.value = scope.filter.text ?? "";
     drawTitle();
     drawChips();
@@ -418,7 +431,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
     if (parts.has("timeline")) {
       timeline = mountTimeline(timelineBox, asking, scope, data, {
         complain: (error) => complain(error, "look"),
-        lanes: options.lanes ?? "none",
+        lanes,
         ...(options.onLanes ? { onLanes: options.onLanes } : {}),
       });
     }
@@ -429,17 +442,18 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
 
   /** Look whether there is more: often while the archive is read, now and then while it grows. */
   let watching: ReturnType<typeof setTimeout> | undefined;
-  cleanups.push(() => clearTimeout(watching));
+  lifetime.onEnd(() => clearTimeout(watching));
   function watch(): void {
     if (!opened) return;
     watching = setTimeout(async () => {
-      if (closed) return;
+      if (lifetime.isOver) return;
       try {
         if (frame.isConnected && !document.hidden) {
           const { data } = await ask<Opened>("open", {});
           const isNew = opened?.stamp !== data.stamp;
           const wasReady = opened?.ready;
           opened = data;
+          scope.take(data);
           if (isNew) {
             side?.refresh();
             timeline?.refresh(data);
@@ -460,14 +474,16 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
 
   return {
     scope,
+    layOut(next) {
+      lanes = next;
+      timeline?.layOut(next);
+    },
     dispose() {
-      closed = true;
-      clearTimeout(typing);
+      lifetime.end();
       replay?.dispose();
       timeline?.dispose();
       side?.dispose();
       said?.dispose();
-      for (const cleanup of cleanups) cleanup();
       frame.remove();
     },
   };

@@ -7,21 +7,23 @@
  */
 
 import { slice, type Slice } from "../arrow.ts";
+import { ticks } from "../axis.ts";
+import { fitted, palette } from "../canvas.ts";
 import type { Source } from "../channel.ts";
 import { el, icon, shown } from "../dom.ts";
 import { plain } from "../text.ts";
 import { count, counted, duration, moment } from "../units.ts";
 import { measured } from "../measured.ts";
-import {
-  across, centred, covers, overscan, panned, ticks, timeAt, whole, within, zoomed, type Span,
-} from "./lens.ts";
+import type { CommandClass } from "../replay/commands.ts";
+import { keyHelp, Lifetime, onAnotherLook } from "../view.ts";
+import { across, centred, clamped, covers, overscan, panned, timeAt, whole, zoomed, type Span } from "./lens.ts";
 import { between, Scope } from "./scope.ts";
 
 export const LANES = ["none", "session", "user", "agent", "target", "class"] as const;
 export type Lanes = (typeof LANES)[number];
 
-/** Classes by their code in what the kernel sends, the gravest first; the last is any other. */
-export const CLASSES = ["schema", "admin", "write", "unknown", "read", "session", ""] as const;
+/** Classes by their code in what the index answers (`GRAVITY` of analysis/explore/meaning.py); the last is any other. */
+export const GRAVITY: readonly (CommandClass | "")[] = ["schema", "admin", "write", "unknown", "read", "session", ""];
 
 /** What a bit of `flags` says, in the order of gravity: what stands first is drawn on top. */
 export const FLAGS = [
@@ -66,6 +68,8 @@ interface Looked {
   lanes: Lane[];
   n: number | null;
   ready: boolean;
+  /** Of which build of the index the ids of commands are; null while there is none. */
+  build: number | null;
   origin: number;
   step: number;
 }
@@ -73,7 +77,7 @@ interface Looked {
 type Drawn = { lanes: Lane[]; span: Span; pixels: number } & (
   | { kind: "bins"; bins: Slice<Bins>; origin: number; step: number }
   /** The gravest of `order` is drawn last, over all that shares its place. */
-  | { kind: "marks"; marks: Slice<Marks>; order: number[] }
+  | { kind: "marks"; marks: Slice<Marks>; order: number[]; build: number | null }
 );
 
 export interface Bounds {
@@ -85,6 +89,7 @@ const LANE_HEIGHT = 30;
 const LONE_LANE_HEIGHT = 84;
 const STRIP_HEIGHT = 34;
 const AXIS_HEIGHT = 20;
+const TICK_PX = 90;
 const CAP_PX = 4;
 /** So many bins are answered at most: a wider plot has wider ones. */
 const MAX_BINS = 4_096;
@@ -97,6 +102,12 @@ const KEYS: Record<string, string> = {
   "0": "all", ",": "previous", ".": "next", "[": "previousGrave", "]": "nextGrave", f: "filter", Escape: "clear",
   "?": "help",
 };
+
+const HELP = [
+  ["← →", "earlier, later"], ["+ -", "closer, farther"], ["Home End 0", "first, last, all"],
+  [", .", "previous, next command"], ["[ ]", "previous, next error, hold or denial"],
+  ["f", "keep what is in view"], ["Esc", "all times"], ["shift and drag", "choose a stretch"],
+] as const;
 
 /** Return what a key asks of a timeline, or null. */
 export function action(event: Pick<KeyboardEvent, "key" | "ctrlKey" | "metaKey" | "altKey">): string | null {
@@ -114,9 +125,9 @@ interface Options {
 }
 
 export interface TimelineView {
-  /** Show a time, in the middle. */
-  show(time: number): void;
-  refresh(bounds?: Bounds): void;
+  refresh(bounds: Bounds): void;
+  /** Lay it out in other lanes; whoever says so knows it already. */
+  layOut(lanes: Lanes): void;
   dispose(): void;
 }
 
@@ -130,10 +141,10 @@ export function mountTimeline(
   let brushed: Span | null = null;
   let asked = 0;
   let began = 0;
-  let closed = false;
   let timer: ReturnType<typeof setTimeout> | undefined;
-  let palette: Record<string, string> = {};
-  const cleanups: (() => void)[] = [];
+  let colours: ((name: string) => string) | null = null;
+  const lifetime = new Lifetime();
+  lifetime.onEnd(() => clearTimeout(timer));
 
   // -- skeleton
 
@@ -167,15 +178,7 @@ export function mountTimeline(
   );
   const axisCanvas = el("canvas", { class: "aa-axis-canvas", "aria-hidden": "true" });
   const legend = el("div", { class: "aa-legend", "aria-hidden": "true" });
-  const help = el(
-    "div", { class: "aa-help", role: "dialog", "aria-label": "Keys", hidden: true },
-    el("h4", {}, "Keys"),
-    el("dl", {}, ...[
-      ["← →", "earlier, later"], ["+ -", "closer, farther"], ["Home End 0", "first, last, all"],
-      [", .", "previous, next command"], ["[ ]", "previous, next error, hold or denial"],
-      ["f", "keep what is in view"], ["Esc", "all times"], ["shift and drag", "choose a stretch"],
-    ].flatMap(([keys, does]) => [el("dt", {}, keys ?? ""), el("dd", {}, does ?? "")])),
-  );
+  const help = keyHelp(HELP);
   const frame = el(
     "div", { class: "aa-timeline" },
     el(
@@ -194,16 +197,9 @@ export function mountTimeline(
     ),
     stripBox,
     el("div", { class: "aa-plot-row" }, names, plot),
-    axisCanvas, legend, help, announce,
+    axisCanvas, legend, help.element, announce,
   );
   root.append(frame);
-
-  const listen = <Type extends keyof HTMLElementEventMap>(
-    target: EventTarget, type: Type, listener: (event: HTMLElementEventMap[Type]) => void, options?: AddEventListenerOptions,
-  ) => {
-    target.addEventListener(type, listener as EventListener, options);
-    cleanups.push(() => target.removeEventListener(type, listener as EventListener, options));
-  };
 
   // -- asking
 
@@ -218,7 +214,7 @@ export function mountTimeline(
     });
     const seen = { lanes: data.lanes ?? [], span: wide, pixels };
     return data.kind === "marks"
-      ? marksOf(seen, slice<Marks>(buffers[0]))
+      ? marksOf(seen, slice<Marks>(buffers[0]), data.build)
       : { kind: "bins", ...seen, origin: data.origin, step: data.step, bins: slice<Bins>(buffers[0]) };
   }
 
@@ -232,8 +228,10 @@ export function mountTimeline(
       measured("move", began);
       return;
     }
+    // Whoever goes on is answered where they have come to, not for each step on the way.
     clearTimeout(timer);
-    timer = setTimeout(ask, isNew ? 0 : SETTLE_MS);
+    if (isNew || !plot.hasAttribute("aria-busy")) void ask();
+    else timer = setTimeout(ask, SETTLE_MS);
   }
 
   async function ask(): Promise<void> {
@@ -243,10 +241,12 @@ export function mountTimeline(
     plot.setAttribute("aria-busy", "true");
     try {
       const answer = await look(overscan(span), Math.min(MAX_BINS, width() * 3), lanesField.value as Lanes, "plot");
-      if (closed || mine !== asked) return;
+      if (lifetime.isOver || mine !== asked) return;
       drawn = answer;
       drawNames();
       draw();
+      // Of another build, the ids of commands are others: find the selected one again.
+      if (answer.kind === "marks" && here && here.build !== answer.build && (await find())) draw();
       measured("look", start);
     } catch (error) {
       if (mine === asked) complain(error); // else a newer question took its place
@@ -255,10 +255,10 @@ export function mountTimeline(
     }
   }
 
-  function marksOf(seen: { lanes: Lane[]; span: Span; pixels: number }, marks: Slice<Marks>): Drawn {
+  function marksOf(seen: { lanes: Lane[]; span: Span; pixels: number }, marks: Slice<Marks>, build: number | null): Drawn {
     const order = Array.from({ length: marks.length }, (_, i) => i);
     order.sort((a, b) => (marks.severity[a] ?? 0) - (marks.severity[b] ?? 0));
-    return { kind: "marks", ...seen, marks, order };
+    return { kind: "marks", ...seen, marks, order, build };
   }
 
   let askedStrip = 0;
@@ -267,7 +267,7 @@ export function mountTimeline(
     const mine = askedStrip;
     try {
       const answer = await look(limits, Math.max(50, stripBox.clientWidth), "none", "strip");
-      if (closed || mine !== askedStrip) return;
+      if (lifetime.isOver || mine !== askedStrip) return;
       strip = answer;
       drawStrip();
     } catch (error) {
@@ -277,34 +277,15 @@ export function mountTimeline(
 
   // -- drawing
 
-  function colours(): void {
-    const style = getComputedStyle(frame);
-    palette = Object.fromEntries(
-      [...CLASSES, "bad", "warn", "quiet", "line", "ink", "paper", "accent", "selected", "good"].map((name) => [
-        name, style.getPropertyValue(`--aa-${name}`).trim() || "#888",
-      ]),
-    );
-  }
-
-  /** Fit a canvas to its box at the screen's resolution; returns what draws on it, in CSS pixels. */
-  function fitted(target: HTMLCanvasElement, wide: number, high: number): CanvasRenderingContext2D | null {
-    const ratio = window.devicePixelRatio || 1;
-    if (target.width !== Math.round(wide * ratio) || target.height !== Math.round(high * ratio)) {
-      target.width = Math.round(wide * ratio);
-      target.height = Math.round(high * ratio);
-      target.style.height = `${high}px`;
-    }
-    const pen = target.getContext("2d");
-    pen?.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen?.clearRect(0, 0, wide, high);
-    return pen;
-  }
+  const colour = (name: string): string => {
+    colours ??= palette(frame, [...GRAVITY, "bad", "warn", "quiet", "line", "ink", "paper", "accent", "selected", "good"]);
+    return colours(name);
+  };
 
   const laneHeight = () => ((drawn?.lanes.length ?? 1) > 1 ? LANE_HEIGHT : LONE_LANE_HEIGHT);
   const plotHeight = () => Math.max(1, drawn?.lanes.length ?? 1) * laneHeight();
 
   function draw(): void {
-    if (!Object.keys(palette).length) colours();
     const wide = width();
     const pen = fitted(canvas, wide, plotHeight());
     if (!pen) return;
@@ -324,19 +305,19 @@ export function mountTimeline(
     if (!below) return;
     below.font = `11px ${getComputedStyle(frame).fontFamily}`;
     below.textBaseline = "middle";
-    for (const tick of ticks(span, wide)) {
+    for (const tick of ticks(span.since, span.until, ((span.until - span.since) / wide) * TICK_PX)) {
       const x = Math.round(across(span, wide, tick.time)) + 0.5;
-      pen.strokeStyle = palette["line"] ?? "";
+      pen.strokeStyle = colour("line");
       pen.globalAlpha = tick.isMajor ? 1 : 0.5;
       pen.beginPath();
       pen.moveTo(x, 0);
       pen.lineTo(x, plotHeight());
       pen.stroke();
       pen.globalAlpha = 1;
-      below.fillStyle = (tick.isMajor ? palette["ink"] : palette["quiet"]) ?? "";
+      below.fillStyle = colour(tick.isMajor ? "ink" : "quiet");
       below.fillText(tick.label, x + 3, AXIS_HEIGHT / 2);
     }
-    pen.strokeStyle = palette["line"] ?? "";
+    pen.strokeStyle = colour("line");
     for (let lane = 1; lane <= (drawn?.lanes.length ?? 1); lane += 1) {
       pen.beginPath();
       pen.moveTo(0, lane * laneHeight() - 0.5);
@@ -360,10 +341,10 @@ export function mountTimeline(
       // How many is the bar, how grave its cap: most of what is in a bin is what nobody looks for.
       const broad = Math.max(1, pixels - 0.2);
       pen.globalAlpha = 0.45;
-      pen.fillStyle = palette["session"] ?? "";
+      pen.fillStyle = colour("session");
       pen.fillRect(x, base - tall, broad, tall);
       pen.globalAlpha = 1;
-      pen.fillStyle = palette[CLASSES[bins.cls[i] ?? 0] || "unknown"] ?? "";
+      pen.fillStyle = colour(GRAVITY[bins.cls[i] ?? 0] || "unknown");
       pen.fillRect(x, base - tall, broad, Math.min(tall, CAP_PX));
     }
     for (const [i] of gravestLast(bins.flags, bins.length)) {
@@ -384,10 +365,10 @@ export function mountTimeline(
       const long = Math.max(3, across(seen, wide, time + (marks.duration[i] ?? 0)) - x);
       if (x + long < 0 || x > wide) continue;
       const top = (marks.lane[i] ?? 0) * high + 10;
-      pen.fillStyle = palette[CLASSES[marks.cls[i] ?? 0] || "unknown"] ?? "";
+      pen.fillStyle = colour(GRAVITY[marks.cls[i] ?? 0] || "unknown");
       pen.fillRect(x, top, long, high - 14);
-      if (marks.id[i] === selectedRow) {
-        pen.strokeStyle = palette["ink"] ?? "";
+      if (of.build === here?.build && marks.id[i] === here?.id) {
+        pen.strokeStyle = colour("ink");
         pen.lineWidth = 2;
         pen.strokeRect(x - 2, top - 2, long + 4, high - 10);
         pen.lineWidth = 1;
@@ -413,7 +394,7 @@ export function mountTimeline(
     if (!flag) return;
     const r = Math.max(1.5, size / 2);
     pen.fillStyle = pen.strokeStyle =
-      (flag.name === "denied" || flag.name === "error" ? palette["bad"] : flag.name === "held" ? palette["warn"] : palette["quiet"]) ?? "";
+      colour(flag.name === "denied" || flag.name === "error" ? "bad" : flag.name === "held" ? "warn" : "quiet");
     pen.beginPath();
     if (flag.shape === "cross") {
       pen.moveTo(x - r, y - r); pen.lineTo(x + r, y + r); pen.moveTo(x + r, y - r); pen.lineTo(x - r, y + r);
@@ -433,7 +414,7 @@ export function mountTimeline(
   function drawBand(pen: CanvasRenderingContext2D, wide: number, high: number): void {
     const { since, until } = scope.filter;
     if (since !== undefined || until !== undefined) {
-      pen.fillStyle = palette["quiet"] ?? "";
+      pen.fillStyle = colour("quiet");
       pen.globalAlpha = 0.14;
       const from = since === undefined ? 0 : across(span, wide, since);
       const to = until === undefined ? wide : across(span, wide, until);
@@ -442,7 +423,7 @@ export function mountTimeline(
       pen.globalAlpha = 1;
     }
     if (brushed) {
-      pen.fillStyle = palette["accent"] ?? "";
+      pen.fillStyle = colour("accent");
       pen.globalAlpha = 0.2;
       const from = across(span, wide, brushed.since);
       pen.fillRect(from, 0, across(span, wide, brushed.until) - from, high);
@@ -458,12 +439,12 @@ export function mountTimeline(
     else if (strip) drawMarks(pen, strip, limits, wide, STRIP_HEIGHT);
     const from = across(limits, wide, span.since);
     const to = across(limits, wide, span.until);
-    pen.fillStyle = palette["paper"] ?? "";
+    pen.fillStyle = colour("paper");
     pen.globalAlpha = 0.6;
     pen.fillRect(0, 0, from, STRIP_HEIGHT);
     pen.fillRect(to, 0, wide - to, STRIP_HEIGHT);
     pen.globalAlpha = 1;
-    pen.strokeStyle = palette["accent"] ?? "";
+    pen.strokeStyle = colour("accent");
     pen.strokeRect(Math.max(0.5, from), 0.5, Math.max(3, Math.min(wide - 1, to) - Math.max(0.5, from)), STRIP_HEIGHT - 1);
   }
 
@@ -484,7 +465,7 @@ export function mountTimeline(
 
   function drawLegend(): void {
     legend.replaceChildren(
-      ...CLASSES.filter((name) => name).map((name) => el("span", { class: `aa-key aa-class-${name}` }, el("i", { class: "aa-dot" }), name)),
+      ...GRAVITY.filter((name) => name).map((name) => el("span", { class: `aa-key aa-class-${name}` }, el("i", { class: "aa-dot" }), name)),
       ...FLAGS.map(({ name }) => el("span", { class: `aa-key aa-flag-${name}` }, { denied: "✕", error: "▼", held: "◆", large: "○", masked: "▬" }[name], ` ${name}`)),
     );
   }
@@ -507,26 +488,23 @@ export function mountTimeline(
       case "nextGrave": return void step(1, true);
       case "filter": return scope.narrow(between(scope.filter, Math.max(0, Math.floor(span.since)), Math.ceil(span.until)));
       case "clear":
-        if (!help.hidden) {
-          help.hidden = true;
-          return;
-        }
-        return scope.narrow(between(scope.filter));
+        return help.isOpen ? help.close() : scope.narrow(between(scope.filter));
       case "help":
-        help.hidden = !help.hidden;
+        help.toggle();
     }
   }
 
-  let selectedRow = -1;
-  let selectedTime: number | null = null;
+  /** Where the selected command is: its id in one build of the index, and its time. */
+  let here: { id: number; build: number | null; t: number } | null = null;
 
   /** Go to the command before or after the selected one, or the middle of what is seen. */
   async function step(direction: 1 | -1, grave: boolean): Promise<void> {
     const filter = { ...scope.filter };
     if (grave) filter.flags = ["error", "held", "denied"];
     try {
-      const { buffers } = await source.request("step", {
-        filter, direction, t: Math.round(selectedTime ?? (span.since + span.until) / 2), id: Math.max(0, selectedRow),
+      const { data, buffers } = await source.request<{ build: number }>("step", {
+        filter, direction, t: Math.max(0, Math.round(here?.t ?? (span.since + span.until) / 2)),
+        session: scope.selected?.session ?? null, command: scope.selected?.command ?? null,
       });
       const row = slice<{ id: number; t: number; session_id: string; command_no: number; text: string }>(buffers[0]);
       const [id, t, session] = [row.id?.[0], row.t?.[0], row.session_id?.[0]];
@@ -534,8 +512,7 @@ export function mountTimeline(
         announce.textContent = direction > 0 ? "none after it" : "none before it";
         return;
       }
-      selectedRow = id;
-      selectedTime = t;
+      here = { id, build: data.build, t };
       scope.select({ session, command: row.command_no[0] ?? 0 });
       move(t > span.since && t < span.until ? span : centred(span, limits, t));
       announce.textContent = `${moment(t)}, ${plain(row.text[0] ?? "").slice(0, 200)}`;
@@ -544,8 +521,8 @@ export function mountTimeline(
     }
   }
 
-  listen(frame, "keydown", (event) => {
-    if (event.target !== plot && !(event.key === "Escape" && !help.hidden)) return;
+  lifetime.listen(frame, "keydown", (event) => {
+    if (event.target !== plot && !(event.key === "Escape" && help.isOpen)) return;
     const what = action(event);
     if (!what) return;
     perform(what);
@@ -553,7 +530,7 @@ export function mountTimeline(
     event.stopPropagation();
   });
 
-  listen(plot, "wheel", (event) => {
+  lifetime.listen(plot, "wheel", (event) => {
     if (!event.ctrlKey && !event.shiftKey && !plot.matches(":focus-within")) return; // the page scrolls
     event.preventDefault();
     const x = event.clientX - plot.getBoundingClientRect().left;
@@ -562,12 +539,12 @@ export function mountTimeline(
   }, { passive: false });
 
   let drag: { x: number; span: Span; brush: boolean; moved: boolean } | null = null;
-  listen(plot, "pointerdown", (event) => {
+  lifetime.listen(plot, "pointerdown", (event) => {
     if (event.button !== 0) return;
     drag = { x: event.clientX, span: { ...span }, brush: event.shiftKey, moved: false };
     plot.setPointerCapture(event.pointerId);
   });
-  listen(plot, "pointermove", (event) => {
+  lifetime.listen(plot, "pointermove", (event) => {
     if (!drag) return hover(event);
     const by = event.clientX - drag.x;
     drag.moved ||= Math.abs(by) > 3;
@@ -580,10 +557,10 @@ export function mountTimeline(
       draw();
     } else {
       const us = (by / width()) * (drag.span.until - drag.span.since);
-      move(within({ since: drag.span.since - us, until: drag.span.until - us }, limits));
+      move(clamped({ since: drag.span.since - us, until: drag.span.until - us }, limits));
     }
   });
-  listen(plot, "pointerup", (event) => {
+  lifetime.listen(plot, "pointerup", (event) => {
     const ended = drag;
     drag = null;
     if (brushed) {
@@ -592,8 +569,8 @@ export function mountTimeline(
       draw();
     } else if (ended && !ended.moved) choose(event);
   });
-  listen(plot, "pointerleave", () => { tip.hidden = true; });
-  listen(plot, "pointercancel", () => {
+  lifetime.listen(plot, "pointerleave", () => { tip.hidden = true; });
+  lifetime.listen(plot, "pointercancel", () => {
     drag = null;
     brushed = null;
     draw();
@@ -604,16 +581,16 @@ export function mountTimeline(
     const box = stripBox.getBoundingClientRect();
     return timeAt(limits, Math.max(50, box.width), event.clientX - box.left);
   };
-  listen(stripBox, "pointerdown", (event) => {
+  lifetime.listen(stripBox, "pointerdown", (event) => {
     stripDrag = stripTime(event);
     stripBox.setPointerCapture(event.pointerId);
   });
-  listen(stripBox, "pointermove", (event) => {
+  lifetime.listen(stripBox, "pointermove", (event) => {
     if (stripDrag === null) return;
     const [since, until] = [stripDrag, stripTime(event)].sort((a, b) => a - b) as [number, number];
-    if (until - since > (limits.until - limits.since) / 500) move(within({ since, until }, limits));
+    if (until - since > (limits.until - limits.since) / 500) move(clamped({ since, until }, limits));
   });
-  listen(stripBox, "pointerup", (event) => {
+  lifetime.listen(stripBox, "pointerup", (event) => {
     const time = stripTime(event);
     if (stripDrag !== null && Math.abs(time - stripDrag) <= (limits.until - limits.since) / 500) {
       move(centred(span, limits, time));
@@ -660,7 +637,7 @@ export function mountTimeline(
     }
     const flags = (drawn.kind === "bins" ? drawn.bins.flags[i] : drawn.marks.flags[i]) ?? 0;
     const said = FLAGS.filter(({ bit }) => flags & bit).map(({ name }) => name).join(", ");
-    const cls = CLASSES[(drawn.kind === "bins" ? drawn.bins.cls[i] : drawn.marks.cls[i]) ?? 0] ?? "";
+    const cls = GRAVITY[(drawn.kind === "bins" ? drawn.bins.cls[i] : drawn.marks.cls[i]) ?? 0] ?? "";
     const first = drawn.kind === "bins"
       ? `${counted(drawn.bins.n[i] ?? 0, "command")}, gravest: ${cls}`
       : `${cls}, ${duration(drawn.marks.duration[i] ?? 0)}`;
@@ -685,13 +662,17 @@ export function mountTimeline(
       move(zoomed(span, limits, 0.25, timeAt(span, width(), x)));
       return;
     }
-    const row = drawn.marks.id[i] ?? -1;
-    const before = scope.selected;
+    const { build, marks } = drawn;
+    const [id, t, before] = [marks.id[i] ?? -1, marks.t[i] ?? 0, scope.selected];
     try {
-      const { data } = await source.request<{ session: string; command_no: number }>("which", { id: row });
-      if (closed || scope.selected !== before) return;
-      selectedRow = row;
-      selectedTime = drawn?.kind !== "marks" ? null : drawn.marks.t[i] ?? null;
+      const { data } = await source.request<{ session: string | null; command_no: number }>("which", { id, build });
+      if (lifetime.isOver || scope.selected !== before) return;
+      if (data.session === null) {
+        announce.textContent = "the archive was read anew; choose again";
+        move(span, true);
+        return;
+      }
+      here = { id, build, t };
       scope.select({ session: data.session, command: data.command_no });
       draw();
     } catch (error) {
@@ -701,66 +682,68 @@ export function mountTimeline(
 
   // -- life
 
-  listen(lanesField, "change", () => {
+  lifetime.listen(lanesField, "change", () => {
     onLanes?.(lanesField.value as Lanes);
     move(span, true);
   });
-  cleanups.push(scope.hear((change) => {
+  lifetime.onEnd(scope.hear((change) => {
     if (change === "filter") {
       clear.hidden = scope.filter.since === undefined && scope.filter.until === undefined;
-      askStrip();
+      void askStrip();
       move(span, true);
     } else void follow();
   }));
 
+  /** Find where the selected command is; return whether it is elsewhere than it was. */
+  async function find(): Promise<boolean> {
+    const { selected } = scope;
+    const before = here;
+    if (!selected) here = null;
+    else {
+      const { data } = await source.request<{ id: number | null; build: number | null; t: number }>("locate", { ...selected });
+      if (lifetime.isOver || scope.selected !== selected) return false; // it has moved on
+      here = typeof data.id === "number" ? { id: data.id, build: data.build, t: data.t } : null;
+    }
+    return here?.id !== before?.id || here?.build !== before?.build;
+  }
+
   /** Show what another view has selected. */
   async function follow(): Promise<void> {
-    const { selected } = scope;
-    if (!selected) return;
     try {
-      const { data } = await source.request<{ id: number | null; t: number }>("locate", { ...selected });
-      if (closed || scope.selected !== selected) return; // it has moved on
-      if (data.id === null || data.id === undefined || data.id === selectedRow) return;
-      selectedRow = data.id;
-      selectedTime = data.t;
-      move(data.t > span.since && data.t < span.until ? span : centred(span, limits, data.t));
+      if (!(await find())) return;
+      if (here) move(here.t > span.since && here.t < span.until ? span : centred(span, limits, here.t));
+      else draw();
     } catch (error) {
       complain(error);
     }
   }
 
   const redraw = () => {
-    colours();
-    draw();
+    colours = null;
+    move(span);
   };
-  const sizes = new ResizeObserver(() => requestAnimationFrame(() => move(span)));
-  sizes.observe(plot);
-  const themes = new MutationObserver(() => requestAnimationFrame(() => requestAnimationFrame(redraw)));
-  themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
-  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
-  scheme.addEventListener("change", redraw);
-  cleanups.push(() => sizes.disconnect(), () => themes.disconnect(), () => scheme.removeEventListener("change", redraw));
+  lifetime.onEnd(onAnotherLook([plot], redraw));
 
   drawLegend();
   move(span, true);
   void askStrip();
 
   return {
-    show: (time) => move(centred(span, limits, time)),
     refresh(next) {
-      if (next) {
-        const sawAll = span.since === limits.since && span.until === limits.until;
-        bounds = next;
-        limits = whole(next.first, next.last);
-        if (sawAll) span = { ...limits };
-      }
+      const sawAll = span.since === limits.since && span.until === limits.until;
+      bounds = next;
+      limits = whole(next.first, next.last);
+      if (sawAll) span = { ...limits };
       void askStrip();
       move(span, true);
     },
+    layOut(next) {
+      if (lanesField.value === next) return;
+      lanesField.value = next;
+      move(span, true);
+    },
     dispose() {
-      closed = true;
-      clearTimeout(timer);
-      for (const cleanup of cleanups) cleanup();
+      lifetime.end();
       frame.remove();
     },
   };

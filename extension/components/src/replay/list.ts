@@ -1,6 +1,7 @@
 /** The list of commands, of which only what is in view is drawn, and asked for. */
 
 import { el, shown } from "../dom.ts";
+import { listWindow } from "../list-window.ts";
 import { elapsed } from "../units.ts";
 import { remember, type Ask, type Lifetime } from "../view.ts";
 import type { ReplayAnswers, Summary } from "./answers.ts";
@@ -15,8 +16,8 @@ const MORE_ROWS = 4; // above and below what is in view
 export interface CommandList {
   readonly element: HTMLElement;
   draw(scene: Scene, place: number): void;
-  /** Scroll as little as shows `place`. */
-  reveal(place: number): void;
+  /** The same, scrolled as little as shows `place`. */
+  show(scene: Scene, place: number): void;
   /** What is known of a command, once its row was in view. */
   summary(number: number): Summary | undefined;
   forget(number: number): void;
@@ -36,6 +37,7 @@ export function commandList(options: {
     { class: "aa-list", role: "listbox", tabindex: 0, "aria-label": "Commands", id: `${prefix}-list` },
     spacer,
   );
+  const inView = listWindow(list, spacer, ROW_HEIGHT);
   const summaries = new Map<number, Summary>();
   let drawn: { scene: Scene; place: number } | null = null;
   let isFetching = false;
@@ -51,18 +53,18 @@ export function commandList(options: {
     if (!drawn) return;
     const { scene, place } = drawn;
     const { index, view } = scene;
-    const height = list.clientHeight || 400;
-    const from = Math.max(0, Math.floor(list.scrollTop / ROW_HEIGHT) - MORE_ROWS);
-    const to = Math.min(view.length, Math.ceil((list.scrollTop + height) / ROW_HEIGHT) + MORE_ROWS);
+    inView.resize(view.length);
+    const { from, to, down } = inView.range(MORE_ROWS);
     const rows: HTMLElement[] = [];
     const missing: number[] = [];
     for (let i = from; i < to; i += 1) {
       const number = numberOf(index, nth(view, i));
       if (!summaries.has(number)) missing.push(number);
-      rows.push(row(scene, i, i === place));
+      const node = row(scene, i, i === place);
+      node.style.top = `${down(i)}px`;
+      rows.push(node);
     }
     if (!view.length && index.length) rows.push(el("div", { class: "aa-empty" }, "nothing matches the filter"));
-    spacer.style.height = `${view.length * ROW_HEIGHT}px`;
     spacer.replaceChildren(...rows);
     if (place >= 0) list.setAttribute("aria-activedescendant", `${prefix}-row-${nth(view, place)}`);
     else list.removeAttribute("aria-activedescendant");
@@ -96,7 +98,7 @@ export function commandList(options: {
     if (span?.to === i) bracket.push("aa-txn-to");
     if (span) bracket.push(`aa-txn-${span.fate.replace(" ", "-")}`);
     const problem = summary?.error_code ? `${status} ${summary.error_code}` : status;
-    const node = el(
+    return el(
       "div",
       {
         class: `aa-row${isCurrent ? " aa-current" : ""}${status === "ok" ? "" : " aa-notok"}`,
@@ -121,8 +123,6 @@ export function commandList(options: {
         el("div", { class: "aa-row-sql" }, ...(summary ? shown(summary.text ?? "") : [])),
       ),
     );
-    node.style.top = `${i * ROW_HEIGHT}px`;
-    return node;
   }
 
   return {
@@ -131,13 +131,11 @@ export function commandList(options: {
       drawn = { scene, place };
       redraw();
     },
-    reveal(place) {
-      if (place < 0) return;
-      const top = place * ROW_HEIGHT;
-      if (top < list.scrollTop) list.scrollTop = top;
-      else if (top + ROW_HEIGHT > list.scrollTop + list.clientHeight) {
-        list.scrollTop = top + ROW_HEIGHT - list.clientHeight;
-      }
+    show(scene, place) {
+      drawn = { scene, place };
+      inView.resize(scene.view.length);
+      if (place >= 0) inView.reveal(place);
+      redraw();
     },
     summary: (number) => summaries.get(number),
     forget: (number) => void summaries.delete(number),

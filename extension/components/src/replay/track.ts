@@ -1,5 +1,6 @@
 /** The track of a session: every command on its clock, and the playhead, by pointer. */
 
+import { fitted, palette } from "../canvas.ts";
 import { el, shown } from "../dom.ts";
 import { duration, elapsed } from "../units.ts";
 import type { Lifetime } from "../view.ts";
@@ -45,24 +46,14 @@ export function sessionTrack(options: {
   let colours: ((name: string) => string) | null = null;
   let isDragging = false;
 
-  function palette(): (name: string) => string {
-    const style = getComputedStyle(track);
-    const names = [...CLASSES, "bad", "good", "quiet", "line", "faint"];
-    const read = new Map(names.map((name) => [name, style.getPropertyValue(`--aa-${name}`).trim()]));
-    return (name) => read.get(name) || "#888";
-  }
-
   function draw(): void {
     const width = track.clientWidth;
     const height = track.clientHeight;
-    const pen = canvas.getContext("2d");
-    if (!scene || !width || !height || !pen) return;
+    if (!scene || !width || !height) return;
+    const pen = fitted(canvas, width, height);
+    if (!pen) return;
     const { index, view, clock, spans } = scene;
-    const ratio = window.devicePixelRatio || 1;
-    canvas.width = width * ratio;
-    canvas.height = height * ratio;
-    pen.scale(ratio, ratio);
-    const colour = (colours ??= palette());
+    const colour = (colours ??= palette(track, [...CLASSES, "bad", "good", "quiet", "line", "faint"]));
     const scale = clock.total > 0 ? (width - 3) / clock.total : 0;
     const room = height - ABOVE_PX - BELOW_PX;
 

@@ -11,15 +11,25 @@ interface Traits {
 }
 
 function render({ model, el }: RenderProps<Traits>): () => void {
-  return attach(model, (source) =>
-    mountExplorer(el, source, {
+  let follow = () => {};
+  const followLanes = () => follow();
+  const detach = attach(model, (source) => {
+    const explorer = mountExplorer(el, source, {
       parts: model.get("parts"),
       lanes: model.get("lanes"),
       onLanes: (lanes) => {
         model.set("lanes", lanes);
         model.save_changes();
       },
-    }));
+    });
+    follow = () => explorer.layOut(model.get("lanes"));
+    return explorer;
+  });
+  model.on("change:lanes", followLanes);
+  return () => {
+    model.off("change:lanes", followLanes);
+    detach();
+  };
 }
 
 export default { render };

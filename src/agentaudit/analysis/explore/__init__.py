@@ -7,8 +7,8 @@ facts and with Arrow for what is drawn. Nothing here takes SQL from whoever asks
 
 from __future__ import annotations
 
-from agentaudit.analysis.explore.answers import Superseded
+from agentaudit.analysis.explore.answers import Rebuilt, Superseded
 from agentaudit.analysis.explore.filters import Filter
 from agentaudit.analysis.explore.index import Answer, Index
 
-__all__ = ["Answer", "Filter", "Index", "Superseded"]
+__all__ = ["Answer", "Filter", "Index", "Rebuilt", "Superseded"]

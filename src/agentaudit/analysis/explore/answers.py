@@ -25,12 +25,15 @@ from agentaudit.errors import QuestionError
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
 SESSION_ORDERS: Final = ("newest", "oldest", "gravest", "most")
+OPEN_FACETS: Final = tuple(facet for facet in FACETS if facet not in ("cls", "status", "decision"))
+"""Facets of words that were recorded: of these there may be any number."""
 MAX_LANES = 64
 MAX_WIDTH = 4_096
 MAX_MARKS = 5_000
 MAX_ROWS = 500
 MAX_SESSIONS = 500
 TOP_VALUES = 50
+MAX_FOUND = 200
 TEXT_CHARACTERS = 300
 _KEPT_HOURS = 64
 
@@ -48,6 +51,10 @@ DROPPED: Final = "question: a newer one came on its channel"
 
 class Superseded(QuestionError):
     """A newer question on the same channel has taken this one's place; nobody waits for it."""
+
+
+class Rebuilt(QuestionError):
+    """What was asked about was an id of an index that another has replaced: there it is another."""
 
 
 class Turn:
@@ -148,13 +155,14 @@ class Answers:
             min(bins.until, MAX_US),
             bins.step,
         )
-        lane = "0" if column is None else quoted(column)
-        cells = self._arrow(
-            f"SELECT {lane}::UINTEGER AS lane, ((t - {bins.origin}) // {bins.step})::USMALLINT "
-            f"AS bin, sum(n)::BIGINT AS n, min(g) AS g, bit_or(flags) AS flags "
-            f"FROM {rows} GROUP BY ALL"
-        )
-        named, cells = self._lanes(lanes, cells)
+        if column == "session":
+            named, cells = self._binned_sessions(meant, bins, rows)
+        else:
+            lane = "0" if column is None else quoted(column)
+            found = self._arrow(
+                f"SELECT {lane}::UINTEGER AS lane, {_binned(bins)} FROM {rows} GROUP BY ALL"
+            )
+            named, cells = self._lanes(lanes, found)
         drawn = pa.table(
             {
                 "lane": cells["lane"],
@@ -253,6 +261,34 @@ class Answers:
             more = counts[0][3] - len(counts) if counts else 0
             found[facet] = {"values": values, "more": more}
         return {"facets": found}, []
+
+    def values(
+        self, *, facet: str, text: str, offset: int, limit: int
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """The values of one facet that contain `text`, in any case, counted as `facets` counts.
+
+        Facts: `values` (name and count, the most frequent first, behind `offset` of them) and how
+        many there are in all, `n`.
+        """
+        column = _COLUMNS.get(facet, facet)
+        table, word = f"words_{facet}", "word"
+        if facet == "session":
+            table, word = "session_numbers", "session_id::VARCHAR"
+        elif facet in ("risk", "table"):
+            table = f"items_{column}"
+        rows = rows_of(self._built, self._condition(facet), (column,), 0, MAX_US)
+        found = self._many(
+            f"WITH counted AS (SELECT {quoted(column)}::UINTEGER AS code, sum(n)::BIGINT AS n "
+            f"FROM {rows} GROUP BY 1), "
+            f"named AS (SELECT {word} AS word, sum(n)::BIGINT AS n "
+            f"FROM counted JOIN {table} USING (code) GROUP BY 1) "
+            "SELECT word, n, count(*) OVER () AS of FROM named "
+            "WHERE contains(lower(word), lower($text)) "
+            f"ORDER BY n DESC, word LIMIT {limit} OFFSET {offset}",
+            {"text": text},
+        )
+        n = found[0][2] if found else 0
+        return {"values": [[name, count] for name, count, _ in found], "n": n}, []
 
     def rows(
         self,
@@ -450,6 +486,46 @@ class Answers:
             )
         return named, cells
 
+    def _binned_sessions(
+        self, meant: Condition, bins: Bins, rows: str
+    ) -> tuple[list[dict[str, Any]], pa.Table]:
+        """Return the lanes of sessions and their cells, as `_lanes` would.
+
+        There may be more cells of sessions than a screen has pixels: which of them are shown is
+        asked first, and the others are added up where they are.
+        """
+        whole = rows_of(self._built, meant, ("session",), bins.origin, min(bins.until, MAX_US))
+        mild = f"g >> {meaning.SEVERITY_BITS}"
+        totals = self._many(
+            "WITH totals AS (SELECT session, sum(n)::BIGINT AS n, min(g) AS g "
+            f"FROM {whole} GROUP BY session), "
+            f"ranked AS (SELECT *, {mild} AS mild, count(*) OVER () AS of, "
+            f"row_number() OVER (ORDER BY {mild}, n DESC, session) AS place FROM totals) "
+            f"SELECT if(place < {MAX_LANES} OR of = {MAX_LANES}, session, NULL) AS session, "
+            "sum(n)::BIGINT, min(mild), count(*) FROM ranked GROUP BY 1 ORDER BY min(place)"
+        )
+        shown = [each for each in totals if each[0] is not None]
+        names = self._words("session", [code for code, _, _, _ in shown])
+        named: list[dict[str, Any]] = [
+            {"name": name, "n": n, "severity": 3 - mild}
+            for name, (_, n, mild, _) in zip(names, shown, strict=True)
+        ]
+        named += [
+            {"name": None, "n": n, "severity": 3 - mild, "others": others}
+            for code, n, mild, others in totals
+            if code is None
+        ]
+        codes = _listed([code for code, _, _, _ in shown])
+        numbered = (
+            f"(SELECT unnest([{codes}])::UINTEGER AS session, "
+            f"unnest(range({len(shown)}))::UTINYINT AS number)"
+        )
+        cells = self._arrow(
+            f"SELECT coalesce(number, {MAX_LANES - 1})::UTINYINT AS lane, {_binned(bins)} "
+            f"FROM {rows} LEFT JOIN {numbered} USING (session) GROUP BY ALL"
+        )
+        return named, cells
+
     def _names(self, lanes: str, codes: list[int]) -> list[str]:
         if lanes == "none":
             return ["" for _ in codes]
@@ -530,6 +606,14 @@ class Answers:
             return self._arrow(sql)
         finally:
             self._cursor.unregister("cells")
+
+
+def _binned(bins: Bins) -> str:
+    """Return the SQL of a cell: its bin, and what it adds up."""
+    return (
+        f"((t - {bins.origin}) // {bins.step})::USMALLINT AS bin, sum(n)::BIGINT AS n, "
+        "min(g) AS g, bit_or(flags) AS flags"
+    )
 
 
 def _graveness(g: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:

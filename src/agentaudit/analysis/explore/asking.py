@@ -8,7 +8,13 @@ from uuid import UUID
 
 from agentaudit.analysis import asked
 from agentaudit.analysis.explore import answers
-from agentaudit.analysis.explore.filters import MAX_US, Filter, instant
+from agentaudit.analysis.explore.filters import (
+    MAX_US,
+    MAX_VALUE_CHARACTERS,
+    Filter,
+    instant,
+    text_of,
+)
 from agentaudit.errors import QuestionError
 
 _MOST_ID: Final = (1 << 53) - 1
@@ -102,7 +108,12 @@ def _session(name: str, value: Any) -> str:
         raise QuestionError(f"{name}: a whole session id expected") from None
 
 
+def _part(name: str, value: Any) -> str:
+    return "" if value is None else text_of(name, value, MAX_VALUE_CHARACTERS)
+
+
 _ORDER: Final = _choice(("newest", "oldest"))
+_BUILD: Final = _number(None, _MOST_ID)
 
 QUESTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
     "overview": {},
@@ -121,11 +132,19 @@ QUESTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "limit": _number(answers.MAX_MARKS, answers.MAX_MARKS, 1),
     },
     "facets": {"filter": _filter},
+    "values": {
+        "filter": _filter,
+        "facet": _choice(answers.OPEN_FACETS),
+        "text": _part,
+        "offset": _number(0, _MOST_OFFSET),
+        "limit": _number(answers.TOP_VALUES, answers.MAX_FOUND, 1),
+    },
     "rows": {
         "filter": _filter,
         "order": _ORDER,
         "offset": _number(0, _MOST_OFFSET),
         "after": _after,
+        "build": _BUILD,
         "limit": _number(200, answers.MAX_ROWS, 1),
     },
     "position": {
@@ -133,6 +152,7 @@ QUESTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "order": _ORDER,
         "t": _time,
         "id": _number(None, _MOST_ID),
+        "build": _BUILD,
     },
     "sessions": {
         "filter": _filter,
@@ -140,7 +160,7 @@ QUESTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "offset": _number(0, _MOST_OFFSET),
         "limit": _number(100, answers.MAX_SESSIONS, 1),
     },
-    "which": {"id": _number(0, _MOST_ID)},
+    "which": {"id": _number(0, _MOST_ID), "build": _BUILD},
     "locate": {"session": _session, "command_no": _number(0, (1 << 31) - 1)},
 }
 """Each question's arguments, and how each is checked; None is what was not given."""

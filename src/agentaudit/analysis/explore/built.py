@@ -105,11 +105,13 @@ class Stopped(Exception):
 class Built:
     """One index over one look at an archive; `take_tail` adds what came since.
 
+    Ids of commands stay what they are until another takes its place, with another `number`.
     Several threads may read at once, each by `reading`; one at a time may build.
     """
 
-    def __init__(self, archive: Path, folder: Path) -> None:
+    def __init__(self, archive: Path, folder: Path, number: int = 1) -> None:
         self.folder = folder
+        self.number = number
         self._connection = duckdb.connect(str(folder / "index.duckdb"))
         setup = self._connection.cursor()
         setup.execute("SET TimeZone = 'UTC'")

@@ -101,7 +101,7 @@ class Filter:
             if name in ("since", "until"):
                 given[name] = None if value is None else instant(f"filter.{name}", value)
             elif name == "text":
-                given[name] = _text("filter.text", value, MAX_TEXT_CHARACTERS)
+                given[name] = text_of("filter.text", value, MAX_TEXT_CHARACTERS)
             else:
                 given[name] = _values(name, value)
         return cls(**given)
@@ -252,7 +252,7 @@ def _values(name: str, value: object) -> tuple[str, ...]:
         raise QuestionError(
             f"filter.{name}: at most {MAX_VALUES} values expected, found {len(value)}"
         )
-    found = {_text(f"filter.{name}", one, MAX_VALUE_CHARACTERS) for one in value}
+    found = {text_of(f"filter.{name}", one, MAX_VALUE_CHARACTERS) for one in value}
     if name == "session":
         found = {_session(one) for one in found}
     if name in _CHOICES and not found.issubset(_CHOICES[name]):
@@ -261,7 +261,12 @@ def _values(name: str, value: object) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _text(name: str, value: object, most: int) -> str:
+def text_of(name: str, value: object, most: int) -> str:
+    """Return `value` as text of at most `most` characters.
+
+    Raises:
+        QuestionError: it is none, or longer, or no Unicode.
+    """
     if not isinstance(value, str):
         raise QuestionError(f"{name}: text expected, found {type(value).__name__}")
     if len(value) > most:

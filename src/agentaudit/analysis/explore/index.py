@@ -9,6 +9,7 @@ wants that answer.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 import weakref
@@ -24,7 +25,7 @@ import duckdb
 
 from agentaudit.analysis.case import Case
 from agentaudit.analysis.explore import answers
-from agentaudit.analysis.explore.answers import DROPPED, Answers, Superseded, Turn
+from agentaudit.analysis.explore.answers import DROPPED, Answers, Rebuilt, Superseded, Turn
 from agentaudit.analysis.explore.asking import arguments as checked
 from agentaudit.analysis.explore.built import Built, Stopped, private_folder
 from agentaudit.analysis.explore.filters import Filter
@@ -122,10 +123,12 @@ class Index:
         same `channel` (any text but the empty one) ends this one with `Superseded`. `facts` has,
         beside what the question is about: `ready` (whether the index is there; before that only
         `overview` and `bins` say anything, and `bins` nothing finer than an hour), `generation`
-        (another number after each change), `behind` (the archive has grown since), and `progress`.
+        (another number after each change), `behind` (the archive has grown since), `progress`, and
+        `build`: an `id` is of that build alone, so whoever asks about one gives that number too.
 
         Raises:
             QuestionError: no such question, or arguments that it does not take.
+            Rebuilt: the `build` that was given is no more, say because something was purged.
             Superseded: see above.
             AgentauditError: the archive cannot be read.
         """
@@ -170,6 +173,18 @@ class Index:
         """See `Answers.facets`."""
         return self._asked("facets", filter)
 
+    def values(
+        self,
+        facet: str,
+        filter: Filter | None = None,
+        *,
+        text: str = "",
+        offset: int = 0,
+        limit: int = answers.TOP_VALUES,
+    ) -> Answer:
+        """See `Answers.values`."""
+        return self._asked("values", filter, facet=facet, text=text, offset=offset, limit=limit)
+
     def rows(
         self,
         filter: Filter | None = None,
@@ -178,16 +193,24 @@ class Index:
         offset: int = 0,
         after: tuple[int, int] | None = None,
         limit: int = 200,
+        build: int | None = None,
     ) -> Answer:
-        """See `Answers.rows`; `after` is `t` and `id` of a command."""
+        """See `Answers.rows`; `after` is `t` and `id` of a command, the id being of `build`."""
         behind = None if after is None else {"t": after[0], "id": after[1]}
-        return self._asked("rows", filter, order=order, offset=offset, after=behind, limit=limit)
+        page = {"order": order, "offset": offset, "after": behind, "limit": limit, "build": build}
+        return self._asked("rows", filter, **page)
 
     def position(
-        self, filter: Filter | None = None, *, t: int, id: int | None = None, order: str = "newest"
+        self,
+        filter: Filter | None = None,
+        *,
+        t: int,
+        id: int | None = None,
+        order: str = "newest",
+        build: int | None = None,
     ) -> Answer:
-        """See `Answers.position`."""
-        return self._asked("position", filter, t=t, id=id, order=order)
+        """See `Answers.position`; the `id` is of `build`."""
+        return self._asked("position", filter, t=t, id=id, order=order, build=build)
 
     def sessions(
         self,
@@ -224,6 +247,8 @@ class _State:
         self.gateways: list[dict[str, Any]] = []
         self.is_closed = False
         self.generation = 0
+        # From anywhere: a page may outlive this process, and its ids are none of another's index.
+        self._builds = secrets.randbits(40)
         self._seen: object = None
         self._looked = 0.0
         self._is_behind = False
@@ -244,7 +269,8 @@ class _State:
         snap = self._snapshot()
         files = stamps(snap.files["commands"])
         self.gateways = self.look_at.gateways()
-        fresh = Built(self.look_at.archive, private_folder())
+        self._builds += 1
+        fresh = Built(self.look_at.archive, private_folder(), self._builds)
         with self._lock:
             self.building = fresh
         # Whoever closes after this line closes that one too.
@@ -388,6 +414,8 @@ class _State:
 
     def _ask(self, built: Built, name: str, given: Mapping[str, Any], turn: Turn) -> Answer:
         arguments = dict(given)
+        if arguments.pop("build", None) not in (None, built.number):
+            raise Rebuilt(f"{name}: the archive was read anew since; what was shown is no more")
         wanted = arguments.pop("filter", Filter())
         base = built.base(wanted.text)
         with built.reading() as cursor, self.taking(cursor, turn):
@@ -395,7 +423,7 @@ class _State:
         if name == "overview":
             facts["gateways"] = self.gateways
             facts["warnings"] = list(self.warnings)
-        return Answer(facts, tuple(buffers))
+        return Answer({**facts, "build": built.number}, tuple(buffers))
 
     @contextmanager
     def taking(self, cursor: duckdb.DuckDBPyConnection, turn: Turn) -> Iterator[None]:
@@ -433,6 +461,7 @@ class _State:
     def _said(self, found: Answer, generation: int) -> Answer:
         step, share = self.progress
         facts = {
+            "build": None,
             **found.facts,
             "ready": self.built is not None,
             "generation": generation,
