@@ -7,7 +7,6 @@ same explorer they share its scope: filter, times and selection of one are those
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -20,7 +19,7 @@ from agentaudit.analysis.session import Session
 from agentaudit.errors import AgentauditError, QuestionError
 from agentaudit.widgets.pictures import escaped
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
-from agentaudit.widgets.replay import Replay, ReplayQuestions
+from agentaudit.widgets.replay import Replay, Replays
 from agentaudit.widgets.scope import Scope, Scoped, selection
 from agentaudit.widgets.view import View, bundle
 
@@ -34,7 +33,6 @@ STILL_WAIT_S: Final = 2.0
 """How long a cell may wait for the picture that is saved with it."""
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
-_KEPT_REPLAYS = 4
 _MAX_CHANNEL = 20
 
 
@@ -44,8 +42,7 @@ class ExplorerQuestions(Questions):
     def __init__(self, scope: Scope, by: object | None = None) -> None:
         self._scope = scope
         self._by = by
-        self._replays: dict[str, ReplayQuestions] = {}
-        self._opening = threading.Lock()
+        self._replays = Replays(scope.case)
 
     @question
     def open(self) -> Data:
@@ -155,16 +152,7 @@ class ExplorerQuestions(Questions):
     @question
     def replay(self, session: Any, op: Any, args: Any) -> Buffered:
         """A question about one session, as `ReplayQuestions` answers it."""
-        if not isinstance(session, str):
-            raise QuestionError("session: an id expected")
-        with self._opening:
-            asked = self._replays.pop(session, None)
-            if asked is None:
-                asked = ReplayQuestions(self._scope.case.session(session))
-            self._replays[session] = asked
-            while len(self._replays) > _KEPT_REPLAYS:
-                del self._replays[next(iter(self._replays))]
-        return asked.ask(op, args)
+        return self._replays.ask(session, op, args)
 
     def _ask(self, name: str, **arguments: Any) -> Data:
         return self._scope.index.answer(name, arguments).facts
