@@ -391,5 +391,8 @@ def test_who_may_not_decide_is_told_so_and_a_server_can_decide_nothing(
             message = {"v": 1, "id": 1, "op": "decide", "args": {}}
             said = server.http.post("agentaudit/approvals", json=message)
             assert said.status_code == 403
+            message |= {"op": "outcome", "args": {"request": request["id"]}}
+            told = unframed(server.http.post("agentaudit/approvals", json=message).content)
+            assert (told.data["state"], told.data["votes"]) == ("pending", [])
         with serving(gw.directory, tmp_path / "b", environment=environment) as server:
             assert Reviewer(server).decide(request).data["decided"][0]["state"] == "denied"

@@ -1,35 +1,18 @@
 /**
  * What waits for a decision: each request whole, and yes or no with a reason, several at once.
  *
- * An agent wrote the statements, and wants them to be approved. All that is drawn of a request, but
- * how long it waits, comes from the document `shown`, whose digest is computed here and sent back;
- * members that this page does not know are drawn as JSON. What would push the end of a statement off
- * the screen, runs of empty lines and of spaces, is counted instead.
+ * What is decided on is what was drawn: the digest of the document on the screen is computed here and
+ * sent back. What somebody reads does not jump: a request is drawn once, a new one comes below the
+ * others, and one that is over becomes a line of what has ended.
  */
 
-import type { Source } from "./channel.ts";
+import { drawCard, type Card } from "./approvals/card.ts";
+import { asked, countdown, effect, isAlone, kindOf, who, type Request, type Vote } from "./approvals/words.ts";
+import { Closed, type Source } from "./channel.ts";
 import { digestOf } from "./digest.ts";
 import { el, shown } from "./dom.ts";
-import { tokens, type Token } from "./sql.ts";
-import { count, counted, moment } from "./units.ts";
-
-/** A request as the control API tells it; times are µs since 1970. */
-export interface Request {
-  id: string;
-  kind: string;
-  state: string;
-  target: string;
-  class: string;
-  shown: Record<string, unknown>;
-  digest: string;
-  approvers: string[];
-  approvals: number;
-  expires_at: number;
-  session_id: string | null;
-  command_no: number;
-  votes: { approver: { user: string }; verdict: string; reason: string }[];
-  may_decide: boolean;
-}
+import { count, counted } from "./units.ts";
+import { messageOf } from "./view.ts";
 
 export interface Pending {
   now: number;
@@ -44,6 +27,11 @@ interface Decided {
   hint?: string;
 }
 
+interface Outcome {
+  state: string;
+  votes: Vote[];
+}
+
 export interface Options {
   /** Opens the session that a statement waits in. */
   onOpen?: (session: string, command: number) => void;
@@ -51,6 +39,8 @@ export interface Options {
   onDecided?: () => void;
   /** Whether decisions can be made here at all. */
   mayDecide?: boolean;
+  /** Looks by itself so often; not at all where it is 0 and `refresh` is called instead. */
+  everySeconds?: number;
 }
 
 export interface Approvals {
@@ -58,208 +48,347 @@ export interface Approvals {
   dispose(): void;
 }
 
-const MAX_EMPTY_LINES = 3;
-const MAX_SPACES = 60;
-const MAX_COLOURED = 50_000;
 const TICK_MS = 1_000;
-const HOLD = new Set([
-  "session", "command", "target", "protocol", "user", "issuer", "agent", "actor_chain", "client_addr",
-  "client_app", "rule", "statements", "transaction", "reported", "settings",
-]);
-const STATEMENT = new Set(["text", "params", "sha256", "decision"]);
-const ACCESS = new Set([
-  "target", "user", "issuer", "agent", "actor_chain", "reason", "duration_s", "starts_at", "classes",
-  "resources",
-]);
-const ALWAYS = new Set(["search_path", "session_authorization"]);
-const USUAL: Record<string, string> = {
-  standard_conforming_strings: "on",
-  client_encoding: "UTF8",
-  is_superuser: "off",
-  default_transaction_read_only: "off",
-  in_hot_standby: "off",
-};
-const CLASSES = new Set(["read", "write", "schema", "admin", "session"]);
+const SOON_S = 60;
+const HIDDEN_FACTOR = 4;
+/** As the kernel and the server have it. */
+const MAX_AT_ONCE = 50;
+const MAX_REASON = 1_000;
+const MAX_ENDED = 8;
+const STATES = new Set(["approved", "denied", "expired", "cancelled"]);
 
-const text = (value: unknown): string =>
-  value === null || value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value);
-const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
-const texts = (value: unknown): string[] => list(value).map(text);
-const object = (value: unknown): Record<string, unknown> =>
-  value !== null && typeof value === "object" && !Array.isArray(value) ? (value as Record<string, unknown>) : {};
-
-/** The statements of a hold, as objects. */
-export const statements = (request: Request): Record<string, unknown>[] =>
-  list(request.shown.statements).map(object);
-
-/** What a request is about, in a line of recorded text. */
-export function effect(request: Request): string {
-  if (request.kind === "access") {
-    return `access to ${text(request.shown.target)} for ${span(request.shown.duration_s)}`;
-  }
-  return statements(request)
-    .map((one) => [text(one.operation) || "(no operation)", texts(one.resources).join(", ")].filter(Boolean).join(" "))
-    .join("; ");
-}
-
-/** How many rows a statement is about, where somebody was asked. */
-export function rowsAtStake(statement: Record<string, unknown>): string {
-  const estimate = object(statement.estimate);
-  if (!Object.keys(estimate).length) return "";
-  const rows = (value: unknown) => (typeof value === "number" ? `about ${count(value)}` : text(value));
-  const known = estimate.rows === null || estimate.rows === undefined
-    ? `not known${estimate.why ? `, ${text(estimate.why)}` : ""}` : rows(estimate.rows);
-  const sizes = Object.entries(object(estimate.tables)).filter(([, size]) => size !== null);
-  return sizes.length ? `${known} (${sizes.map(([table, size]) => `${table} has ${rows(size)}`).join(", ")})` : known;
-}
-
-/** Seconds as words: "90 s", "5 min", "2 h". */
-export function span(seconds: unknown): string {
-  if (typeof seconds !== "number") return text(seconds) || "an unknown time";
-  for (const [unit, name] of [[86_400, "d"], [3_600, "h"], [60, "min"]] as const) {
-    if (seconds >= 2 * unit || (seconds >= unit && seconds % unit === 0)) return `${Math.floor(seconds / unit)} ${name}`;
-  }
-  return `${Math.floor(seconds)} s`;
-}
-
-/** A piece of a statement: what is shown as it is, or what is counted instead of being shown. */
-export interface Piece {
-  text: string;
-  counted: boolean;
-}
-
-/** Split a statement so that nothing invisible takes up room: runs of it are counted. */
-export function pieces(statement: string): Piece[] {
-  const found: Piece[] = [];
-  const blank = new RegExp(`\\n(?:[^\\S\\r\\n]*\\n){${MAX_EMPTY_LINES + 1},}|[^\\S\\r\\n]{${MAX_SPACES},}`, "g");
-  let from = 0;
-  for (const match of statement.matchAll(blank)) {
-    if (match.index > from) found.push({ text: statement.slice(from, match.index), counted: false });
-    const lines = match[0].split("\n").length - 2;
-    found.push(lines > 0
-      ? { text: `\n(${count(lines)} lines without a word)\n`, counted: true }
-      : { text: `(${count(match[0].length)} spaces)`, counted: true });
-    from = match.index + match[0].length;
-  }
-  if (from < statement.length) found.push({ text: statement.slice(from), counted: false });
-  return found;
-}
-
-/** Draw what waits at `source` (`pending`, `decide`) into `root`. */
+/** Draw what waits at `source` (`pending`, `outcome`, `decide`) into `root`. */
 export function mount(root: HTMLElement, source: Source, options: Options = {}): Approvals {
-  const { onOpen, onDecided = () => {}, mayDecide = true } = options;
-  const cards = new Map<string, { node: HTMLElement; box: HTMLInputElement | null; left: HTMLElement; request: Request }>();
+  const { onOpen, onDecided = () => {}, mayDecide = true, everySeconds = 0 } = options;
+  const cards = new Map<string, Card>();
   const chosen = new Set<string>();
+  const warned = new Set<string>();
   let skew = 0; // µs that the gateway's side is ahead of this clock
+  let seenAt = 0; // ms since 1970, of the last answer
+  let isLost = false;
   let closed = false;
   let deciding = false;
+  let looking: Promise<void> | null = null;
+  let later: ReturnType<typeof setTimeout> | undefined;
 
+  const lost = el("div", { class: "aa-trouble", role: "alert", hidden: true });
   const trouble = el("div", { class: "aa-trouble", role: "alert", hidden: true });
   const told = el("div", { class: "aa-told", role: "status", "aria-live": "polite" });
+  const news = el("div", { class: "aa-hidden", role: "log", "aria-live": "polite", "aria-label": "News" });
   const heading = el("h2", { class: "aa-approvals-title" }, "Waiting for a decision");
+  const live = el("span", { class: "aa-badge aa-live", hidden: true }, "live");
   const nothing = el(
-    "div", { class: "aa-nothing" }, el("b", {}, "Nothing waits."),
+    "div", { class: "aa-nothing", hidden: true }, el("b", {}, "Nothing waits."),
     el("span", {}, "Statements that a rule holds, and requests for access, appear here as they come."),
   );
   const cardList = el("div", { class: "aa-cards", role: "list" });
+  const endedList = el("ul", { class: "aa-ended-list" });
+  const ended = el("section", { class: "aa-ended", "aria-label": "Ended", hidden: true }, el("h3", {}, "Ended"), endedList);
+  const scrolled = el(
+    "div", { class: "aa-scrolled", tabindex: 0, role: "group", "aria-label": "Requests", onkeydown: onKey },
+    nothing, cardList, ended,
+  );
   const reason = el("textarea", {
-    class: "aa-reason", rows: 2, required: true, maxlength: 2000, "aria-label": "Reason, required",
+    class: "aa-reason", rows: 2, required: true, maxlength: MAX_REASON, "aria-label": "Reason, required",
     placeholder: "Why? It is kept in the record, and the agent is told.",
+    oninput: follow,
+    onkeydown: (event: KeyboardEvent) => {
+      if (event.key === "Escape") scrolled.focus();
+    },
   });
   const approve = el("button", { type: "button", class: "aa-decide aa-approve", onclick: () => decide("approve") }, "Approve");
   const deny = el("button", { type: "button", class: "aa-decide aa-deny", onclick: () => decide("deny") }, "Deny");
   const what = el("span", { class: "aa-chosen" });
   const bar = el(
-    "form", { class: "aa-decision", "aria-label": "Decision", onsubmit: (event: Event) => event.preventDefault() },
+    "form", { class: "aa-decision", "aria-label": "Decision", hidden: true, onsubmit: (event: Event) => event.preventDefault() },
     what, reason, el("div", { class: "aa-buttons" }, deny, approve),
   );
   const frame = el(
-    "section", { class: "aa-approvals", "aria-label": "Pending approvals" },
-    el("header", { class: "aa-approvals-head" }, heading, told), trouble,
-    el("div", { class: "aa-scrolled", tabindex: 0, role: "group", "aria-label": "Requests" }, nothing, cardList), bar,
+    "section", { class: "aa-view aa-frame aa-approvals", "aria-label": "Pending approvals" },
+    el("header", { class: "aa-approvals-head" }, heading, told, el("span", { class: "aa-grow" }), live), news,
+    lost, scrolled, trouble, bar,
   );
   root.append(frame);
-  reason.addEventListener("input", follow);
   const ticking = setInterval(tick, TICK_MS);
 
+  // -- what is said
+
   function complain(error: unknown): void {
-    const { message, hint } = error as { message: string; hint?: string };
-    trouble.replaceChildren(...shown(message), ...(hint ? [el("div", { class: "aa-hint" }, ...shown(hint))] : []));
+    const hint = (error as { hint?: string }).hint;
+    trouble.replaceChildren(...shown(messageOf(error)), ...(hint ? [el("div", { class: "aa-hint" }, ...shown(hint))] : []));
     trouble.hidden = false;
   }
 
-  async function refresh(): Promise<void> {
+  function tell(sentence: string, isWarning = false): void {
+    told.textContent = sentence;
+    told.classList.toggle("aa-is-warn", isWarning);
+  }
+
+  function say(sentence: string): void {
+    news.append(el("p", {}, ...shown(sentence)));
+    while (news.childElementCount > 5) news.firstElementChild?.remove();
+  }
+
+  function lose(error: unknown): void {
+    if (error instanceof Closed) return;
+    const { hint } = error as { hint?: string };
+    const since = seenAt && cards.size ? `What is shown is of ${new Date(seenAt).toISOString().slice(11, 19)}Z; nothing can be decided meanwhile.` : "";
+    const lines = [messageOf(error), hint ?? "", since].filter(Boolean);
+    // An alert that is drawn anew is read out anew.
+    if (isLost && lost.dataset.said === lines.join("\n")) return;
+    isLost = true;
+    lost.dataset.said = lines.join("\n");
+    lost.replaceChildren(...lines.map((line, i) => el("div", { class: i ? "aa-hint" : null }, ...shown(line))));
+    lost.hidden = false;
+    frame.classList.add("aa-is-lost");
+    live.hidden = true;
+    follow();
+  }
+
+  function found(): void {
+    seenAt = Date.now();
+    live.hidden = !everySeconds;
+    if (!isLost) return;
+    isLost = false;
+    lost.hidden = true;
+    lost.replaceChildren();
+    frame.classList.remove("aa-is-lost");
+    say("The gateway answers again.");
+  }
+
+  // -- looking
+
+  function refresh(): Promise<void> {
+    looking ??= look().finally(() => {
+      looking = null;
+      clearTimeout(later);
+      if (!closed && everySeconds) {
+        later = setTimeout(() => void refresh(), everySeconds * 1_000 * (document.hidden ? HIDDEN_FACTOR : 1));
+      }
+    });
+    return looking;
+  }
+
+  /** Look now, and not at what a look that is under way has seen. */
+  async function lookAgain(): Promise<void> {
+    await looking;
+    await refresh();
+  }
+
+  async function look(): Promise<void> {
     let data: Pending;
     try {
       ({ data } = await source.request<Pending>("pending"));
     } catch (error) {
-      if (!closed) complain(error);
+      if (!closed) lose(error);
       return;
     }
     if (closed) return;
-    trouble.hidden = true;
+    const isFirst = seenAt === 0;
+    found();
     skew = data.now - Date.now() * 1_000;
     const there = new Set(data.requests.map((one) => one.id));
-    for (const [id, card] of cards) {
-      if (there.has(id)) continue;
-      card.node.remove();
-      cards.delete(id);
-      chosen.delete(id);
-    }
+    const gone = [...cards.values()].filter((card) => !there.has(card.request.id));
+    const fresh: Request[] = [];
     for (const request of data.requests) {
       const before = cards.get(request.id);
       // Drawn once: what somebody reads must not jump. Only votes can change of what waits.
       if (before && before.request.digest === request.digest && before.request.votes.length === request.votes.length) continue;
+      if (!before) fresh.push(request);
       // What was chosen is what was read: another document under the same id has to be read again.
       if (before && before.request.digest !== request.digest && chosen.delete(request.id)) {
-        told.textContent = "a request that was chosen has changed, and is chosen no more";
+        tell("a request that was chosen has changed, and is chosen no more", true);
       }
-      const card = drawCard(request);
-      if (before) before.node.replaceWith(card.node);
-      else cardList.append(card.node);
+      const card = drawCard(request, { mayDecide, onChoose: choose, onAlike: chooseAlike, onOpen });
+      if (!before) cardList.append(card.node);
+      else {
+        const hadFocus = before.node.contains(focused());
+        before.node.replaceWith(card.node);
+        if (hadFocus) card.node.focus({ preventScroll: true });
+      }
       cards.set(request.id, card);
     }
+    for (const card of gone) remove(card);
+    tellOf(fresh, isFirst);
     nothing.hidden = cards.size > 0;
     cardList.hidden = bar.hidden = cards.size === 0;
-    const more = data.count - cards.size;
+    const mine = data.requests.filter((one) => one.may_decide).length;
     heading.textContent = cards.size ? `${counted(data.count, "request")} waiting for a decision` : "Waiting for a decision";
-    if (more > 0) heading.textContent += `, the first ${count(cards.size)} shown`;
+    if (data.count > cards.size) heading.textContent += `, the first ${count(cards.size)} shown`;
+    else if (cards.size && mine < cards.size) heading.textContent += `, ${count(mine)} for you`;
     tick();
+    follow();
+    await tellEnds(gone.slice(-MAX_ENDED).map((card) => card.request));
+  }
+
+  const focused = () => (frame.getRootNode() as Document | ShadowRoot).activeElement;
+
+  function tellOf(fresh: Request[], isFirst: boolean): void {
+    if (!fresh.length) return;
+    if (isFirst || fresh.length > 3) {
+      say(`${counted(fresh.length, isFirst ? "request waits" : "new request waits", isFirst ? "requests wait" : "new requests wait")} for a decision.`);
+      return;
+    }
+    for (const request of fresh) {
+      say(`New: ${effect(request)}, asked by ${who(request)}, on ${request.target}; ${countdown(secondsLeft(request))} left.`);
+    }
+  }
+
+  function remove(card: Card): void {
+    const { id } = card.request;
+    if (card.node.contains(focused())) {
+      const neighbour = (card.node.nextElementSibling ?? card.node.previousElementSibling) as HTMLElement | null;
+      (neighbour ?? scrolled).focus({ preventScroll: true });
+    }
+    card.node.remove();
+    cards.delete(id);
+    warned.delete(id);
+    if (chosen.delete(id) && !deciding) tell("a request that was chosen waits no more", true);
+  }
+
+  /** Say of requests that wait no more what became of them. */
+  async function tellEnds(gone: Request[]): Promise<void> {
+    for (const request of gone) {
+      let outcome: Outcome = { state: "", votes: [] };
+      try {
+        ({ data: outcome } = await source.request<Outcome>("outcome", { request: request.id }));
+      } catch {
+        // That it waits no more is known all the same.
+      }
+      if (closed) return;
+      if (outcome.state === "pending") continue; // of very many, a page gets those that end first
+      const state = STATES.has(outcome.state) ? outcome.state : "";
+      const by = outcome.votes.map((vote) => `${vote.approver.user}: ${vote.reason}`).join("; ");
+      endedList.prepend(el(
+        "li", { class: "aa-ended-one" },
+        el("span", { class: `aa-badge aa-end-${state || "unknown"}` }, state || "waits no more"),
+        el("b", { class: "aa-card-what" }, ...shown(effect(request))),
+        el("span", { class: "aa-quiet" }, ...shown(`${who(request)} on ${request.target}`)),
+        by ? el("q", {}, ...shown(by)) : null,
+      ));
+      while (endedList.childElementCount > MAX_ENDED) endedList.lastElementChild?.remove();
+      ended.hidden = false;
+      say(`${state || "Waits no more"}: ${effect(request)}, asked by ${who(request)}.`);
+    }
+  }
+
+  // -- time
+
+  const secondsLeft = (request: Request) =>
+    Math.max(0, Math.floor((request.expires_at - (Date.now() * 1_000 + skew)) / 1_000_000));
+
+  function tick(): void {
+    let hasEnded = false;
+    for (const { left, bar: fill, request, node, box } of cards.values()) {
+      const seconds = secondsLeft(request);
+      left.textContent = seconds > 0 ? `${countdown(seconds)} left` : "time is over";
+      const whole = (request.expires_at - request.requested_at) / 1_000_000;
+      (fill.firstElementChild as HTMLElement).style.width = `${whole > 0 ? Math.min(100, (100 * seconds) / whole) : 0}%`;
+      node.classList.toggle("aa-soon", seconds < SOON_S);
+      if (box && seconds > 0 && seconds < SOON_S && !warned.has(request.id)) {
+        warned.add(request.id);
+        say(`Less than a minute left: ${effect(request)}, asked by ${who(request)}.`);
+      }
+      if (seconds > 0 || node.classList.contains("aa-is-over")) continue;
+      node.classList.add("aa-is-over");
+      hasEnded = true;
+      if (chosen.delete(request.id)) tell("the time of a request that was chosen is over", true);
+    }
+    if (hasEnded) follow();
+  }
+
+  // -- choosing
+
+  function choose(request: Request, isChosen: boolean): void {
+    trouble.hidden = true;
+    tell("");
+    if (isChosen) chosen.add(request.id);
+    else chosen.delete(request.id);
     follow();
   }
 
-  function tick(): void {
-    for (const { left, request, node } of cards.values()) {
-      const seconds = Math.floor((request.expires_at - (Date.now() * 1_000 + skew)) / 1_000_000);
-      left.textContent = seconds > 0 ? `${span(seconds)} left` : "time is over";
-      node.classList.toggle("aa-soon", seconds < 60);
-    }
+  const first = () => [...chosen].map((id) => cards.get(id)?.request).find((one) => one !== undefined);
+
+  /** Return why a request cannot be chosen now, or "". */
+  function obstacle({ request, node }: Card): string {
+    const one = first();
+    if (node.classList.contains("aa-is-over")) return "its time is over";
+    if (!one || one.id === request.id || chosen.has(request.id)) return "";
+    if (kindOf(one) !== kindOf(request)) return "several at once must be of one kind, class and target";
+    if (isAlone(one) || isAlone(request)) return "a query of several statements is decided by itself";
+    return chosen.size >= MAX_AT_ONCE ? `at most ${MAX_AT_ONCE} at once` : "";
   }
 
-  const kindOf = (request: Request) => JSON.stringify([request.kind, request.target, request.class]);
-  const isAlone = (request: Request) => request.kind === "hold" && !request.class;
+  /** The others of which the very same is shown, and that can be chosen. */
+  function alikeTo(request: Request): Card[] {
+    const said = asked(request);
+    return said ? [...cards.values()].filter((card) => card.box && card.request.id !== request.id && !card.node.classList.contains("aa-is-over") && asked(card.request) === said) : [];
+  }
+
+  function chooseAlike(request: Request): void {
+    const isOff = chosen.has(request.id) ? false : kindOf(first() ?? request) !== kindOf(request);
+    if (isOff) chosen.clear();
+    for (const id of [request.id, ...alikeTo(request).map((card) => card.request.id)]) {
+      if (chosen.size < MAX_AT_ONCE) chosen.add(id);
+    }
+    trouble.hidden = true;
+    follow();
+  }
 
   function follow(): void {
-    const first = [...chosen].map((id) => cards.get(id)?.request).find((one) => one !== undefined);
-    for (const { box, request, node } of cards.values()) {
+    for (const card of cards.values()) {
+      const { box, request, node, alike } = card;
       if (!box) continue;
-      const fits = !first || first.id === request.id ||
-        (kindOf(first) === kindOf(request) && !isAlone(first) && !isAlone(request));
-      box.disabled = deciding || (!fits && !chosen.has(request.id));
-      box.title = fits ? "" : "several at once must be of one kind, class and target";
+      const why = obstacle(card);
+      box.disabled = deciding || why !== "";
+      box.title = why;
       box.checked = chosen.has(request.id);
       node.classList.toggle("aa-is-chosen", box.checked);
+      if (!alike) continue;
+      const same = node.classList.contains("aa-is-over") ? [] : alikeTo(request);
+      alike.hidden = same.length === 0 || same.every((one) => chosen.has(one.request.id));
+      alike.disabled = deciding;
+      alike.textContent = `choose all ${count(same.length + 1)} that show this text`;
     }
-    const isReady = chosen.size > 0 && reason.value.trim() !== "" && !deciding && mayDecide;
+    const one = first();
+    const isReady = chosen.size > 0 && reason.value.trim() !== "" && !deciding && mayDecide && !isLost;
     approve.disabled = deny.disabled = !isReady;
-    what.textContent = !mayDecide ? "Nothing is decided on this server."
+    const line = !mayDecide ? "Nothing is decided here."
+      : isLost ? "Nothing can be decided now."
+      : deciding ? "Asking the gateway …"
       : chosen.size === 0 ? "Choose what you have read."
-      : first && chosen.size === 1 ? `1 request: ${effect(first).slice(0, 80)}`
+      : one && chosen.size === 1 ? `1 request: ${effect(one).slice(0, 80)}`
       : `${chosen.size} requests, one decision`;
-    what.replaceChildren(...shown(what.textContent ?? ""));
+    what.replaceChildren(...shown(line));
     approve.textContent = chosen.size > 1 ? `Approve ${chosen.size}` : "Approve";
     deny.textContent = chosen.size > 1 ? `Deny ${chosen.size}` : "Deny";
   }
+
+  /** Between requests by arrows or j and k; x or Space chooses, r goes to the reason. */
+  function onKey(event: KeyboardEvent): void {
+    const at = event.target as HTMLElement;
+    const nodes = [...cards.values()].map((card) => card.node).filter((node) => node.isConnected);
+    const isPlain = at === scrolled || nodes.includes(at) || at.classList.contains("aa-choose");
+    if (!isPlain || event.ctrlKey || event.altKey || event.metaKey) return;
+    const inOrder = [...cardList.children] as HTMLElement[];
+    const now = inOrder.findIndex((node) => node.contains(at));
+    const to: Record<string, number> = {
+      ArrowDown: now + 1, j: now + 1, ArrowUp: now - 1, k: now - 1, Home: 0, End: inOrder.length - 1,
+    };
+    const goal = to[event.key];
+    if (goal !== undefined) {
+      const node = inOrder[Math.min(Math.max(goal, 0), inOrder.length - 1)];
+      node?.focus({ preventScroll: true });
+      node?.scrollIntoView({ block: "nearest" });
+    } else if (event.key === "r" && !bar.hidden) reason.focus();
+    else if ((event.key === "x" || event.key === " ") && nodes.includes(at)) {
+      [...cards.values()].find((card) => card.node === at)?.box?.click();
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // -- deciding
 
   async function decide(verdict: "approve" | "deny"): Promise<void> {
     const requests = [...chosen].flatMap((id) => {
@@ -267,187 +396,45 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
       return card?.box ? [{ id, digest: digestOf(card.request.shown) }] : [];
     });
     deciding = true;
+    trouble.hidden = true;
+    tell("");
     follow();
     try {
       const { data } = await source.request<{ decided: Decided[] }>("decide", {
         verdict, reason: reason.value.trim(), requests,
       });
+      if (closed) return;
       const failed = data.decided.filter((one) => one.error);
       const words = data.decided.filter((one) => one.state).map((one) =>
         one.state === "pending" ? "counted, it waits for others yet" : one.state);
-      told.textContent = words.length ? `${count(words.length)}: ${[...new Set(words)].join(", ")}` : "";
-      if (failed.length) complain({ message: failed.map((one) => one.error).join("; "), hint: failed[0]?.hint ?? "" });
+      tell(words.length ? `${count(words.length)}: ${[...new Set(words)].join(", ")}` : "");
+      if (failed.length) complain(Object.assign(new Error([...new Set(failed.map((one) => one.error))].join("; ")), { hint: failed[0]?.hint }));
       else reason.value = "";
-      chosen.clear();
-      const problem = failed.length ? [...trouble.childNodes] : null;
-      await refresh();
-      if (problem) {
-        trouble.replaceChildren(...problem);
-        trouble.hidden = false;
-      }
+      for (const one of data.decided) if (one.state) chosen.delete(one.id);
+      await lookAgain();
       onDecided();
     } catch (error) {
-      if (!closed) complain(error);
+      if (closed || error instanceof Closed) return;
+      complain(error);
+      // It may have been done all the same, or what waits may be another text by now.
+      await lookAgain();
     } finally {
       deciding = false;
       if (!closed) follow();
     }
-  }
-
-  // -- one request
-
-  function drawCard(request: Request) {
-    const isSound = digestOf(request.shown) === request.digest;
-    const canDecide = mayDecide && request.may_decide && isSound;
-    const box = canDecide
-      ? el("input", {
-          type: "checkbox", class: "aa-choose", "aria-label": `Choose ${effect(request)}`,
-          onchange: (event: Event) => {
-            if ((event.target as HTMLInputElement).checked) chosen.add(request.id);
-            else chosen.delete(request.id);
-            follow();
-          },
-        })
-      : null;
-    const left = el("span", { class: "aa-left" });
-    const parts = request.kind === "access" ? access(request) : hold(request);
-    const node = el(
-      "article", { class: `aa-card aa-kind-${request.kind === "access" ? "access" : "hold"}`, role: "listitem", "data-id": request.id },
-      el(
-        "header", { class: "aa-card-head" }, box,
-        el("span", { class: "aa-card-effect" }, ...badges(request), el("span", { class: "aa-card-what" }, ...shown(effect(request)))),
-        el("span", { class: "aa-grow" }), left,
-      ),
-      isSound ? null : el("div", { class: "aa-trouble", role: "alert" },
-        "Its digest is not that of what is shown of it. Decide nothing there, and ask who runs the gateway."),
-      ...parts,
-      el("footer", { class: "aa-card-foot" },
-        el("code", { class: "aa-digest", title: "SHA-256 of what is shown, computed here" }, request.digest.slice(0, 16)),
-        el("code", { class: "aa-digest" }, ...shown(request.id)),
-        el("span", { class: "aa-grow" }),
-        decidable(request, canDecide),
-        onOpen && request.session_id
-          ? el("button", { type: "button", class: "aa-button aa-text", onclick: () => onOpen(request.session_id as string, request.command_no) }, "open session")
-          : null),
-    );
-    return { node, box, left, request };
-  }
-
-  function badges(request: Request): HTMLElement[] {
-    const made: HTMLElement[] = [];
-    const kinds = request.kind === "access" ? ["access"] : [...new Set(statements(request).map((one) => text(one.class) || "unknown"))];
-    for (const kind of kinds) {
-      made.push(el("span", { class: `aa-badge aa-strong aa-class-${CLASSES.has(kind) ? kind : "unknown"}` }, ...shown(kind)));
-    }
-    const risks = new Set(statements(request).flatMap((one) => texts(one.risk)));
-    for (const risk of risks) made.push(el("span", { class: "aa-badge aa-risk", title: "risk" }, ...shown(risk)));
-    return made;
-  }
-
-  function decidable(request: Request, canDecide: boolean): HTMLElement {
-    const approved = request.votes.filter((vote) => vote.verdict === "approve").length;
-    const needed = request.approvals > 1 ? `${approved} of ${request.approvals} approvals; ` : "";
-    const who = canDecide ? "you may decide" : request.may_decide ? "not here" : `not you: somebody else in ${request.approvers.join(", ") || "nobody"}`;
-    return el("span", { class: "aa-quiet" }, ...shown(needed + who));
-  }
-
-  function facts(rows: [string, string][]): HTMLElement {
-    return el("dl", { class: "aa-card-facts" }, ...rows.filter(([, value]) => value).flatMap(([label, value]) =>
-      [el("dt", {}, ...shown(label)), el("dd", {}, ...shown(value))]));
-  }
-
-  function people(of: Record<string, unknown>): [string, string][] {
-    const chain = texts(of.actor_chain);
-    return [
-      ["who", `${text(of.user)}${of.agent ? ` via ${text(of.agent)}` : ""}`],
-      ["says", text(of.issuer)],
-      ["chain", chain.length > 1 || (chain.length === 1 && chain[0] !== of.user) ? chain.join(" < ") : ""],
-    ];
-  }
-
-  function votes(request: Request): [string, string][] {
-    return request.votes.map((vote) => ["decided", `${text(vote.approver.user)}: ${vote.verdict}, ${vote.reason}`]);
-  }
-
-  function others(of: Record<string, unknown>, known: ReadonlySet<string>): [string, string][] {
-    return Object.keys(of).filter((name) => !known.has(name)).sort().map((name) => [`also ${name}`, JSON.stringify(of[name])]);
-  }
-
-  function access(request: Request): HTMLElement[] {
-    const of = request.shown;
-    return [facts([
-      ...people(of),
-      ["classes", texts(of.classes).join(", ") || "all"],
-      ["tables", texts(of.resources).join(", ") || "all"],
-      ["from", typeof of.starts_at === "number" && of.starts_at > 0 ? moment(of.starts_at) : "now on"],
-      ["reason", text(of.reason)], ...others(of, ACCESS), ...votes(request),
-    ])];
-  }
-
-  function hold(request: Request): HTMLElement[] {
-    const of = request.shown;
-    const all = statements(request);
-    const transaction = object(of.transaction);
-    const before = list(transaction.before).map(object);
-    const isOpen = transaction.status === "T" || transaction.status === "E";
-    const reported = Object.entries(object(of.reported)).filter(([name, value]) =>
-      ALWAYS.has(name) || (name in USUAL && value !== USUAL[name]));
-    const rows: [string, string][] = [
-      ...all.map((one, i): [string, string] => [all.length > 1 ? `rows, ${i + 1}` : "rows at stake", rowsAtStake(one)]),
-      ["rule", text(of.rule)], ...people(of),
-      ["at", [text(of.target), of.protocol ? `(${text(of.protocol)})` : "", of.client_addr ? `from ${text(of.client_addr)}` : "",
-        of.client_app ? `by ${text(of.client_app)}` : ""].filter(Boolean).join(" ")],
-      ["session", `${text(of.session)}, command ${text(of.command)}`],
-      ["transaction", isOpen ? `open${transaction.status === "E" ? " and failed" : ""}; before this: ${before.length || "nothing"}` : "none is open"],
-      ...before.map((one): [string, string] => ["", `${one.status && one.status !== "ok" ? `${text(one.status)}: ` : ""}${text(one.text)}`]),
-      ...texts(of.settings).map((one): [string, string] => ["has set", one]),
-      ...reported.map(([name, value]): [string, string] => ["setting", `${name} = ${text(value)}`]),
-      ...others(of, HOLD), ...votes(request),
-    ];
-    return [
-      ...all.flatMap((one, i) => statementParts(one, all.length > 1 ? `${i + 1} of ${all.length}${one.decision === "hold" ? ", held" : ""}` : "")),
-      facts(rows),
-    ];
-  }
-
-  function statementParts(one: Record<string, unknown>, which: string): HTMLElement[] {
-    const parts = [whole(text(one.text), which || "Statement", true)];
-    const more = others(one, STATEMENT);
-    if (more.length) parts.push(facts(more));
-    if (one.params === null || one.params === undefined) {
-      const hashes = texts(one.sha256);
-      if (hashes.length) parts.push(el("p", { class: "aa-quiet" }, "parameters too long to be shown; SHA-256: ", ...shown(hashes.join(", "))));
-      return parts;
-    }
-    list(one.params).forEach((value, i) => {
-      parts.push(value === null
-        ? el("div", { class: "aa-parameter" }, el("span", { class: "aa-quiet" }, `$${i + 1}`), el("i", {}, "NULL"))
-        : whole(text(value), `$${i + 1}`, false));
-    });
-    return parts;
-  }
-
-  function whole(of: string, label: string, isSql: boolean): HTMLElement {
-    const lines = of.split("\n").length;
-    const size = `${counted(of.length, "character")}${lines > 1 ? ` in ${count(lines)} lines` : ""}`;
-    // Coloured as a whole and cut afterwards: a part of it may look like another thing than it is.
-    const coloured: Token[] = isSql && of.length < MAX_COLOURED ? tokens(of) : [{ kind: "plain", text: of }];
-    const drawn = coloured.flatMap(({ kind, text: part }) => pieces(part).flatMap((piece): Node[] =>
-      piece.counted ? [el("span", { class: "aa-counted" }, piece.text)]
-        : kind === "plain" ? shown(piece.text) : [el("span", { class: `aa-sql-${kind}` }, ...shown(piece.text))]));
-    const box = el("pre", { class: "aa-whole", tabindex: 0, "aria-label": `${label}, ${size}` }, el("code", {}, ...drawn));
-    return el("figure", { class: "aa-text-box" },
-      el("figcaption", { class: "aa-quiet" }, ...shown(label === "Statement" ? size : `${label} · ${size}`)), box);
+    // A button that cannot be pressed any more is no place for whoever goes by keyboard.
+    const at = focused();
+    if (!closed && (at === approve || at === deny || at === document.body)) scrolled.focus({ preventScroll: true });
   }
 
   follow();
-  bar.hidden = true;
   void refresh();
   return {
     refresh,
     dispose() {
       closed = true;
       clearInterval(ticking);
+      clearTimeout(later);
       frame.remove();
     },
   };

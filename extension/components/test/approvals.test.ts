@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { effect, pieces, rowsAtStake, span, type Request } from "../src/approvals.ts";
+import { asked, countdown, covers, effect, pieces, rowsAtStake, span, type Request } from "../src/approvals/words.ts";
 
 const shownText = (statement: string) => pieces(statement).map((piece) => piece.text).join("");
 
@@ -40,4 +40,26 @@ test("rows at stake are told as the planner told them", () => {
   assert.equal(rowsAtStake({ estimate: { rows: null, why: "two tables" } }), "not known, two tables");
   assert.equal(rowsAtStake({}), "");
   assert.deepEqual([span(90), span(120), span(60), span(7200), span("x")], ["90 s", "2 min", "1 min", "2 h", "x"]);
+});
+
+test("a yes is told with what it covers", () => {
+  assert.match(covers(request({})), /^this one run/);
+  assert.match(covers(request({ starts_at: 0, duration_s: 1800 }, "access")), /^all of that from now on, for 30 min/);
+  assert.match(covers(request({ starts_at: 1_793_700_000_000_000, duration_s: 60 }, "access")), /from 2026-11-03 10:00:00.000Z on, for 1 min/);
+});
+
+test("time runs down to nothing", () => {
+  assert.deepEqual([0, 9, 60, 299, 3_599, 3_600, 7_200].map(countdown), ["0:00", "0:09", "1:00", "4:59", "59:59", "1 h", "2 h"]);
+});
+
+test("alike is what asks for the very same, and can be read to the end", () => {
+  const one = (changes: Record<string, unknown>, cls = "write") =>
+    asked({ ...request({ statements: [{ text: "DELETE FROM t WHERE n = $1", params: ["1"], ...changes }] }), target: "orders", class: cls });
+  assert.equal(one({}), one({ estimate: { rows: 3 } }));
+  assert.notEqual(one({}), one({ params: ["2"] }));
+  assert.notEqual(one({}), one({ text: "DELETE FROM t" }));
+  assert.notEqual(one({}), one({}, "schema"));
+  assert.equal(one({}, ""), "", "several statements are decided by themselves");
+  assert.equal(one({ params: null, sha256: ["ab"] }), "", "nobody has read parameters that are too long");
+  assert.equal(asked(request({ target: "orders" }, "access")), "");
 });

@@ -3,7 +3,7 @@
 import { Widget } from "@lumino/widgets";
 import type { Message } from "@lumino/messaging";
 
-import { effect } from "@agentaudit/components/approvals.ts";
+import { effect } from "@agentaudit/components/approvals/words.ts";
 import { el, shown } from "@agentaudit/components/dom.ts";
 import { count, counted, moment } from "@agentaudit/components/units.ts";
 

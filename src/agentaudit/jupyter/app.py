@@ -61,7 +61,7 @@ class AgentauditApp(ExtensionApp):
             archives=Archives(root, [Path(path) for path in self.archives]),
             work=Work(),
             verifications=Verifications([Path(path).expanduser() for path in self.keys]),
-            approvals=ApprovalQuestions(self._asked),
+            approvals=ApprovalQuestions(self._asked, decides=self.decides),
             has_control=bool(self._control_url()),
             may_decide=self.decides,
         )

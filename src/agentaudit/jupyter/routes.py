@@ -247,7 +247,7 @@ class ApprovalsRoute(_Route):
     async def post(self) -> None:
         message = self.body()
         shared = self.shared
-        if message.get("op") != "pending" and not shared.may_decide:
+        if message.get("op") not in ("pending", "outcome") and not shared.may_decide:
             raise web.HTTPError(403, "this server decides nothing: AgentauditApp.decides is False")
         await self.answer(message, lambda: shared.approvals)
 

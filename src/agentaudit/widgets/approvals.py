@@ -1,4 +1,4 @@
-"""What waits for a decision at a gateway, and yes or no to it, for a page.
+"""What waits for a decision at a gateway, and yes or no to it, in a notebook and in JupyterLab.
 
 A page gets each request as the gateway told it, with the document that is decided on (`shown`) and
 its digest. It computes the digest itself from the document that it draws and sends it back; here it
@@ -6,19 +6,31 @@ is held against what the gateway says now, and there against what waits. So nobo
 anything but what was on the screen.
 
 What is asked of the gateway goes in the name of the token that `control` gives for each question,
-and the token never goes to the page.
+and the token never goes to the page. Nor is it an argument: what stands in a cell is saved.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
+from agentaudit.analysis.case import Case
+from agentaudit.client import tokens
 from agentaudit.client.control import Control
-from agentaudit.errors import QuestionError, RefusedError
-from agentaudit.widgets.questions import Data, Questions, question
+from agentaudit.errors import AgentauditError, QuestionError, RefusedError
+from agentaudit.widgets.pictures import grid
+from agentaudit.widgets.questions import Buffered, Data, Questions, question
+from agentaudit.widgets.replay import Replays
+from agentaudit.widgets.scope import Scope, Scoped
+from agentaudit.widgets.view import View, bundle
 
 if TYPE_CHECKING:
     from agentaudit.client.control import Request
@@ -27,9 +39,109 @@ MAX_PENDING: Final = 200
 """Requests that a page gets: those that are over first."""
 
 MAX_AT_ONCE: Final = 50
-MAX_REASON: Final = 2_000
+MAX_REASON: Final = 1_000
+"""Characters, as the control API has it."""
+
+STILL_WAIT_S: Final = 2.0
+"""How long a cell may wait for the picture that is saved with it."""
+
+_STILL_ROWS: Final = 50
 
 MakeControl = Callable[[], Control]
+
+
+class Approvals(View):
+    """Shows what waits at a gateway, live, and takes yes or no to it, with a reason.
+
+    In a notebook::
+
+        approvals = Approvals()                  # the gateway of AGENTAUDIT_CONTROL
+        approvals                                # draws it
+        Approvals(case)                          # opens the sessions that wait, too
+        Approvals(explorer)                      # and selects there what waits in them
+        approvals.pending()                      # as `client.control.Request`s
+    """
+
+    _esm = bundle("approvals.js")
+    _css = bundle("approvals.css")
+
+    def __init__(
+        self,
+        case: Case | Scoped | None = None,
+        *,
+        control: str | MakeControl | None = None,
+        token_file: str | PathLike[str] | None = None,
+        audience: str | None = None,
+        ca_file: str | PathLike[str] | None = None,
+        decides: bool = True,
+    ) -> None:
+        """Ask the control API at the address `control`, or at that of AGENTAUDIT_CONTROL.
+
+        What proves who decides is found as `agentaudit approve` finds it, at each question anew:
+        in `token_file`, in AGENTAUDIT_TOKEN, or in what `agentaudit login` keeps (of `audience`).
+        `control` may be a function instead, which returns the client with a token of its own.
+        Where not `decides`, nobody can decide here. Nothing is asked before it is drawn.
+
+        Raises:
+            QuestionError: `case` is no case and no view of one.
+        """
+        scope: Scope | None = None
+        if case is not None and not isinstance(case, Case):
+            if not hasattr(case, "scope"):
+                raise QuestionError(
+                    "case: an archive that was loaded expected, or a view of one",
+                    hint="the address of a control API is given as control=…",
+                )
+            scope, case = case.scope, case.scope.case
+        if not callable(control):
+            control = asked_at(control, token_file, audience, ca_file)
+        self._asked = _WidgetQuestions(control, case, scope, decides=decides)
+        super().__init__(self._asked)
+
+    def pending(self) -> list[Request]:
+        """Return what waits now, what ends first before others.
+
+        Raises:
+            AgentauditError: the control API is not named, says no, or does not answer.
+        """
+        return self._asked.waiting()
+
+    def still(self) -> str:
+        """Return when how much waited for whom, as HTML: no statement, and nobody who asks."""
+        return still(self._asked)
+
+    def _receive(self, widget: object, message: object, buffers: object) -> None:
+        # A gateway may take half a minute to answer: other views of this kernel do not wait for it.
+        threading.Thread(
+            target=super()._receive,
+            args=[widget, message, buffers],
+            name="agentaudit-approvals",
+            daemon=True,
+        ).start()
+
+
+def asked_at(
+    url: str | None,
+    token_file: str | PathLike[str] | None = None,
+    audience: str | None = None,
+    ca_file: str | PathLike[str] | None = None,
+) -> MakeControl:
+    """Return what makes the client of the API at `url`, each time with the token of that time."""
+
+    def make() -> Control:
+        where = (url or os.environ.get("AGENTAUDIT_CONTROL", "")).rstrip("/")
+        if not where:
+            raise QuestionError(
+                "no control API is named", hint="set AGENTAUDIT_CONTROL, or give control=…"
+            )
+        token = tokens.given(_path(token_file), control=where, audience=audience)
+        return Control(where, token, ca_file=_path(ca_file))
+
+    return make
+
+
+def _path(given: str | PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given).expanduser()
 
 
 class ApprovalQuestions(Questions):
@@ -38,15 +150,21 @@ class ApprovalQuestions(Questions):
     An error that it raises is told to the page, with its hint.
     """
 
-    def __init__(self, control: MakeControl) -> None:
+    def __init__(self, control: MakeControl, *, decides: bool = True) -> None:
         self._control = control
+        self._decides = decides
+
+    def waiting(self) -> list[Request]:
+        """Return what waits, what ends first before others."""
+        found = self._control().requests(state="pending")
+        found.sort(key=lambda one: (one.expires_at, str(one.id)))
+        return found
 
     @question
     def pending(self) -> Data:
         """Answer what waits, what ends first before others; `mine` counts what one may decide
         oneself, and `now` is the time here, µs since 1970."""
-        found = self._control().requests(state="pending")
-        found.sort(key=lambda one: (one.expires_at, str(one.id)))
+        found = self.waiting()
         return {
             "now": time.time_ns() // 1_000,
             "count": len(found),
@@ -55,12 +173,24 @@ class ApprovalQuestions(Questions):
         }
 
     @question
+    def outcome(self, request: str) -> Data:
+        """Answer what became of a request: its state, and who voted how, and why."""
+        try:
+            one = self._control().request(UUID(str(request)))
+        except ValueError:
+            raise QuestionError("a request is named by its id") from None
+        told = one.model_dump(mode="json", by_alias=True, include={"id", "state", "votes"})
+        return dict(told)
+
+    @question
     def decide(self, verdict: str, reason: str, requests: list[dict[str, str]]) -> Data:
         """Decide requests, each `{id, digest}`, and answer what became of each.
 
         Several at once must be of one kind, class and target, as at the command line. An answer is
         `{id, state}`, or `{id, error, hint}` where it was not decided.
         """
+        if not self._decides:
+            raise QuestionError("nothing is decided here", hint="agentaudit approve, or deny")
         wanted = _verdict(verdict)
         words = _reason(reason)
         pairs = _pairs(requests)
@@ -131,3 +261,105 @@ def _refuse_mixed(requests: Sequence[Request]) -> None:
 def _told(each: Any) -> Data:
     told = {"id": str(each.id), "state": each.state, "error": each.error, "hint": each.hint}
     return {name: value for name, value in told.items() if value}
+
+
+class _WidgetQuestions(ApprovalQuestions):
+    """The same for a notebook, where a case may be at hand: then sessions can be opened."""
+
+    def __init__(
+        self, control: MakeControl, case: Case | None, scope: Scope | None, *, decides: bool
+    ) -> None:
+        super().__init__(control, decides=decides)
+        self._case = case
+        self._scope = scope
+        self._replays = None if case is None else Replays(case)
+
+    @question
+    def open(self) -> Data:
+        """Answer what can be done here."""
+        return {"decides": self._decides, "sessions": self._case is not None}
+
+    @question
+    def session(self, session: str, command: int) -> Data:
+        """Answer where a session's replay begins: at `command`, or the last one recorded before.
+
+        A view whose scope is shared selects it.
+        """
+        if self._case is None:
+            raise QuestionError("no archive is given to open sessions of", hint="Approvals(case)")
+        found = self._case.session(str(session))
+        # What waits may not be recorded yet.
+        number = min(int(command), found.count - 1)
+        if self._scope is not None and number >= 0:
+            self._scope.select((found.id, number))
+        return {"session": str(found.id), "command": number}
+
+    @question
+    def replay(self, session: str, op: str, args: dict[str, Any]) -> Buffered:
+        """Answer a question about one session, as `ReplayQuestions` does."""
+        if self._replays is None:
+            raise QuestionError("no archive is given to open sessions of", hint="Approvals(case)")
+        return self._replays.ask(session, op, args)
+
+
+# --- the still picture
+
+
+def still(asked: ApprovalQuestions) -> str:
+    """Return how much waited, of which kind and until when, as HTML without scripts.
+
+    It is saved with a notebook, so there is nothing in it that an agent wrote, and no name of a
+    person; nor why a gateway could not be asked, for that tells where it is.
+    """
+    found: list[list[Request]] = []
+
+    def ask() -> None:
+        try:
+            found.append(asked.waiting())
+        except AgentauditError:
+            pass  # the page says why
+
+    asking = threading.Thread(target=ask, name="agentaudit-still", daemon=True)
+    asking.start()
+    asking.join(STILL_WAIT_S)
+    taken = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z"
+    parts = [
+        f"<style>{bundle('still.css')}</style>",
+        '<section class="aa-picture" aria-label="Pending approvals">',
+    ]
+    if found:
+        (requests,) = found
+        kinds = Counter("statement" if one.kind == "hold" else one.kind for one in requests)
+        said = ", ".join(f"{count:,} of {kind}" for kind, count in sorted(kinds.items()))
+        many = "1 request" if len(requests) == 1 else f"{len(requests):,} requests"
+        parts.append(f"<h4>{many} waited for a decision</h4>" if requests else _NOTHING)
+        parts.append(f"<p>at {taken}{f': {said}' if said else ''}</p>")
+        if requests:
+            headings = ("until", "kind", "class", "target", "approvals", "who decides")
+            parts.append(grid(headings, map(_row, requests[:_STILL_ROWS])))
+        if len(requests) > _STILL_ROWS:
+            parts.append(f"<p>and {len(requests) - _STILL_ROWS:,} more</p>")
+    else:
+        parts.append("<h4>The gateway could not be asked what waits</h4>")
+        parts.append(f"<p>at {taken}</p>")
+    parts.append(
+        "<p>A still picture, without what was asked and by whom. With a kernel, requests come here "
+        "as they are made, and are decided.</p></section>"
+    )
+    return "".join(parts)
+
+
+_NOTHING: Final = "<h4>Nothing waited for a decision</h4>"
+
+
+def _row(one: Request) -> Sequence[str]:
+    ends = datetime.fromtimestamp(one.expires_at / 1e6, UTC)
+    approved = sum(vote.verdict == "approve" for vote in one.votes)
+    return (
+        f"{ends:%Y-%m-%d %H:%M:%S}Z",
+        "statement" if one.kind == "hold" else one.kind,
+        one.cls,
+        one.target,
+        f"{approved} of {one.approvals}",
+        ", ".join(one.approvers),
+    )

@@ -7,7 +7,6 @@ same explorer they share its scope: filter, times and selection of one are those
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -22,7 +21,7 @@ from agentaudit.analysis.session import Session
 from agentaudit.errors import AgentauditError, QuestionError
 from agentaudit.widgets.pictures import escaped
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
-from agentaudit.widgets.replay import Replay, ReplayQuestions
+from agentaudit.widgets.replay import Replay, Replays
 from agentaudit.widgets.scope import Scope, Scoped
 from agentaudit.widgets.view import View, bundle
 
@@ -39,7 +38,6 @@ STILL_COMMANDS: Final = 200_000
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
 _Found = TypeVar("_Found")
-_KEPT_REPLAYS = 4
 _MAX_CHANNEL = 20
 
 
@@ -48,8 +46,7 @@ class ExplorerQuestions(Questions):
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._replays: dict[str, ReplayQuestions] = {}
-        self._opening = threading.Lock()
+        self._replays = Replays(scope.case)
 
     @question
     def open(self) -> Data:
@@ -174,16 +171,7 @@ class ExplorerQuestions(Questions):
     @question
     def replay(self, session: Any, op: Any, args: Any) -> Buffered:
         """A question about one session, as `ReplayQuestions` answers it."""
-        if not isinstance(session, str):
-            raise QuestionError("session: an id expected")
-        with self._opening:
-            replay = self._replays.pop(session, None)
-            if replay is None:
-                replay = ReplayQuestions(self._scope.case.session(session))
-            self._replays[session] = replay
-            while len(self._replays) > _KEPT_REPLAYS:
-                del self._replays[next(iter(self._replays))]
-        return replay.ask(op, args)
+        return self._replays.ask(session, op, args)
 
     def _ask(self, name: str, **arguments: Any) -> Data:
         return self._scope.index.answer(name, arguments).facts

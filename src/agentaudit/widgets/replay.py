@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_RESULT_ROWS = 100_000
 _KEPT_RESULTS = 4
+_KEPT_REPLAYS = 4
 _STATEMENT_CHARACTERS = 8_000
 _WHOLE_CHARACTERS = 1_000_000
 _CELL_CHARACTERS = 300
@@ -288,6 +289,32 @@ class ReplayQuestions(Questions):
             while len(self._results) > _KEPT_RESULTS:
                 del self._results[next(iter(self._results))]
             return table
+
+
+class Replays:
+    """Answers about any session of a case, each as `ReplayQuestions` does; keeps the last few."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._kept: dict[str, ReplayQuestions] = {}
+        self._opening = threading.Lock()
+
+    def ask(self, session: Any, op: Any, args: Any) -> Buffered:
+        """Return the answer to a question about the session of that id.
+
+        Raises:
+            AgentauditError: there is no such session or question, or it cannot be answered.
+        """
+        if not isinstance(session, str):
+            raise QuestionError("session: an id expected")
+        with self._opening:
+            asked = self._kept.pop(session, None)
+            if asked is None:
+                asked = ReplayQuestions(self._case.session(session))
+            self._kept[session] = asked
+            while len(self._kept) > _KEPT_REPLAYS:
+                del self._kept[next(iter(self._kept))]
+        return asked.ask(op, args)
 
 
 def _microseconds(time: Any) -> int | None:
