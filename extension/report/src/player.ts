@@ -6,7 +6,7 @@
  */
 
 import { embedded, VERSION, type Replay } from "@agentaudit/components/embedded.ts";
-import { el, shown } from "@agentaudit/components/dom.ts";
+import { el, icon, shown } from "@agentaudit/components/dom.ts";
 import { mount } from "@agentaudit/components/replay.ts";
 import { messageOf } from "@agentaudit/components/view.ts";
 
@@ -14,6 +14,9 @@ import { file, unpacked } from "./carried.ts";
 
 // agentaudit.analysis.report.replays.MAX_UNPACKED_BYTES
 const MAX_UNPACKED_BYTES = 16 * 1024 * 1024;
+
+const PLAY = "M4 2.5v11L13 8z";
+const CLOSE = "M3.5 4.6 4.6 3.5 8 6.9l3.4-3.4 1.1 1.1L9.1 8l3.4 3.4-1.1 1.1L8 9.1l-3.4 3.4-1.1-1.1L6.9 8z";
 
 async function replayOf(name: string): Promise<Replay> {
   const replay = JSON.parse(await unpacked(file(document, name), MAX_UNPACKED_BYTES)) as Replay;
@@ -25,17 +28,18 @@ function offer(player: HTMLElement): void {
   const { replay: name = "", number = "" } = player.dataset;
   const stage = el("div", { id: `player-${number}`, hidden: true });
   const trouble = el("p", { class: "error", role: "alert", hidden: true });
-  const label = (isOpen: boolean) => (isOpen ? "Close the replay" : `Replay session ${number}`);
+  const label = (isOpen: boolean) =>
+    [icon(isOpen ? CLOSE : PLAY), isOpen ? "Close the replay" : `Replay session ${number}`] as const;
   const button = el(
     "button",
     { type: "button", "aria-expanded": "false", "aria-controls": stage.id, onclick: () => void turn() },
-    label(false),
+    ...label(false),
   );
   let close: (() => void) | null = null;
   let isOpening = false;
 
   function say(isOpen: boolean): void {
-    button.textContent = label(isOpen);
+    button.replaceChildren(...label(isOpen));
     button.setAttribute("aria-expanded", String(isOpen));
     stage.hidden = !isOpen;
   }
