@@ -643,6 +643,9 @@ def test_the_page_is_whole_without_scripts_and_loads_nothing(sample: Report) -> 
     assert "script" not in Page(bare.html).tags
     assert "script-src" not in bare.html.decode()
     assert not [each for each in bare.facts.blobs if each.name.startswith("replay-")]
+    # Whoever makes it again makes the same.
+    assert "--without-replay" in bare.facts.checks[-1].command
+    assert "--without-replay" not in sample.facts.checks[-1].command
     # What is read without a script is there with one, too.
     page = Page(sample.html)
     for command in bare.facts.sessions[0].commands:
