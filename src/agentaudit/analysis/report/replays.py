@@ -9,6 +9,7 @@ masked in it. `Replay` in `extension/components/src/embedded.ts` says what its m
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +64,12 @@ def packed(
         if size > MAX_UNPACKED_BYTES:
             return b"", f"of one session at most {MAX_UNPACKED_BYTES >> 20} MiB are replayed"
         parts.append(part)
-    data = gzip.compress("".join(parts).encode("ascii"), mtime=0)
+    made = io.BytesIO()
+    # Not `gzip.compress`, which says in some versions of Python on what system it ran.
+    with gzip.GzipFile(fileobj=made, mode="wb", filename="", mtime=0) as compressed:
+        for part in parts:
+            compressed.write(part.encode("ascii"))
+    data = made.getvalue()
     return (data, "") if len(data) <= room else (b"", _TOO_LARGE)
 
 
