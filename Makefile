@@ -206,4 +206,4 @@ clean:  ## remove what make made, but for .venv and the demo's archive
 distclean: clean  ## remove .venv, what it compiled and the demo's archive too
 	rm -rf $(VENV) demo-run
 	find src -name '*.so' -exec rm -f {} +
-	rm -rf src/agentaudit/widgets/static src/agentaudit/labextension extension/lab/lib extension/node_modules
+	rm -rf src/agentaudit/widgets/static src/agentaudit/analysis/report/static src/agentaudit/labextension extension/lab/lib extension/node_modules

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+BUNDLES = ("src/agentaudit/widgets/static", "src/agentaudit/analysis/report/static")
 # An install for gateways must start without anything that only notebooks need.
 FOREIGN_TO_GATEWAYS = ("duckdb", "polars", "jupyterlab", "anywidget", "IPython", "nbconvert")
 
@@ -25,6 +26,17 @@ def missing_files(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
     return [path for path in tracked if path.removeprefix("src/") not in packed]
+
+
+def missing_bundles(wheel: Path) -> list[str]:
+    """Return what was bundled of the front end, in no repository, and the wheel lacks."""
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    missing = []
+    for folder in BUNDLES:
+        made = [path.as_posix() for path in Path(folder).glob("*.*s")] or [folder]
+        missing += [path for path in made if path.removeprefix("src/") not in packed]
+    return missing
 
 
 def missing_shared(prefix: Path) -> list[str]:
@@ -47,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     """Check the one wheel below the folder `argv[0]`; return 0, or 1 with what is wrong."""
     folder = Path(argv[0]).resolve()
     (wheel,) = folder.glob("*.whl")
-    missing = missing_files(wheel)
+    missing = missing_files(wheel) + missing_bundles(wheel)
     if wheel.name.endswith("-none-any.whl"):
         missing.append("its compiled module")
     missing += missing_shared(folder / "venv")

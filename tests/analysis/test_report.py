@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
+import itertools
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from array import array
 from dataclasses import replace
 from hashlib import sha256
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 import agentaudit
 from agentaudit.analysis.printable import printable
-from agentaudit.analysis.report import Report, reading
+from agentaudit.analysis.report import Report, reading, replays
 from agentaudit.analysis.report.facts import to_json
-from agentaudit.analysis.report.page import SECTIONS, render
+from agentaudit.analysis.report.page import SECTIONS, Player, player, render
 from agentaudit.archive import canonical
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import QuestionError
@@ -472,6 +477,52 @@ def test_whose_the_purged_were_nobody_can_tell(purged: Site) -> None:
     assert "not known" in Page(render(facts)).text
 
 
+def test_after_ever_so_many_policies_the_last_one_is_in_force(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    documents = [canonical.encode({"default": "allow", "number": n}) for n in range(205)]
+    digests = [sha256(each).hexdigest() for each in documents]
+
+    async def run() -> None:
+        recorder = await start(site, policy=documents[0], clock=ScriptedClock())
+        for document in documents[1:]:
+            recorder.set_policy(document)
+        await recorder.stop()
+
+    asyncio.run(run())
+    case = agentaudit.load(site.archive)
+    policies = case.report(since="2023-01-01", replay=False).facts.policies
+    assert [each.digest for each in policies] == digests
+    assert [each.digest for each in policies if each.until is None] == digests[-1:]
+    for before, after in itertools.pairwise(policies):
+        assert before.until == after.since
+
+
+def test_of_more_policies_than_are_listed_the_one_in_force_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agentaudit.analysis.report import governance, story
+
+    monkeypatch.setattr(story, "MAX_REIGNS", 4)
+    monkeypatch.setattr(governance, "MAX_LINES", 3)
+    site = new_site(tmp_path / "site")
+    documents = [canonical.encode({"default": "allow", "number": n}) for n in range(7)]
+
+    async def run() -> None:
+        recorder = await start(site, policy=documents[0], clock=ScriptedClock())
+        for document in documents[1:]:
+            recorder.set_policy(document)
+        await recorder.stop()
+
+    asyncio.run(run())
+    facts = agentaudit.load(site.archive).report(since="2023-01-01", replay=False).facts
+    last = [sha256(documents[n]).hexdigest() for n in (1, 2, 6)]
+    assert [each.digest for each in facts.policies] == last
+    assert [each.until is None for each in facts.policies] == [False, False, True]
+    assert facts.more_policies == 1
+    notes = [each.words for each in facts.exceptions if each.kind == "policy"]
+    assert notes == ["3 changes of policy were not looked at: more than are read"]
+
+
 def test_a_session_that_was_purged_is_named_as_purged(tmp_path: Path) -> None:
     site = new_site(tmp_path / "site")
     ids = purging.split(site, retention(orders={"keep": 30}))
@@ -588,8 +639,17 @@ def test_the_same_question_to_the_same_archive_gives_the_same_bytes(
 
 
 def test_the_page_is_whole_without_scripts_and_loads_nothing(sample: Report) -> None:
+    bare = agentaudit.load(SAMPLE).report(since=DAY[0], until=DAY[1], key=KEY, replay=False)
+    assert "script" not in Page(bare.html).tags
+    assert "script-src" not in bare.html.decode()
+    assert not [each for each in bare.facts.blobs if each.name.startswith("replay-")]
+    # Whoever makes it again makes the same.
+    assert "--without-replay" in bare.facts.checks[-1].command
+    assert "--without-replay" not in sample.facts.checks[-1].command
+    # What is read without a script is there with one, too.
     page = Page(sample.html)
-    assert "script" not in page.tags
+    for command in bare.facts.sessions[0].commands:
+        assert command.text in page.text
     assert not {"img", "link", "iframe", "object", "form", "input", "base"} & page.tags
     addresses = [
         value for name, value in page.attributes if name in ("href", "src", "action", "srcset")
@@ -618,12 +678,16 @@ def test_the_policy_allows_this_style_alone_and_one_script_by_its_hash(sample: R
     said = unescape(policy[1])
     assert said.startswith("default-src 'none'; ")
     assert f"style-src 'sha256-{digest}'" in said
-    assert "script-src" not in said
-    with_script = unescape(render(sample.facts, script="document.title='x'").decode())
-    digest = base64.b64encode(sha256(b"document.title='x'").digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in with_script
-    with pytest.raises(ValueError, match="ends its own element"):
-        render(sample.facts, script="'</SCRIPT>'")
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert script == player().script
+    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in said
+    assert sha256(script.encode()).hexdigest() in Page(sample.html).text
+    assert re.findall(r"[a-z-]+-src (?!'none'|'sha256-)", said) == []
+    assert "script-src" not in render(sample.facts).decode()
+    for ending in ("'</SCRIPT>'", "a<!--b", "x</style>"):
+        with pytest.raises(ValueError, match="ends its own element"):
+            Player(script=ending)
 
 
 def test_facts_are_one_structure_and_carried_inside(sample: Report) -> None:
@@ -699,7 +763,7 @@ def test_the_commands_that_it_prints_work_as_printed(handed_out: Path) -> None:
     done = shell(printed((handed_out / "report.html").read_bytes()), handed_out)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SHA256SUMS" not in done.stdout
-    assert done.stdout.count(": OK") == 9
+    assert done.stdout.count(": OK") == 13
     assert done.stdout.count("Signature Verified Successfully") == 1
     assert done.stdout.count("complete: from its open to its close nothing is missing") == 5
     assert done.stdout.count("yes: consistent and signed") == 2
@@ -716,9 +780,10 @@ def test_steps_one_to_four_need_nothing_of_ours_and_no_archive(handed_out: Path)
     assert "complete: from its open to its close" in done.stdout
 
 
-def test_a_page_that_was_changed_fails_its_own_checks(handed_out: Path) -> None:
+@pytest.mark.parametrize("name", ["proof-", "replay-", "facts.json"])
+def test_a_page_that_was_changed_fails_its_own_checks(handed_out: Path, name: str) -> None:
     html = (handed_out / "report.html").read_text()
-    place = html.index('<pre data-file="proof-')
+    place = html.index(f'<pre data-file="{name}')
     place = html.index("\n", place) + 200
     changed = "A" if html[place] != "A" else "B"
     (handed_out / "report.html").write_text(html[:place] + changed + html[place + 1 :])
@@ -758,6 +823,101 @@ def test_a_proof_of_another_text_is_refused_by_the_program_inside(
         (work / "other.vkey").write_text(other)
         refused = shell(check.replace("gw1.vkey", "other.vkey"), handed_out)
         assert refused.returncode != 0
+
+
+# --- replays --------------------------------------------------------------------------------------
+
+
+def replayed(report: Report, session: str) -> dict[str, Any]:
+    """Return the replay of a session, as the page carries it."""
+    name = f"replay-{session}.json.gz"
+    (carried,) = [each for each in report.facts.blobs if each.name == name]
+    told: dict[str, Any] = json.loads(gzip.decompress(carried.data))
+    return told
+
+
+def test_the_replay_of_a_session_is_what_a_widget_is_told(recorded: Recorded) -> None:
+    from agentaudit.widgets.replay import ReplayQuestions
+
+    case = agentaudit.load(recorded.path)
+    report = case.report(session=recorded.sessions[0], rows=2)
+    told = replayed(report, recorded.sessions[0])
+    asked = ReplayQuestions(case.session(recorded.sessions[0]))
+    opened, _ = asked.ask("open", {})
+    assert told["session"] == opened["session"]
+    assert told["events"] == opened["events"]
+    _, buffers = asked.ask("index", {"offset": 0, "limit": 100})
+    for column, buffer, code in zip(told["index"], buffers, "iddiBBBB", strict=True):
+        values = array(code, buffer)
+        assert [math.nan if each is None else each for each in column] == pytest.approx(
+            list(values), nan_ok=True
+        )
+    assert len(told["commands"]) == 12
+    for command in told["commands"]:
+        number = command["command_no"]
+        result = command.pop("result", None)
+        wanted, _ = asked.ask("command", {"command_no": number})
+        assert wanted.pop("text_more") == 0
+        assert command == wanted
+        if wanted["returns_rows"]:
+            rows, _ = asked.ask("result", {"command_no": number, "offset": 0, "limit": 2})
+            assert result == {"columns": rows["columns"], "rows": rows["rows"]}
+
+
+def test_a_replay_has_the_commands_and_the_rows_of_the_tables(recorded: Recorded) -> None:
+    case = agentaudit.load(recorded.path)
+    report = case.report(session=recorded.sessions[0], limit=5, rows=1)
+    (session,) = report.facts.sessions
+    told = replayed(report, recorded.sessions[0])
+    shown = [command.number for command in session.commands]
+    assert [each["command_no"] for each in told["commands"]] == told["index"][0] == shown
+    assert {len(each["result"]["rows"]) for each in told["commands"] if "result" in each} <= {0, 1}
+    none = case.report(session=recorded.sessions[0], rows=0)
+    for command in replayed(none, recorded.sessions[0])["commands"]:
+        assert "result" not in command
+        assert not command["returns_rows"]
+
+
+def test_what_is_too_large_to_be_replayed_is_said(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = agentaudit.load(recorded.path)
+    asked: dict[str, Any] = {"since": "2026-01-01", "until": "2027-01-01"}
+    sizes = [
+        each.size for each in case.report(**asked).facts.blobs if each.name.startswith("replay-")
+    ]
+    assert len(sizes) == 2
+    for name, room, there in (
+        ("MAX_BYTES", sizes[0], 1),
+        ("MAX_BYTES", 10, 0),
+        ("MAX_UNPACKED_BYTES", 3_000, 1),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(replays, name, room)
+            report = case.report(**asked)
+        named = [each.replay for each in report.facts.sessions if each.replay]
+        carried = [each.name for each in report.facts.blobs if each.name.startswith("replay-")]
+        assert named == carried
+        assert len(named) == there
+        assert report.html.decode().count('data-replay="') == there
+        left_out = {each.what: each.count for each in report.facts.left_out}
+        assert left_out["replays of sessions that are told"] == 2 - there
+        assert all(each.replay or "MiB" in each.replay_words for each in report.facts.sessions)
+
+
+def test_a_long_statement_and_a_long_value_are_replayed_whole_and_bounded(tmp_path: Path) -> None:
+    long = "SELECT '" + "é" * 9_000 + "'"
+    site = record(
+        tmp_path / "site",
+        Script()
+        .query(long, columns=[("note", 25)], rows=[["n" * 1_000], ["m" * 5_000]])
+        .prepared("SELECT $1", ["p" * 5_000], columns=[("a", 25)], rows=[["1"]]),
+    )
+    report = agentaudit.load(site.path).report(session=site.sessions[0])
+    first, second = replayed(report, site.sessions[0])["commands"]
+    assert first["text"] == long
+    assert first["result"]["rows"] == [["n" * 1_000], [{"text": "m" * 4_000, "length": 5_000}]]
+    assert second["params"] == ["p" * 4_000 + "…"]
 
 
 # --- hostile content ------------------------------------------------------------------------------
@@ -801,7 +961,9 @@ def test_hostile_content_is_shown_as_data(hostile_report: Report) -> None:
         for shown in (printable(case.text, block=True), printable(case.text)):
             assert re.sub(r"\s", "", shown[:280]) in text, case.name
     assert not page.tags - ALLOWED_TAGS
-    assert "script" not in page.tags
+    # One script and no more, which is ours; what runs in it, a browser shows.
+    assert re.findall(r"<script", hostile_report.html.decode(), re.I) == ["<script"]
+    assert f"<script>{player().script}</script>" in hostile_report.html.decode()
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     # Nothing that a terminal or a reader obeys is in the file, whatever shows it.
     assert printable(hostile_report.html.decode(), block=True) == hostile_report.html.decode()
@@ -811,7 +973,7 @@ ALLOWED_TAGS = {
     *("html", "head", "meta", "title", "style", "body", "header", "nav", "main", "footer"),
     *("section", "article", "div", "h1", "h2", "h3", "h4", "p", "a", "span", "br", "pre"),
     *("dl", "dt", "dd", "ol", "ul", "li", "table", "caption", "thead", "tbody", "tr", "th"),
-    *("td", "time", "code", "samp", "small", "strong", "em", "i", "q"),
+    *("td", "time", "code", "samp", "small", "strong", "em", "i", "q", "script"),
 }
 
 

@@ -1,18 +1,19 @@
-"""The report in headless Chromium, from a file, as an auditor opens it.
+"""The report in headless Chromium, from a file, as an auditor opens it; with a script, and without.
 
 Screenshots, and what it looks like on paper, are kept in `artifacts/` at the checkout's root.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 import agentaudit
-from agentaudit.analysis.report.page import render
+from agentaudit.analysis.report.page import Player, render
 from tests.analysis.recording import record
 from tests.support.hostile import CASES, record_hostile
 
@@ -92,6 +93,74 @@ def test_the_report_is_one_file_without_a_network(browser: Browser, sample: Path
     context.close()
 
 
+def opened(page: Page, number: int) -> Locator:
+    """Press the button of a session's replay; return it, once a command is drawn."""
+    player = page.locator(f'.player[data-number="{number}"]')
+    player.get_by_role("button", name=f"Replay session {number}", exact=True).press("Enter")
+    replay = player.locator(".aa-replay")
+    replay.locator(".aa-detail-no").wait_for()
+    return replay
+
+
+def incident(page: Page) -> int:
+    """Return the number of the session in which orders were deleted."""
+    article = page.locator('article.session[data-session^="01a20224-a731"]')
+    return int((article.get_attribute("id") or "").removeprefix("session-"))
+
+
+def test_a_session_is_replayed_from_the_file_by_keyboard(browser: Browser, sample: Path) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    watched = Watched(context, sample)
+    page = watched.page
+    number = incident(page)
+    article = page.locator("article.session").nth(number - 1)
+    replay = opened(page, number)
+    # The list has the focus: what is typed moves through it.
+    assert replay.locator(".aa-list").evaluate("node => node === document.activeElement")
+    total = article.locator("article.command").count()
+    assert replay.locator(".aa-place").inner_text() == f"1 / {total}"
+    page.keyboard.press("ArrowDown")
+    assert replay.locator(".aa-place").inner_text() == f"2 / {total}"
+    page.keyboard.press("/")
+    page.keyboard.type("delete from orders")
+    replay.locator(".aa-place", has_text=re.compile(rf"of {total}\)$")).wait_for()
+    statement = replay.locator(".aa-detail .aa-statement")
+    assert "DELETE FROM orders" in statement.inner_text()
+    # The rows that are in the table are the rows in the replay.
+    shown = article.locator("article.command", has=page.locator("table.result"))
+    cells = shown.first.locator("table.result tbody tr").first.locator("td").all_inner_texts()
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    page.keyboard.type(shown.first.get_attribute("data-command") or "")
+    page.keyboard.press("Enter")
+    row = replay.locator(".aa-grid tbody tr").first
+    row.wait_for()
+    assert row.locator("td").all_inner_texts() == cells
+    assert watched.asked == [sample.as_uri()]
+    assert watched.said == []
+    article.get_by_role("button", name="Close the replay").press("Enter")
+    assert article.locator(".aa-replay").count() == 0
+    context.close()
+
+
+def test_a_replay_that_was_changed_is_not_played(
+    browser: Browser, sample: Path, tmp_path: Path
+) -> None:
+    html = sample.read_text("utf-8")
+    place = html.index("\n", html.index('<pre data-file="replay-')) + 200
+    spoilt = tmp_path / "spoilt.html"
+    changed = "A" if html[place] != "A" else "B"
+    spoilt.write_text(html[:place] + changed + html[place + 1 :], "utf-8")
+    context = browser.new_context()
+    page = Watched(context, spoilt).page
+    player = page.locator(".player").first
+    player.get_by_role("button").click()
+    player.get_by_role("alert").wait_for()
+    assert "is not the file that SHA256SUMS names" in player.get_by_role("alert").inner_text()
+    assert player.locator(".aa-replay").count() == 0
+    context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_kept_as_pictures_in_light_and_dark(
     browser: Browser, sample: Path, scheme: str
@@ -106,6 +175,15 @@ def test_it_is_kept_as_pictures_in_light_and_dark(
     page.screenshot(path=ARTIFACTS / f"report-{scheme}.png")
     page.locator("article.session").nth(1).scroll_into_view_if_needed()
     page.screenshot(path=ARTIFACTS / f"report-session-{scheme}.png")
+    replay = opened(page, incident(page))
+    replay.scroll_into_view_if_needed()
+    deleted = page.locator("article.command", has_text="DELETE FROM orders")
+    undone = deleted.filter(has=page.get_by_text("rolled back", exact=True)).first
+    page.keyboard.press("g")
+    page.keyboard.type(undone.get_attribute("data-command") or "")
+    page.keyboard.press("Enter")
+    replay.locator(".aa-detail").get_by_text("rolled back", exact=True).wait_for()
+    page.screenshot(path=ARTIFACTS / f"report-replay-{scheme}.png")
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")
     context.close()
@@ -114,7 +192,10 @@ def test_it_is_kept_as_pictures_in_light_and_dark(
 def test_on_paper_nothing_is_cut_off(browser: Browser, sample: Path) -> None:
     context = browser.new_context(viewport={"width": 700, "height": 900})
     page = Watched(context, sample).page
+    replay = opened(page, incident(page))
     page.emulate_media(media="print")
+    assert not replay.is_visible()
+    assert page.locator(".player >> visible=true").count() == 0
     wide = page.evaluate(
         """() => [...document.querySelectorAll('main *')]
             .filter(each => !each.closest('[hidden]'))
@@ -135,6 +216,7 @@ def test_axe_finds_nothing(browser: Browser, sample: Path, scheme: str, width: i
         color_scheme=scheme,  # type: ignore[arg-type]
     )
     page = Watched(context, sample).page
+    opened(page, incident(page))
     page.evaluate(AXE.read_text("utf-8") + "; undefined")
     found = page.evaluate("async () => (await axe.run()).violations")
     told = [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
@@ -167,12 +249,29 @@ def test_nothing_hostile_runs_and_nothing_is_asked_for(browser: Browser, hostile
     assert watched.asked == [hostile.as_uri()]
     assert watched.said == []
     assert page.evaluate("window.aaPwned") is None
-    assert page.evaluate("document.scripts.length") == 0
+    assert page.evaluate("document.scripts.length") == 1
     assert page.title().startswith("Evidence report: ")
     # What is shown is the text itself, from a statement to the name of a column.
     first = CASES[0]
     assert page.locator("pre.statement", has_text=first.text).first.is_visible()
     assert page.locator("table.result th", has_text=first.text[:50]).first.is_visible()
+    # The same in the replay: each case is a command, a parameter, a result and an error.
+    replay = opened(page, 1)
+    for number in range(2 * len(CASES)):
+        shown = replay.locator(".aa-detail-no", has_text=re.compile(f"^#{number}$"))
+        shown.wait_for()
+        if number % 2 == 0:
+            replay.locator(".aa-grid tbody tr").first.wait_for()
+        page.keyboard.press("ArrowDown")
+    assert watched.asked == [hostile.as_uri()]
+    assert watched.said == []
+    assert page.evaluate("window.aaPwned") is None
+    assert page.evaluate("document.scripts.length") == 1
+    foreign = replay.locator("script, img, iframe, object, link, style, form, base, meta, a")
+    assert foreign.count() == 0
+    # And as names of those who were there.
+    named = opened(page, 2)
+    assert CASES[0].text in named.locator(".aa-who").inner_text()
     context.close()
 
 
@@ -189,7 +288,8 @@ def test_no_script_runs_that_its_policy_does_not_name(browser: Browser, tmp_path
     assert watched.page.evaluate("window.aaPwned") is None
     assert any("Content Security Policy" in said for said in watched.said)
     ours = tmp_path / "ours.html"
-    ours.write_bytes(render(facts, script="document.body.dataset.ours = 'yes';"))
+    script = "document.body.dataset.ours = 'yes';"
+    ours.write_bytes(render(facts, player=Player(script=script)))
     watched = Watched(context, ours)
     assert watched.page.evaluate("document.body.dataset.ours") == "yes"
     assert watched.said == []

@@ -401,6 +401,16 @@ def test_a_key_that_lies_beside_an_archive_never_counts_as_one_from_outside(
         assert (result["ok"], result["keys"]) == (True, ["archive.vkey"])
         (one,) = server.archives().values()
         assert (one["checked"]["ok"], one["checked"]["is_consistent"]) == (True, False)
+        # And a notebook that is begun there has it, too.
+        written = server.http.post("agentaudit/investigation", json={"archive": one["id"]}).json()
+        (cell,) = [
+            "".join(each["source"])
+            for each in json.loads((root / written["path"]).read_text())["cells"]
+            if "parameters" in each["metadata"].get("tags", ())
+        ]
+        named: dict[str, Any] = {}
+        exec(cell, named)
+        assert (root / named["key"]).resolve() == key.resolve()
 
 
 def test_what_was_changed_is_the_first_broken_link(tmp_path: Path) -> None:
@@ -438,7 +448,8 @@ def test_an_investigation_is_a_notebook_of_its_own(server: Server) -> None:
     assert found["session"] == SESSION
     assert found["command"] == 12
     assert agentaudit.load(server.root / "plain" / found["archive"]).session(found["session"])
-    assert (server.root / "plain" / found["key"]).is_file()
+    # One lies beside the archive, and would vouch for whoever wrote it last.
+    assert found["key"] is None
     for wrong in ({"command": -1}, {"command": True}, {"session": "x"}, {"command": "1; import"}):
         said = server.http.post("agentaudit/investigation", json=asked | wrong)
         assert said.status_code == 400

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from agentaudit import widgets
+from agentaudit.analysis.report import page
 from agentaudit.widgets.view import STATIC, View
 
 ENTRIES = Path(__file__).resolve().parents[2] / "extension/widgets/src/entry"
+PLAYER = Path(page.__file__).parent / "static"
 MAX_BYTES = 200 * 1024
 
 LOADS = {
@@ -31,9 +33,13 @@ OBEYS = {
 }
 
 
-def bundles() -> list[Path]:
-    found = sorted(path for path in STATIC.iterdir() if path.suffix in {".js", ".css"})
-    assert found, "make front"
+def bundles(*folders: Path) -> list[Path]:
+    """Return what is bundled: of widgets, and what plays sessions in a report."""
+    found = []
+    for folder in folders or (STATIC, PLAYER):
+        there = sorted(path for path in folder.iterdir() if path.suffix in {".js", ".css"})
+        assert there, "make front"
+        found += there
     return found
 
 
@@ -64,9 +70,17 @@ def test_a_bundle_is_small() -> None:
 def test_every_widget_has_its_bundles_and_there_are_no_others() -> None:
     views = [getattr(widgets, name) for name in widgets.__all__]
     drawn = {view._esm for view in views if issubclass(view, View)}
-    built = {path.name: path.read_text("utf-8") for path in bundles() if path.suffix == ".js"}
+    built = {path.name: path.read_text("utf-8") for path in bundles(STATIC) if path.suffix == ".js"}
     assert set(built.values()) == drawn
     assert set(built) == {f"{path.stem}.js" for path in ENTRIES.glob("*.ts")}
+
+
+def test_what_plays_in_a_report_can_stand_in_a_page() -> None:
+    assert [path.name for path in bundles(PLAYER)] == ["player.css", "player.js"]
+    player = page.player()
+    assert player.script.isascii()
+    # A module's words mean nothing there.
+    assert not re.search(r"\bexport\s*[{*]", player.script)
 
 
 @pytest.mark.parametrize(

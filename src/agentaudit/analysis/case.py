@@ -524,6 +524,7 @@ class Case:
         limit: int | None = None,
         rows: int | None = None,
         disclose: str = "text",
+        replay: bool = True,
         names: Mapping[str, str] | None = None,
     ) -> Report:
         """Return an evidence report, for somebody who does not trust us: `.ok`, `.html`, `.facts`.
@@ -533,7 +534,9 @@ class Case:
         `pdf` one for the PDF/A, or True to have it in `.pdf` alone. `key`, `since_checkpoint` (as
         `since` of `verify`), `policy`, `tsa` and `deep` are those of `verify`. At most `limit`
         commands are shown, and `rows` of each result; `disclose` is what the proofs inside hand
-        out, as for `prove`. `names` are those of the files in what the reader is to type.
+        out, as for `prove`. Where the page may run its script, sessions can be played in it, unless
+        `replay` is False: then it has none. `names` are those of the files in what the reader is to
+        type.
 
         Raises:
             QuestionError: nothing is asked, or it is not in this archive; or a file is there.
@@ -558,6 +561,7 @@ class Case:
             limit=limit,
             rows=rows,
             disclose=disclose,
+            replay=replay,
             names=dict(names or {}),
             on_export=self._leave_record,
         )

@@ -96,6 +96,11 @@ def add_verbs(add: Adds) -> None:
         default="text",
         help="what the proofs inside hand out: all, what a person reads (default), or nothing",
     )
+    one.add_argument(
+        "--without-replay",
+        action="store_true",
+        help="leave out the replays of the sessions, and the one script of the page",
+    )
     add_json(one)
 
 
@@ -134,6 +139,7 @@ def report(arguments: argparse.Namespace) -> int:
             limit=arguments.limit,
             rows=arguments.rows,
             disclose=arguments.disclose,
+            replay=not arguments.without_replay,
             names=_names(arguments),
         )
     say_access(case.access == "recorded")

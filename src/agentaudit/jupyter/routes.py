@@ -267,7 +267,13 @@ class InvestigationRoute(_Route):
             folder = archives.inside(str(asked.get("folder") or ""))
             if session is not None:
                 archives.questions(one, "replay", session, "")  # it is there, and can be read
-            written = write_investigation(one.folder, folder, session=session, command=command)
+            written = write_investigation(
+                one.folder,
+                folder,
+                session=session,
+                command=command,
+                key=self.shared.verifications.key,
+            )
             return written.relative_to(archives.root).as_posix()
 
         try:

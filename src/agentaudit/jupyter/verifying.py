@@ -70,6 +70,11 @@ class Verifications:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
 
+    @property
+    def key(self) -> Path | None:
+        """The file with verifier keys that the operator named, or None where it is not just one."""
+        return self._keys[0] if len(self._keys) == 1 else None
+
     def start(self, one: Found, *, deep: bool) -> Job | None:
         """Verify an archive, or return the job that does so already; None if too many wait."""
         with self._lock:

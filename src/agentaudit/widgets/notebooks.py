@@ -1,8 +1,9 @@
 """The project's notebooks, and working copies of them beside an archive.
 
 A working copy is the investigator's: it is written once and never again. Its first code cell,
-which carries the tag `parameters`, is made to name the archive and the key beside it, so that it
-opens years later without an environment variable.
+which carries the tag `parameters`, is made to name the archive, so that it opens years later
+without an environment variable. The key that may lie beside an archive it never names: that came
+with it, and would vouch for whoever wrote it last.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ INVESTIGATION: Final = "investigation.ipynb"
 
 MAX_COPIES: Final = 100
 
+_NO_KEY: Final = "  # from whoever runs the gateway: a key, or a file that holds it"
+
 
 def find_notebook(name: str) -> Path | None:
     """Return the path of one of the project's notebooks, or None where none are installed.
@@ -38,7 +41,8 @@ def find_notebook(name: str) -> Path | None:
 def find_key(archive: Path) -> Path | None:
     """Return the verifier key that lies beside `archive`, or None where there is not just one.
 
-    It is what the archive's maker left there; whether to trust it is the reader's to decide.
+    It is what the archive's maker left there: something to compare with the key that the operator
+    gives out, and never one to check the archive with.
     """
     named = archive.with_name(f"{archive.name}.vkey")
     if named.is_file():
@@ -63,13 +67,9 @@ def place_notebook(archive: Path, name: str = FIRST_INVESTIGATION) -> Path:
             hint="it is in the folder notebooks of the source",
         )
     document = json.loads(original.read_text("utf-8"))
-    key = find_key(archive)
     for cell in document["cells"]:
         if "parameters" in cell["metadata"].get("tags", ()):
-            cell["source"] = [
-                f"archive = {archive.name!r}\n",
-                f"key = {None if key is None else str(key.relative_to(archive.parent))!r}",
-            ]
+            cell["source"] = [f"archive = {archive.name!r}\n", f"key = None{_NO_KEY}"]
     try:
         with copy.open("x", encoding="utf-8") as file:
             json.dump(document, file, indent=1, ensure_ascii=False)
@@ -86,12 +86,13 @@ def write_investigation(
     *,
     session: UUID | None = None,
     command: int | None = None,
+    key: Path | None = None,
 ) -> Path:
     """Write a new notebook into `folder` that investigates a session, or the newest one.
 
-    Its parameters name the archive, the key beside it, the session, and the command to begin at.
-    Paths are relative to `folder` where the archive lies below what holds it, so that both can be
-    moved together.
+    Its parameters name the archive, a file with a verifier key that came from outside it, the
+    session, and the command to begin at. Paths are relative to `folder` where the archive lies
+    below what holds it, so that both can be moved together.
 
     Raises:
         QuestionError: the template is not installed, or the folder cannot be written.
@@ -100,16 +101,14 @@ def write_investigation(
     if original is None:
         raise QuestionError(f"notebook {INVESTIGATION}: not part of this installation")
     document = json.loads(original.read_text("utf-8"))
-    key = find_key(archive)
-    parameters = {
-        "archive": _as_seen_from(folder, archive),
-        "key": None if key is None else _as_seen_from(folder, key),
-        "session": None if session is None else str(session),
-        "command": command,
-    }
+    lines = [
+        f"archive = {_as_seen_from(folder, archive)!r}",
+        f"key = None{_NO_KEY}" if key is None else f"key = {_as_seen_from(folder, key)!r}",
+        f"session = {None if session is None else str(session)!r}",
+        f"command = {command!r}",
+    ]
     for cell in document["cells"]:
         if "parameters" in cell["metadata"].get("tags", ()):
-            lines = [f"{name} = {value!r}" for name, value in parameters.items()]
             cell["source"] = "\n".join(lines).splitlines(keepends=True)
     what = archive.name if session is None else str(session)[:13]
     for number in range(1, MAX_COPIES + 1):

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import traitlets
 
-from agentaudit.analysis import cells
+from agentaudit.analysis import cells, replay
 from agentaudit.analysis.case import Case
 from agentaudit.analysis.session import Session
 from agentaudit.errors import QuestionError
@@ -33,42 +33,6 @@ _WHOLE_CHARACTERS = 1_000_000
 _CELL_CHARACTERS = 300
 _MAX_INDEX = 100_000
 _MAX_PAGE = 500
-
-_FACTS = (
-    "user",
-    "agent",
-    "issuer",
-    "target",
-    "protocol",
-    "gateway",
-    "close_reason",
-    "client_addr",
-    "client_app",
-    "bytes_in",
-    "bytes_out",
-    "masked",
-)
-_COMMAND = (
-    "command_no",
-    "operation",
-    "status",
-    "decision",
-    "rule",
-    "confidence",
-    "error_code",
-    "error_text",
-    "duration_us",
-    "rows_returned",
-    "rows_affected",
-    "bytes_in",
-    "bytes_out",
-    "txn_no",
-    "txn_status",
-    "masked",
-    "params",
-    "first_event_no",
-    "last_event_no",
-)
 
 
 class Replay(View):
@@ -187,11 +151,11 @@ class ReplayQuestions(Questions):
     @question
     def open(self) -> Data:
         facts = self.session.facts
-        session: dict[str, Any] = {name: facts[name] for name in _FACTS}
-        session["id"] = str(self.session.id)
-        session["opened_at"] = _microseconds(facts["opened_at"])
-        session["closed_at"] = _microseconds(facts["closed_at"])
-        return {"session": session, "total": self.session.count, "events": facts["events"]}
+        return {
+            "session": replay.session(self.session.id, facts),
+            "total": self.session.count,
+            "events": facts["events"],
+        }
 
     @question
     def index(self, offset: int, limit: int) -> Buffered:
@@ -228,21 +192,10 @@ class ReplayQuestions(Questions):
     @question
     def command(self, command_no: int) -> Data:
         row = self.session.command(int(command_no))
-        shown = {name: row[name] for name in _COMMAND}
-        shown["cls"] = row["class"]
-        shown["started_at"] = _microseconds(row["started_at"])
-        shown["ended_at"] = _microseconds(row["ended_at"])
-        shown["resources"] = row["resources"] or []
-        shown["risk"] = row["risk"] or []
+        shown = replay.command(row, self.session.cuts(int(command_no)).get(int(command_no)))
         statement = self.session.statement(int(command_no))
         shown["text"] = statement[:_STATEMENT_CHARACTERS]
         shown["text_more"] = max(0, len(statement) - _STATEMENT_CHARACTERS)
-        cut = self.session.cuts(int(command_no)).get(int(command_no))
-        shown["cut"] = None if cut is None else cut.words()
-        # What COPY sends has no columns in its row; its lines are one.
-        is_copied = row["operation"] == "COPY" and row["rows_returned"] is not None
-        has_rows = is_copied or bool(row["columns"])
-        shown["returns_rows"] = has_rows and not (cut is not None and cut.is_purged)
         return shown
 
     @question
@@ -257,13 +210,9 @@ class ReplayQuestions(Questions):
     def result(self, command_no: int, offset: int, limit: int) -> Data:
         table = self.table(int(command_no))
         page = table.slice(max(0, int(offset)), min(int(limit), _MAX_PAGE))
-        columns = [
-            {"name": field.name, "type": type_name, "numeric": _is_number(field)}
-            for field, type_name in zip(table.schema, cells.type_names(table.schema), strict=True)
-        ]
-        rows = [[_cell(cell) for cell in row] for row in cells.texts(page)]
+        rows = [[replay.cell(cell, _CELL_CHARACTERS) for cell in row] for row in cells.texts(page)]
         return {
-            "columns": columns,
+            "columns": replay.columns(table.schema),
             "rows": rows,
             "total": table.num_rows,
             "is_limited": table.num_rows == MAX_RESULT_ROWS,
@@ -317,10 +266,6 @@ class Replays:
         return asked.ask(op, args)
 
 
-def _microseconds(time: Any) -> int | None:
-    return None if time is None else round(time.timestamp() * 1_000_000)
-
-
 def _buffer(column: pa.ChunkedArray) -> bytes:
     """Return the values of a column without nulls as their little-endian bytes."""
     array = column.combine_chunks()
@@ -328,19 +273,3 @@ def _buffer(column: pa.ChunkedArray) -> bytes:
         return b""
     width = array.type.bit_width // 8
     return bytes(array.buffers()[1])[array.offset * width : (array.offset + len(array)) * width]
-
-
-def _cell(text: str | None) -> str | dict[str, Any] | None:
-    if text is None or len(text) <= _CELL_CHARACTERS:
-        return text
-    return {"text": text[:_CELL_CHARACTERS], "length": len(text)}
-
-
-def _is_number(field: pa.Field) -> bool:
-    import pyarrow.types as kinds
-
-    return bool(
-        kinds.is_integer(field.type)
-        or kinds.is_floating(field.type)
-        or kinds.is_decimal(field.type)
-    )

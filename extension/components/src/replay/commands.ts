@@ -42,6 +42,10 @@ export const emptyIndex = (): Index => ({ ...(each((name) => new COLUMNS[name](0
 export const sliceOf = (buffers: readonly DataView[]): Slice =>
   each((name) => values<Slice[Column]>(COLUMNS[name], buffers[NAMES.indexOf(name)])) as unknown as Slice;
 
+/** Return the buffers that `sliceOf` reads, of columns in the same order; null is NaN. */
+export const buffersOf = (columns: readonly (readonly (number | null)[])[]): DataView[] =>
+  NAMES.map((name, i) => new DataView(COLUMNS[name].from((columns[i] ?? []).map((value) => value ?? NaN)).buffer));
+
 /** Return the index with a slice behind it. */
 export function extend(index: Index, slice: Slice): Index {
   const length = index.length + slice.number.length;

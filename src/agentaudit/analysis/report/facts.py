@@ -74,7 +74,8 @@ class SessionFacts:
     """One session with its commands; `notes` says what of it is not shown, and why.
 
     `more_commands` counts commands that the report is about and leaves out, `outside` those that
-    ran before or after the time that was asked for.
+    ran before or after the time that was asked for. `proof` and `replay` name files that the report
+    carries; where one is empty, the words say why.
     """
 
     number: int
@@ -110,6 +111,8 @@ class SessionFacts:
     check: Check | None
     proof: str
     proof_words: str
+    replay: str
+    replay_words: str
     notes: tuple[str, ...]
 
 

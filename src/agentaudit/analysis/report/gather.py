@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from agentaudit.analysis.report import governance, integrity, steps, unusual
+from agentaudit.analysis.report import governance, integrity, replays, steps, unusual
 from agentaudit.analysis.report.facts import (
     Annotation,
     Facts,
@@ -59,10 +59,12 @@ def gather(case: Case, asked: Question) -> Facts:
     reading.read_logs(verification)
     rows = _sessions(reading, named)
     checked_ids = reading.within(rows, MAX_CHECKED)
-    told = [
-        _told(reading, number, row, len(rows), is_checked=row["session_id"] in checked_ids)
-        for number, row in enumerate(rows[:MAX_SESSIONS], 1)
-    ]
+    told: list[Told] = []
+    room = replays.MAX_BYTES
+    for number, row in enumerate(rows[:MAX_SESSIONS], 1):
+        is_checked = row["session_id"] in checked_ids
+        told.append(_told(reading, number, row, len(rows), room, is_checked=is_checked))
+        room -= len(told[-1].replay)
     population = _population(reading, rows, told)
     checked = integrity.integrity(reading, verification, told)
     proven = {str(each) for each in reading.within(rows, MAX_SESSIONS)}
@@ -122,6 +124,11 @@ def gather(case: Case, asked: Question) -> Facts:
         *integrity.checkpoint_blobs(reading),
         *governance.policy_blobs(reading, policies),
         *blobs,
+        *(
+            steps.blob(each.session.replay, f"replay of session {each.session.number}", each.replay)
+            for each in told
+            if each.replay
+        ),
         steps.program(),
     ]
     facts = replace(
@@ -258,7 +265,13 @@ def _sessions(reading: Reading, named: list[UUID] | None) -> list[Mapping[str, A
 
 
 def _told(
-    reading: Reading, number: int, row: Mapping[str, Any], total: int, *, is_checked: bool
+    reading: Reading,
+    number: int,
+    row: Mapping[str, Any],
+    total: int,
+    room: int,
+    *,
+    is_checked: bool,
 ) -> Told:
     asked = reading.asked
     wanted = Wanted(
@@ -267,6 +280,7 @@ def _told(
         request=asked.request,
         commands=max(1, asked.commands // min(total, MAX_SESSIONS)),
         rows=asked.rows,
+        replay=room if asked.replay else None,
     )
     session = reading.case.session(row["session_id"])
     check = integrity.session_check(reading, session.id) if is_checked else None
@@ -347,9 +361,23 @@ def _population(
             what="rows of results beyond the first of each",
             count=None,
             why=f"at most {asked.rows} rows of a result are shown, each value cut at 200 "
-            "characters",
+            "characters"
+            + (f", and at {replays.MAX_VALUE:,} where it is replayed" if asked.replay else ""),
         )
     )
+    unplayed = sum(
+        bool(asked.replay and each.session.commands and not each.replay) for each in told
+    )
+    if unplayed:
+        reading.left_out.append(
+            LeftOut(
+                what="replays of sessions that are told",
+                count=unplayed,
+                why=f"at most {replays.MAX_BYTES >> 20} MiB are carried, and "
+                f"{replays.MAX_UNPACKED_BYTES >> 20} MiB of one session; the tables have the same "
+                "commands",
+            )
+        )
     if asked.disclose != "all":
         reading.left_out.append(
             LeftOut(

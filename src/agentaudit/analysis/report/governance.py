@@ -100,32 +100,38 @@ def policies(
     for row in rows:
         if row["policy_digest"]:
             used[row["policy_digest"]] = used.get(row["policy_digest"], 0) + 1
-    found, seen = [], set()
+    found: list[tuple[str, str, datetime | None, datetime | None]] = []
     for gateway, told in reading.stories.items():
-        entries = told.kept.get("policy", [])
-        for place, entry in enumerate(entries):
-            digest = str(entry["sha256"])
-            until_us = entries[place + 1]["at"] if place + 1 < len(entries) else None
-            since, until = moment_of(entry["at"]), None
-            if until_us is not None:
-                until = moment_of(until_us)
+        for reign in told.reigns:
+            since = moment_of(reign.since_us)
+            until = None if reign.until_us is None else moment_of(reign.until_us)
             is_in_time = asked.is_by_time and (
                 (asked.until is None or since < asked.until)
                 and (asked.since is None or until is None or until > asked.since)
             )
-            if digest in used or is_in_time:
-                seen.add(digest)
-                found.append(_policy(reading, digest, gateway, since, until, used.get(digest, 0)))
-    for digest, count in used.items():
-        if digest not in seen:
-            found.append(_policy(reading, digest, "", None, None, count))
-    return tuple(found[:MAX_LINES]), max(0, len(found) - MAX_LINES)
+            if reign.digest in used or is_in_time:
+                found.append((gateway, reign.digest, since, until))
+        if told.more_reigns:
+            reading.note(
+                "note",
+                "policy",
+                gateway,
+                f"{told.more_reigns:,} changes of policy were not looked at: more than are read",
+            )
+    seen = {digest for _, digest, _, _ in found}
+    found += [("", digest, None, None) for digest in used if digest not in seen]
+    # Where there are too many: what is in force now, and of the others the last.
+    places = sorted(range(len(found)), key=lambda place: (found[place][3] is not None, -place))
+    return tuple(
+        _policy(reading, *found[place], used.get(found[place][1], 0))
+        for place in sorted(places[:MAX_LINES])
+    ), max(0, len(found) - MAX_LINES)
 
 
 def _policy(
     reading: Reading,
-    digest: str,
     gateway: str,
+    digest: str,
     since: datetime | None,
     until: datetime | None,
     sessions: int,

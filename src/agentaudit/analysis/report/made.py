@@ -67,6 +67,7 @@ def make(
     limit: int | None,
     rows: int | None,
     disclose: str,
+    replay: bool,
     names: Mapping[str, str],
     on_export: Callable[[str, str], None],
 ) -> Report:
@@ -110,12 +111,15 @@ def make(
         commands=reading.MAX_COMMANDS if limit is None else limit,
         rows=reading.MAX_ROWS if rows is None else rows,
         disclose=disclose,
+        replay=replay,
         names={**({} if out is None else {"report": out.name}), **names},
     )
+    # Before the work, too: the front end may not be built.
+    player = page.player() if replay else None
     facts = gather.gather(case, question)
     single = facts.sessions[0].session_id if len(facts.listed) == 1 else None
     on_export("export", "archive" if single is None else f"session {single}")
-    html = page.render(facts)
+    html = page.render(facts, player=player)
     paged = paper.render(facts, sha256(html).hexdigest()) if pdf else None
     if out is not None:
         write_new(out, html)

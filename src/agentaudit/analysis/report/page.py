@@ -1,14 +1,16 @@
 """The report as one HTML file: complete without scripts, without a network, on paper as on screen.
 
 Nothing of what was recorded is markup: the templates escape all they are given. The content
-security policy allows this one style sheet by its hash and nothing else. The single place for a
-script is the `script` of `render`: its hash is added to the policy, and it finds sessions by
-`data-session` and commands by `data-command`; without one, no script may run at all.
+security policy allows this one style sheet by its hash, and with a player one script by its hash,
+which plays sessions from the files that the page carries; nothing else, so it can ask no network.
+Without a player no script may run at all.
 """
 
 from __future__ import annotations
 
 import base64
+import re
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
@@ -19,6 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from agentaudit.analysis.report.facts import Facts
+from agentaudit.errors import QuestionError
 
 SECTIONS: Final[tuple[tuple[str, str], ...]] = (
     ("summary", "Summary"),
@@ -45,17 +48,53 @@ def sections(facts: Facts) -> list[tuple[str, str]]:
     return [(name, f"{number}  {title}") for number, (name, title) in enumerate(there, 1)]
 
 
-def render(facts: Facts, *, script: str = "") -> bytes:
-    """Return the report as HTML, UTF-8.
+# What ends an element of raw text, and what lets a script go on behind its end (HTML 13.2.5.17).
+_ENDS: Final = re.compile(r"</(?:script|style)|<!--", re.IGNORECASE)
 
-    `script` is ours and never of the archive: it is put in as it is, and must not have `</script`.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Player:
+    """What plays sessions in the page: ours and never of the archive, it is put in as it is.
+
+    The script finds sessions by `data-replay`, which names a carried file; that is at `data-file`.
+    """
+
+    script: str
+    style: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what would end its own element.
+
+        Raises:
+            ValueError: it would.
+        """
+        if _ENDS.search(self.script) or _ENDS.search(self.style):
+            raise ValueError("a script or style that ends its own element")
+
+
+def player() -> Player:
+    """Return the player, as it was bundled from `extension/report`.
 
     Raises:
-        ValueError: it has.
+        QuestionError: it was not.
     """
-    if "</script" in script.lower():
-        raise ValueError("a script that ends its own element")
-    style = text_of("report.css")
+    folder = resources.files(__package__) / "static"
+    try:
+        return Player(
+            script=(folder / "player.js").read_text("utf-8"),
+            style=(folder / "player.css").read_text("utf-8"),
+        )
+    except FileNotFoundError:
+        raise QuestionError(
+            "report: the front end is not built, which plays sessions in it",
+            hint="make front, in the checkout; or leave the replays out",
+        ) from None
+
+
+def render(facts: Facts, *, player: Player | None = None) -> bytes:
+    """Return the report as HTML, UTF-8."""
+    style = text_of("report.css") + ("" if player is None else player.style)
+    script = "" if player is None else player.script
     rules = ["default-src 'none'", f"style-src '{_source(style)}'"]
     if script:
         rules.append(f"script-src '{_source(script)}'")
@@ -69,6 +108,7 @@ def render(facts: Facts, *, script: str = "") -> bytes:
             facts=facts,
             style=Markup(style),
             script=Markup(script),
+            script_sha256=sha256(script.encode("utf-8")).hexdigest(),
             policy="; ".join(rules),
             sections=sections(facts),
             heading=titles.__getitem__,

@@ -57,6 +57,7 @@ class Question:
     commands: int = MAX_COMMANDS
     rows: int = MAX_ROWS
     disclose: str = "text"
+    replay: bool = True
     names: Mapping[str, str] | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""The sessions of a report: who they are, and their commands with what came of them.
+"""The sessions of a report: who they are, their commands with what came of them, their replays.
 
 Results are read out of the recorded bytes of a whole session, so of one with very much traffic
 none are shown; what cannot be decoded is said, and hides nothing else.
@@ -15,6 +15,7 @@ from uuid import UUID
 import duckdb
 
 from agentaudit.analysis import transcript
+from agentaudit.analysis.report import replays
 from agentaudit.analysis.report.facts import Check, CommandFacts, SessionFacts
 from agentaudit.analysis.report.story import Story, days, moment_of
 from agentaudit.analysis.report.texts import MAX_CELL, block, grid, line, lines
@@ -33,13 +34,17 @@ MAX_PARAMS: Final = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which commands of a session to tell, and how much of them."""
+    """Which commands of a session to tell, and how much of them.
+
+    `replay` is how many bytes a replay may have, None where none is wanted.
+    """
 
     since: datetime | None
     until: datetime | None
     request: UUID | None
     commands: int
     rows: int
+    replay: int | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +52,7 @@ class Told:
     """What telling a session has found, for the parts of the report that sum it up."""
 
     session: SessionFacts
+    replay: bytes
     asked: int
     cut: int
     cut_bytes: int
@@ -78,6 +84,9 @@ def tell(
     fates = dict(session.ask("session_fates").fetchall())
     cuts = session.cuts()
     texts = {row[0]: row[1:] for row in session.ask("report_statements").fetchall()}
+    played, why = b"", ""
+    if wanted.replay is not None and rows:
+        played, why = replays.packed(session, facts, rows, results, cuts, wanted.replay)
     commands = tuple(
         _command(
             row,
@@ -133,11 +142,14 @@ def tell(
         check=check,
         proof="",
         proof_words="",
+        replay=replays.name_of(str(session.id)) if played else "",
+        replay_words=why,
         notes=tuple(notes),
     )
     whole = [cut for cut in cuts.values() if not cut.is_purged]
     return Told(
         session=told,
+        replay=played,
         asked=asked,
         cut=len(whole),
         cut_bytes=sum(cut.whole - cut.kept for cut in whole),

@@ -227,6 +227,8 @@ def _again(asked: Question, quoted: Mapping[str, str]) -> str:
         words.append(f"--rows {asked.rows}")
     if asked.disclose != "text":
         words.append(f"--disclose {asked.disclose}")
+    if not asked.replay:
+        words.append("--without-replay")
     if asked.deep:
         words.append("--deep")
     words += [

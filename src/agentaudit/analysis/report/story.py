@@ -1,7 +1,8 @@
 """What an archive's logs tell of themselves: policies, holds, purges, restarts and mishaps.
 
 One pass over each log, as a stream: a log of years does not fit into memory, so of each kind of
-entry only the first are kept, and the rest is counted.
+entry only the first are kept, and the rest is counted. Policies are told as the times in which each
+was in force, and the one that is now is always among them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from agentaudit.archive.retention import Standing
 
 MAX_KEPT: Final = 200
 """Entries of one kind that are kept of a log."""
+MAX_REIGNS: Final = 10_000
+"""Times in which policies were in force: two numbers and a digest each."""
 
 DAY_US: Final = 86_400_000_000
 
@@ -33,12 +36,22 @@ class Gap:
 
 
 @dataclass(slots=True)
+class Reign:
+    """A time in which a policy was in force; `until_us` is None while it is."""
+
+    digest: str
+    since_us: int
+    until_us: int | None = None
+
+
+@dataclass(slots=True)
 class Story:
     """What one log tells; times are microseconds since 1970, UTC.
 
     `covered` says, for each size that was asked for, how many events the log's first so many
     entries cover; `seals` has first event and number of events of each segment; `counts` counts
-    entries by type, also those beyond `MAX_KEPT`.
+    entries by type, also those beyond `MAX_KEPT`. Of `reigns` the last is the one that lasts, and
+    `more_reigns` were left out before it.
     """
 
     log: Log
@@ -59,6 +72,8 @@ class Story:
     set_back: list[tuple[int, int]] = field(default_factory=list)
     clock_changes: list[tuple[int, str, str]] = field(default_factory=list)
     covered: dict[int, int] = field(default_factory=dict)
+    reigns: list[Reign] = field(default_factory=list)
+    more_reigns: int = 0
 
     @property
     def is_scripted(self) -> bool:
@@ -66,7 +81,7 @@ class Story:
 
 
 _ALIVE: Final = frozenset({"start", "policy", "open_segment", "tick", "heartbeat", "stop"})
-_KEPT = frozenset({"policy", "recovery", "incident", "anchor", "purge_intent", "legal_hold_set"})
+_KEPT = frozenset({"recovery", "incident", "anchor", "purge_intent", "legal_hold_set"})
 
 
 def story(layout: Layout, gateway: str, sizes: Collection[int] = ()) -> Story:
@@ -114,6 +129,8 @@ def _take(told: Story, entry: Mapping[str, Any], firsts: dict[str, int]) -> None
         told.seals.append((entry["first_event"], entry["n"]))
     elif kind == "stop":
         told.is_stopped = True
+    elif kind == "policy":
+        _succeed(told, str(entry["sha256"]), at_us)
     if kind in _KEPT:
         kept = told.kept.setdefault(kind, [])
         if len(kept) < MAX_KEPT:
@@ -121,6 +138,18 @@ def _take(told: Story, entry: Mapping[str, Any], firsts: dict[str, int]) -> None
     told.last_at_us = max(told.last_at_us, at_us)
     if kind in _ALIVE:
         told.alive_at_us = max(told.alive_at_us, at_us)
+
+
+def _succeed(told: Story, digest: str, at_us: int) -> None:
+    if told.reigns:
+        last = told.reigns[-1]
+        if last.digest == digest:
+            return
+        last.until_us = at_us
+        if len(told.reigns) == MAX_REIGNS:
+            told.reigns.pop()
+            told.more_reigns += 1
+    told.reigns.append(Reign(digest, at_us))
 
 
 def moment_of(time_us: int) -> datetime:
