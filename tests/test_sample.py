@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,8 @@ from agentaudit.analysis.case import Case
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.log import read_log
 from agentaudit.archive.verify import verify
+from tests.support.sample import SAMPLE, incident
 
-SAMPLE = Path(__file__).parents[1] / "sample_data" / "archive"
 KEY = SAMPLE.with_name("archive.vkey")
 MAX_BYTES = 4_000_000
 WEEK_S = 7 * 24 * 3600
@@ -151,6 +150,33 @@ def test_what_was_due_is_purged_and_what_is_held_is_not(
         "SELECT session_id, target FROM sessions WHERE target IS NOT NULL AND commands > 0"
     ).fetchall()
     purged = {target for session, target in left if case.session(str(session)).is_purged}
-    assert purged == {"crm"}
+    assert purged == {"crm", "orders"}
     gone = {each["session_id"] for purge in lists for each in purge["sessions"]}
     assert len(gone) > len(gone & {str(session) for session, _ in left}) > 0
+
+
+def test_of_the_first_week_in_the_shop_only_what_is_held_has_its_bytes(case: Case) -> None:
+    sessions = case.sql(
+        "SELECT session_id, agent FROM sessions WHERE target = 'orders' AND commands > 0 "
+        "AND opened_at < TIMESTAMPTZ '2026-11-02 00:00Z'"
+    ).fetchall()
+    is_purged: dict[str, set[bool]] = {}
+    for session, agent in sessions:
+        is_purged.setdefault(agent, set()).add(case.session(str(session)).is_purged)
+    assert is_purged.pop("sync-9") == {False}
+    assert len(is_purged) >= 4
+    assert set().union(*is_purged.values()) == {True}
+
+
+def test_the_incident_is_whole(case: Case) -> None:
+    session, _ = incident()
+    found = case.session(session)
+    assert not found.is_purged
+    assert found.cuts() == {}
+    ((number, rows),) = case.sql(
+        "SELECT command_no, rows_returned FROM commands "
+        f"WHERE session_id = '{session}' AND text = 'SELECT * FROM customers'"
+    ).fetchall()
+    table = found.result(number)
+    assert table.num_rows == rows > 1000
+    assert all(table.column("ssn").to_pylist())

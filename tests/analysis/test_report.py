@@ -47,13 +47,14 @@ from tests.archive.recording import (
     ticked,
 )
 from tests.support.hostile import CASES, record_hostile
+from tests.support.sample import incident, size_and_events
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample_data" / "archive"
 KEY = SAMPLE.with_name("archive.vkey")
 DAY = ("2026-11-22", "2026-11-23")
 """The day of the incident."""
-INCIDENT = "01a20224-a731"
+INCIDENT = incident()[0]
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_a_report_of_the_sample_is_verified_and_counts_everything(sample: Report
     assert [each.check.ok for each in facts.sessions if each.check] == [True] * 5
     # No anchor came from outside: what this machine remembers is none for whoever reads it.
     (exposed,) = facts.integrity.exposure
-    assert (exposed.entries, exposed.events) == (539, 8_724)
+    assert (exposed.entries, exposed.events) == size_and_events()
 
 
 def test_it_has_each_command_with_all_that_is_known_of_it(recorded: Recorded) -> None:

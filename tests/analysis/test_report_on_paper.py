@@ -18,9 +18,11 @@ from agentaudit.analysis.report.paper import _SHOWN, MAX_COLUMNS, paged, render
 from agentaudit.errors import QuestionError
 from tests.analysis.recording import Recorded
 from tests.support.hostile import CASES, record_hostile
+from tests.support.sample import incident
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "archive"
 KEY = SAMPLE.with_name("archive.vkey")
+INCIDENT = incident()[0]
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -39,9 +41,7 @@ def squeezed(text: str) -> str:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("paper")
     case = agentaudit.load(SAMPLE)
-    return case.report(
-        session="01a20224-a731", key=KEY, out=folder / "r.html", pdf=folder / "r.pdf"
-    )
+    return case.report(session=INCIDENT, key=KEY, out=folder / "r.html", pdf=folder / "r.pdf")
 
 
 def test_it_is_pdf_a_of_the_archives_own_date(sample: Report) -> None:
@@ -145,6 +145,6 @@ def test_it_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "r.pdf").write_text("of somebody")
     with pytest.raises(QuestionError, match=r"r\.pdf: is there already"):
         agentaudit.load(SAMPLE).report(
-            session="01a20224-a731", out=tmp_path / "r.html", pdf=tmp_path / "r.pdf"
+            session=INCIDENT, out=tmp_path / "r.html", pdf=tmp_path / "r.pdf"
         )
     assert not (tmp_path / "r.html").exists()

@@ -43,6 +43,7 @@ from tests.archive.recording import (
     ANA,
     BOB,
     GATEWAY,
+    ORIGIN,
     CheckedLoop,
     Site,
     SteppingClock,
@@ -543,6 +544,23 @@ async def test_what_is_recorded_is_ticked_while_its_segment_is_open(site: Site) 
     assert result.live_events == 5
     await recorder.stop()
     require_sound(site)
+
+
+async def test_of_each_log_its_own_live_events_are_exposed(site: Site) -> None:
+    second = create_key(site.keys, "gw2", ORIGIN)
+    recorders = [
+        await start(site),
+        await Recorder.start(archive=site.archive, gateway="gw2", origin=ORIGIN, keys=site.keys),
+    ]
+    for recorder in recorders:
+        exchange(recorder.open_session(ANA), 0)
+        await counted(recorder)
+    result = verify(site.archive, key=[site.vkey, second], remember=False)
+    assert result.findings == []
+    assert result.live_events == 10
+    assert [(each.gateway, each.events) for each in result.exposure] == [("gw1", 5), ("gw2", 5)]
+    for recorder in recorders:
+        await recorder.stop()
 
 
 def test_starting_and_stopping_many_times_gives_one_chain(site: Site) -> None:

@@ -19,6 +19,7 @@ from agentaudit.protocols import postgres_messages as messages
 from agentaudit.risk.catalogue import Catalogue, Relation
 from agentaudit.risk.doubt import NO_DOUBT, Doubt
 from tests.gateway.test_postgres_masks import ALL, IDLE, TOKEN, Talk, row, starts_of_marks
+from tests.protocols import wire
 
 COLUMNS = ((1, "id", "pg_catalog.int4"), (2, "a", "pg_catalog.text"), (3, "b", "pg_catalog.text"))
 TABLE = Relation(1, "public", "t", "r", COLUMNS)
@@ -41,6 +42,7 @@ class KnownTables:
     path = ("public",)
 
     def __init__(self, masks: Masks) -> None:
+        self.told: list[str] = []
         self._masks = masks
         self.known = Known(masks, Catalogue([TABLE], columns=masks.columns))
         client = masks.for_client
@@ -55,7 +57,11 @@ class KnownTables:
 
     def leave(self, session: PostgresMasks) -> None: ...
 
-    def note(self, session: PostgresMasks, doubt: Doubt) -> None: ...
+    def note(self, session: PostgresMasks, doubt: Doubt) -> None:
+        self.told.append("changes")
+
+    def settle(self, session: PostgresMasks) -> None:
+        self.told.append("is settled")
 
     def spoil(self, spoilt: Doubt) -> None: ...
 
@@ -68,8 +74,8 @@ class TableTalk(Talk):
     def __init__(self, *rules: Mapping[str, Any]) -> None:
         super().__init__()
         masks = Masks(rules)
-        tables: Any = KnownTables(masks)
-        self.masks = PostgresMasks(masks, self.conversation, tables)
+        self.tables: Any = KnownTables(masks)
+        self.masks = PostgresMasks(masks, self.conversation, self.tables)
 
 
 def description(name: bytes, table: int, number: int, oid: int) -> bytes:
@@ -137,3 +143,32 @@ def test_spans_move_with_what_is_replaced_before_them() -> None:
         b"SNOTICE\0VNOTICE\0C00000\0M[masked:first]",  # all that it says
         b"[masked:github_token]",
     ]
+
+
+def test_what_a_pipeline_changes_is_settled_once_its_sync_is_answered() -> None:
+    talk = TableTalk(BOTH)
+    change = wire.parse("", "CREATE OR REPLACE VIEW v AS SELECT b FROM t")
+    talk.client(change + wire.bind() + wire.execute() + wire.FLUSH)
+    talk.target(wire.PARSE_COMPLETE, wire.BIND_COMPLETE, messages.frame(b"C", b"CREATE VIEW\0"))
+    assert talk.commands  # it is over, and yet nobody else sees what it did
+    assert talk.tables.told == ["changes"]
+    assert not talk.masks.is_idle
+    talk.client(wire.SYNC)
+    talk.target(IDLE)
+    assert talk.tables.told == ["changes", "is settled"]
+
+
+def test_what_a_transaction_changes_is_settled_once_it_is_over() -> None:
+    talk = TableTalk(BOTH)
+    in_transaction = messages.ready_for_query(b"T")
+    for text, tag, ready in (
+        ("BEGIN", b"BEGIN\0", in_transaction),
+        ("ALTER TABLE t ADD COLUMN c text", b"ALTER TABLE\0", in_transaction),
+        ("SELECT 1", b"SELECT 0\0", in_transaction),
+    ):
+        talk.client(messages.query(text))
+        talk.target(messages.frame(b"C", tag) + ready)
+    assert talk.tables.told == ["changes"]
+    talk.client(messages.query("ROLLBACK"))
+    talk.target(messages.frame(b"C", b"ROLLBACK\0") + IDLE)
+    assert talk.tables.told == ["changes", "is settled"]

@@ -111,6 +111,59 @@ def test_who_approves_sees_what_is_recorded_and_what_runs_is_what_was_sent(
                 assert OTHER.encode() not in content, path
 
 
+def test_a_table_is_hidden_while_a_change_of_it_waits_and_comes_back_once_it_has_run(
+    people: PostgresPeer, tmp_path: Path, authority: Authority
+) -> None:
+    people.execute("ALTER TABLE people OWNER TO scram", database="orders")
+    mask = {"name": "ids", "columns": ["*.people.ssn"], "apply": ["archive", "client"]}
+    rule = HOLD | {"when": {"class": ["schema"]}}
+    with (
+        closing(SigningIssuer()) as issuer,
+        gateways(tmp_path, authority, lambda: issuer) as make,
+    ):
+        gw = make(people.target(), tables={"mask": [mask], "rule": [rule]})
+        state = State.open("sqlite:///state.db", base=gw.directory)
+
+        def seen(text: str) -> set[Any]:
+            """Return what a session sees that opens, asks and leaves again."""
+            with psycopg.connect(gw.dsn("orders", issuer.token("ben"))) as client:
+                return {row[0] for row in client.execute(text.encode())}
+
+        is_over = threading.Event()
+
+        def alter() -> None:
+            with psycopg.connect(gw.dsn("orders", issuer.token("ana")), autocommit=True) as client:
+                client.execute("ALTER TABLE people ADD COLUMN region text")
+                is_over.wait(60)
+
+        assert seen("SELECT id FROM people") == {1, 2, 3}
+        thread = threading.Thread(target=alter)
+        thread.start()
+        until(lambda: bool(state.requests(state="pending")), "a request that waits")
+        assert seen("SELECT id FROM people").isdisjoint({1, 2, 3})
+        # The tables are read while it waits: what is new there is known by then.
+        people.execute(
+            "CREATE TABLE later AS SELECT 7 AS n",
+            "GRANT ALL ON later TO scram",
+            database="orders",
+        )
+        until(lambda: seen("SELECT n FROM later") == {7}, "the tables are read again")
+        assert seen("SELECT id FROM people").isdisjoint({1, 2, 3})
+
+        (request,) = state.requests(state="pending")
+        now_us = time.time_ns() // 1000
+        vote = Vote(approver=DBA, verdict="approve", reason="so be it", at_us=now_us)
+        state.vote(request.id, vote, digest=request.digest, now_us=now_us)
+        until(lambda: seen("SELECT id FROM people") == {1, 2, 3}, "it is known again", 30)
+        assert seen("SELECT region FROM people") == {None}
+        assert seen("SELECT ssn FROM people") == {"[masked:ids]"}
+        is_over.set()
+        thread.join()
+        state.close()
+        people.execute("DROP TABLE later", database="orders")
+        assert gw.terminate() == 0
+
+
 def test_a_pseudonym_joins_across_sessions_and_tables_and_keys_keep_apart(
     people: PostgresPeer, tmp_path: Path, authority: Authority
 ) -> None:

@@ -16,6 +16,7 @@ from agentaudit.archive.verification import Verification
 from agentaudit.errors import ArchiveError, QuestionError
 from agentaudit.widgets.integrity import Integrity, IntegrityQuestions
 from tests.archive.recording import GATEWAY, Site, SteppingClock, new_site, record, sealed_files
+from tests.support.sample import size_and_events
 from tests.widgets.test_replay import Elements
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data" / "archive"
@@ -54,12 +55,13 @@ def test_opening_the_page_begins_a_fast_check_whose_answer_is_polled() -> None:
     answer = answered(questions)
     assert (answer["ok"], answer["word"], answer["deep"]) == (True, "verified", False)
     assert answer["findings"] == []
-    assert answer["counts"]["events"] == 8_724
+    size, events = size_and_events()
+    assert answer["counts"]["events"] == events
     (exposure,) = answer["exposure"]
     # Opening the archive has remembered all of it here; what others know of it is nothing.
     assert (exposure["gateway"], exposure["anchor"]) == ("gw1", "none")
-    assert (exposure["entries"], exposure["events"]) == (539, 8_724)
-    assert (exposure["remembered_size"], exposure["here_entries"]) == (539, 0)
+    assert (exposure["entries"], exposure["events"]) == (size, events)
+    assert (exposure["remembered_size"], exposure["here_entries"]) == (size, 0)
     # Told once: whoever has seen it is not sent it again.
     data, _ = questions.ask("state", {"seen": 1})
     assert (data["answer"], data["answered"]) == (None, 1)
@@ -164,7 +166,7 @@ def test_progress_is_told_while_it_checks_and_questions_are_answered(held: Held)
     questions.wait(DEADLINE_S)
     data, _ = questions.ask("state", {})
     assert (data["state"], data["stage"]) == ("done", "log of gw1")
-    assert data["total"] == 539
+    assert data["total"] == size_and_events()[0]
 
 
 def test_a_check_is_stopped_between_segments_and_nothing_is_claimed(held: Held) -> None:

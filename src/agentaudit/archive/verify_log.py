@@ -87,6 +87,7 @@ class LogCheck:
         self._tracker = Tracker(gateway)
         self._rows = RowsCheck(scope.layout.root, self._tracker, scope.found)
         self._next_event_no = 0
+        self._live_events = 0
         self._previous: str | None = None
         self._ticks: dict[str, dict[int, bytes]] = {}
         self._opened: dict[str, int] = {}
@@ -520,6 +521,7 @@ class LogCheck:
         if ticks:
             self._found("tick", place, f"{tree.size} events", f"{max(ticks)} as ticked")
         self._next_event_no += tree.size
+        self._live_events += tree.size
         self._result.live_events += tree.size
 
     def _check_unnamed(self, reader: journal.JournalReader, place: str, *, events: int) -> None:
@@ -549,7 +551,7 @@ class LogCheck:
                 anchor=anchor,
                 since_size=size,
                 entries=log.checkpoint.size - size,
-                events=events + self._result.live_events,
+                events=events + self._live_events,
             )
         )
 

@@ -33,6 +33,7 @@ _PLAIN_NAME: Final = re.compile(r"[\w.@+:/$-]+")
 _HOLD_MEMBERS: Final = frozenset(
     ["session", "command", "target", "protocol", "user", "issuer", "agent", "actor_chain"]
     + ["client_addr", "client_app", "rule", "statements", "transaction", "reported", "settings"]
+    + ["startup"]
 )
 _ACCESS_MEMBERS: Final = frozenset(
     ["target", "user", "issuer", "agent", "actor_chain", "reason", "duration_s", "starts_at"]
@@ -46,7 +47,7 @@ _USUAL: Final = {
     "default_transaction_read_only": "off",
     "in_hot_standby": "off",
 }
-"""Reported settings that are shown where they are something else, beside those of `_ALWAYS`."""
+"""Settings that are shown where they are something else, beside reported ones of `_ALWAYS`."""
 
 
 def request(one: Request, now_us: int, columns: int | None = None) -> str:
@@ -121,6 +122,8 @@ def _hold(page: _Page, one: Request, now_us: int) -> None:
     page.field("at", " ".join(where))
     page.field("session", f"{_name(shown.get('session'))}, command {_name(shown.get('command'))}")
     _transaction(page, shown.get("transaction"))
+    for name, value in _startup(shown):
+        page.field("began with", f"{name} = {value}")
     for text in _texts(shown.get("settings"), one_line=True):
         page.field("has set", text)
     for name, value in _reported(shown.get("reported")):
@@ -166,6 +169,18 @@ def _transaction(page: _Page, transaction: Any) -> None:
             status = each.get("status")
             ended = "" if status in ("ok", None) else f"{_line(status)}: "
             page.cut(f"{ended}{_line(' '.join(str(each.get('text')).split()))}")
+
+
+def _startup(shown: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a client began its session with, but for what is shown elsewhere or is usual."""
+    parameters = shown.get("startup")
+    if not isinstance(parameters, dict):
+        parameters = {} if parameters is None else {"startup": parameters}
+    for name, value in sorted(parameters.items()):
+        # The target is never told of this user: the session is that of `who`.
+        is_told = name == "application_name" and value == shown.get("client_app")
+        if name != "user" and not is_told and _USUAL.get(name) != value:
+            yield _line(name), _line(value)
 
 
 def _reported(reported: Any) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ cdef class PostgresMasks:
     cdef public bint is_withholding
     cdef public bint _is_streaming
     cdef public object _prepared
+    cdef public bint _is_unsettled
     cdef public object _hidden
     cdef public bint _may_look_elsewhere
     cdef public dict _commands

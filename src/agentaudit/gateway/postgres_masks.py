@@ -100,6 +100,8 @@ class PostgresMasks:
         self._may_look_elsewhere = names_path
         self._prepared = NO_DOUBT
         """What statements may change that have a name in SQL, once they run."""
+        self._is_unsettled = False
+        """Whether something was changed that others may not see yet."""
         self._hidden: deque[bytes] = deque(maxlen=_MAX_HIDDEN)
         """What was hidden of late of what the client said: a server's error may quote it."""
         self._commands: dict[int, Execution] = {}
@@ -134,6 +136,9 @@ class PostgresMasks:
                 self._response(step, step.events[0])
             for command in ends:
                 self._end(command)
+            if self._is_unsettled and self._tables is not None and self.is_idle:
+                self._is_unsettled = False
+                self._tables.settle(self)
         except Exception as error:
             # What waits belongs to what is not understood any more: it is not recorded either.
             self._copies.clear()
@@ -182,7 +187,7 @@ class PostgresMasks:
     @property
     def is_idle(self) -> bool:
         """Whether no command and no transaction is open, so that what was changed can be seen."""
-        return not self._commands and not self._conversation.in_transaction
+        return not self._commands and not self._conversation.is_uncommitted
 
     def leave(self) -> None:
         """Note that the session is over."""
@@ -247,6 +252,7 @@ class PostgresMasks:
         if _RUNS.search(text) is not None:
             changed |= self._prepared
         if changed is not NO_DOUBT:
+            self._is_unsettled = True
             self._tables.note(self, changed)
 
     def _look_of(self, command: Execution) -> Look:

@@ -2,14 +2,17 @@
 
 A target's catalogue is read when its first session opens, again every minute while there is one,
 and whenever something was changed through the gateway or a result names a table that nobody knows.
-Until it is read again, what a statement may have changed is in doubt, and what is in doubt is
-hidden. It is read by the inspecting login where there is one, else by the target's own.
+What a statement may change is in doubt from when it is sent, and what is in doubt is hidden; it is
+settled by what is read once its session has neither a command nor a transaction open, which may be
+long after: a person may have to approve it. It is read by the inspecting login where there is one,
+else by the target's own.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -34,6 +37,9 @@ READ_EVERY_S: Final = 60.0
 """What somebody else has changed in the meantime is not known for so long."""
 
 AT_MOST_EVERY_S: Final = 1.0
+AGAIN_IN_S: Final = 5.0
+"""Where something is in doubt and could not be read."""
+
 TIMEOUT_S: Final = 10.0
 MAX_CATALOGUE_BYTES: Final = 64 * 1024 * 1024
 
@@ -74,6 +80,17 @@ class Known:
         return rule
 
 
+@dataclass(slots=True)
+class _Changed:
+    """What one session may have changed since it was last settled, and how often it was noted.
+
+    The same doubt noted twice is two changes: what settles the first may not have seen the second.
+    """
+
+    doubt: Doubt = NO_DOUBT
+    notes: int = 0
+
+
 class Tables:
     """One target's tables, for all its sessions in this process. Belongs to the event loop.
 
@@ -102,10 +119,13 @@ class Tables:
         self._is_client_apart = client is not masks and client is not None and bool(client.columns)
         # Nothing is known yet: so all that names a table is hidden.
         self._know(lambda columns: Catalogue([], columns=columns))
-        self._doubts: dict[PostgresMasks, Doubt] = {}
-        self._left = NO_DOUBT
+        self._sessions: dict[PostgresMasks, _Changed] = {}
+        self._left = _Changed()
+        """What sessions have changed that are over."""
         self._spoiled = NO_DOUBT
         self._reading: asyncio.Future[None] | None = None
+        self._is_asked = False
+        """Whether to read again what is being read: it may be older than what was asked about."""
         self._read_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._is_read = False
@@ -114,28 +134,38 @@ class Tables:
 
     def enter(self, session: PostgresMasks) -> None:
         """Count a session that is opening."""
-        self._doubts[session] = NO_DOUBT
-        if self._timer is None:
+        self._sessions[session] = _Changed()
+        if self._left.doubt != NO_DOUBT:
+            self.ask_again()  # it could not be read when its session left
+        else:
             self._read_in(READ_EVERY_S)
 
     def leave(self, session: PostgresMasks) -> None:
         """Count a session no more; what it has changed is in doubt until the tables are read."""
-        doubt = self._doubts.pop(session, NO_DOUBT)
+        doubt = self._sessions.pop(session, _Changed()).doubt
         if doubt != NO_DOUBT:
-            self._left |= doubt
+            self._left.doubt |= doubt
+            self._left.notes += 1
             self._changed()
             self.ask_again()
-        if not self._doubts and self._timer is not None:
+        if not self._sessions and self._left.doubt == NO_DOUBT and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def note(self, session: PostgresMasks, doubt: Doubt) -> None:
         """Note what a session's statement may change."""
-        before = self._doubts.get(session, NO_DOUBT)
-        self._doubts[session] = before | doubt
+        changed = self._sessions.setdefault(session, _Changed())
+        before = changed.doubt
+        changed.doubt |= doubt
+        changed.notes += 1
         self.ask_again()
-        if self._doubts[session] != before:
+        if changed.doubt != before:
             self._changed()
+
+    def settle(self, session: PostgresMasks) -> None:
+        """Note that what a session has changed, if anything, can be seen by others from now on."""
+        if self._sessions.get(session, _Changed()).doubt != NO_DOUBT:
+            self.ask_again()
 
     def spoil(self, spoilt: Doubt) -> None:
         """Note relations into which masked values were written: they stay hidden."""
@@ -144,9 +174,9 @@ class Tables:
             self._changed()
 
     def _changed(self) -> None:
-        doubt = self._spoiled | self._left
-        for each in self._doubts.values():
-            doubt |= each
+        doubt = self._spoiled | self._left.doubt
+        for each in self._sessions.values():
+            doubt |= each.doubt
         if doubt == NO_DOUBT:
             doubt = NO_DOUBT
         self.doubt = doubt
@@ -196,8 +226,11 @@ class Tables:
 
     def _begin(self) -> None:
         self._timer = None
-        self._spawn(self._read())
-        if self._doubts:
+        if self._reading is None:
+            self._spawn(self._read())
+        else:
+            self._is_asked = True
+        if self._sessions:
             self._read_in(READ_EVERY_S)
 
     async def _read(self) -> None:
@@ -208,8 +241,8 @@ class Tables:
         self._reading = loop.create_future()
         self._read_at = loop.time()
         # What is settled now is in what is read from now on.
-        left = self._left
-        settled = {s: doubt for s, doubt in self._doubts.items() if doubt != NO_DOUBT and s.is_idle}
+        settled = [(each, each.notes) for s, each in self._sessions.items() if s.is_idle]
+        settled.append((self._left, self._left.notes))
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 found = await self._ask()
@@ -219,20 +252,28 @@ class Tables:
                 target=self._access.settings.name,
                 error=str(error),
             )
+            self._try_again()
         except Exception as error:
             log.error("a target's tables cannot be read", **without_content(error))
+            self._try_again()
         else:
             self._is_read = True
             self._know(lambda columns: found[tuple(columns)])
-            if self._left == left:
-                self._left = NO_DOUBT
-            for session, doubt in settled.items():
-                if self._doubts.get(session) == doubt:
-                    self._doubts[session] = NO_DOUBT
+            for changed, notes in settled:
+                if changed.notes == notes:
+                    changed.doubt = NO_DOUBT
             self._changed()
         finally:
             self._reading.set_result(None)
             self._reading = None
+            if self._is_asked:
+                self._is_asked = False
+                self.ask_again()
+
+    def _try_again(self) -> None:
+        """Read again soon where somebody waits for something to be settled."""
+        if self._sessions and self.doubt != self._spoiled:
+            self._read_in(AGAIN_IN_S)
 
     async def _ask(self) -> dict[tuple[tuple[str, str], ...], Catalogue]:
         """Return the tables as they are, for each set of rules about columns."""

@@ -185,6 +185,7 @@ class Gateway:
             await self._control.stop()
         # Whoever still logs in gets its answer, or is cut by the deadline of its step.
         await self._logins.__aexit__(None, None, None)
+        self.sessions.tasks = None
         await self.sessions.drain(0)
         await self._local.stop()
         await self._close_state()

@@ -105,6 +105,14 @@ class Conversation(model.Conversation):
         """Whether the server last reported an open transaction, failed or not."""
         return self._ledger.status != "I"
 
+    @property
+    def is_uncommitted(self) -> bool:
+        """Whether what has been run may be taken back, so that nobody else sees it yet.
+
+        Of a pipeline that is so until its Sync is answered, though no transaction is reported.
+        """
+        return self._ledger.status != "I" or self._ledger.is_txn_used
+
     def ask_before_binding(self, may_bind: Callable[[Prepared, bool], bool]) -> None:
         """Have what is bound and not executed begin a command, unless `may_bind` lets it pass.
 

@@ -140,7 +140,10 @@ class Attacker:
         write_file(self.machine.layout.journal(self.gateway, other), _journal(header, entries))
 
     def remove_gateway(self, gateway: str) -> None:
-        """Remove all that a gateway has ever recorded, and rules that were in force only there."""
+        """Remove all that a gateway has ever recorded, and what was in force or purged only there.
+
+        Whoever leaves a file of it is found out: it is a stray without that gateway's log.
+        """
         layout, entries = self.machine.layout, self.machine.entries(gateway)
         used = {
             entry["sha256"]
@@ -153,9 +156,13 @@ class Attacker:
             if entry["type"] == "policy" and entry["sha256"] not in used:
                 layout.policy(entry["sha256"]).unlink(missing_ok=True)
             if entry["type"] == "seal":
-                layout.head(UUID(entry["segment"])).unlink()
+                segment = UUID(entry["segment"])
+                layout.head(segment).unlink()
                 for file in entry["files"].values():
-                    (self.archive / file["path"]).unlink()
+                    (self.archive / file["path"]).unlink(missing_ok=True)
+                shutil.rmtree(layout.residue(segment, 0).parent, ignore_errors=True)
+            if entry["type"] == "purge_intent":
+                layout.purge(entry["purge"]).unlink()
         for folder in (layout.log(gateway), layout.journals(gateway)):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -292,7 +292,7 @@ def _set_hold(stage: Stage, selector: dict[str, object], authority: str, reason:
 
 
 def _last_day(stage: Stage, settings: dict[str, object], day: datetime) -> None:
-    """Let Monday come: the incident is found, kept, and what is due is purged."""
+    """Let Monday come: the incident is found, kept, and what is due is purged, and on Tuesday."""
 
     def nightly() -> Script:
         agent.nightly_report(stage.dsn(agent.REPORTER, ORDERS))
@@ -322,6 +322,8 @@ def _last_day(stage: Stage, settings: dict[str, object], day: datetime) -> None:
     stage.at(day + timedelta(hours=2, minutes=9), nightly())
     stage.at(day + timedelta(hours=8, minutes=4), found())
     stage.at(day + timedelta(hours=10), purge())
+    # A segment is rewritten once a day: what has waited for others in it has its turn.
+    stage.at(day + _DAY + timedelta(hours=10, minutes=30), purge())
     stage.play()
 
 
