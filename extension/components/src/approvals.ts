@@ -11,6 +11,7 @@ import type { Source } from "./channel.ts";
 import { digestOf } from "./digest.ts";
 import { el, shown } from "./dom.ts";
 import { tokens, type Token } from "./sql.ts";
+import { plain } from "./text.ts";
 import { count, counted, moment } from "./units.ts";
 
 /** A request as the control API tells it; times are µs since 1970. */
@@ -275,7 +276,7 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
       const failed = data.decided.filter((one) => one.error);
       const words = data.decided.filter((one) => one.state).map((one) =>
         one.state === "pending" ? "counted, it waits for others yet" : one.state);
-      told.textContent = words.length ? `${count(words.length)}: ${[...new Set(words)].join(", ")}` : "";
+      told.textContent = words.length ? plain(`${count(words.length)}: ${[...new Set(words)].join(", ")}`) : "";
       if (failed.length) complain({ message: failed.map((one) => one.error).join("; "), hint: failed[0]?.hint ?? "" });
       else reason.value = "";
       chosen.clear();
@@ -301,7 +302,7 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
     const canDecide = mayDecide && request.may_decide && isSound;
     const box = canDecide
       ? el("input", {
-          type: "checkbox", class: "aa-choose", "aria-label": `Choose ${effect(request)}`,
+          type: "checkbox", class: "aa-choose", "aria-label": plain(`Choose ${effect(request)}`),
           onchange: (event: Event) => {
             if ((event.target as HTMLInputElement).checked) chosen.add(request.id);
             else chosen.delete(request.id);

@@ -9,7 +9,7 @@
 import { slice, type Slice } from "../arrow.ts";
 import type { Source } from "../channel.ts";
 import { el, icon, shown } from "../dom.ts";
-import { plain } from "../text.ts";
+import { flat, plain } from "../text.ts";
 import { count, counted, duration, moment } from "../units.ts";
 import { measured } from "../measured.ts";
 import {
@@ -538,7 +538,7 @@ export function mountTimeline(
       selectedTime = t;
       scope.select({ session, command: row.command_no[0] ?? 0 });
       move(t > span.since && t < span.until ? span : centred(span, limits, t));
-      announce.textContent = `${moment(t)}, ${plain(row.text[0] ?? "").slice(0, 200)}`;
+      announce.textContent = `${moment(t)}, ${plain(flat(row.text[0] ?? "")).slice(0, 200)}`;
     } catch (error) {
       complain(error);
     }
