@@ -41,7 +41,7 @@ from tests.archive.recording import (
     start,
     ticked,
 )
-from tests.support.hostile import CASES, record_hostile
+from tests.support.hostile import CASES
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample_data" / "archive"
@@ -775,11 +775,6 @@ def test_what_the_proofs_disclose_is_up_to_who_makes_it(recorded: Recorded) -> N
         assert (count == 1) == (disclose == "none")
     assert ".text" not in names["none"]
     assert ".text" in names["text"]
-
-
-@pytest.fixture(scope="module")
-def hostile_archive(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    return record_hostile(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 import agentaudit
 from agentaudit.analysis.report.page import render
-from tests.analysis.recording import record
-from tests.support.hostile import CASES, record_hostile
+from tests.analysis.recording import Recorded, record
+from tests.support.hostile import CASES
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
 
@@ -43,11 +43,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hostile")
-    archive = record_hostile(folder).path
-    out = folder / "report.html"
-    case = agentaudit.load(archive)
+def hostile(hostile_archive: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("hostile") / "report.html"
+    case = agentaudit.load(hostile_archive.path)
     case.report(since="2026-01-01", until="2027-01-01", limit=20_000, out=out)
     return out
 
