@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.peers.serverlog",
     "tests.peers.state",
     "tests.peers.states",
+    "tests.support.hostile",
 ]
 
 SOURCES = Path(__file__).parent.parent / "src"

@@ -46,7 +46,7 @@ from tests.archive.recording import (
     start,
     ticked,
 )
-from tests.support.hostile import CASES, record_hostile
+from tests.support.hostile import CASES
 from tests.support.sample import incident, size_and_events
 
 ROOT = Path(__file__).parents[2]
@@ -936,11 +936,6 @@ def test_what_the_proofs_disclose_is_up_to_who_makes_it(recorded: Recorded) -> N
         assert (count == 1) == (disclose == "none")
     assert ".text" not in names["none"]
     assert ".text" in names["text"]
-
-
-@pytest.fixture(scope="module")
-def hostile_archive(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    return record_hostile(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="module")

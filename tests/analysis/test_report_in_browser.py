@@ -14,8 +14,9 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_pla
 
 import agentaudit
 from agentaudit.analysis.report.page import Player, render
-from tests.analysis.recording import record
-from tests.support.hostile import CASES, record_hostile
+from tests.analysis.recording import Recorded, record
+from tests.support.hostile import CASES
+from tests.support.sample import incident as incident_of_sample
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
 
@@ -44,11 +45,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hostile")
-    archive = record_hostile(folder).path
-    out = folder / "report.html"
-    case = agentaudit.load(archive)
+def hostile(hostile_archive: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("hostile") / "report.html"
+    case = agentaudit.load(hostile_archive.path)
     case.report(since="2026-01-01", until="2027-01-01", limit=20_000, out=out)
     return out
 
@@ -104,7 +103,7 @@ def opened(page: Page, number: int) -> Locator:
 
 def incident(page: Page) -> int:
     """Return the number of the session in which orders were deleted."""
-    article = page.locator('article.session[data-session^="01a20224-a731"]')
+    article = page.locator(f'article.session[data-session="{incident_of_sample()[0]}"]')
     return int((article.get_attribute("id") or "").removeprefix("session-"))
 
 

@@ -17,7 +17,7 @@ from agentaudit.analysis.report.page import SECTIONS
 from agentaudit.analysis.report.paper import _SHOWN, MAX_COLUMNS, paged, render
 from agentaudit.errors import QuestionError
 from tests.analysis.recording import Recorded
-from tests.support.hostile import CASES, record_hostile
+from tests.support.hostile import CASES
 from tests.support.sample import incident
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "archive"
@@ -109,9 +109,10 @@ def test_made_up_time_failures_and_decisions_are_on_paper_too(recorded: Recorded
     assert "rolledback" in told
 
 
-def test_hostile_content_is_drawn_as_text(tmp_path: Path) -> None:
-    archive = record_hostile(tmp_path / "hostile").path
-    report = agentaudit.load(archive).report(since="2026-01-01", limit=20_000, pdf=True)
+def test_hostile_content_is_drawn_as_text(hostile_archive: Recorded) -> None:
+    report = agentaudit.load(hostile_archive.path).report(
+        since="2026-01-01", limit=20_000, pdf=True
+    )
     assert report.pdf is not None
     told = text_of(report.pdf)
     for case in CASES:

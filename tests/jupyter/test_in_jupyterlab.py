@@ -6,18 +6,33 @@ fonts-liberation.
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, TimeoutError, expect
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
 
 import agentaudit
-from tests.analysis.recording import hostile, record
-from tests.jupyter.browser import assert_accessible, chromium, darken, keep, open_lab, page_of, run
-from tests.jupyter.conftest import SAMPLE, Server, serving_lab
+from agentaudit.analysis.printable import printable
+from agentaudit.client import tokens
+from tests.jupyter.browser import (
+    SLOW_MS,
+    assert_accessible,
+    chromium,
+    darken,
+    keep,
+    open_lab,
+    page_of,
+    run,
+)
+from tests.jupyter.conftest import ROOT, SAMPLE, Server, serving_lab
+from tests.support.hostile import CASES, record_hostile, unseen
+from tests.support.hostile_control import control_api, waiting
+from tests.support.watched import Watched
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
 
@@ -258,26 +273,131 @@ def test_by_keyboard_alone_from_the_palette_to_a_replayed_command(page: Page, la
     assert page.locator(".aa-statement").text_content() == STATEMENT
 
 
-def test_hostile_records_are_shown_in_lists_and_never_obeyed(page: Page, tmp_path: Path) -> None:
-    archive = record(tmp_path / "root" / "hostile", hostile()).path
-    with serving_lab(tmp_path / "root", tmp_path) as lab:
-        open_lab(page, lab)
-        expect(page.locator(".aal-sessions .aal-row")).to_have_count(1)
-        run(page, "agentaudit:open-archive")
-        expect(page.locator(".aal-table tbody tr")).to_have_count(1)
-        shown = page.locator(".aal-table").text_content() or ""
-        for text in ("<img src=x onerror=alert(1)>", "\\u202egnp.exe", "orders</style><script>"):
-            assert text in shown, text
-            assert text in (page.locator(".aal-sessions").text_content() or "")
-        page.locator(".aal-sessions .aal-row").click()
-        expect(page.locator(".aa-statement")).to_be_visible()
-        assert page.evaluate("() => window.pwned") is None
-        made = page.evaluate(
-            "() => [...document.querySelectorAll('.aal-sidebar *, .aal-overview *, .aa-replay *')]"
-            ".map(node => node.localName)"
-        )
-        assert not {"img", "script", "style", "a", "iframe", "object", "link"} & set(made)
-        # Bidirectional controls turn nothing around, in a tab's title either.
-        assert "\u202e" not in page.evaluate("() => document.body.innerText")
-        keep(page, "lab-hostile")
-    assert archive.is_dir()
+HOSTILE_FOLDER = "<img src=x onerror=window.aaPwned=1>\u202e"
+TYPESET = """\
+from IPython.display import HTML, display
+
+display(HTML("<p id='typeset'>$x^2$</p>"))
+display(HTML(replay.still()))
+"""
+
+
+def test_hostile_records_are_shown_in_every_view_and_never_obeyed(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = record_hostile(tmp_path / "root" / HOSTILE_FOLDER)
+    session = recorded.sessions[0]
+    # All of them wait in tests/widgets/test_hostile.py.
+    some = CASES[::6]
+    requests = [waiting(case.text) for case in some]
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page.set_default_timeout(SLOW_MS)
+    with control_api(requests) as api:
+        keep_token(api.url, tmp_path, monkeypatch)
+        environment = {"AGENTAUDIT_CONTROL": api.url}
+        with serving_lab(tmp_path / "root", tmp_path, environment=environment) as lab:
+            watched = Watched(page, lab.url, logs=False)
+            open_lab(page, lab)
+            expect(page.locator(".aal-sessions .aal-row")).to_have_count(50)
+            assert unseen(watched.look(".aal-sessions"), 200, CASES[-50:]) == []
+            expect(page.locator(".aal-statuses")).to_contain_text(f"{len(some)} approvals")
+            watched.look(".aal-sidebar")
+
+            run(page, "agentaudit:open-archive")
+            expect(page.locator(".aal-table tbody tr")).to_have_count(len(recorded.sessions))
+            assert unseen(watched.look(".aal-overview"), 200) == []
+
+            run(page, "agentaudit:open-approvals")
+            expect(page.locator(".aa-card")).to_have_count(len(some))
+            assert unseen(watched.look(".aal-approvals"), 3_000, some) == []
+
+            run(page, "agentaudit:explore-archive")
+            expect(page.locator(".aal-explorer .aa-x-row .aa-c-text").first).to_be_visible()
+            watched.look(".aal-explorer")
+
+            page.locator(f".aal-sessions .aal-row[data-session='{recorded.sessions[-1]}']").click()
+            expect(page.locator(".aal-session .aa-error")).to_be_visible()
+            watched.look(".aal-session")
+
+            run(page, "agentaudit:verify-archive", "{ deep: true }")
+            expect(page.locator(".aal-answer")).to_have_text("≈ Consistent with itself")
+            watched.look(".aal-verification")
+            keep(page, "lab-hostile")
+
+            written = investigation_of(lab, session)
+            run(page, "docmanager:open", json.dumps({"path": written}))
+            replay = run_notebook(page)
+            assert unseen(replay.locator(".aa-list").text_content() or "", 60, CASES[:1]) == []
+            # JupyterLab typesets formulas, and has done so here; of ours it leaves all alone.
+            expect(page.locator("#typeset mjx-container")).to_have_count(1)
+            picture = page.locator(".jp-Notebook .aa-picture")
+            expect(picture).to_have_count(1)
+            assert picture.locator("mjx-container").count() == 0
+            assert unseen(picture.text_content() or "", 200) == []
+            watched.look(".jp-Notebook .aa-replay")
+            watched.look(".jp-Notebook .aa-picture")
+            assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+            for kind in ("script", "iframe", "img", "object", "embed", "form", "base", "meta"):
+                assert page.locator(f".jp-OutputArea {kind}").count() == 0, kind
+            assert page.locator("a[href^='javascript:' i]").count() == 0
+            keep(page, "lab-hostile-notebook")
+
+            titles = page.locator(".lm-TabBar-tabLabel").all_text_contents()
+            captions = page.eval_on_selector_all("[title]", "all => all.map(one => one.title)")
+            for title in (*titles, *captions):
+                assert printable(title, block=True) == title or HOSTILE_FOLDER in title
+            assert page.evaluate("() => [...aaSaw]") == []
+            texts = page.evaluate("() => [...aaTexts]")
+            assert [text for text in texts if printable(text, block=True) != text] == []
+            assert watched.did == []
+        page.close()
+
+
+def keep_token(control: str, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what proves to a control API who asks, where the server's user has it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(scratch / "home" / "state"))
+    kept = {"issuer": "i", "audience": "a", "client_id": "c", "token": "t", "user": "dora"}
+    tokens.keep(tokens.Kept(**kept, got_at=int(time.time()), control=control))
+
+
+def investigation_of(lab: Server, session: str) -> str:
+    """Write an investigation, in which nothing recorded became code or Markdown; return its path.
+
+    A cell that draws a still picture is put behind it.
+    """
+    (archive,) = lab.archives().values()
+    asked = {"archive": archive["id"], "folder": "", "session": session, "command": 1}
+    path = str(lab.http.post("agentaudit/investigation", json=asked).json()["path"])
+    document = json.loads((lab.root / path).read_text("utf-8"))
+    template = json.loads((ROOT / "notebooks" / "investigation.ipynb").read_text("utf-8"))
+    for cell, before in zip(document["cells"], template["cells"], strict=True):
+        if "parameters" not in cell["metadata"].get("tags", ()):
+            assert cell["source"] == before["source"]
+            continue
+        found: dict[str, object] = {}
+        for line in ast.parse("".join(cell["source"])).body:
+            assert isinstance(line, ast.Assign)
+            (name,) = line.targets
+            assert isinstance(name, ast.Name)
+            found[name.id] = ast.literal_eval(line.value)
+        assert found["session"] == session
+        assert found["command"] == 1
+        assert found["archive"] == f"{HOSTILE_FOLDER}/archive"
+        assert found["key"] == f"{HOSTILE_FOLDER}/keys/gw1.vkey"
+    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
+    document["cells"].append(cell | {"id": "typeset", "source": TYPESET})
+    (lab.root / path).write_text(json.dumps(document), "utf-8")
+    return path
+
+
+def run_notebook(page: Page) -> Locator:
+    """Run all of the notebook that is shown, and return the replay in it."""
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_function("() => jupyterapp.shell.currentWidget?.sessionContext?.isReady")
+    run(page, "notebook:run-all-cells")
+    expect(page.locator(".jp-Notebook .aa-replay .aa-statement")).to_be_visible()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.jp-Notebook .jp-InputArea-prompt')]"
+        ".every(one => !one.textContent.includes('*'))"
+    )
+    return page.locator(".jp-Notebook .aa-replay")

@@ -1,8 +1,10 @@
 r"""Texts that try to be obeyed by whatever shows them: HTML, terminals, readers' eyes.
 
-Each is recorded as an agent could send it, in every place that an agent or its user chooses:
-statement, parameter, result, name of a column, error, and the names of user, agent, run and
-application. Whatever draws an archive is tried on them: `record_hostile` makes the archive.
+Each is recorded as an agent could send it, in every place that an agent, its user or a target
+chooses: statement, parameter, result, name of a column, all fields of errors and notices, and the
+names of user, agent, run, application, table and setting. And in places that only people choose:
+rules, reasons, approvers, legal holds, classes of retention, notes. Whatever draws an archive is
+tried on them: `record_hostile` makes the archive.
 What runs sets `window.aaPwned`, or asks for an address below `evil.invalid`.
 
 Sources: OWASP "XSS Filter Evasion Cheat Sheet"; ECMA-48 and xterm's "Control Sequences"; Unicode
@@ -12,11 +14,22 @@ UAX 9 and CVE-2021-42574; CWE-1236 for what a table calculates; CWE-79, CWE-150.
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID, uuid4
 
-from agentaudit.model import SessionFacts
+import pytest
+
+from agentaudit.analysis.annotations import Annotations, beside, records_of
+from agentaudit.analysis.printable import printable
+from agentaudit.archive import canonical
+from agentaudit.archive.recorder import Recorder
+from agentaudit.archive.retention import DAY_US
+from agentaudit.model import Command, Event, Flag, Kind, SessionFacts, Side, Span
 from tests.analysis.recording import (
     TEXT,
     Recorded,
@@ -25,7 +38,7 @@ from tests.analysis.recording import (
     play,
     start_recorder,
 )
-from tests.archive.recording import exchange
+from tests.protocols import wire
 
 RUN = "window.aaPwned=1"
 
@@ -82,6 +95,10 @@ MARKUP = (
     Case("template language", "{{ self.__init__.__globals__ }} {% raw %} {# x #}"),
     Case("template literal", f"${{{RUN}}} `${{{RUN}}}`"),
     Case("entities", f"&lt;script&gt;{RUN}&lt;/script&gt; &#60;script&#62;"),
+    # What MathJax typesets, which Jupyter and nbconvert load: a link, and letters in white.
+    Case("formula that runs", f"$\\href{{javascript:{RUN}}}{{harmless}}$"),
+    Case("formula in white", "\\(\\color{white}{DROP}\\) $$\\text{SELECT}$$"),
+    Case("code of Python", f"'''\"\"\"\\\n%%javascript\n{RUN}\n!curl evil.invalid"),
     Case("markdown", f"[harmless](javascript:{RUN}) ![](https://evil.invalid/x.png)"),
     Case("typst", '#eval("1") #read("/etc/passwd") #image("x") = Heading <label> $ x^2 $ \\'),
     Case("a carried file", '<pre data-file="SHA256SUMS">\nQUFB\n</pre>'),
@@ -125,6 +142,50 @@ EYES = (
 CASES = MARKUP + TERMINAL + EYES
 
 
+def visible(text: str) -> tuple[str, str]:
+    """Return what a reader sees of recorded text, on several lines and on one; blanks left out."""
+    return squeezed(printable(text, block=True)), squeezed(printable(text))
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+def unseen(shown: str, most: int = 280, among: Collection[Case] = CASES) -> list[str]:
+    """Return the names of cases of which the first `most` characters are not in what is shown."""
+    told = squeezed(shown)
+    return [
+        case.name for case in among if not any(seen in told for seen in visible(case.text[:most]))
+    ]
+
+
+def policy() -> bytes:
+    """Return a policy whose rules, masks and classes are named by the cases."""
+    never = {"keep_us": None, "payload_keep_us": None, "notice_us": 7 * DAY_US}
+    texts = [case.text for case in CASES]
+    return json.dumps(
+        {
+            "default": "allow",
+            "masks": [
+                {"name": text, "columns": [text], "action": "redact", "apply": ["archive"]}
+                for text in texts
+            ],
+            "retention": {
+                "classes": {text: never | {"keep_us": 30 * DAY_US} for text in texts},
+                "targets": {text: text for text in texts},
+            },
+            "rules": [
+                {"name": text, "when": {"table": [text]}, "action": "hold", "approvers": [text]}
+                for text in texts
+            ],
+            "targets": [],
+        },
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+    ).encode()
+
+
 def record_hostile(folder: Path) -> Recorded:
     """Record every case in every place; the first session has them as content, the others as names.
 
@@ -134,40 +195,141 @@ def record_hostile(folder: Path) -> Recorded:
     async def run() -> Recorded:
         clock = ScriptedClock()
         recorder = await start_recorder(folder, clock)
+        digest = recorder.set_policy(policy())
         script = Script()
         for case in CASES:
-            script.query(
-                f"SELECT '{case.text}' /* {case.text} */",
-                columns=[(case.text[:60], TEXT), ("plain", TEXT)],
-                rows=[[case.text, "1"], [b"\xff\xfe" + case.text.encode(), None]],
-            )
-            script.prepared("SELECT $1", [case.text, None], error=("42601", case.text))
+            _say(script, case.text)
         sessions = [str(play(recorder, clock, script).session_id)]
         for case in CASES:
             clock.us += 1_000_000
-            session = recorder.open_session(
-                SessionFacts(
-                    protocol="postgres",
-                    target=case.text,
-                    user=case.text,
-                    issuer=case.text,
-                    email=case.text,
-                    groups=(case.text, "data-agents"),
-                    agent=case.text,
-                    actor_chain=(case.text,),
-                    run_id=case.text,
-                    labels={case.text: case.text},
-                    client_addr="127.0.0.1:50000",
-                    client_app=case.text,
-                )
-            )
-            exchange(session, 0, case.text)
-            session.close(case.text[:40])
-            sessions.append(str(session.session_id))
+            sessions.append(str(_name(recorder, clock, case.text, digest)))
+            recorder.record_access(case.text, "search", case.text, case.text)
+        for case in CASES:
+            held = {"selector": {"target": case.text}}
+            text = case.text[:600]  # as long as a gateway takes
+            said = {"actor": text, "action": "set", "authority": text, "reason": text}
+            event = recorder.record_control(Kind.LEGAL_HOLD, said | held)
+            await recorder.order("legal_hold_set", event=event, **held)
         await recorder.stop()
         key = (folder / "keys" / "gw1.vkey").read_text().strip()
         return Recorded(folder / "archive", key, tuple(sessions))
 
     # On a thread: where a browser is driven, this one has a running loop already.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, run()).result()
+        recorded = thread.submit(asyncio.run, run()).result()
+    notes = [
+        record
+        for session, case in zip(recorded.sessions[1:], CASES, strict=True)
+        for record in records_of(
+            UUID(session), None, note=case.text, tag=None, star=None, author="ana"
+        )
+    ]
+    Annotations(beside(recorded.path)).append(notes)
+    return recorded
+
+
+@pytest.fixture(scope="session")
+def hostile_archive(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """An archive with every case in every place. Nobody may change it."""
+    return record_hostile(tmp_path_factory.mktemp("hostile"))
+
+
+def _say(script: Script, text: str) -> None:
+    """Add two commands whose every text, of a client and of a server, is this one."""
+    script.query(
+        f"SELECT '{text}' /* {text} */",
+        columns=[(text[:60], TEXT), ("plain", TEXT)],
+        rows=[[text, "1"], [b"\xff\xfe" + text.encode(), None]],
+    )
+    asked = script.exchanges[-1]
+    told = (wire.notice(text), wire.parameter_status(text, text), wire.notification(text, text))
+    asked.answered = b"".join(told) + asked.answered
+    script.prepared("SELECT $1", [text, None], error=("42601", text))
+    asked = script.exchanges[-1]
+    # Message, detail, hint, context, schema, table, column, type and constraint of an error.
+    fields = {"S": "ERROR", "V": "ERROR", "C": "42601"} | dict.fromkeys("MDHWstcdn", text)
+    failed = b"".join(wire.string(name + value) for name, value in fields.items()) + b"\0"
+    before = wire.error("42601", text)
+    assert before in asked.answered
+    asked.answered = asked.answered.replace(before, wire.message("E", failed))
+
+
+def _name(recorder: Recorder, clock: ScriptedClock, text: str, digest: str) -> UUID:
+    """Record a session that is named so, and a command of it that a rule of this name held."""
+    session = recorder.open_session(
+        SessionFacts(
+            protocol="postgres",
+            target=text,
+            user=text,
+            issuer=text,
+            email=text,
+            groups=(text, "data-agents"),
+            agent=text,
+            actor_chain=(text,),
+            run_id=text,
+            labels={text: text},
+            client_addr="127.0.0.1:50000",
+            client_app=text,
+            policy_digest=digest,
+        )
+    )
+    command = Command(
+        command_no=0,
+        text=text,
+        params=(text, None),
+        operation=text,
+        cls="write",
+        resources=(text,),
+        risk=(text,),
+        decision="hold",
+        rule=text,
+        request_id=uuid4(),
+        status="error",
+        error_code=text[:40],
+        error_text=text,
+        rows_affected=0,
+        masked=1,
+    )
+    session.begin(command)
+    asked = wire.query(text)
+    session.record(
+        Event(
+            kind=Kind.REQUEST,
+            side=Side.CLIENT,
+            command_no=0,
+            text=text,
+            payload=asked,
+            orig_len=len(asked),
+            spans=(Span(text, "text", 0, 1),),
+            flags=Flag.MASKED,
+        )
+    )
+    members = {
+        "request_id": str(command.request_id),
+        "kind": "hold",
+        "session_id": str(session.session_id),
+        "command_no": 0,
+        "requester": text,
+        "target": text,
+        "rule": text,
+        "requested_at": clock.us,
+        "decided_at": clock.us + 1_000,
+        "state": "denied",
+        "approvers": [text],
+        "reasons": [text],
+    }
+    session.record(Event(kind=Kind.DECISION, command_no=0, payload=canonical.encode(members)))
+    answer = wire.error("42501", text)
+    session.record(
+        Event(
+            kind=Kind.RESPONSE,
+            side=Side.TARGET,
+            command_no=0,
+            text=text,
+            payload=answer,
+            orig_len=len(answer),
+        )
+    )
+    session.end(command)
+    session.close(text[:40])
+    return session.session_id

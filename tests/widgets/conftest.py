@@ -15,21 +15,13 @@ from typing import Any
 import pytest
 
 from agentaudit.demo.processes import Child
-from tests.analysis.recording import hostile, record, recorded
+from tests.analysis.recording import recorded
 
-__all__ = ["hostile_lab", "lab", "recorded"]
+__all__ = ["lab", "recorded"]
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts"
 SAMPLE = ROOT / "sample_data" / "archive"
-
-HOSTILE_CELL = """\
-import agentaudit as aa
-from agentaudit.widgets import Replay
-
-case = aa.load("archive")
-Replay(case, case.sessions().fetchall()[0][0])
-"""
 
 
 @dataclass(frozen=True)
@@ -51,21 +43,6 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     shutil.copytree(SAMPLE, tmp_path / "investigation" / "archive")
     shutil.copy(SAMPLE.with_name("archive.vkey"), tmp_path / "investigation")
     with running_lab(tmp_path / "investigation" / "archive", tmp_path) as lab:
-        yield lab
-
-
-@pytest.fixture
-def hostile_lab(tmp_path: Path) -> Iterator[Lab]:
-    """The same on a session whose texts try to be obeyed, with `hostile.ipynb` that replays it."""
-    archive = record(tmp_path / "hostile", hostile()).path
-    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
-    cell |= {"id": "replay", "source": HOSTILE_CELL}
-    # Without a kernel named, Lab would ask for one.
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = {"cells": [cell], "metadata": {"kernelspec": kernel}}
-    notebook |= {"nbformat": 4, "nbformat_minor": 5}
-    (archive.parent / "hostile.ipynb").write_text(json.dumps(notebook))
-    with running_lab(archive, tmp_path) as lab:
         yield lab
 
 

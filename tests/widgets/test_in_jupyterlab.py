@@ -190,25 +190,3 @@ def test_an_investigator_replays_the_incident_in_jupyterlab(page: Page, lab: Lab
 
     # Nothing in the notebook failed.
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-
-
-def test_hostile_records_are_shown_and_never_obeyed(page: Page, hostile_lab: Lab) -> None:
-    replay = open_and_run(page, hostile_lab, "hostile.ipynb")
-    expect(replay.locator(".aa-grid tbody tr")).to_have_count(3)
-    shown = replay.text_content() or ""
-    for text in (
-        "<img src=x onerror=alert(1)>",
-        "orders</style><script>",
-        "'<script>window.pwned = 1</script>'",
-        "<b onmouseover=alert(1)>",
-        "\\x1b]0;owned\\x07",
-        "\\u202edrowssap\\u202c",
-        "javascript:alert(1)",
-    ):
-        assert text in shown, text
-    assert page.evaluate("() => window.pwned") is None
-    made = replay.evaluate(
-        "node => [...new Set([...node.querySelectorAll('*')].map(n => n.localName))]"
-    )
-    assert not {"img", "script", "style", "a", "iframe", "object", "link"} & set(made)
-    keep(page, replay, "jupyterlab-hostile")

@@ -11,6 +11,7 @@ import { asked, countdown, effect, isAlone, kindOf, who, type Request, type Vote
 import { Closed, type Source } from "./channel.ts";
 import { digestOf } from "./digest.ts";
 import { el, shown } from "./dom.ts";
+import { plain } from "./text.ts";
 import { count, counted } from "./units.ts";
 import { messageOf } from "./view.ts";
 
@@ -120,7 +121,7 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
   }
 
   function tell(sentence: string, isWarning = false): void {
-    told.textContent = sentence;
+    told.textContent = plain(sentence);
     told.classList.toggle("aa-is-warn", isWarning);
   }
 

@@ -168,7 +168,7 @@ function activate(
         if (!watch.archives.some((one) => one.id === found.id)) watch.archives = [...watch.archives, found];
         await commands.execute(Do.openArchive, { archive: found.id });
       } catch (error) {
-        Notification.warning((error as Error).message);
+        Notification.warning(plain((error as Error).message));
       }
     },
   });
@@ -230,7 +230,7 @@ function activate(
   // -- verify
 
   async function follow(archive: Archive, job: Job): Promise<void> {
-    const words = (of: Job) => `Verifying ${archive.name}${of.step ? `: ${of.step}` : ""}`;
+    const words = (of: Job) => `Verifying ${plain(archive.name)}${of.step ? `: ${of.step}` : ""}`;
     const cancel = { label: "Stop", callback: () => void server.stop(job.id), caption: "Stop this verification" };
     const id = Notification.emit(words(job), "in-progress", { autoClose: false, actions: [cancel] });
     let told = job;
@@ -242,16 +242,17 @@ function activate(
         Notification.update({ id, message: words(told), progress });
       }
     } catch (error) {
-      Notification.update({ id, message: (error as Error).message, type: "error", autoClose: 8_000, actions: [] });
+      Notification.update({ id, message: plain((error as Error).message), type: "error", autoClose: 8_000, actions: [] });
       return;
     }
     await watch.look();
     const ok = told.result?.ok;
-    const [message, type] = told.state !== "done" ? [`${archive.name}: ${told.state}`, "warning" as const]
-      : ok === true ? [`${archive.name}: consistent and signed`, "success" as const]
-      : ok === false ? [`${archive.name}: broken, ${counted(told.result?.findings_count ?? 0, "finding")}`, "error" as const]
-      : told.result?.is_consistent ? [`${archive.name}: consistent with itself; no key from outside was given`, "warning" as const]
-      : [`${archive.name}: could not tell`, "warning" as const];
+    const name = plain(archive.name);
+    const [message, type] = told.state !== "done" ? [`${name}: ${told.state}`, "warning" as const]
+      : ok === true ? [`${name}: consistent and signed`, "success" as const]
+      : ok === false ? [`${name}: broken, ${counted(told.result?.findings_count ?? 0, "finding")}`, "error" as const]
+      : told.result?.is_consistent ? [`${name}: consistent with itself; no key from outside was given`, "warning" as const]
+      : [`${name}: could not tell`, "warning" as const];
     const details = { label: "Details", callback: () => showResult(archive, told), caption: "What was found" };
     Notification.update({ id, message, type, autoClose: ok === true ? 8_000 : false, actions: [details] });
     if (ok !== true) showResult(archive, told);
@@ -276,7 +277,7 @@ function activate(
       try {
         void follow(found, await server.verify(found.id, deep === true));
       } catch (error) {
-        Notification.error((error as Error).message);
+        Notification.error(plain((error as Error).message));
       }
     },
   });
@@ -303,7 +304,7 @@ function activate(
         });
         await commands.execute("docmanager:open", { path });
       } catch (error) {
-        Notification.error((error as Error).message);
+        Notification.error(plain((error as Error).message));
       }
     },
   });

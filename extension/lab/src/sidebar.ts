@@ -5,6 +5,7 @@ import type { Message } from "@lumino/messaging";
 
 import { effect } from "@agentaudit/components/approvals/words.ts";
 import { el, shown } from "@agentaudit/components/dom.ts";
+import { plain } from "@agentaudit/components/text.ts";
 import { count, counted, moment } from "@agentaudit/components/units.ts";
 
 import { mark } from "./icons.ts";
@@ -146,7 +147,7 @@ export class Sidebar extends Widget {
     const items = archives.map((one) => {
       const checked = checkedWord(one);
       const act = (label: string, text: string, call: () => void) =>
-        el("button", { type: "button", class: "aal-act", "aria-label": `${label} ${one.path}`, title: label, onclick: call }, text);
+        el("button", { type: "button", class: "aal-act", "aria-label": `${label} ${plain(one.path)}`, title: label, onclick: call }, text);
       return el("li", { class: `aal-archive${one === archive ? " aal-chosen" : ""}` },
         el("button", {
           type: "button", class: "aal-row", "aria-pressed": one === archive ? "true" : "false", "data-archive": one.id,

@@ -169,7 +169,9 @@ def written(documents: Iterable[Mapping[str, Any]]) -> str:
         for name in ("name", "targets", "columns", "detect", "patterns", "json_paths", "action"):
             if document.get(name):
                 key = _OF_DOCUMENTS.get(name, name)
-                lines.append(f"{key} = {json.dumps(document[name], ensure_ascii=False)}")
+                # JSON's texts are TOML's, but for the one control that JSON leaves as it is.
+                said = json.dumps(document[name], ensure_ascii=False).replace("\x7f", "\\u007f")
+                lines.append(f"{key} = {said}")
         if document.get("apply", ["archive"]) != ["archive"]:
             lines.append(f"apply = {json.dumps(document['apply'])}")
         tables.append("\n".join(lines) + "\n")

@@ -2,9 +2,12 @@
 
 An agent chooses what it sends, so a statement may hold escape sequences that retitle the window
 of whoever investigates it, or bidirectional controls that show `DROP` as something else. They are
-written out (`\\x1b`, `\\u202e`) rather than dropped: that they were sent is evidence.
+written out (`\\x1b`, `\\u202e`) rather than dropped: that they were sent is evidence. A page in a
+browser does the same (`components/src/text.ts`); `tests/vectors/shown.json` holds both to one
+table.
 
-Sources: ECMA-48 (C0 and C1 controls); Unicode UAX 9 and CVE-2021-42574 (bidirectional controls).
+Sources: ECMA-48 (C0 and C1 controls); Unicode UAX 9 and CVE-2021-42574 (bidirectional controls);
+Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties (what is there and draws nothing).
 """
 
 from __future__ import annotations
@@ -14,14 +17,16 @@ import unicodedata
 
 _OBEYED = (
     r"\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
-    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e"  # invisible fillers, Arabic letter mark
-    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"  # invisible, or turns what follows
+    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb"
     r"\ud800-\udfff"  # lone surrogates: no encoding could print them
-    r"\U000e0000-\U000e0fff"  # tags and variation selectors, which hide whole texts
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"  # controls of shorthand and of music
+    r"\ufe00-\ufe0f\U000e0000-\U000e0fff"  # variation selectors and tags, which hide whole texts
 )
 _LINE = re.compile(f"[{_OBEYED}]")
 _BLOCK = re.compile(f"(?![\\n\\t])[{_OBEYED}]")
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_BLANKS = re.compile(r"(?:\r\n|[ \t\n])+")
 
 
 def printable(text: str, *, block: bool = False) -> str:
@@ -34,6 +39,17 @@ def printable(text: str, *, block: bool = False) -> str:
     'a\\x1b[2Jb\\u202e'
     """
     return (_BLOCK if block else _LINE).sub(_escape, text)
+
+
+def flat(text: str) -> str:
+    r"""Return `text` with each run of blanks, tabs and ends of lines as one blank.
+
+    Of what is there without being seen nothing goes: `str.split` would take controls for blanks.
+
+    >>> flat("a\t\r\n b\rc\x1cd")
+    'a b\rc\x1cd'
+    """
+    return _BLANKS.sub(" ", text).strip(" ")
 
 
 def width(text: str) -> int:

@@ -63,7 +63,7 @@ def heading(session: dict[str, Any]) -> str:
     return "\n".join(
         (
             f"session {session['session_id']}",
-            f"{who} on {printable(session['target'] or '')} ({session['protocol']})",
+            f"{who} on {printable(session['target'] or '')} ({printable(session['protocol'])})",
             f"opened {moment(session['opened_at'])}, {closed}",
             f"{session['commands'] or 0} commands, {size(session['bytes_in'] or 0)} in, "
             f"{size(session['bytes_out'] or 0)} out",
@@ -85,7 +85,7 @@ def command(
     """
     lines = [
         f"#{row['command_no']}  {row['started_at']:%H:%M:%S.%f}  "
-        f"{printable(row['operation'] or '?')}  {row['class']}  {outcome(row)}"
+        f"{printable(row['operation'] or '?')}  {printable(row['class'] or '?')}  {outcome(row)}"
         + (f", {fate}" if is_undone(row, fate) else "")
     ]
     statement = row["text"] or ""
@@ -97,7 +97,9 @@ def command(
         text = "NULL" if value is None else _cut(printable(value), 200)
         lines.append(f"{_INDENT}${number} = {text}")
     if row["decision"] != "allow":
-        lines.append(f"{_INDENT}{row['decision']} by rule {printable(row['rule'] or '')}")
+        lines.append(
+            f"{_INDENT}{printable(row['decision'])} by rule {printable(row['rule'] or '')}"
+        )
     if row["error_text"] or row["error_code"]:
         lines.append(
             f"{_INDENT}error {printable(row['error_code'] or '')}: "
@@ -122,7 +124,7 @@ def is_undone(row: dict[str, Any], fate: str | None) -> bool:
 
 def outcome(row: dict[str, Any]) -> str:
     """Return how a command ended: status, rows, time, transaction."""
-    parts = [row["status"]]
+    parts = [printable(row["status"])]
     if row["rows_returned"] is not None:
         parts.append(rows(row["rows_returned"]))
     if row["rows_affected"] is not None:

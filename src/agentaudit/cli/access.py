@@ -101,6 +101,8 @@ def _add_common(one: argparse.ArgumentParser) -> None:
 
 def request(arguments: argparse.Namespace) -> int:
     """Ask for access to a target for a time; somebody else decides."""
+    from agentaudit.analysis.printable import printable
+
     starts_at = 0 if arguments.at is None else round(arguments.at.timestamp() * 1e6)
     asked = control(arguments).ask(
         arguments.target,
@@ -112,7 +114,8 @@ def request(arguments: argparse.Namespace) -> int:
     )
     if arguments.wait:
         if not arguments.json:
-            print(f"{asked.id} waits for {', '.join(asked.approvers)}", file=sys.stderr)
+            groups = printable(", ".join(asked.approvers))
+            print(f"{asked.id} waits for {groups}", file=sys.stderr)
         asked = _decided(arguments, asked)
     if arguments.json:
         print_json(asked.model_dump(mode="json", by_alias=True))
@@ -128,6 +131,8 @@ def request(arguments: argparse.Namespace) -> int:
 
 def _decided(arguments: argparse.Namespace, asked: Request) -> Request:
     """Return the request once it is decided, or its time over."""
+    from agentaudit.analysis.printable import printable
+
     while asked.state == "pending":
         time.sleep(LOOK_S)
         try:
@@ -138,7 +143,7 @@ def _decided(arguments: argparse.Namespace, asked: Request) -> Request:
         except ControlError as error:
             if now_us() > asked.expires_at:
                 raise
-            print(f"{error}; trying again", file=sys.stderr)
+            print(f"{printable(str(error))}; trying again", file=sys.stderr)
     return asked
 
 

@@ -183,7 +183,10 @@ def _tell(
         complain(error, hint)
     else:
         # One voice of several leaves it as it was.
-        print(f"{id}  {'counted, it waits for others yet' if state == 'pending' else state}")
+        from agentaudit.analysis.printable import printable
+
+        said = "counted, it waits for others yet" if state == "pending" else printable(state)
+        print(f"{id}  {said}")
 
 
 def _beginning(one: Request, among: Sequence[Request]) -> str:

@@ -95,7 +95,8 @@ def verify(arguments: argparse.Namespace) -> int:
         print(f"unread: {printable(name)}")
     print("what this does not prove: docs/limits.md")
     if answer.ok is None and answer.unknown_signers:
-        print(f"cannot tell: consistent, signer unknown ({', '.join(answer.unknown_signers)})")
+        signers = ", ".join(map(printable, answer.unknown_signers))
+        print(f"cannot tell: consistent, signer unknown ({signers})")
         print("hint: give the verifier key that the operator gave you, with --key", file=sys.stderr)
     elif answer.ok is None:
         lacking = "; the policy asks for more" if answer.without_quorum else ""

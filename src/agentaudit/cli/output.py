@@ -16,6 +16,9 @@ from agentaudit.errors import QuestionError
 
 YES, NO, CANNOT_TELL = 0, 1, 2
 
+MAX_CELL = 40
+"""Columns of a terminal: an id has 36."""
+
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -54,8 +57,13 @@ def read_bytes(path: Path) -> bytes:
 
 
 def print_json(value: object) -> None:
-    # ASCII alone, so that no terminal escape and no bidirectional control gets through.
-    print(json.dumps(value, ensure_ascii=True, default=_json_value))
+    print(ascii_json(value))
+
+
+def ascii_json(value: object) -> str:
+    """Return `value` as JSON in printable ASCII: no terminal obeys it, and no text turns around."""
+    told = json.dumps(value, ensure_ascii=True, default=_json_value)
+    return told.replace("\x7f", "\\u007f")  # the one control that is ASCII and goes unescaped
 
 
 def _json_value(value: object) -> str:
@@ -71,18 +79,40 @@ def members(value: Any) -> dict[str, Any]:
 
 
 def print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns; the last is cut at the terminal's width. `>` aligns to the right."""
+    """Print aligned columns. `>` aligns to the right.
+
+    A terminal gets lines of its width, in which no cell takes more than `MAX_CELL` columns but the
+    last: whoever chose a name could push what stands behind it off the screen.
+    """
+    from agentaudit.analysis.printable import width
+
     names = [heading.lstrip(">") for heading in headings]
     right = [heading.startswith(">") for heading in headings]
-    widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    if room:
+        lines = [[*(_cut(cell, MAX_CELL) for cell in line[:-1]), line[-1]] for line in lines]
+    widths = [max(map(width, column)) for column in zip(names, *lines, strict=True)]
     for line in (names, *lines):
-        cells = [
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(line, widths, right, strict=True)
-        ]
+        cells = []
+        for cell, wide, is_right in zip(line, widths, right, strict=True):
+            blank = " " * (wide - width(cell))
+            cells.append(blank + cell if is_right else cell + blank)
         text = "  ".join(cells).rstrip()
-        print(text if not room or len(text) <= room else text[: room - 1] + "…")
+        print(_cut(text, room) if room else text)
+
+
+def _cut(text: str, most: int) -> str:
+    """Return `text` in at most so many columns of a terminal."""
+    from agentaudit.analysis.printable import width
+
+    if width(text) <= most:
+        return text
+    taken = 0
+    for at, character in enumerate(text):
+        taken += width(character)
+        if taken >= most:
+            return text[:at] + "…"
+    return text
 
 
 def columns(stream: TextIO) -> int | None:

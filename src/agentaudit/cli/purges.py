@@ -241,7 +241,7 @@ def legal_hold_list(arguments: argparse.Namespace) -> int:
     lines = [
         (
             moment(datetime.fromtimestamp(hold.set_at_us / 1e6, UTC)),
-            hold.hold,
+            printable(hold.hold),
             printable(hold.gateway),
             printable(_selected(hold.selector)),
             printable(hold.actor or "?"),

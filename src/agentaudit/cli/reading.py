@@ -59,7 +59,7 @@ def commands(arguments: argparse.Namespace) -> int:
     rows = found.limit(arguments.limit) if arguments.limit else found
     if arguments.json:
         return _print_rows(rows, case)
-    from agentaudit.analysis.printable import printable
+    from agentaudit.analysis.printable import flat, printable
     from agentaudit.analysis.transcript import moment, outcome
 
     lines = [
@@ -68,9 +68,9 @@ def commands(arguments: argparse.Namespace) -> int:
             f"{str(row['session_id'])[:18]}… #{row['command_no']}",
             printable(row["user"] or "-"),
             printable(row["target"] or "-"),
-            row["class"],
+            printable(row["class"] or "-"),
             outcome(row) + (f" {printable(row['error_code'])}" if row["error_code"] else ""),
-            printable(" ".join((row["text"] or "")[:400].split())),
+            printable(flat((row["text"] or "")[:400])),
         )
         for row in _dicts(rows)
     ]

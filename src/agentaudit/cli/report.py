@@ -182,7 +182,7 @@ def _print(made: Report) -> None:
         file=sys.stderr,
     )
     for reason in facts.integrity.reasons:
-        print(f"note: {reason}", file=sys.stderr)
+        print(f"note: {printable(reason)}", file=sys.stderr)
     print(_ANSWER[made.ok])
     if not facts.integrity.keys:
         print("hint: give the verifier key that the operator gave you, with --key", file=sys.stderr)

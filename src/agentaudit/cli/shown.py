@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from agentaudit.analysis.printable import printable, width
+from agentaudit.analysis.printable import flat, printable, width
+from agentaudit.cli.output import ascii_json
 
 if TYPE_CHECKING:
     from agentaudit.client.control import Request
@@ -168,7 +169,7 @@ def _transaction(page: _Page, transaction: Any) -> None:
         if isinstance(each, dict):
             status = each.get("status")
             ended = "" if status in ("ok", None) else f"{_line(status)}: "
-            page.cut(f"{ended}{_line(' '.join(str(each.get('text')).split()))}")
+            page.cut(f"{ended}{_line(flat(str(each.get('text'))))}")
 
 
 def _startup(shown: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -209,7 +210,7 @@ def _parameters(page: _Page, statement: Mapping[str, Any]) -> None:
 def _others(page: _Page, shown: Mapping[str, Any], known: frozenset[str]) -> None:
     """Show what a newer gateway has put there: it is decided on too."""
     for name in sorted(set(shown) - known):
-        page.field("also", f"{_line(name)}: {json.dumps(shown[name], ensure_ascii=True)}")
+        page.field("also", f"{_line(name)}: {ascii_json(shown[name])}")
 
 
 def _decisions(page: _Page, one: Request) -> None:
@@ -265,7 +266,7 @@ def _line(value: Any) -> str:
 
 def _texts(value: Any, *, one_line: bool = False) -> list[str]:
     texts = [str(each) for each in _list(value)]
-    return [printable(" ".join(each.split()) if one_line else each) for each in texts]
+    return [printable(flat(each) if one_line else each) for each in texts]
 
 
 def _name(value: Any) -> str:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from agentaudit.analysis.printable import printable
 from agentaudit.cli.asking import refuse_abbreviations, token
+from agentaudit.cli.output import ascii_json, print_json
 from agentaudit.errors import AgentauditError, IdentityError, IssuerError, QuestionError
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _user(said: Mapping[str, Any]) -> str:
 
 def _line(event: str, said: Mapping[str, Any], *, as_json: bool) -> str:
     if as_json:
-        return json.dumps({"event": event} | dict(said), ensure_ascii=True)
+        return ascii_json({"event": event} | dict(said))
     if event in ("gap", "end"):
         counts = [f"{n} {name}" for name, n in said.items() if name != "why" and n]
         return printable(f"-- {event}: {said.get('why')} {' '.join(counts)}".rstrip())
@@ -274,7 +275,7 @@ def pull(arguments: argparse.Namespace) -> int:
     if arguments.json:
         members = {"fetched": pulled.fetched, "kept": pulled.kept, "logs": pulled.sizes}
         unsealed_too = {"unsealed": len(unsealed), "findings": findings}
-        print(json.dumps(members | unsealed_too))
+        print_json(members | unsealed_too)
     else:
         for finding in findings:
             print(printable(finding))

@@ -19,7 +19,7 @@ from agentaudit.analysis.case import Case
 from agentaudit.analysis.explore import Answer, Filter, Index, Rebuilt
 from agentaudit.analysis.session import Session
 from agentaudit.errors import AgentauditError, QuestionError
-from agentaudit.widgets.pictures import escaped
+from agentaudit.widgets.pictures import beginning, escaped
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.replay import Replay, Replays
 from agentaudit.widgets.scope import Scope, Scoped
@@ -366,7 +366,7 @@ def still(scope: Scope) -> str:
         counted = str(error)
     parts = [
         f"<style>{bundle('still.css')}</style>",
-        '<section class="aa-picture" aria-label="Explorer of an archive">',
+        beginning("Explorer of an archive"),
         f"<h4>{escaped(scope.case.path.name)}: {escaped(counted)}</h4>",
     ]
     for facet in ("cls", "status", "user", "agent", "target"):

@@ -37,7 +37,7 @@ from agentaudit.archive.layout import Layout
 from agentaudit.archive.note import Verifier
 from agentaudit.archive.verification import Anchor, Finding, Verification
 from agentaudit.errors import AgentauditError, QuestionError
-from agentaudit.widgets.pictures import escaped, grid
+from agentaudit.widgets.pictures import beginning, escaped, grid
 from agentaudit.widgets.questions import Data, Questions, question
 from agentaudit.widgets.view import View, bundle
 
@@ -489,7 +489,7 @@ def still(asked: IntegrityQuestions) -> str:
     told = asked.told
     parts = [
         f"<style>{_style()}</style>",
-        '<section class="aa-picture aa-integrity-still" aria-label="Integrity">',
+        beginning("Integrity", "aa-integrity-still"),
     ]
     if told is None:
         parts.append("<h4>Integrity: not checked yet</h4><p>The check had not come to its end.</p>")

@@ -32,7 +32,7 @@ from agentaudit.analysis.masking_look import Hit
 from agentaudit.analysis.masking_rules import MAX_TEXT_BYTES, RuleSet, parse, rules_of, written
 from agentaudit.analysis.masking_sources import Batch, Source, recorded_in, source_of
 from agentaudit.errors import QuestionError
-from agentaudit.widgets.pictures import escaped, grid
+from agentaudit.widgets.pictures import beginning, escaped, grid
 from agentaudit.widgets.questions import Data, Questions, question
 from agentaudit.widgets.still import style
 from agentaudit.widgets.view import View, bundle
@@ -350,7 +350,7 @@ def still(found: Preview) -> str:
     """
     parts = [
         f"<style>{style()}</style>",
-        '<section class="aa-picture" aria-label="Masking preview">',
+        beginning("Masking preview"),
         f"<h4>{found.hidden:,} places would be hidden</h4>",
         f"<p>in {found.values:,} values of {escaped(found.source)}</p>",
         grid(("rule", "places"), ((n, f"{c:,}") for n, c in found.counts.by_rule.items())),

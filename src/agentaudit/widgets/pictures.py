@@ -8,6 +8,17 @@ from html import escape
 from agentaudit.analysis.printable import printable
 
 
+def beginning(label: str, kind: str = "") -> str:
+    """Return the tag that a picture begins with; `</section>` ends it.
+
+    Its classes keep MathJax out, of Lab and of what nbconvert writes: it would typeset what an
+    agent put between two dollars, in white for one. Source: docs.mathjax.org, `ignoreHtmlClass`
+    of version 3 and later, `ignoreClass` of version 2.
+    """
+    classes = " ".join(filter(None, ("aa-picture", kind, "mathjax_ignore", "tex2jax_ignore")))
+    return f'<section class="{classes}" aria-label="{label}">'
+
+
 def escaped(text: str) -> str:
     """Return recorded text for HTML, with what a browser would obey written out."""
     return escape(printable(text))

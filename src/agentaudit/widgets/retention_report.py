@@ -21,7 +21,7 @@ from agentaudit.analysis.transcript import size
 from agentaudit.archive.retention import DAY_US, Keep, Sealed
 from agentaudit.errors import QuestionError
 from agentaudit.settings.whole import Settings
-from agentaudit.widgets.pictures import escaped, grid
+from agentaudit.widgets.pictures import beginning, escaped, grid
 from agentaudit.widgets.questions import Data, Questions, question
 from agentaudit.widgets.view import View, bundle
 
@@ -272,7 +272,7 @@ def still(found: Kept, archive: str) -> str:
     """Return the report as HTML without scripts."""
     parts = [
         f"<style>{_style()}</style>",
-        '<section class="aa-picture aa-retention-still" aria-label="Retention">',
+        beginning("Retention", "aa-retention-still"),
         f"<h4>Retention of {escaped(archive)}</h4>",
         f"<p>as of {_moment(found.at_us)}</p>",
     ]

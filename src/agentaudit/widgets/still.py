@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentaudit.analysis import cells, transcript
-from agentaudit.analysis.printable import printable
+from agentaudit.analysis.printable import flat, printable
 from agentaudit.errors import AgentauditError
+from agentaudit.widgets.pictures import beginning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,8 +69,8 @@ def still(session: Session, command_no: int = -1) -> str:
     )
     return (
         f"<style>{style()}</style>"
-        '<section class="aa-picture" aria-label="Recorded session">'
-        f"<h4>{_text(facts['user'] or 'unknown user')}{agent} → {_text(facts['target'])}</h4>"
+        + beginning("Recorded session")
+        + f"<h4>{_text(facts['user'] or 'unknown user')}{agent} → {_text(facts['target'])}</h4>"
         f"<p>session <code>{session.id}</code> · opened "
         f"{transcript.moment(facts['opened_at'])} · {closed} · {total} commands · "
         f"{transcript.size(facts['bytes_in'] or 0)} in, "
@@ -89,7 +90,7 @@ def _command(
     is_open: bool,
 ) -> str:
     statement = row["text"] or ""
-    one_line = printable(" ".join(statement[:160].split()))
+    one_line = printable(flat(statement[:160]))
     problem = (
         f' <span class="aa-mark">{_text(row["status"])} {_text(row["error_code"])}</span>'
         if row["status"] != "ok"

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import agentaudit as aa
 from agentaudit.analysis.explore import Filter, Index, Rebuilt, Superseded
-from agentaudit.analysis.explore.answers import Turn
+from agentaudit.analysis.explore.answers import Answers, Turn
 from agentaudit.analysis.explore.built import private_folder
 from agentaudit.analysis.explore.sketch import outline
 from agentaudit.archive.snapshot import Snapshot
@@ -295,7 +296,8 @@ def test_a_newer_question_on_a_channel_drops_the_one_before(look: MadeLook) -> N
             first.result(60)
 
 
-def test_a_running_question_is_interrupted(look: MadeLook) -> None:
+@pytest.mark.parametrize("over", ["the archive", "cells"])
+def test_a_running_question_is_interrupted(look: MadeLook, over: str) -> None:
     with Index(look) as index:
         assert index.wait(60)
         state, built = index._state, index._state.built
@@ -303,9 +305,14 @@ def test_a_running_question_is_interrupted(look: MadeLook) -> None:
         started = threading.Event()
 
         def endless() -> None:
-            with built.reading() as cursor, state.taking(cursor, Turn("list")):
+            turn, sql = Turn("list"), "SELECT count(*) FROM range(10000000) a, range(10000000) b"
+            base = built.base("")
+            with built.reading() as cursor, state.taking(cursor, turn):
                 started.set()
-                cursor.execute("SELECT count(*) FROM range(10000000) a, range(10000000) b")
+                if over == "cells":
+                    cells = pa.table({"lane": [1]})
+                    Answers(built, cursor, Filter(), base, turn)._over(cells, f"{sql}, cells")
+                cursor.execute(sql)
 
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(endless)

@@ -9,7 +9,7 @@ import { partOf, type Source } from "../channel.ts";
 import { el, shown } from "../dom.ts";
 import { mount as mountReplay } from "../replay.ts";
 import { measured } from "../measured.ts";
-import { plain } from "../text.ts";
+import { flat, plain } from "../text.ts";
 import { count, counted, duration, moment } from "../units.ts";
 import { Lifetime, notices } from "../view.ts";
 import { PAGE, virtualList } from "../virtual-list.ts";
@@ -210,7 +210,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
       el("span", { class: "aa-c-target" }, ...shown(row.target ?? "–")),
       el("span", { class: `aa-badge aa-class-${cls}` }, ...shown(row.operation || cls)),
       el("span", { class: `aa-c-status aa-status-${status}` }, isOk ? "" : status),
-      el("span", { class: "aa-c-text" }, ...shown((row.text ?? "").replace(/\s+/g, " "))),
+      el("span", { class: "aa-c-text" }, ...shown(flat(row.text ?? ""))),
       el("span", { class: "aa-c-flags" }, ...flags.filter((name) => name !== "error" || isOk).map((name) => el("i", { class: `aa-flag aa-flag-${name}` }, name))),
       el("span", { class: "aa-c-number" }, rows === null ? "" : counted(rows, "row")),
       el("span", { class: "aa-c-number" }, duration(row.duration)),

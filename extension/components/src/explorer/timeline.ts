@@ -11,7 +11,7 @@ import { ticks } from "../axis.ts";
 import { fitted, palette } from "../canvas.ts";
 import type { Source } from "../channel.ts";
 import { el, icon, shown } from "../dom.ts";
-import { plain } from "../text.ts";
+import { flat, plain } from "../text.ts";
 import { count, counted, duration, moment } from "../units.ts";
 import { measured } from "../measured.ts";
 import type { CommandClass } from "../replay/commands.ts";
@@ -515,7 +515,7 @@ export function mountTimeline(
       here = { id, build: data.build, t };
       scope.select({ session, command: row.command_no[0] ?? 0 });
       move(t > span.since && t < span.until ? span : centred(span, limits, t));
-      announce.textContent = `${moment(t)}, ${plain(row.text[0] ?? "").slice(0, 200)}`;
+      announce.textContent = `${moment(t)}, ${plain(flat(row.text[0] ?? "")).slice(0, 200)}`;
     } catch (error) {
       complain(error);
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -605,7 +606,10 @@ class Answers:
         try:
             return self._arrow(sql)
         finally:
-            self._cursor.unregister("cells")
+            # One that was interrupted is of a transaction that is void, and is closed with it: what
+            # it says to this must not take the place of that it was interrupted.
+            with suppress(duckdb.Error):
+                self._cursor.unregister("cells")
 
 
 def _binned(bins: Bins) -> str:

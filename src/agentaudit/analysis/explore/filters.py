@@ -15,6 +15,7 @@ from uuid import UUID
 
 from agentaudit.analysis.asked import CLASSES, STATUSES
 from agentaudit.analysis.explore import meaning
+from agentaudit.analysis.printable import printable
 from agentaudit.errors import QuestionError
 
 FACETS: Final = (
@@ -175,7 +176,7 @@ class Filter:
         for name in ("since", "until"):
             if (us := getattr(self, name)) is not None:
                 said[name] = iso(us)
-        return f"case.commands({', '.join(f'{name}={value!r}' for name, value in said.items())})"
+        return f"case.commands({', '.join(f'{n}={printable(repr(v))}' for n, v in said.items())})"
 
     def _is_plain(self) -> bool:
         """Whether `Case.commands` can say all of it, and means the same."""
@@ -222,7 +223,8 @@ def literal(text: str) -> str:
     parts: list[str] = []
     run: list[str] = []
     for character in text:
-        if character.isprintable():
+        # Not all that Python takes for printing is seen: no character of an invisible one is left.
+        if character.isprintable() and printable(character) == character:
             run.append("''" if character == "'" else character)
             continue
         if run:

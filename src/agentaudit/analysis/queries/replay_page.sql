@@ -5,7 +5,7 @@
 SELECT
     command_no,
     operation,
-    regexp_replace(left(text, 240), '\s+', ' ', 'g') AS text,
+    regexp_replace(left(text, 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS text,
     error_code,
     rows_returned,
     rows_affected

@@ -57,7 +57,7 @@ found AS (
         unnest(['statement', 'named']) AS why, unnest([does, list_sort(names)]) AS what, [], 0, status, rows_returned, text
     FROM asked
 )
-SELECT * REPLACE (regexp_replace(left(text, 240), '\s+', ' ', 'g') AS text)
+SELECT * REPLACE (regexp_replace(left(text, 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS text)
 FROM found
 WHERE len(what) > 0
   AND ($since IS NULL OR seen_at >= $since)

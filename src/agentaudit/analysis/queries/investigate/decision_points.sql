@@ -23,10 +23,10 @@ WITH points AS (
 )
 SELECT
     p.* EXCLUDE (text),
-    regexp_replace(left(coalesce(c.text, p.text), 240), '\s+', ' ', 'g') AS text,
+    regexp_replace(left(coalesce(c.text, p.text), 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS text,
     n.command_no AS next_no,
     n.class AS next_class,
-    regexp_replace(left(n.text, 240), '\s+', ' ', 'g') AS next_text
+    regexp_replace(left(n.text, 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS next_text
 FROM points AS p
 LEFT JOIN commands AS c ON c.session_id = p.session_id AND c.command_no = p.command_no
 LEFT JOIN commands AS n ON n.session_id = p.session_id AND n.command_no = p.command_no + 1

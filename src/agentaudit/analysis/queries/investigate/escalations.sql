@@ -50,8 +50,8 @@ chains AS (
     WHERE $session IS NULL OR c.session_id = $session
 )
 SELECT * REPLACE (
-    regexp_replace(left(failed_text, 240), '\s+', ' ', 'g') AS failed_text,
-    regexp_replace(left(text, 240), '\s+', ' ', 'g') AS text
+    regexp_replace(left(failed_text, 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS failed_text,
+    regexp_replace(left(text, 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS text
 )
 FROM chains
 WHERE how IS NOT NULL

@@ -55,6 +55,6 @@ SELECT
     CASE WHEN failed >= 2 THEN 'retries' WHEN variants = 1 THEN 'repeats' ELSE 'iterates' END AS kind,
     times, failed, variants, last_status, coalesce(error_codes, []) AS error_codes, first_at, last_at,
     first_command, last_command, operation, resources, fingerprint,
-    regexp_replace(left(text, 240), '\s+', ' ', 'g') AS text
+    regexp_replace(left(text, 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS text
 FROM loops
 ORDER BY failed DESC, times DESC, first_at, session_id, first_command

@@ -62,7 +62,7 @@ SELECT
     c."user",
     c.agent,
     c.fingerprint,
-    regexp_replace(left(arg_min(c.text, c.started_at), 240), '\s+', ' ', 'g') AS text,
+    regexp_replace(left(arg_min(c.text, c.started_at), 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS text,
     count(*) AS commands,
     count(DISTINCT c.session_id) AS sessions,
     sum(c.rows_affected)::BIGINT AS rows,

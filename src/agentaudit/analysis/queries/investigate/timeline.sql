@@ -22,7 +22,7 @@ WITH told AS (
     WHERE kind = 'refused'
     UNION ALL
     SELECT started_at, 2, 'command', session_id, command_no, "user", agent, target, class, status,
-        greatest(rows_returned, rows_affected), regexp_replace(left(text, 240), '\s+', ' ', 'g'),
+        greatest(rows_returned, rows_affected), regexp_replace(left(text, 240), '(?:\r\n|[ \t\n])+', ' ', 'g'),
         concat_ws(' ', error_code, error_text)
     FROM commands
     UNION ALL

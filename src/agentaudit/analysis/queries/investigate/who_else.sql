@@ -29,7 +29,7 @@ SELECT
     max(a.started_at) AS last_at,
     arg_min(a.command_no, a.command_no) AS first_command,
     arg_min(a.class, a.command_no) AS class,
-    regexp_replace(left(arg_min(a.text, a.command_no), 240), '\s+', ' ', 'g') AS text
+    regexp_replace(left(arg_min(a.text, a.command_no), 240), '(?:\r\n|[ \t\n])+', ' ', 'g') AS text
 FROM alike AS a
 JOIN sessions AS s ON s.session_id = a.session_id
 GROUP BY a.session_id
