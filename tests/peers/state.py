@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,17 @@ def _state_of_wider_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield
 
 
+@pytest.fixture(scope="session")
+def _states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    # pytest numbers folders by reading the one above: ever more of them, for thousands of tests.
+    folder = tmp_path_factory.mktemp("states")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def state_home(_states: Iterator[Path]) -> Iterator[Path]:
     """The XDG state folder of the test and of every process that it starts."""
-    with _state_in(tmp_path_factory.mktemp("state")) as path:
+    path = next(_states)
+    path.mkdir()
+    with _state_in(path):
         yield path
