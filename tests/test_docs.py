@@ -199,7 +199,8 @@ def test_the_settings_that_init_writes_load_as_they_are(tmp_path: Path) -> None:
 def commands() -> dict[str, str]:
     """Return each documented command that reads nothing but the sample, and a page that has it.
 
-    `lab` opens a browser; tests/widgets drive it.
+    `lab` opens a browser, which tests/widgets drive; `drill` takes long, and is run by
+    tests/archive/test_drill_on_the_sample.py.
     """
     return {
         line: name_of(page)
@@ -207,12 +208,10 @@ def commands() -> dict[str, str]:
         for language in ("sh", "console")
         for body in fences(page, language)
         for line in (line.removeprefix("$ ") for line in body.splitlines())
-        if re.match(r"agentaudit (?!lab\b)[^|]*sample_data/archive", line)
+        if re.match(r"agentaudit (?!(?:lab|drill)\b)[^|]*sample_data/archive", line)
     }
 
 
-# The drill attacks the whole of it, some ninety times.
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("line", "page"), commands().items())
 def test_commands_that_the_documentation_shows_on_the_sample_work(
     line: str, page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -4,11 +4,16 @@
 attribute that pytest no longer reads, so each worker made everything. Here a module says by its
 text that its tests belong together: by a fixture of the module's, or by `xdist_group`, whose name
 several modules may share. All other tests go to whoever is free.
+
+What may take longest goes first, by the time-outs that tests are marked with: begun last, a test of
+minutes has one worker busy when the others have nothing left to do.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -28,22 +33,43 @@ def group(module: str, text: str) -> str | None:
     return module if _OF_THE_MODULE.search(text) else None
 
 
-class Together(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands out groups first, the largest of them before others, and then test by test."""
+def grouping(root: Path) -> Callable[[str], str]:
+    """Return what tells of a test's name what it is kept together by: itself, where nothing is."""
 
-    def __init__(self, config: pytest.Config, log: Producer) -> None:
-        super().__init__(config, log)
-        self._group = cache(self._read)
-
-    def _read(self, module: str) -> str | None:
+    @cache
+    def read(module: str) -> str | None:
         try:
-            text = Path(self.config.rootpath, module).read_text(encoding="utf-8")
+            text = Path(root, module).read_text(encoding="utf-8")
         except OSError:
             return None
         return group(module, text)
 
+    return lambda nodeid: read(nodeid.partition("::")[0]) or nodeid
+
+
+class Together(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands out groups and single tests in the order in which workers have collected them."""
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        # It would have groups with many tests go first, however short these are.
+        config.option.loadscopereorder = False
+        self._group = grouping(config.rootpath)
+
     def _split_scope(self, nodeid: str) -> str:
-        return self._group(nodeid.partition("::")[0]) or nodeid
+        return self._group(nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put first what may take longest; whatever else decides the order does so within that."""
+    group = grouping(config.rootpath)
+    seconds: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        # Most tests take no second; which do is written down nowhere.
+        seconds[group(item.nodeid)] += mark.args[0] if mark is not None and mark.args else 1
+    items.sort(key=lambda item: -seconds[group(item.nodeid)])
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -40,6 +41,7 @@ from agentaudit.archive.outside import Outside
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.sealer import Sealer
 from agentaudit.errors import AgentauditError, RecordingError
+from tests import tries
 from tests.archive.faults import io_in_python
 
 ROOT = 0
@@ -51,11 +53,15 @@ _GATHERED_BYTES = 8192
 def parts(some: int, *, every: int = 1) -> list[Any]:
     """Return which crashes a test is to try: every `some`-th; in a full run more, in eighths.
 
-    That is all of them, unless `every` makes it fewer.
+    That is all of them, unless `every` makes it fewer, or a share is enough (`tests.tries`).
     """
+    # Where a test tries few as it is, a share of the last parts would be none.
+    every *= tries.of(1, share=8 if every == 1 else 4)
     eighths = [
         pytest.param(
-            slice(first * every, None, 8 * every), marks=pytest.mark.full, id=f"part {first}"
+            slice(first * every + random.randrange(every), None, 8 * every),
+            marks=pytest.mark.full,
+            id=f"part {first}",
         )
         for first in range(8)
     ]

@@ -27,6 +27,7 @@ from agentaudit.archive.journal import Entry, JournalReader
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import RecordingError
 from agentaudit.model import Kind
+from tests import tries
 from tests.archive.crashes import (
     Disk,
     Fault,
@@ -463,9 +464,10 @@ def test_what_a_killed_process_left_unsynced_is_not_built_upon(
 ) -> None:
     """It is killed, the next one records and seals, and then the machine dies."""
     truth = recorded(short)
-    for index, entry in enumerate(truth.tape.entries):
-        if not isinstance(entry, Op) or entry.kind not in kinds:
-            continue
+    entries = enumerate(truth.tape.entries)
+    asked = [(at, one) for at, one in entries if isinstance(one, Op) and one.kind in kinds]
+    for number in tries.steps(0, len(asked), share=1 if "mkdir" in kinds else 6):
+        index, entry = asked[number]
         disk, machine, _ = after(truth, index + 1)
         tape = retaped(truth, memory / "again", disk.state(disk.pending()))
         for later, change in enumerate(tape.entries, len(truth.tape.entries)):
@@ -492,7 +494,7 @@ def test_a_recovery_may_crash_itself(data: st.DataObject, memory: Path) -> None:
 
 @FULL
 @pytest.mark.timeout(1800)
-@settings(ANY, max_examples=400)
+@settings(ANY, max_examples=tries.of(400, share=60))
 @given(data=st.data())
 def test_any_subset_of_unsynced_blocks_and_names_may_be_lost_tried_for_long(
     data: st.DataObject, memory: Path
@@ -502,7 +504,7 @@ def test_any_subset_of_unsynced_blocks_and_names_may_be_lost_tried_for_long(
 
 @FULL
 @pytest.mark.timeout(1800)
-@settings(ANY, max_examples=200)
+@settings(ANY, max_examples=tries.of(200, share=40))
 @given(data=st.data())
 def test_a_recovery_may_crash_itself_tried_for_long(data: st.DataObject, memory: Path) -> None:
     require_any_second_crash_survived(data, memory)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentaudit.archive.retention import standing
+from tests import tries
 from tests.archive.crashes import Disk, State, Tape, in_one_process, parts
 from tests.archive.purging import hold
 from tests.archive.recording import Site, new_site, recover, rows
@@ -108,7 +109,7 @@ def test_a_purge_survives_any_power_cut_and_one_in_its_recovery(
 
 @FULL
 @pytest.mark.timeout(1800)
-@settings(ANY, max_examples=200)
+@settings(ANY, max_examples=tries.of(200, share=15))
 @given(data=st.data())
 def test_a_purge_survives_any_power_cut_and_one_in_its_recovery_tried_for_long(
     data: st.DataObject, memory: Path

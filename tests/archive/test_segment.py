@@ -17,12 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentaudit.archive import segment
-from agentaudit.archive.batch import BATCH_BYTES, NO_STATUS, Batch, Entry, Values
+from agentaudit.archive.batch import (
+    BATCH_BYTES,
+    INLINE_PAYLOAD_BYTES,
+    NO_STATUS,
+    Batch,
+    Entry,
+    Values,
+)
 from agentaudit.archive.columns import EventColumns
 from agentaudit.archive.journal import OpenSession
 from agentaudit.archive.rows import cut_text
 from agentaudit.archive.segment import (
-    INLINE_PAYLOAD_BYTES,
     INLINE_TEXT_BYTES,
     SCHEMAS,
     TableWriter,

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentaudit.model import Side
+from tests import tries
 from tests.fuzz.dialogues import Turn, corpus, decode, encode
 from tests.fuzz.targets import TARGETS, conversation, hold
 
@@ -67,7 +68,9 @@ def test_what_was_recorded_is_understood_to_its_end() -> None:
         assert sorted(talk.ended_nos()) == sorted(talk.commands)
 
 
-@pytest.mark.parametrize("examples", [150, pytest.param(1_500, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "examples", [150, pytest.param(tries.of(1_500, share=400), id="many", marks=pytest.mark.full)]
+)
 def test_a_changed_dialogue_is_understood_or_is_a_protocol_error_however_it_is_cut(
     examples: int,
 ) -> None:

@@ -19,6 +19,7 @@ from psycopg import pq
 
 from agentaudit.errors import TargetProtocolError
 from agentaudit.protocols.postgres import Conversation
+from tests import tries
 from tests.protocols import wire
 from tests.protocols.wire import Talk, at_semicolons
 
@@ -270,7 +271,9 @@ def test_libpq_and_the_conversation_tell_the_same_of_what_a_server_answers(
 
 
 @pytest.mark.parametrize("in_pipeline", [False, True])
-@pytest.mark.parametrize("examples", [80, pytest.param(600, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "examples", [80, pytest.param(tries.of(600, share=200), id="many", marks=pytest.mark.full)]
+)
 def test_where_both_accept_what_a_server_garbles_they_tell_the_same(
     examples: int, in_pipeline: bool
 ) -> None:

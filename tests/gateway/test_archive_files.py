@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +22,50 @@ from agentaudit.archive.verify import verify
 from agentaudit.demo.gateways import Gateway
 from agentaudit.errors import ArchiveError
 from tests.gateway.test_control import People
-from tests.peers.gateway import GatewayFactory
+from tests.peers.certificates import Authority
+from tests.peers.gateway import GatewayFactory, gateways
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "archive"
 
 
+@pytest.fixture(scope="module")
+def sealed(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority, postgres18: PostgresPeer
+) -> Gateway:
+    """What is left of a gateway that has sealed two segments: each test goes on with a copy."""
+    folder = tmp_path_factory.mktemp("sealed")
+    with closing(SigningIssuer()) as issuer, gateways(folder, authority, lambda: issuer) as make:
+        gw = make(postgres18.target(), start=False)
+        for number in range(2):
+            gw.start()
+            run(gw, issuer, f"SELECT {number} AS sealed")
+            gw.wait_until_idle()
+            assert gw.terminate() == 0
+        return gw
+
+
 @pytest.fixture
 def people(
-    gateway: GatewayFactory, postgres18: PostgresPeer, signing_issuer: SigningIssuer
+    gateway: GatewayFactory,
+    postgres18: PostgresPeer,
+    signing_issuer: SigningIssuer,
+    sealed: Gateway,
 ) -> Iterator[People]:
     """A gateway with an archive of two sealed segments, and a session in its journal."""
     gw = gateway(
         postgres18.target(),
         issuer=signing_issuer,
+        listen={"control": "127.0.0.1:0"},
         tables={"roles": {"admin": ["root"], "auditor": ["auditors"]}},
+        start=False,
     )
-    for number in range(2):
-        run(gw, signing_issuer, f"SELECT {number} AS sealed")
-        gw.wait_until_idle()
-        if number == 1:
-            # Nobody asks before: a process less to start, twice.
-            text = gw.config.read_text()
-            gw.config.write_text(text.replace("[listen]\n", '[listen]\ncontrol = "127.0.0.1:0"\n'))
-        gw.restart()
+    shutil.rmtree(gw.directory / "keys")
+    for name in ("archive", "keys"):
+        shutil.copytree(sealed.directory / name, gw.directory / name)
+    gw.verifier_key = sealed.verifier_key
+    gw.start()
     found = People(gw, signing_issuer)
     run(gw, signing_issuer, "SELECT 'in the journal'")
     yield found

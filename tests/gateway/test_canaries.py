@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import socket
 import struct
@@ -38,6 +39,7 @@ from agentaudit.model import Command, Event, Side
 from agentaudit.protocols import postgres_messages
 from agentaudit.protocols.postgres import Conversation
 from agentaudit.risk.sql import split
+from tests import tries
 from tests.gateway.raw import Raw, startup
 from tests.gateway.recorded import read
 from tests.masking.canaries import MAKERS, Canary, Search, kept, make
@@ -876,6 +878,13 @@ def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
 # --- a gateway that has seen them all
 
 
+def kinds_at(name: str, first: int) -> tuple[str, ...]:
+    """Return the kinds that a place plants: all, or a third of them, another at the next place."""
+    if tries.IS_WHOLE or name == "numbers that are cards":
+        return KINDS
+    return KINDS[(first + list(PLACES).index(name)) % 3 :: 3]
+
+
 @dataclass
 class Site:
     """What is left of a gateway that has seen all canaries, and what went wrong on the way."""
@@ -906,6 +915,7 @@ def site(
     server: PostgresPeer = request.getfixturevalue(request.param)
     server.execute(*SETUP, database="orders")
     made = Site()
+    first = random.randrange(3)
     folder = tmp_path_factory.mktemp("canaries")
     try:
         with (
@@ -921,7 +931,8 @@ def site(
             for name, plants in PLACES.items():
                 for target in TARGETS:
                     seed = f"{request.param} {target} {name}"
-                    made.planted[target, name] = canaries = [make(kind, seed) for kind in KINDS]
+                    canaries = [make(kind, seed) for kind in kinds_at(name, first)]
+                    made.planted[target, name] = canaries
                     door = Door(gw, target, token, name)
                     watchdog = threading.Timer(HANGS_S, door.end)
                     watchdog.start()
@@ -1095,7 +1106,7 @@ def _is_hidden(canary: Canary, said: Said, cut: int, *, stands_still: bool, size
         at += len(data)
     driven.end()
     kept_bytes = driven.kept
-    where = f"cut at {cut}, pieces of {size}"
+    where = f"{canary.detector}, cut at {cut}, pieces of {size}"
     assert not [trace for trace in canary.traces if trace in kept_bytes], where
     for side in Side:
         sent = b"".join(data for each, data in said if each is side)
@@ -1113,13 +1124,13 @@ CUT: Final = ("aws_key", "private_key", "jwt", "card", "password_literal", "emai
 NAMES: Final = tuple(_dialogues(make("aws_key", "names")))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_canary_is_hidden_whatever_the_size_of_a_read(kind: str, name: str) -> None:
-    canary = make(kind, f"reads {name}")
-    said = _dialogues(canary)[name]
-    for size in (1, 2, 13, 1 << 20):
-        _is_hidden(canary, said, 0, stands_still=False, size=size)
+def test_a_canary_is_hidden_whatever_the_size_of_a_read(name: str) -> None:
+    for kind in KINDS:
+        canary = make(kind, f"reads {name}")
+        said = _dialogues(canary)[name]
+        for size in (1, 2, 13, 1 << 20):
+            _is_hidden(canary, said, 0, stands_still=False, size=size)
 
 
 @pytest.mark.full
@@ -1131,7 +1142,7 @@ def test_a_canary_is_hidden_wherever_a_read_ends(
 ) -> None:
     canary = make(kind, f"cuts {name}")
     said = _dialogues(canary)[name]
-    for cut in range(1, sum(len(data) for _, data in said)):
+    for cut in tries.steps(1, sum(len(data) for _, data in said), share=4):
         _is_hidden(canary, said, cut, stands_still=stands_still)
 
 
@@ -1164,7 +1175,7 @@ def _unplantable(name: str) -> bool:
 def test_where_no_rule_is_about_a_target_the_search_finds_them(site: Site, name: str) -> None:
     assert site.failures.get((BARE, name)) is None
     found = {detector for detector, _ in site.sealed[BARE, name]}
-    assert len(found) >= (1 if name == "numbers that are cards" else 9)
+    assert len(found) >= (1 if name == "numbers that are cards" else tries.of(9, share=4))
 
 
 @pytest.mark.full
@@ -1190,4 +1201,4 @@ def test_results_that_were_masked_can_be_read(site: Site) -> None:
                 assert again.broken is None, session["client_app"]
         for _, table in case.session(session["session_id"]).results(10):
             seen += table.num_rows
-    assert seen > 1000
+    assert seen > tries.of(1000, share=400)

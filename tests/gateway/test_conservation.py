@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agentaudit.archive.verify import verify
+from tests import tries
 from tests.gateway.conserved import is_conserved, session_wires
 from tests.gateway.recorded import read
 from tests.gateway.scripts import SETUP
@@ -35,7 +36,13 @@ def server(postgres18: PostgresPeer) -> Iterator[PostgresPeer]:
 
 
 @pytest.mark.parametrize(
-    "sessions", [6, pytest.param(24, marks=[pytest.mark.full, pytest.mark.timeout(900)])]
+    "sessions",
+    [
+        6,
+        pytest.param(
+            tries.of(24, share=12), id="many", marks=[pytest.mark.full, pytest.mark.timeout(900)]
+        ),
+    ],
 )
 @pytest.mark.parametrize(
     ("durability", "encrypted"),

@@ -18,6 +18,7 @@ from agentaudit.archive.verify import verify
 from agentaudit.demo.gateways import Gateway
 from agentaudit.demo.processes import until
 from agentaudit.protocols import postgres_messages as wire
+from tests import tries
 from tests.gateway.raw import startup
 from tests.gateway.recorded import read
 from tests.peers.gateway import GatewayFactory
@@ -105,7 +106,13 @@ def kill_sealer(gw: Gateway) -> None:
 
 @pytest.mark.parametrize("kill", [kill_gateway, kill_sealer])
 @pytest.mark.parametrize(
-    "rounds", [2, pytest.param(20, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+    "rounds",
+    [
+        2,
+        pytest.param(
+            tries.of(20, share=5), id="many", marks=[pytest.mark.full, pytest.mark.timeout(600)]
+        ),
+    ],
 )
 def test_kill_9_under_load_loses_nothing_that_the_server_ran(
     rounds: int,

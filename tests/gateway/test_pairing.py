@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests import tries
 from tests.gateway.hosted import Hosted, hosted
 from tests.gateway.recorded import Row, read
 from tests.gateway.scripts import SETUP, Item, Speaker, executions, frames, scripts
@@ -144,7 +145,13 @@ def pairs_with_the_servers_log(
 
 @pytest.mark.parametrize("in_turns", [False, True])
 @pytest.mark.parametrize(
-    "examples", [25, pytest.param(100, marks=[pytest.mark.full, pytest.mark.timeout(900)])]
+    "examples",
+    [
+        25,
+        pytest.param(
+            tries.of(100, share=40), id="many", marks=[pytest.mark.full, pytest.mark.timeout(900)]
+        ),
+    ],
 )
 def test_pipelines_of_good_and_failing_statements_pair_with_the_servers_log(
     examples: int,

@@ -37,9 +37,9 @@ def test_what_is_in_a_stream_is_hidden() -> None:
     )
 
 
-@pytest.mark.parametrize("cut", range(1, len(TEXT)))
-def test_a_stream_is_masked_the_same_wherever_it_is_cut(cut: int) -> None:
-    assert masked(TEXT, [cut]) == WHOLE
+def test_a_stream_is_masked_the_same_wherever_it_is_cut() -> None:
+    made = {cut: masked(TEXT, [cut]) for cut in range(1, len(TEXT))}
+    assert {cut: text for cut, text in made.items() if text != WHOLE} == {}
 
 
 def test_a_stream_is_masked_the_same_byte_by_byte() -> None:
@@ -54,15 +54,15 @@ def test_a_stream_that_keeps_its_length_keeps_it(cuts: list[int]) -> None:
     assert b"MIIEvQIBADANBgkqhkiG9w0BAQEF" not in made
 
 
-@pytest.mark.parametrize("cut", range(1, len(TEXT)))
-def test_what_waited_for_long_is_let_go_but_for_its_last_word(cut: int) -> None:
-    stream = Stream(ALL, keeps_length=True)
-    out = stream.feed(TEXT[:cut])[0]
-    out += stream.flush()[0]
-    out += stream.feed(TEXT[cut:])[0] + stream.finish()[0]
-    assert len(out) == len(TEXT)
-    for secret in (b"ann@example.com", b"AKIAIOSFODNN7EXAMPLX", b"MIIEvQIBADANBgkqhkiG9w0BAQEF"):
-        assert secret not in out, cut
+def test_what_waited_for_long_is_let_go_but_for_its_last_word() -> None:
+    secrets = (b"ann@example.com", b"AKIAIOSFODNN7EXAMPLX", b"MIIEvQIBADANBgkqhkiG9w0BAQEF")
+    for cut in range(1, len(TEXT)):
+        stream = Stream(ALL, keeps_length=True)
+        out = stream.feed(TEXT[:cut])[0]
+        out += stream.flush()[0]
+        out += stream.feed(TEXT[cut:])[0] + stream.finish()[0]
+        assert len(out) == len(TEXT), cut
+        assert not [secret for secret in secrets if secret in out], cut
 
 
 def test_clean_text_passes_as_it_is() -> None:

@@ -6,7 +6,10 @@ mean that the gateway put it there.
 
 from __future__ import annotations
 
+import atexit
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,9 @@ from agentaudit.demo.processes import PeerError
 from tests.peers.certificates import Authority, Certificate
 
 DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
+
+_MADE: dict[Path, Path] = {}
+"""What `initdb` of some binaries has made, before a server was started on it."""
 
 
 class PostgresPeer(Postgres):
@@ -39,6 +45,7 @@ class PostgresPeer(Postgres):
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.authority = authority
+        self._made_by = binaries
         self.certificate: Certificate | None = None
         users = ("scram", "md5", "cleartext", "inspector")
         self.passwords = {user: secrets.token_urlsafe(18) for user in users}
@@ -68,6 +75,19 @@ class PostgresPeer(Postgres):
                 conf.write(f"ssl = on\nssl_cert_file = '{self.directory}/server.pem'\n")
                 conf.write(f"ssl_key_file = '{self.directory}/server.key'\n")
                 conf.write(f"ssl_ca_file = '{self.directory}/ca.pem'\n")
+
+    def _make_data(self) -> None:
+        # initdb makes the same each time and takes most of what a server costs to come up.
+        made = _MADE.get(self._made_by)
+        if made is None:
+            super()._make_data()
+            folder = Path(tempfile.mkdtemp(prefix="agentaudit-initdb-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            _MADE[self._made_by] = shutil.copytree(self.data, folder / "data")
+            return
+        shutil.copytree(made, self.data)
+        for path in (self.data, *self.data.rglob("*")):
+            self.give(path)
 
     def create_users(self) -> None:
         """Create the database and one login for each way of proving a password."""

@@ -120,5 +120,6 @@ def test_a_name_is_the_same_with_every_driver_and_server(suffix: str) -> None:
 def test_what_fails_only_through_the_gateway_has_its_reason_in_the_documentation(
     suite: str, driver: str, tmp_path: Path
 ) -> None:
+    """What a pump does is asked of what fails: that it does no harm, the whole of them shows."""
     chosen = SUITES[suite, driver]
-    assert compare_ways(chosen, WAYS, chosen.part, "18", tmp_path)
+    assert compare_ways(chosen, WAYS, chosen.part, "18", tmp_path, only_suspects=["pump"])

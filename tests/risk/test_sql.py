@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -135,15 +134,14 @@ CORPUS += [
 ]
 
 
-@pytest.mark.parametrize(("text", "operation", "cls", "resources"), CORPUS)
-def test_a_statement_is_taken_for_what_it_does(
-    text: str, operation: str, cls: str, resources: tuple[str, ...]
-) -> None:
-    statement = classify(text)
-
-    assert (statement.operation, statement.cls) == (operation, cls)
-    assert statement.resources == resources
-    assert statement.parser.startswith("pglast ")
+def test_a_statement_is_taken_for_what_it_does() -> None:
+    wrong = []
+    for text, *expected in CORPUS:
+        found = classify(text)
+        assert found.parser.startswith("pglast ")
+        if [found.operation, found.cls, found.resources] != expected:
+            wrong.append((text, found, expected))
+    assert not wrong
 
 
 @pytest.mark.parametrize(
@@ -169,12 +167,15 @@ def test_only_what_the_grammar_decides_is_certain(text: str, confidence: str) ->
     assert classify(text).confidence == confidence
 
 
-@pytest.mark.parametrize(
-    "known",
-    [known for page in REFERENCE.values() for known in page["statements"] if "risk" in known],
-)
-def test_what_a_statement_shows_beside_its_class_is_said(known: dict[str, Any]) -> None:
-    assert list(classify(known["sql"]).risk) == known["risk"]
+def test_what_a_statement_shows_beside_its_class_is_said() -> None:
+    known = {
+        one["sql"]: one["risk"]
+        for page in REFERENCE.values()
+        for one in page["statements"]
+        if "risk" in one
+    }
+    assert len(known) > 200
+    assert {text: list(classify(text).risk) for text in known} == known
 
 
 def test_the_corpus_is_of_some_size() -> None:

@@ -41,10 +41,12 @@ def report(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
     (tmp_path / "test_suite.py").write_text(SUITE)
     (tmp_path / "test_absent.py").write_text("import pytest\npytest.importorskip('absent_peer')\n")
     subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "tools.outcomes", "-m", "not long"]
-        + ["-p", "no:cacheprovider", "--outcomes", "report.json", *request.param],
+        [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-p", "tools.outcomes"]
+        + ["-m", "not long", "-p", "no:cacheprovider", "--outcomes", "report.json"]
+        + request.param,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # Of a dozen plugins one has to do with it, and each worker loads all.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         stdout=subprocess.DEVNULL,
     )
     seen: dict[str, str] = json.loads((tmp_path / "report.json").read_text())

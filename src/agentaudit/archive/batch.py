@@ -29,6 +29,7 @@ from agentaudit.model import Flag, Kind, Side
 
 BATCH_ROWS = 16_384
 BATCH_BYTES = 16 << 20
+INLINE_PAYLOAD_BYTES = 8 * 1024
 NO_STATUS = -(2**31)
 
 FIXED = struct.Struct(">QqQ16sIiHHiQQ")

@@ -19,13 +19,12 @@ import pyarrow.compute as pc
 
 from agentaudit import _native
 from agentaudit.archive import canonical
-from agentaudit.archive.batch import Batch, Values
+from agentaudit.archive.batch import INLINE_PAYLOAD_BYTES, Batch, Values
 from agentaudit.archive.rows import cut_text
 from agentaudit.archive.segment import (
     BLOB_BYTES,
     EMPTY_LISTS,
     EMPTY_TEXTS,
-    INLINE_PAYLOAD_BYTES,
     INLINE_TEXT_BYTES,
     SCHEMAS,
     table_of,

@@ -30,7 +30,6 @@ from agentaudit.archive.files import FILE_MODE, make_folder, sync_folder
 from agentaudit.errors import TamperedError
 from agentaudit.model import Kind
 
-INLINE_PAYLOAD_BYTES = 8 * 1024
 INLINE_TEXT_BYTES = 64 * 1024
 BLOB_BYTES = 1 << 20
 MAX_VALUE_BYTES = 64 << 20

@@ -208,8 +208,7 @@ class Postgres:
     def _initialize(
         self, settings: dict[str, str], hba: Sequence[str], files: dict[str, bytes]
     ) -> None:
-        self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                  "--locale=C", "--no-sync")  # fmt: skip
+        self._make_data()
         for name, content in files.items():
             path = self.directory / name
             path.write_bytes(content)
@@ -230,6 +229,10 @@ class Postgres:
                 conf.write(f"{name} = '{value}'\n")
         rules = ["local all postgres trust", *hba]
         (self.data / "pg_hba.conf").write_text("\n".join(rules) + "\n", encoding="utf-8")
+
+    def _make_data(self) -> None:
+        self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                  "--locale=C", "--no-sync")  # fmt: skip
 
     def _executable(self, binaries: Path) -> Path:
         """Return `binaries`, or where they are copied to if the server's user cannot reach them."""

@@ -24,13 +24,12 @@ from uuid import UUID
 
 import structlog
 
+from agentaudit.archive.batch import INLINE_PAYLOAD_BYTES
 from agentaudit.archive.ids import uuid7
 from agentaudit.archive.keys import own_logs
 from agentaudit.archive.layout import Layout
 from agentaudit.archive.recorder import Recorder
 from agentaudit.archive.rows import encode, valid_text
-from agentaudit.archive.segment import INLINE_PAYLOAD_BYTES
-from agentaudit.archive.snapshot import check_format
 from agentaudit.errors import AgentauditError, IdentityError, QuestionError
 from agentaudit.identity import MAX_TOKEN_BYTES, Verifier
 from agentaudit.model import Actor, Kind
@@ -262,6 +261,9 @@ def alone(settings: Settings, name: str, request: Request) -> Result:
         IdentityError, IssuerError: as `Orders.carry_out`.
         RecordingError, TamperedError: the archive cannot be written, or was tampered with.
     """
+    # A gateway starts without what reads archives, Arrow's computing above all.
+    from agentaudit.archive.snapshot import check_format
+
     own = settings.gateway
     layout = Layout(own.archive)
     check_format(layout)

@@ -68,9 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare_ways(
-    suite: Suite, ways: Sequence[str], selection: Sequence[str], server: str, work: Path
+    suite: Suite,
+    ways: Sequence[str],
+    selection: Sequence[str],
+    server: str,
+    work: Path,
+    *,
+    only_suspects: Sequence[str] = (),
 ) -> bool:
     """Run `selection` of a suite each way, say what became of it, and return whether all is well.
+
+    The ways of `only_suspects` are gone by nothing but what passes another way alone.
 
     Raises:
         PeerError: something does not start or come to an end, or what was recorded is not sound.
@@ -80,10 +88,10 @@ def compare_ways(
     print(f"{suite.name} {version}, {suite.driver}, PostgreSQL {server}")
     reasons = compare.listed(PAGE.read_text(encoding="utf-8"), suite.name, suite.driver)
     stage = _Stage(suite, server, work)
-    first = {name: stage.run(name, selection) for name in ways}
+    first = {name: stage.run(name, selection) for name in ways if name not in only_suspects}
     if "gateway" not in ways or len(ways) == 1:
         return True
-    if "pump" in ways:
+    if "pump" in first:
         print(
             f"  gateway / pump: {first['gateway'].seconds / first['pump'].seconds:.2f} of the time"
         )
