@@ -22,6 +22,7 @@ export interface Does {
   openApprovals(): void;
   verify(archive: string): void;
   investigate(archive: string): void;
+  report(archive: string): void;
 }
 
 /** Whether an archive was checked, and how that went, in a word. */
@@ -74,7 +75,8 @@ export class Sidebar extends Widget {
       archives: section("archives", "Archives", null, this.archives),
     };
     this.node.append(this.trouble, el("div", { class: "aal-sections" }, ...Object.values(this.sections)));
-    for (const list of [this.archives, this.pending, this.live, this.sessions]) keysOf(list);
+    for (const list of [this.archives, this.pending]) keysOf(list);
+    for (const list of [this.live, this.sessions]) keysOf(list, true);
     this.search.addEventListener("input", () => {
       window.clearTimeout(this.searching);
       this.searching = window.setTimeout(() => void this.list(), SEARCH_AFTER_MS);
@@ -157,7 +159,8 @@ export class Sidebar extends Widget {
         el("span", { class: "aal-acts" },
           act("Open the sessions of", "open", () => this.does.openArchive(one.id)),
           act("Verify", "verify", () => this.does.verify(one.id)),
-          act("New investigation of", "investigate", () => this.does.investigate(one.id))));
+          act("New investigation of", "investigate", () => this.does.investigate(one.id)),
+          act("Export an evidence report of", "report", () => this.does.report(one.id))));
     });
     if (!items.length) items.push(el("li", { class: "aal-note" }, "No archive lies below this server's root. Settings can name others."));
     if (isCut) items.push(el("li", { class: "aal-note" }, "Not every folder was looked into."));

@@ -525,6 +525,7 @@ class Case:
         rows: int | None = None,
         disclose: str = "text",
         names: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> Report:
         """Return an evidence report, for somebody who does not trust us: `.ok`, `.html`, `.facts`.
 
@@ -534,6 +535,7 @@ class Case:
         `since` of `verify`), `policy`, `tsa` and `deep` are those of `verify`. At most `limit`
         commands are shown, and `rows` of each result; `disclose` is what the proofs inside hand
         out, as for `prove`. `names` are those of the files in what the reader is to type.
+        `progress` is called as by `verify`, and ends the report as it ends that.
 
         Raises:
             QuestionError: nothing is asked, or it is not in this archive; or a file is there.
@@ -559,6 +561,7 @@ class Case:
             rows=rows,
             disclose=disclose,
             names=dict(names or {}),
+            progress=progress,
             on_export=self._leave_record,
         )
 

@@ -17,6 +17,7 @@ from agentaudit.errors import QuestionError
 
 if TYPE_CHECKING:
     from agentaudit.analysis.case import Case
+    from agentaudit.archive.verification import Progress
 
 MAX_LIMIT = 20_000
 MAX_ROWS = 100
@@ -68,6 +69,7 @@ def make(
     rows: int | None,
     disclose: str,
     names: Mapping[str, str],
+    progress: Progress | None,
     on_export: Callable[[str, str], None],
 ) -> Report:
     """Make a report and write it; the arguments are those of `Case.report`.
@@ -112,10 +114,13 @@ def make(
         disclose=disclose,
         names={**({} if out is None else {"report": out.name}), **names},
     )
-    facts = gather.gather(case, question)
+    says = progress or (lambda *_: None)
+    facts = gather.gather(case, question, says)
     single = facts.sessions[0].session_id if len(facts.listed) == 1 else None
     on_export("export", "archive" if single is None else f"session {single}")
+    says("pages", 0, 2 if pdf else 1)
     html = page.render(facts)
+    says("pages", 1, 2 if pdf else 1)
     paged = paper.render(facts, sha256(html).hexdigest()) if pdf else None
     if out is not None:
         write_new(out, html)
