@@ -215,7 +215,8 @@ function activate(
   commands.addCommand(Do.showSidebar, {
     label: "Archives, sessions and approvals",
     caption: "The sidebar of agentaudit",
-    execute: () => shell.activateById(sidebar.id),
+    // A palette that ran this gives the focus back to the main area, once this has returned.
+    execute: () => void window.setTimeout(() => shell.activateById(sidebar.id)),
   });
 
   commands.addCommand(Do.refresh, { label: "Look again", execute: () => watch.look() });

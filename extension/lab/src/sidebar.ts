@@ -1,4 +1,4 @@
-/** The sidebar: what waits, what goes on now, recent sessions, archives. */
+/** The sidebar: what waits, archives, and of the chosen one what goes on now and recent sessions. */
 
 import { Widget } from "@lumino/widgets";
 import type { Message } from "@lumino/messaging";
@@ -70,9 +70,9 @@ export class Sidebar extends Widget {
         el("h3", {}, el("span", {}, title), aside, el("span", { class: "aal-grow" })), ...body);
     this.sections = {
       pending: section("pending", "Waiting for a decision", this.pendingCount, this.pending),
+      archives: section("archives", "Archives", null, this.archives),
       live: section("now", "Live", this.liveCount, this.live),
       sessions: section("sessions", "Sessions", this.of, this.search, this.note, this.sessions, this.more),
-      archives: section("archives", "Archives", null, this.archives),
     };
     this.node.append(this.trouble, el("div", { class: "aal-sections" }, ...Object.values(this.sections)));
     for (const list of [this.archives, this.pending]) keysOf(list);
