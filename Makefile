@@ -6,6 +6,7 @@ VENV    ?= .venv
 # One more than the two cores of a small machine: a worker waits for a quarter of its time.
 WORKERS ?= 3
 BUILD   := .build
+WHEEL   := $(BUILD)/wheel
 BIN     := $(VENV)/bin
 PYTHON  ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 
@@ -27,13 +28,15 @@ MANY    := $(addprefix tests/archive/test_,crash_points.py drill_on_the_sample.p
 HELD    := tests/protocols $(filter-out $(MANY),$(wildcard tests/archive/test_*.py)) tests/masking \
 	tests/test_policy.py tests/test_identity.py tests/test_cli.py \
 	$(addprefix tests/gateway/test_,archive_files.py orders.py stream.py)
+# It needs the wheel: by itself it begins when that is there, beside the other long tests.
+STORY    := tests/jupyter/test_story.py
 LOCKS   := gateway lab demo dev
 PEERS   := postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation openssl golang-go \
 	golang-golang-x-mod-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native front demo lab test test-all ready peers measured unmeasured rest long doctest lint docs notebook wheel coverage bench bench-archive bench-masking bench-workbench soak fuzz fuzz-briefly lock clean distclean
+.PHONY: help native front demo lab test test-all ready peers measured unmeasured rest long doctest lint docs notebook wheel installed story coverage bench bench-archive bench-masking bench-workbench soak fuzz fuzz-briefly lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,7 +101,7 @@ fuzz-briefly: fuzz
 # All of test-all that `make test` leaves out, so that .ci/run repeats nothing. Of what could be
 # tried without end it tries a share: tests/tries.py.
 rest: export AGENTAUDIT_TRIES := share
-rest: long lint docs fuzz-briefly doctest notebook wheel coverage
+rest: long lint docs fuzz-briefly doctest notebook wheel story coverage
 
 # Each worker collects what it is given: of all tests, for longer than many of the long ones take. Should
 # a file be missed, tools/outcomes.py tells of tests that were never run.
@@ -111,7 +114,7 @@ peers: | $(VENV)/.compiler
 
 long: $(VENV)/.native $(VENV)/.front  ## long and browser tests, each trying all that it can: before a release
 	tools/debian $(PEERS)
-	$(call pytest,long,-m "$(LONG)" $(shell grep -rlE 'mark\.(full|browser)|import.* parts' --include 'test_*.py' tests))
+	$(call pytest,long,-m "$(LONG)" $(filter-out $(STORY),$(shell grep -rlE 'mark\.(full|browser)|import.* parts' --include 'test_*.py' tests)))
 
 doctest: WORKERS := 0
 doctest: $(VENV)/.native $(VENV)/.front
@@ -142,14 +145,35 @@ docs: $(VENV)/.native $(VENV)/.front  ## build the documentation, warnings being
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder doctest docs docs/_build/doctest
 
-wheel: $(VENV)/.dev $(VENV)/.front  ## build the wheel and try it in a virtual environment of its own
-	rm -rf $(BUILD)/wheel
-	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(BUILD)/wheel .
-	$(PYTHON) -m venv $(BUILD)/wheel/venv
-	$(UV) --python $(BUILD)/wheel/venv/bin/python -r requirements-gateway.lock || \
-		$(BUILD)/wheel/venv/bin/python -m pip --disable-pip-version-check install $(LOCKED) -r requirements-gateway.lock
-	$(BUILD)/wheel/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps $(BUILD)/wheel/*.whl
-	$(BIN)/python -m tools.wheel $(BUILD)/wheel
+PACKED := $(wildcard $(shell git ls-files src notebooks) pyproject.toml hatch_build.py README.md LICENSE)
+FRESH   = $(UV) --python $(1)/bin/python -r $(2) || \
+	$(1)/bin/python -m pip --disable-pip-version-check install $(LOCKED) -r $(2)
+
+$(WHEEL)/.built: $(PACKED) $(VENV)/.dev $(VENV)/.front
+	rm -rf $(WHEEL)
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(WHEEL) .
+	@touch $@
+
+# Each its own virtual environment, of the wheel and what is pinned: for gateways, and for JupyterLab.
+$(WHEEL)/venv/.made: requirements-gateway.lock
+$(WHEEL)/lab/.made: requirements-lab.lock
+$(WHEEL)/%/.made: $(WHEEL)/.built
+	rm -rf $(WHEEL)/$*
+	$(PYTHON) -m venv $(WHEEL)/$*
+	$(call FRESH,$(WHEEL)/$*,$(filter %.lock,$^))
+	$(WHEEL)/$*/bin/python -m pip --disable-pip-version-check install --quiet --no-deps $(WHEEL)/*.whl
+	@touch $@
+
+wheel: $(WHEEL)/venv/.made  ## build the wheel and try it in a virtual environment of its own
+	rm -rf $(WHEEL)/try
+	$(BIN)/python -m tools.wheel $(WHEEL)
+
+installed: $(WHEEL)/lab/.made
+
+story: WORKERS := 0
+story: installed $(VENV)/.native  ## the whole path in JupyterLab from the wheel, by mouse and by keyboard
+	tools/debian chromium fonts-dejavu-core fonts-liberation
+	$(call pytest,story,$(STORY))
 
 # --- set it up ---------------------------------------------------------------------------------
 
@@ -166,7 +190,7 @@ $(BIN)/python:
 DECLARED := $(shell find src -name '*.pxd')
 NATIVE   := hatch_build.py tools/native.py $(shell find src -name '*.pyx') $(DECLARED) $(DECLARED:.pxd=.py)
 $(VENV)/.dev: export AGENTAUDIT_NATIVE = skip
-wheel: export AGENTAUDIT_NATIVE = require
+$(WHEEL)/.built: export AGENTAUDIT_NATIVE = require
 
 native: $(VENV)/.native  ## compile the data path in place, after a change to it
 

@@ -82,6 +82,12 @@ def darken(page: Page) -> None:
     page.wait_for_selector("body[data-jp-theme-light='false']", state="attached")
 
 
+def lighten(page: Page) -> None:
+    """Change back to the light one."""
+    run(page, "apputils:change-theme", "{ theme: 'JupyterLab Light' }")
+    page.wait_for_selector("body[data-jp-theme-light='true']", state="attached")
+
+
 def assert_accessible(page: Page, selector: str) -> None:
     """Fail where axe-core finds something serious or critical in what `selector` matches."""
     if not page.evaluate("() => 'axe' in window"):

@@ -94,13 +94,14 @@ def serving(
     *options: str,
     environment: Mapping[str, str] | None = None,
     command: Sequence[str] = ENABLED,
+    python: str | Path = sys.executable,
 ) -> Iterator[Server]:
     """Run a Jupyter server over `root` with our extension, and with no settings of the user's."""
     home = scratch / "home"
     home.mkdir(parents=True, exist_ok=True)
     runtime = home / "runtime"
     log = scratch / "server.log"
-    argv: list[str | Path] = [sys.executable, *command]
+    argv: list[str | Path] = [python, *command]
     argv += ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
     argv += [f"--ServerApp.root_dir={root}"]
     argv += options
@@ -126,7 +127,11 @@ def serving(
 
 @contextmanager
 def serving_lab(
-    root: Path, scratch: Path, *options: str, environment: Mapping[str, str] | None = None
+    root: Path,
+    scratch: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    python: str | Path = sys.executable,
 ) -> Iterator[Server]:
     """Run JupyterLab over `root` as it is installed: both of our halves are enabled by that."""
     settings = scratch / "home" / "settings"
@@ -147,6 +152,7 @@ def serving_lab(
         *options,
         environment=places | dict(environment or {}),
         command=("-m", "jupyterlab"),
+        python=python,
     ) as server:
         yield server
 

@@ -1,13 +1,12 @@
-"""A live hold of a real psql session, decided in JupyterLab; and by HTTP, who may not and why.
+"""What a gateway holds, decided in JupyterLab; and by HTTP, who may not and why.
 
-Screenshots are kept in `artifacts/` at the checkout's root.
+The hold of a real psql session is in test_story.py. Screenshots are kept in `artifacts/` at the
+checkout's root.
 """
 
 from __future__ import annotations
 
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,93 +17,20 @@ import pytest
 from playwright.sync_api import Route, expect
 
 import agentaudit
-from agentaudit.client import tokens
-from agentaudit.demo.database import embedded_postgres
 from agentaudit.demo.gateways import Gateway
-from agentaudit.demo.processes import until, without_libpq_variables
-from tests.jupyter.browser import assert_accessible, chromium, darken, keep, open_lab, page_of, run
+from agentaudit.demo.processes import until
+from tests.jupyter.browser import chromium, keep, open_lab, page_of, run
 from tests.jupyter.conftest import Answer, Server, serving, serving_lab, unframed
+from tests.jupyter.holding import holding, left, log_in
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
-
-RULE = {
-    "name": "deletes need a DBA",
-    "when": {"operation": ["DELETE"]},
-    "action": "hold",
-    "approvers": ["dba"],
-}
-STATEMENT = (
-    "DELETE FROM victim WHERE n > 2 /* <img src=x onerror='window.pwned=1'> \u202eevil\u202c */;"
-)
-REASON = "the customer asked for it, ticket 4711"
 
 
 @pytest.fixture
 def gw(gateway: GatewayFactory, postgres18: PostgresPeer, signing_issuer: SigningIssuer) -> Gateway:
     """A gateway that holds deletes for the DBAs, and asks a planner how many rows they are."""
-    postgres18.execute(
-        "DROP TABLE IF EXISTS victim",
-        "CREATE TABLE victim AS SELECT generate_series(1, 5) AS n",
-        "GRANT ALL ON victim TO PUBLIC",
-        "ANALYZE victim",
-        database="orders",
-    )
-    return gateway(
-        postgres18.target(**postgres18.inspector()) | {"approvers": ["dba"]},
-        issuer=signing_issuer,
-        listen={"control": "127.0.0.1:0"},
-        tables={"rule": [RULE]},
-    )
-
-
-def log_in(
-    gw: Gateway,
-    issuer: SigningIssuer,
-    scratch: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    **claims: Any,
-) -> str:
-    """Keep a reviewer's token as `agentaudit login` does, for the server's user; return it."""
-    review = {"aud": "agentaudit-review", "auth_time": int(time.time())} | claims
-    token = issuer.token("dora", ("dba",), claims=review)
-    # The folder is what XDG_STATE_HOME says in the server too.
-    monkeypatch.setenv("XDG_STATE_HOME", str(scratch / "home" / "state"))
-    tokens.keep(
-        tokens.Kept(
-            issuer=issuer.issuer,
-            audience="agentaudit-review",
-            client_id="agentaudit",
-            token=token,
-            got_at=int(time.time()),
-            user="dora",
-            control=gw.control_url,
-        )
-    )
-    return token
-
-
-class Psql:
-    """psql with a script, on a thread; `said` is what it wrote once it has ended."""
-
-    def __init__(self, gw: Gateway, token: str, script: str) -> None:
-        self._thread = threading.Thread(target=self._run, args=(gw, token, script))
-        self._thread.start()
-
-    def _run(self, gw: Gateway, token: str, script: str) -> None:
-        self._done = subprocess.run(
-            [embedded_postgres() / "psql", "-X", "-q", "-t", gw.dsn("orders", token)],
-            input=script.encode(),
-            env=without_libpq_variables(),
-            capture_output=True,
-            check=False,
-            timeout=200,
-        )
-
-    @property
-    def said(self) -> str:
-        self._thread.join()
-        return (self._done.stdout + self._done.stderr).decode()
+    return holding(gateway, postgres18, signing_issuer)
 
 
 @contextmanager
@@ -138,100 +64,12 @@ def falsify(route: Route) -> None:
     route.fulfill(response=answer, body=answer.body().replace(b"WHERE n = 1", b"WHERE n > 0"))
 
 
-def left(server: PostgresPeer) -> int:
-    with server.connect() as direct:
-        (count,) = direct.execute("SELECT count(*) FROM victim").fetchone() or (None,)
-    return int(count)
-
-
 def decisions(gw: Gateway) -> list[dict[str, Any]]:
     """Return the decisions in the archive of a gateway, which ends now."""
     gw.wait_until_idle()
     gw.terminate()
     relation = agentaudit.load(gw.archive).sql("FROM decisions ORDER BY requested_at")
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
-
-
-@pytest.mark.browser
-@pytest.mark.timeout(300)
-@pytest.mark.xdist_group("browser")
-def test_a_reviewer_reads_a_held_statement_of_psql_and_approves_it_with_a_reason(
-    gw: Gateway,
-    postgres18: PostgresPeer,
-    signing_issuer: SigningIssuer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    token = log_in(gw, signing_issuer, tmp_path, monkeypatch)
-    environment = {"AGENTAUDIT_CONTROL": gw.control_url}
-    with (
-        serving_lab(gw.directory, tmp_path, environment=environment) as lab,
-        chromium() as browser,
-        page_of(browser) as page,
-    ):
-        open_lab(page, lab)
-        expect(page.locator(".aal-pending")).to_contain_text("Nothing waits.")
-        script = f"BEGIN;\nSELECT count(*) FROM victim;\n{STATEMENT}\nCOMMIT;\n"
-        psql = Psql(gw, signing_issuer.token("ana"), script)
-
-        # It is told of, counted, and live.
-        toast = page.get_by_text("1 request waiting for your decision")
-        expect(toast.first).to_be_visible()
-        expect(page.locator(".aal-pending .aal-count")).to_have_text("1")
-        expect(page.locator(".aal-statuses")).to_contain_text("1 approval")
-        expect(page.locator(".aal-now .aal-live")).to_have_count(1)
-        expect(page.get_by_role("tab", name="agentaudit: 1 request waiting")).to_be_visible()
-        keep(page, "lab-approval-notice")
-        page.get_by_role("button", name="Review", exact=True).first.click()
-
-        # All of it is there, as data.
-        card = page.locator(".aa-card")
-        expect(card).to_have_count(1)
-        shown = card.locator(".aa-whole").text_content() or ""
-        written = STATEMENT.replace("\u202e", "\\u202e").replace("\u202c", "\\u202c")
-        assert shown == written
-        assert page.evaluate("() => window.pwned") is None
-        for text in ("write", "victim", "rows at stake", "about", "ana", "deletes need a DBA"):
-            expect(card).to_contain_text(text)
-        expect(card).to_contain_text("open; before this: 2")
-        expect(card).to_contain_text("SELECT count(*) FROM victim;")
-        assert left(postgres18) == 5
-
-        # Nothing is decided without a choice and a reason.
-        approve = page.get_by_role("button", name="Approve")
-        expect(approve).to_be_disabled()
-        card.get_by_role("checkbox").check()
-        expect(approve).to_be_disabled()
-        page.get_by_label("Reason, required").fill(REASON)
-        expect(approve).to_be_enabled()
-        assert_accessible(page, ".aa-approvals")
-        assert_accessible(page, ".aal-sidebar")
-        keep(page, "lab-approval")
-        darken(page)
-        assert_accessible(page, ".aa-approvals")
-        keep(page, "lab-approval-dark")
-        with page.expect_request(lambda one: "approvals" in one.url and one.method == "POST"):
-            approve.click()
-
-        assert "ERROR" not in psql.said
-        assert left(postgres18) == 2
-        expect(page.locator(".aa-told")).to_have_text("1: approved")
-        expect(page.locator(".aa-nothing")).to_be_visible()
-        expect(page.locator(".aal-statuses")).to_contain_text("0 approvals")
-        assert token not in page.content()
-        assert token not in lab.log.read_text()
-
-        # What was decided is in the archive, and in the record that the page replays.
-        (decision,) = decisions(gw)
-        assert (decision["state"], decision["reasons"]) == ("approved", [REASON])
-        assert decision["approvers"] == ["dora"]
-        page.evaluate("() => window.jupyterapp.commands.execute('agentaudit:refresh')")
-        page.locator(".aal-sessions .aal-row").first.click()
-        expect(page.locator(".aa-statement")).to_be_visible()
-        page.locator(".aa-list").focus()
-        page.keyboard.press("End")
-        page.keyboard.press("ArrowLeft")
-        expect(page.locator(".aa-detail-top")).to_contain_text("hold: deletes need a DBA")
 
 
 @pytest.mark.browser

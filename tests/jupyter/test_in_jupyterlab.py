@@ -1,4 +1,4 @@
-"""The plugin in a real JupyterLab, in headless Chromium: from the sidebar to a replay.
+"""The plugin in a real JupyterLab, in headless Chromium: what test_story.py does not pass by.
 
 Screenshots are kept in `artifacts/` at the checkout's root. Debian: chromium, fonts-dejavu-core,
 fonts-liberation.
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 import agentaudit
 from agentaudit.analysis.printable import printable
@@ -76,54 +76,6 @@ def find_incident(page: Page) -> None:
     expect(page.locator(".aa-statement")).to_be_visible()
 
 
-def test_an_archive_is_in_the_sidebar_and_its_incident_is_found_and_replayed(
-    page: Page, lab: Server
-) -> None:
-    open_lab(page, lab)
-    sidebar = page.locator(".aal-sidebar")
-    expect(sidebar.locator(".aal-archive")).to_contain_text("cases/shop")
-    newest = CASE.listed(limit=50).pl()
-    rows = sidebar.locator(".aal-sessions .aal-row")
-    expect(rows).to_have_count(len(newest))
-    expect(rows.first).to_contain_text(newest["user"][0])
-    assert_accessible(page, ".aal-sidebar")
-    assert_accessible(page, ".aal-statuses")
-    keep(page, "lab-sidebar")
-
-    find_incident(page)
-    replay = page.locator(".aa-replay")
-    page.locator(".aa-list").focus()
-    page.keyboard.press("g")
-    page.keyboard.type(str(NUMBER))
-    page.keyboard.press("Enter")
-    expect(replay.locator(".aa-detail-no")).to_have_text(f"#{NUMBER}")
-    assert replay.locator(".aa-statement").text_content() == STATEMENT
-    facts = CASE.session(SESSION).facts
-    tab = page.locator(".lm-DockPanel-tabBar .lm-mod-current")
-    expect(tab).to_contain_text(f"{facts['user']} → {facts['target']}")
-    keep(page, "lab-replay")
-
-    # What the kernel would answer, the server answers: a cell of the first result.
-    number = next(
-        row[1] for row in CASE.session(SESSION).commands.filter("rows_returned > 0").fetchall()
-    )
-    page.keyboard.press("Escape")
-    page.keyboard.press("g")
-    page.keyboard.type(str(number))
-    page.keyboard.press("Enter")
-    expect(replay.locator(".aa-grid tbody tr").first).to_be_visible()
-    table = CASE.session(SESSION).result(number)
-    assert replay.locator(".aa-grid tbody tr").count() == min(table.num_rows, 50)
-
-    # The same statement leads from a deep link to the same place.
-    open_lab(page, lab, f"&session={SESSION}&command={NUMBER}")
-    expect(page.locator(".aa-detail-no")).to_have_text(f"#{NUMBER}")
-    assert page.locator(".aa-statement").text_content() == STATEMENT
-    darken(page)
-    assert_accessible(page, ".aal-sidebar")
-    keep(page, "lab-replay-dark")
-
-
 def test_a_tab_comes_back_after_a_reload(page: Page, lab: Server) -> None:
     open_lab(page, lab)
     # Lab saves its layout a moment after the last change.
@@ -151,26 +103,6 @@ def test_a_folder_of_the_file_browser_opens_as_an_archive(page: Page, lab: Serve
     table.locator("tbody tr button").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator(".aa-statement")).to_be_visible()
-
-
-def test_an_archive_is_explored_by_filters_until_the_incident_is_there(
-    page: Page, lab: Server
-) -> None:
-    open_lab(page, lab)
-    run(page, "agentaudit:explore-archive")
-    explorer = page.locator(".aal-explorer")
-    expect(explorer.locator(".aa-x-row .aa-c-text").first).to_be_visible()
-    explorer.locator(".aa-x-search").fill(STATEMENT[:40])
-    expect(explorer.locator(".aa-x-tab[aria-selected=true]")).to_have_text("Commands 1")
-    row = explorer.locator(".aa-x-row").first
-    expect(row.locator(".aa-c-text")).to_have_text(" ".join(STATEMENT.split())[:300])
-    assert_accessible(page, ".aal-explorer")
-    keep(page, "lab-explorer")
-    row.dblclick()
-    expect(explorer.locator(".aa-replay .aa-detail-no")).to_have_text(f"#{NUMBER}")
-    assert explorer.locator(".aa-detail .aa-statement").text_content() == STATEMENT
-    darken(page)
-    keep(page, "lab-explorer-session-dark")
 
 
 def test_an_archive_is_verified_by_a_command_and_the_status_says_so(
@@ -223,54 +155,6 @@ def test_an_investigation_begins_as_a_notebook_at_the_command_shown(
         if "parameters" in cell["metadata"].get("tags", ())
     ]
     assert f"command = {NUMBER}" in parameters
-
-
-def test_by_keyboard_alone_from_the_palette_to_a_replayed_command(page: Page, lab: Server) -> None:
-    open_lab(page, lab)
-    palette = page.locator("#modal-command-palette .lm-CommandPalette-input")
-    # Lab reads its shortcuts after it says that it is restored.
-    page.wait_for_function(
-        "() => jupyterapp.commands.keyBindings"
-        ".some(one => one.command === 'apputils:activate-command-palette')"
-    )
-    items = page.locator("#modal-command-palette .lm-CommandPalette-item")
-    wanted = items.filter(has_text="Sessions of an archive").first
-    # While Lab still puts its parts in place it may take the focus from its own palette.
-    for _ in range(4):
-        page.keyboard.press("Control+Shift+C")
-        try:
-            expect(palette).to_be_focused(timeout=8_000)
-            page.keyboard.type("sessions of an archive")
-            wanted.wait_for(timeout=8_000)
-            break
-        except (AssertionError, TimeoutError):
-            page.keyboard.press("Escape")
-    expect(wanted).to_be_visible()
-    if not items.and_(page.locator(".lm-mod-active")).count():
-        page.keyboard.press("ArrowDown")
-    page.keyboard.press("Enter")
-    overview = page.locator(".aal-overview")
-    expect(overview.locator("tbody tr").first).to_be_visible()
-    overview.get_by_label("Search").focus()
-    page.keyboard.type(STATEMENT[:40])
-    expect(overview.locator(f"tbody tr[data-session='{SESSION}']")).to_be_visible()
-    for _ in range(8):
-        page.keyboard.press("Tab")
-        if page.evaluate("() => document.activeElement.className") == "aal-link":
-            break
-    while page.evaluate("() => document.activeElement.closest('tr')?.dataset.session") != SESSION:
-        page.keyboard.press("ArrowDown")
-    page.keyboard.press("Enter")
-    expect(page.locator(".aa-statement")).to_be_visible()
-    for _ in range(40):
-        if page.evaluate("() => document.activeElement.className").startswith("aa-list"):
-            break
-        page.keyboard.press("Tab")
-    page.keyboard.press("g")
-    page.keyboard.type(str(NUMBER))
-    page.keyboard.press("Enter")
-    expect(page.locator(".aa-detail-no")).to_have_text(f"#{NUMBER}")
-    assert page.locator(".aa-statement").text_content() == STATEMENT
 
 
 HOSTILE_FOLDER = "<img src=x onerror=window.aaPwned=1>\u202e"
@@ -383,7 +267,7 @@ def investigation_of(lab: Server, session: str) -> str:
         assert found["session"] == session
         assert found["command"] == 1
         assert found["archive"] == f"{HOSTILE_FOLDER}/archive"
-        assert found["key"] == f"{HOSTILE_FOLDER}/keys/gw1.vkey"
+        assert found["key"] is None
     cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
     document["cells"].append(cell | {"id": "typeset", "source": TYPESET})
     (lab.root / path).write_text(json.dumps(document), "utf-8")

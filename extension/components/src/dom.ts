@@ -10,6 +10,16 @@ type Listener = (event: any) => void;
 type Attribute = string | number | boolean | null | undefined | Listener;
 export type Child = Node | string | null | undefined;
 
+let isMarked = true;
+
+/**
+ * Make elements without the mark that `el` speaks of: for views in tabs of their own, where keys are
+ * nobody else's, and where JupyterLab's own shortcuts are wanted, to open its palette for one.
+ */
+export function withoutMarks(): void {
+  isMarked = false;
+}
+
 /**
  * Make an element. An attribute that is null or false is left out, `on…` takes a listener.
  *
@@ -30,7 +40,7 @@ export function el<Tag extends keyof HTMLElementTagNameMap>(
     else if (name === "style") node.style.cssText = String(value);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  if (FOCUSABLE.has(tag) || "tabindex" in attributes) {
+  if (isMarked && (FOCUSABLE.has(tag) || "tabindex" in attributes)) {
     node.setAttribute("data-lm-suppress-shortcuts", "true");
   }
   node.append(...children.filter((child): child is Node | string => child !== null && child !== undefined));

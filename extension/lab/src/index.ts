@@ -5,7 +5,7 @@
  */
 
 import { ILayoutRestorer, type JupyterFrontEnd, type JupyterFrontEndPlugin } from "@jupyterlab/application";
-import { ICommandPalette, MainAreaWidget, Notification, WidgetTracker } from "@jupyterlab/apputils";
+import { Dialog, ICommandPalette, MainAreaWidget, Notification, showDialog, WidgetTracker } from "@jupyterlab/apputils";
 import { IDefaultFileBrowser, IFileBrowserFactory } from "@jupyterlab/filebrowser";
 import { ILauncher } from "@jupyterlab/launcher";
 import { ISettingRegistry } from "@jupyterlab/settingregistry";
@@ -13,14 +13,15 @@ import { IStatusBar } from "@jupyterlab/statusbar";
 import { ToolbarButton } from "@jupyterlab/ui-components";
 import { Widget } from "@lumino/widgets";
 
-import { el } from "@agentaudit/components/dom.ts";
+import { el, withoutMarks } from "@agentaudit/components/dom.ts";
+import { aboutOf, type About, type Wanted } from "@agentaudit/components/report-form.ts";
 import { plain } from "@agentaudit/components/text.ts";
 import { counted } from "@agentaudit/components/units.ts";
 
 import { mark } from "./icons.ts";
-import { Server, type Archive, type Job, type Listed } from "./server.ts";
+import { Server, type Archive, type Job, type Listed, type Made, type Result } from "./server.ts";
 import { checkedWord, Sidebar } from "./sidebar.ts";
-import { ApprovalsView, ArchiveView, ExplorerView, SessionView, VerificationView } from "./views.ts";
+import { ApprovalsView, ArchiveView, ExplorerView, ReportBody, ReportView, SessionView, VerificationView } from "./views.ts";
 import { Watch } from "./watch.ts";
 
 const PLUGIN = "@agentaudit/lab:plugin";
@@ -28,6 +29,7 @@ const CATEGORY = "agentaudit";
 const JOB_POLL_MS = 400;
 
 const Do = {
+  showSidebar: "agentaudit:show-sidebar",
   openSession: "agentaudit:open-session",
   openArchive: "agentaudit:open-archive",
   explore: "agentaudit:explore-archive",
@@ -35,6 +37,7 @@ const Do = {
   openApprovals: "agentaudit:open-approvals",
   verify: "agentaudit:verify-archive",
   investigate: "agentaudit:new-investigation",
+  report: "agentaudit:export-report",
   refresh: "agentaudit:refresh",
 } as const;
 
@@ -48,6 +51,7 @@ function activate(
   browser: IDefaultFileBrowser | null,
   browsers: IFileBrowserFactory | null,
 ): void {
+  withoutMarks();
   const { commands, shell } = app;
   let notification = "";
   // Read before anything else: JupyterLab's router goes on to addresses without it.
@@ -76,9 +80,14 @@ function activate(
 
   async function archiveOf(id: unknown): Promise<Archive | null> {
     if (!watch.archives.length) await watch.look();
-    if (typeof id !== "string" || !id) return watch.archive;
+    if (typeof id !== "string" || !id) return watch.archives.find((one) => one.id === archiveInFront()) ?? watch.archive;
     return watch.archives.find((one) => one.id === id) ?? null;
   }
+
+  /** Ask for a report: what it would be about, as plain values that a command's arguments may be. */
+  const exportReport = (archive: string, about: About) => run(Do.report, { archive, about: JSON.stringify(about) });
+  const folderHere = () => (browser?.model.path ?? "").replace(/^[^/]*:/, "");
+  const EXPORT = ["Export evidence report…", "Write a report for an auditor: what happened, what was checked, and how to check it again"] as const;
 
   const button = (label: string, tooltip: string, onClick: () => void) => new ToolbarButton({ label, tooltip, onClick });
 
@@ -93,6 +102,7 @@ function activate(
     const widget = show(content, `agentaudit-session-${archive}-${session}`, session.slice(0, 13), `session ${session}`);
     widget.toolbar.addItem("investigate", button("Investigate in a notebook", "Write a notebook that begins at the command shown", () =>
       run(Do.investigate, { archive, session, command: content.command })));
+    widget.toolbar.addItem("report", button(...EXPORT, () => exportReport(archive, { scope: "sessions", sessions: [session] })));
     widget.toolbar.addItem("sessions", button("All sessions", "The sessions of this archive", () => run(Do.openArchive, { archive })));
     void sessions.add(widget);
   }
@@ -127,6 +137,7 @@ function activate(
       widget.toolbar.addItem("explore", button("Explore", "Filters, a timeline and lists of all commands", () => run(Do.explore, { archive: found.id })));
       widget.toolbar.addItem("verify", button("Verify", "Check this archive against its log and key", () => run(Do.verify, { archive: found.id })));
       widget.toolbar.addItem("investigate", button("New investigation", "Write a notebook for this archive", () => run(Do.investigate, { archive: found.id })));
+      widget.toolbar.addItem("report", button(...EXPORT, () => exportReport(found.id, { scope: "archive" })));
       void archives.add(widget);
     },
   });
@@ -147,10 +158,20 @@ function activate(
         shell.activateById(open.id);
         return;
       }
-      const widget = show(new ExplorerView(server, found), `agentaudit-explorer-${found.id}`, `${found.name}: explorer`, found.path);
+      const content = new ExplorerView(server, found);
+      const widget = show(content, `agentaudit-explorer-${found.id}`, `${found.name}: explorer`, found.path);
+      widget.toolbar.addItem("report", button(...EXPORT, () => exportReport(found.id, aboutOf(content.scope.filter, content.scope.selected))));
       void explorers.add(widget);
     },
   });
+
+  /** The archive of the tab in front: what is asked without a name is asked of that. */
+  function archiveInFront(): string | undefined {
+    const front = shell.currentWidget;
+    const session = sessions.find((one) => one === front)?.content.archive;
+    const others: WidgetTracker<MainAreaWidget<Widget & { archive: Archive }>>[] = [archives, explorers];
+    return session ?? others.map((each) => each.find((one) => one === front)?.content.archive.id).find(Boolean);
+  }
 
   const selectedFolder = () => {
     const items = [...(browsers?.tracker.currentWidget?.selectedItems() ?? [])];
@@ -191,6 +212,13 @@ function activate(
     },
   });
 
+  commands.addCommand(Do.showSidebar, {
+    label: "Archives, sessions and approvals",
+    caption: "The sidebar of agentaudit",
+    // A palette that ran this gives the focus back to the main area, once this has returned.
+    execute: () => void window.setTimeout(() => shell.activateById(sidebar.id)),
+  });
+
   commands.addCommand(Do.refresh, { label: "Look again", execute: () => watch.look() });
 
   if (restorer) {
@@ -227,24 +255,34 @@ function activate(
     return false;
   }
 
-  // -- verify
+  // -- what takes long
 
-  async function follow(archive: Archive, job: Job): Promise<void> {
-    const words = (of: Job) => `Verifying ${plain(archive.name)}${of.step ? `: ${of.step}` : ""}`;
-    const cancel = { label: "Stop", callback: () => void server.stop(job.id), caption: "Stop this verification" };
+  /** Tell how far a job is until it ends; return it with the notification that told so, or null. */
+  async function follow<Told>(kind: "verify" | "report", title: string, job: Job<Told>): Promise<{ id: string; told: Job<Told> } | null> {
+    const words = (of: Job<Told>) => `${title}${of.step ? `: ${of.step}` : ""}`;
+    const cancel = { label: "Stop", callback: () => void server.stop(kind, job.id), caption: `${title}: stop` };
     const id = Notification.emit(words(job), "in-progress", { autoClose: false, actions: [cancel] });
     let told = job;
     try {
       while (told.state === "waiting" || told.state === "running") {
         await new Promise((resolve) => window.setTimeout(resolve, JOB_POLL_MS));
-        told = await server.job(job.id);
+        told = await server.job<Told>(kind, job.id);
         const progress = told.total > 0 ? Math.min(1, told.done / told.total) : 0;
         Notification.update({ id, message: words(told), progress });
       }
     } catch (error) {
       Notification.update({ id, message: plain((error as Error).message), type: "error", autoClose: 8_000, actions: [] });
-      return;
+      return null;
     }
+    return { id, told };
+  }
+
+  // -- verify
+
+  async function verify(archive: Archive, job: Job<Result>): Promise<void> {
+    const followed = await follow("verify", `Verifying ${plain(archive.name)}`, job);
+    if (!followed) return;
+    const { id, told } = followed;
     await watch.look();
     const ok = told.result?.ok;
     const name = plain(archive.name);
@@ -258,10 +296,10 @@ function activate(
     if (ok !== true) showResult(archive, told);
   }
 
-  function showResult(archive: Archive, job: Job): void {
+  function showResult(archive: Archive, job: Job<Result>): void {
     const id = `agentaudit-verification-${job.id}`;
     if ([...shell.widgets("main")].some((one) => one.id === id)) shell.activateById(id);
-    else show(new VerificationView(archive, job), id, `Verify ${archive.name}`).toolbar.hide();
+    else show(new VerificationView(archive, job), id, `Verify ${plain(archive.name)}`).toolbar.hide();
   }
 
   commands.addCommand(Do.verify, {
@@ -275,7 +313,7 @@ function activate(
         return;
       }
       try {
-        void follow(found, await server.verify(found.id, deep === true));
+        void verify(found, await server.verify(found.id, deep === true));
       } catch (error) {
         Notification.error(plain((error as Error).message));
       }
@@ -294,11 +332,11 @@ function activate(
         Notification.warning("No archive is there to be investigated.");
         return;
       }
-      const folder = typeof cwd === "string" ? cwd : (browser?.model.path ?? "");
+      const folder = typeof cwd === "string" ? cwd.replace(/^[^/]*:/, "") : folderHere();
       try {
         const { path } = await server.investigate({
           archive: found.id,
-          folder: folder.replace(/^[^/]*:/, ""),
+          folder,
           ...(typeof session === "string" ? { session } : {}),
           ...(typeof command === "number" && command >= 0 ? { command } : {}),
         });
@@ -309,10 +347,78 @@ function activate(
     },
   });
 
+  // -- report
+
+  async function followReport(archive: Archive, job: Job<Made>): Promise<void> {
+    const followed = await follow("report", `Evidence report of ${plain(archive.name)}`, job);
+    if (!followed) return;
+    const { id, told } = followed;
+    const { result } = told;
+    if (!result) {
+      const message = told.state === "stopped" ? "The evidence report was stopped." : [told.error, told.hint].filter(Boolean).join(": ");
+      Notification.update({ id, message: plain(message), type: told.state === "stopped" ? "warning" : "error", autoClose: false, actions: [] });
+      return;
+    }
+    const [file] = result.files;
+    const type = result.ok === true ? "success" as const : result.ok === false ? "error" as const : "warning" as const;
+    const message = `${result.verdict}: evidence report in ${plain(file?.path ?? "")}`;
+    Notification.update({ id, message, type, autoClose: 8_000, actions: [] });
+    const place = `agentaudit-report-${told.id}`;
+    show(new ReportView(archive, told, result, {
+      open: (path, kind) => void commands.execute("docmanager:open", kind === "html" ? { path, factory: "HTML Viewer" } : { path }),
+      download: async (path) => {
+        const address = await app.serviceManager.contents.getDownloadUrl(path);
+        el("a", { href: address, download: path.split("/").at(-1) ?? "report" }).click();
+      },
+    }), place, "Evidence report", file?.path).toolbar.hide();
+  }
+
+  commands.addCommand(Do.report, {
+    label: "Export evidence report…",
+    caption: EXPORT[1],
+    icon: (args) => (args.isPalette ? undefined : mark),
+    execute: async ({ archive, about }) => {
+      const found = await archiveOf(archive);
+      if (!found) {
+        Notification.warning("No archive is there to report about.");
+        return;
+      }
+      let asked: About = { ...(typeof about === "string" ? JSON.parse(about) as About : aboutShown(found.id)) };
+      asked.folder ??= folderHere();
+      let trouble: { message: string; hint?: string } | null = null;
+      // Asked again until the server takes it: what was typed stays.
+      for (;;) {
+        const { button: pressed, value } = await showDialog<Wanted>({
+          title: `Evidence report of ${plain(found.path)}`,
+          body: new ReportBody(asked, trouble),
+          buttons: [Dialog.cancelButton(), Dialog.okButton({ label: "Export" })],
+          focusNodeSelector: "input:checked",
+        });
+        if (!pressed.accept || !value) return;
+        try {
+          void followReport(found, await server.report(found.id, value));
+          return;
+        } catch (error) {
+          trouble = error as { message: string; hint?: string };
+          asked = { ...asked, ...value };
+        }
+      }
+    },
+  });
+
+  /** What is looked at of an archive in the tab in front; the whole of it where that is another's. */
+  function aboutShown(archive: string): About {
+    const front = shell.currentWidget;
+    const session = sessions.find((one) => one === front && one.content.archive === archive);
+    if (session) return { scope: "sessions", sessions: [session.content.session] };
+    const explorer = explorers.find((one) => one === front && one.content.archive.id === archive);
+    return explorer ? aboutOf(explorer.content.scope.filter, explorer.content.scope.selected) : { scope: "archive" };
+  }
+
   // -- where commands are found
 
   if (palette) {
-    for (const command of [Do.openArchive, Do.explore, Do.openApprovals, Do.verify, Do.investigate, Do.refresh]) {
+    for (const command of [Do.showSidebar, Do.openArchive, Do.explore, Do.openApprovals, Do.verify, Do.investigate, Do.report, Do.refresh]) {
       palette.addItem({ command, category: CATEGORY, args: { isPalette: true } });
     }
     palette.addItem({ command: Do.verify, category: CATEGORY, args: { isPalette: true, deep: true } });
@@ -329,6 +435,7 @@ function activate(
     openApprovals: () => run(Do.openApprovals),
     verify: (archive) => run(Do.verify, { archive }),
     investigate: (archive) => run(Do.investigate, { archive }),
+    report: (archive) => exportReport(archive, { scope: "archive" }),
   });
   shell.add(sidebar, "left", { rank: 650 });
   restorer?.add(sidebar, "agentaudit-sidebar");

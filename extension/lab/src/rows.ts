@@ -66,15 +66,33 @@ export function tableRow(one: Listed, open: (one: Listed) => void): HTMLElement 
   );
 }
 
-/** Move the focus among the buttons of a list by arrow keys, Home and End. */
-export function keysOf(list: HTMLElement): void {
+/**
+ * Move the focus among the buttons of a list by arrow keys, Home and End. Where a list `isLong` it
+ * is one stop of the Tab key: whoever passes it does not pass each of its lines.
+ */
+export function keysOf(list: HTMLElement, isLong = false): void {
+  const buttons = () => [...list.querySelectorAll<HTMLElement>("button")];
+  const rove = (to = list.querySelector<HTMLElement>("button[tabindex='0']") ?? buttons()[0]) => {
+    for (const each of buttons()) each.tabIndex = each === to ? 0 : -1;
+  };
+  if (isLong) {
+    new MutationObserver(() => rove()).observe(list, { childList: true });
+    list.addEventListener("focusin", (event) => rove((event.target as HTMLElement).closest("button") ?? undefined));
+  }
   list.addEventListener("keydown", (event) => {
-    const buttons = [...list.querySelectorAll<HTMLElement>("button")];
-    const at = buttons.indexOf(document.activeElement as HTMLElement);
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
+    const each = buttons();
+    const at = each.indexOf(document.activeElement as HTMLElement);
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: each.length - 1 }[event.key];
     if (to === undefined || at < 0) return;
-    buttons[Math.max(0, Math.min(to, buttons.length - 1))]?.focus();
+    each[Math.max(0, Math.min(to, each.length - 1))]?.focus();
     event.preventDefault();
     event.stopPropagation();
   });
+}
+
+/** Put the focus on what a tab is used by, when it comes to the front and nothing in it has it. */
+export function focusOn(view: HTMLElement, selector: string): void {
+  const active = document.activeElement;
+  if (active && active !== view && view.contains(active)) return;
+  view.querySelector<HTMLElement>(selector)?.focus({ preventScroll: true });
 }

@@ -6,6 +6,7 @@ import { ServerConnection } from "@jupyterlab/services";
 import type { Pending } from "@agentaudit/components/approvals.ts";
 import { Refused, type Answer, type Source } from "@agentaudit/components/channel.ts";
 import { unframe } from "@agentaudit/components/frame.ts";
+import type { Wanted } from "@agentaudit/components/report-form.ts";
 
 const ANSWER_TIMEOUT_MS = 60_000;
 
@@ -48,15 +49,31 @@ export interface Result {
   live_events: number;
 }
 
-export interface Job {
+/** Where a report was written, and what it says. */
+export interface Made {
+  ok: boolean | null;
+  verdict: string;
+  reasons: string[];
+  subject: string;
+  files: { path: string; kind: "html" | "pdf"; sha256: string }[];
+  keys: string[];
+  access: string;
+  sessions: number;
+  sessions_asked: number;
+  commands: number;
+  commands_asked: number;
+  exceptions: number;
+}
+
+/** What takes long: a verification, or with another result a report. */
+export interface Job<Told = Result> {
   id: string;
   archive: string;
-  deep: boolean;
   state: "waiting" | "running" | "done" | "failed" | "stopped";
   step: string;
   done: number;
   total: number;
-  result: Result | null;
+  result: Told | null;
   error: string;
   hint: string;
   ended_at: number;
@@ -122,12 +139,16 @@ export class Server {
     return this.json("POST", "verify", { archive, deep });
   }
 
-  job(id: string): Promise<Job> {
-    return this.json("GET", `verify/${id}`);
+  report(archive: string, wanted: Wanted): Promise<Job<Made>> {
+    return this.json("POST", "report", { archive, ...wanted });
   }
 
-  stop(id: string): Promise<Job> {
-    return this.json("DELETE", `verify/${id}`);
+  job<Told>(kind: "verify" | "report", id: string): Promise<Job<Told>> {
+    return this.json("GET", `${kind}/${id}`);
+  }
+
+  stop(kind: "verify" | "report", id: string): Promise<unknown> {
+    return this.json("DELETE", `${kind}/${id}`);
   }
 
   waiting(): Promise<Waiting> {

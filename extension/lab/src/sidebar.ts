@@ -1,4 +1,4 @@
-/** The sidebar: what waits, what goes on now, recent sessions, archives. */
+/** The sidebar: what waits, archives, and of the chosen one what goes on now and recent sessions. */
 
 import { Widget } from "@lumino/widgets";
 import type { Message } from "@lumino/messaging";
@@ -23,6 +23,7 @@ export interface Does {
   openApprovals(): void;
   verify(archive: string): void;
   investigate(archive: string): void;
+  report(archive: string): void;
 }
 
 /** Whether an archive was checked, and how that went, in a word. */
@@ -70,12 +71,13 @@ export class Sidebar extends Widget {
         el("h3", {}, el("span", {}, title), aside, el("span", { class: "aal-grow" })), ...body);
     this.sections = {
       pending: section("pending", "Waiting for a decision", this.pendingCount, this.pending),
+      archives: section("archives", "Archives", null, this.archives),
       live: section("now", "Live", this.liveCount, this.live),
       sessions: section("sessions", "Sessions", this.of, this.search, this.note, this.sessions, this.more),
-      archives: section("archives", "Archives", null, this.archives),
     };
     this.node.append(this.trouble, el("div", { class: "aal-sections" }, ...Object.values(this.sections)));
-    for (const list of [this.archives, this.pending, this.live, this.sessions]) keysOf(list);
+    for (const list of [this.archives, this.pending]) keysOf(list);
+    for (const list of [this.live, this.sessions]) keysOf(list, true);
     this.search.addEventListener("input", () => {
       window.clearTimeout(this.searching);
       this.searching = window.setTimeout(() => void this.list(), SEARCH_AFTER_MS);
@@ -158,7 +160,8 @@ export class Sidebar extends Widget {
         el("span", { class: "aal-acts" },
           act("Open the sessions of", "open", () => this.does.openArchive(one.id)),
           act("Verify", "verify", () => this.does.verify(one.id)),
-          act("New investigation of", "investigate", () => this.does.investigate(one.id))));
+          act("New investigation of", "investigate", () => this.does.investigate(one.id)),
+          act("Export an evidence report of", "report", () => this.does.report(one.id))));
     });
     if (!items.length) items.push(el("li", { class: "aal-note" }, "No archive lies below this server's root. Settings can name others."));
     if (isCut) items.push(el("li", { class: "aal-note" }, "Not every folder was looked into."));

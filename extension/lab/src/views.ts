@@ -1,5 +1,6 @@
 /** Tabs of the main area: a session, the sessions of an archive, what waits, a verification. */
 
+import type { Message } from "@lumino/messaging";
 import { Widget } from "@lumino/widgets";
 
 import * as approvals from "@agentaudit/components/approvals.ts";
@@ -7,11 +8,12 @@ import type { Source } from "@agentaudit/components/channel.ts";
 import { el, shown } from "@agentaudit/components/dom.ts";
 import { mountExplorer, type ExplorerView as Mounted } from "@agentaudit/components/explorer/mount.ts";
 import { mount as mountReplay } from "@agentaudit/components/replay.ts";
+import { mountReportForm, type About, type ReportForm, type Wanted } from "@agentaudit/components/report-form.ts";
 import { plain } from "@agentaudit/components/text.ts";
 import { count, counted, moment } from "@agentaudit/components/units.ts";
 
-import { keysOf, tableRow } from "./rows.ts";
-import type { Archive, Job, Listed, Server, Totals } from "./server.ts";
+import { focusOn, keysOf, tableRow } from "./rows.ts";
+import type { Archive, Job, Listed, Made, Server, Totals } from "./server.ts";
 import type { Watch } from "./watch.ts";
 
 const TABLE_PAGE = 200;
@@ -42,6 +44,11 @@ export class SessionView extends Widget {
 
   goTo(command: number): void {
     this.mounted.goTo(command);
+  }
+
+  protected override onActivateRequest(message: Message): void {
+    super.onActivateRequest(message);
+    focusOn(this.node, ".aa-list");
   }
 
   /** Let the tab say whose session it is, bounded, and with control characters written out. */
@@ -88,13 +95,18 @@ export class ArchiveView extends Widget {
       el("header", { class: "aal-head" }, el("h2", {}, ...shown(archive.path)), this.facts, this.warnings, this.search),
       el("div", { class: "aal-scrolled", tabindex: 0, role: "group", "aria-label": "Sessions" }, table, this.note, this.more),
     );
-    keysOf(this.body);
+    keysOf(this.body, true);
     this.search.addEventListener("input", () => {
       window.clearTimeout(this.searching);
       this.searching = window.setTimeout(() => void this.list(), SEARCH_AFTER_MS);
     });
     void this.tell();
     void this.list();
+  }
+
+  protected override onActivateRequest(message: Message): void {
+    super.onActivateRequest(message);
+    focusOn(this.node, ".aal-search");
   }
 
   override dispose(): void {
@@ -149,6 +161,16 @@ export class ExplorerView extends Widget {
     this.mounted = mountExplorer(this.node, server.source(archive.id, "explorer", "", pageId()));
   }
 
+  /** The filter and the selection. */
+  get scope(): Mounted["scope"] {
+    return this.mounted.scope;
+  }
+
+  protected override onActivateRequest(message: Message): void {
+    super.onActivateRequest(message);
+    focusOn(this.node, ".aa-x-search");
+  }
+
   override dispose(): void {
     if (this.isDisposed) return;
     this.mounted.dispose();
@@ -171,6 +193,11 @@ export class ApprovalsView extends Widget {
     watch.changed.connect(this.refresh, this);
   }
 
+  protected override onActivateRequest(message: Message): void {
+    super.onActivateRequest(message);
+    focusOn(this.node, ".aa-scrolled");
+  }
+
   override dispose(): void {
     if (this.isDisposed) return;
     this.watch.changed.disconnect(this.refresh, this);
@@ -180,6 +207,62 @@ export class ApprovalsView extends Widget {
 
   private refresh(): void {
     if (this.isVisible) void this.mounted.refresh();
+  }
+}
+
+/** A dialog's body: what an evidence report is to be about. */
+export class ReportBody extends Widget {
+  private readonly form: ReportForm;
+
+  constructor(about: About, trouble: { message: string; hint?: string } | null) {
+    super();
+    this.form = mountReportForm(this.node, about, trouble);
+  }
+
+  getValue(): Wanted {
+    return this.form.value();
+  }
+}
+
+export interface DoesWithFiles {
+  open(path: string, kind: "html" | "pdf"): void;
+  download(path: string): void;
+}
+
+/** Where an evidence report was written, and its verdict. */
+export class ReportView extends Widget {
+  constructor(archive: Archive, job: Job<Made>, made: Made, does: DoesWithFiles) {
+    super();
+    this.addClass("aal-verification");
+    this.addClass("aal-report");
+    const kind = made.ok === true ? "good" : made.ok === false ? "bad" : "warn";
+    const sign = made.ok === true ? "✔" : made.ok === false ? "✗" : "?";
+    const act = (label: string, path: string, call: () => void) =>
+      el("button", { type: "button", class: "aal-act", "aria-label": `${label} ${path}`, onclick: call }, label);
+    this.node.append(
+      el("header", { class: "aal-head" }, el("h2", {}, ...shown(`Evidence report of ${archive.path}`)),
+        el("p", { class: `aal-answer aal-${kind}`, role: "status" }, `${sign} ${made.verdict}`),
+        el("p", { class: "aal-facts" }, ...shown(
+          `${made.subject} · ${count(made.sessions)} of ${counted(made.sessions_asked, "session")} and ` +
+          `${count(made.commands)} of ${counted(made.commands_asked, "command")} shown · ${counted(made.exceptions, "exception")} · ` +
+          `${moment(job.ended_at).slice(0, 19)} UTC · access ${made.access}`))),
+      el("div", { class: "aal-scrolled", tabindex: 0, role: "group", "aria-label": "The report's files" },
+        el("h3", {}, "Written, for this server's user alone"),
+        el("ul", { class: "aal-files" }, ...made.files.map(({ path, kind: form, sha256 }) =>
+          el("li", {}, el("b", { class: "aal-path" }, ...shown(path)),
+            act("Open", path, () => does.open(path, form)), act("Download", path, () => does.download(path)),
+            el("div", {}, "SHA-256 ", el("code", {}, sha256))))),
+        el("p", { class: "aal-note" }, "Hand the digest over by another way than the file. The report says how to check it without us."),
+        ...(made.reasons.length ? [el("h3", {}, "Why this verdict"), el("ul", {}, ...made.reasons.map((text) => el("li", {}, ...shown(text))))] : []),
+        el("p", { class: "aal-note" }, ...shown(made.keys.length
+          ? `Held against ${made.keys.join(", ")}, from the server's configuration.`
+          : "Held against no key from outside the archive: AgentauditApp.keys names those that the operator gave you."))),
+    );
+  }
+
+  protected override onActivateRequest(message: Message): void {
+    super.onActivateRequest(message);
+    focusOn(this.node, ".aal-act");
   }
 }
 

@@ -526,6 +526,7 @@ class Case:
         disclose: str = "text",
         replay: bool = True,
         names: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> Report:
         """Return an evidence report, for somebody who does not trust us: `.ok`, `.html`, `.facts`.
 
@@ -536,7 +537,7 @@ class Case:
         commands are shown, and `rows` of each result; `disclose` is what the proofs inside hand
         out, as for `prove`. Where the page may run its script, sessions can be played in it, unless
         `replay` is False: then it has none. `names` are those of the files in what the reader is to
-        type.
+        type. `progress` is called as by `verify`, and ends the report as it ends that.
 
         Raises:
             QuestionError: nothing is asked, or it is not in this archive; or a file is there.
@@ -563,6 +564,7 @@ class Case:
             disclose=disclose,
             replay=replay,
             names=dict(names or {}),
+            progress=progress,
             on_export=self._leave_record,
         )
 

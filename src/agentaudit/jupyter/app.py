@@ -14,6 +14,7 @@ from agentaudit.client import tokens
 from agentaudit.client.control import Control
 from agentaudit.errors import QuestionError
 from agentaudit.jupyter.archives import Archives
+from agentaudit.jupyter.reporting import Reports
 from agentaudit.jupyter.routes import ROUTES, Shared
 from agentaudit.jupyter.verifying import Verifications
 from agentaudit.jupyter.work import Work
@@ -57,10 +58,13 @@ class AgentauditApp(ExtensionApp):
         warnings.filterwarnings("ignore", message=".*run verify before you rely on this archive")
         assert self.serverapp is not None
         root = Path(self.serverapp.root_dir)
+        archives = Archives(root, [Path(path) for path in self.archives])
+        keys = [Path(path).expanduser() for path in self.keys]
         shared = Shared(
-            archives=Archives(root, [Path(path) for path in self.archives]),
+            archives=archives,
             work=Work(),
-            verifications=Verifications([Path(path).expanduser() for path in self.keys]),
+            verifications=Verifications(keys),
+            reports=Reports(archives, keys),
             approvals=ApprovalQuestions(self._asked, decides=self.decides),
             has_control=bool(self._control_url()),
             may_decide=self.decides,
@@ -76,6 +80,7 @@ class AgentauditApp(ExtensionApp):
     async def stop_extension(self) -> None:
         self._closing.stop()
         self._shared.verifications.close()
+        self._shared.reports.close()
         self._shared.work.close()
 
     def _control_url(self) -> str:

@@ -16,7 +16,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -60,6 +59,10 @@ class Found:
     @property
     def key(self) -> Path | None:
         return find_key(self.folder)
+
+    def record(self, action: str, object_: str, detail: str) -> bool:
+        """Leave a record in it of what somebody does with it here; say whether that was done."""
+        return record_access(self.folder, action, object_, f"{READER} {detail}".strip())
 
 
 @dataclass(slots=True)
@@ -136,6 +139,21 @@ class Archives:
         except (OSError, ValueError, RuntimeError):
             pass  # too long a name, a loop of links
         raise QuestionError("no such folder below the server's root")
+
+    def place(self, path: str) -> Path:
+        """Return a folder below the root in which a file of ours may be written.
+
+        Raises:
+            QuestionError: there is none, it lies elsewhere, or in an archive.
+        """
+        folder = self.inside(path)
+        above = (each for each in folder.parents if each.is_relative_to(self.root))
+        if any(_is_archive(each) for each in (folder, *above)):
+            raise QuestionError(
+                "the folder lies in an archive, where nothing but a gateway writes",
+                hint="go to another folder in the file browser, or name one",
+            )
+        return folder
 
     def _look(self) -> None:
         found = []
@@ -219,7 +237,7 @@ class Archives:
         with self._opening:
             opened = self._open.get(one.id)
         if opened is None:
-            case = Case(one.folder, record=partial(_record, one.folder))
+            case = Case(one.folder, record=one.record)
             with self._opening:
                 opened = self._open.setdefault(one.id, _Opened(case, 0.0))
         with self._opening:
@@ -229,10 +247,6 @@ class Archives:
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         return opened
-
-
-def _record(archive: Path, action: str, object_: str, detail: str) -> bool:
-    return record_access(archive, action, object_, f"{READER} {detail}".strip())
 
 
 def _is_archive(folder: Path) -> bool:

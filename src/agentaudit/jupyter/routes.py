@@ -7,6 +7,10 @@
     POST   /agentaudit/verify                       {archive, deep}: begins, answers the job
     GET    /agentaudit/verify/JOB                   how far it is, and its result
     DELETE /agentaudit/verify/JOB                   ends it
+    POST   /agentaudit/report                       {archive, folder, scope, …}: begins to write an
+                                                    evidence report, answers the job
+    GET    /agentaudit/report/JOB                   how far it is, and where it was written
+    DELETE /agentaudit/report/JOB                   ends it
     GET    /agentaudit/approvals                    what waits at the gateway
     POST   /agentaudit/approvals                    one question, as above
     POST   /agentaudit/investigation                {archive, folder, session?, command?}: writes
@@ -34,7 +38,9 @@ from agentaudit.errors import AgentauditError, QuestionError
 from agentaudit.jupyter import framing
 from agentaudit.jupyter.archives import Archives, Found
 from agentaudit.jupyter.components import COMPONENTS
-from agentaudit.jupyter.verifying import Job, Verifications
+from agentaudit.jupyter.jobs import Job, Jobs
+from agentaudit.jupyter.reporting import Reports, Wanted
+from agentaudit.jupyter.verifying import Verifications
 from agentaudit.jupyter.work import Work
 from agentaudit.widgets.approvals import ApprovalQuestions
 from agentaudit.widgets.notebooks import write_investigation
@@ -58,6 +64,7 @@ class Shared:
     archives: Archives
     work: Work
     verifications: Verifications
+    reports: Reports
     approvals: ApprovalQuestions
     has_control: bool
     may_decide: bool
@@ -130,6 +137,12 @@ class _Route(APIHandler):
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(value))
 
+    def begun(self, job: Job | None) -> None:
+        """Tell of a job that was begun; None if too many wait."""
+        if job is None:
+            raise web.HTTPError(503, "too many of these wait; ask again")
+        self.tell(job.told(), 202)
+
     def refuse(self, error: AgentauditError, status: int = 400) -> None:
         self.tell({"message": str(error), "hint": error.hint}, status)
 
@@ -160,7 +173,7 @@ class ArchivesRoute(_Route):
         checked = None
         if job is not None and job.result is not None:
             result = {name: job.result[name] for name in ("ok", "is_consistent")}
-            checked = result | {"at": job.ended_at, "job": job.id, "deep": job.deep}
+            checked = result | {"at": job.ended_at, "job": job.id, "deep": job.asked["deep"]}
         key = one.key
         return {
             "id": one.id,
@@ -196,14 +209,33 @@ class VerifyRoute(_Route):
     async def post(self) -> None:
         asked = self.body()
         one = await self.archive(asked.get("archive"))
-        job = self.shared.verifications.start(one, deep=asked.get("deep") is True)
-        if job is None:
-            raise web.HTTPError(503, "too many verifications wait; ask again")
-        self.tell(job.told(), 202)
+        self.begun(self.shared.verifications.start(one, deep=asked.get("deep") is True))
 
 
-class VerifyJobRoute(_Route):
-    """How far a verification is; ends it."""
+class ReportRoute(_Route):
+    """Begins to make an evidence report."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        asked = self.body()
+        one = await self.archive(asked.get("archive"))
+        reports = self.shared.reports
+        try:
+            wanted = Wanted.of(asked)
+            job = await self.shared.work.run(reports.start, one, wanted)
+        except QuestionError as error:
+            self.refuse(error)
+            return
+        self.begun(job)
+
+
+class _JobRoute(_Route):
+    """How far a job is; ends it."""
+
+    @property
+    def jobs(self) -> Jobs:
+        raise NotImplementedError
 
     @web.authenticated
     @authorized
@@ -214,14 +246,30 @@ class VerifyJobRoute(_Route):
     @authorized
     async def delete(self, job: str) -> None:
         found = self._job(job)
-        self.shared.verifications.stop(found)
+        self.jobs.stop(found)
         self.tell(found.told())
 
     def _job(self, id: str) -> Job:
-        found = self.shared.verifications.job(id)
+        found = self.jobs.job(id)
         if found is None:
-            raise web.HTTPError(404, "no such verification, or it was long ago")
+            raise web.HTTPError(404, "no such job, or it was long ago")
         return found
+
+
+class VerifyJobRoute(_JobRoute):
+    """A verification."""
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.shared.verifications
+
+
+class ReportJobRoute(_JobRoute):
+    """An evidence report in the making."""
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.shared.reports
 
 
 class ApprovalsRoute(_Route):
@@ -264,7 +312,7 @@ class InvestigationRoute(_Route):
 
         def write() -> str:
             session, command = _uuid(asked.get("session")), _number(asked.get("command"))
-            folder = archives.inside(str(asked.get("folder") or ""))
+            folder = archives.place(str(asked.get("folder") or ""))
             if session is not None:
                 archives.questions(one, "replay", session, "")  # it is there, and can be read
             written = write_investigation(
@@ -289,6 +337,8 @@ ROUTES: Final = [
     (rf"/agentaudit/questions/{_ID}/(?P<component>[a-z-]+)(?:/{_SESSION})?", QuestionsRoute),
     (r"/agentaudit/verify", VerifyRoute),
     (r"/agentaudit/verify/(?P<job>[0-9a-f]{24})", VerifyJobRoute),
+    (r"/agentaudit/report", ReportRoute),
+    (r"/agentaudit/report/(?P<job>[0-9a-f]{24})", ReportJobRoute),
     (r"/agentaudit/approvals", ApprovalsRoute),
     (r"/agentaudit/investigation", InvestigationRoute),
 ]

@@ -38,10 +38,11 @@ from agentaudit.errors import AgentauditError, QuestionError
 
 if TYPE_CHECKING:
     from agentaudit.analysis.case import Case
+    from agentaudit.archive.verification import Progress
 
 
-def gather(case: Case, asked: Question) -> Facts:
-    """Return the facts of a report about what is `asked`.
+def gather(case: Case, asked: Question, progress: Progress = lambda *_: None) -> Facts:
+    """Return the facts of a report about what is `asked`; `progress` is called as by `verify`.
 
     Raises:
         QuestionError: nothing is asked, or what is asked for is not in this archive.
@@ -55,6 +56,7 @@ def gather(case: Case, asked: Question) -> Facts:
         policy=asked.policy,
         tsa=asked.tsa,
         deep=asked.deep,
+        progress=progress,
     )
     reading.read_logs(verification)
     rows = _sessions(reading, named)
@@ -62,12 +64,14 @@ def gather(case: Case, asked: Question) -> Facts:
     told: list[Told] = []
     room = replays.MAX_BYTES
     for number, row in enumerate(rows[:MAX_SESSIONS], 1):
+        progress("sessions", number - 1, len(rows[:MAX_SESSIONS]))
         is_checked = row["session_id"] in checked_ids
         told.append(_told(reading, number, row, len(rows), room, is_checked=is_checked))
         room -= len(told[-1].replay)
     population = _population(reading, rows, told)
     checked = integrity.integrity(reading, verification, told)
     proven = {str(each) for each in reading.within(rows, MAX_SESSIONS)}
+    progress("proofs", 0, 1)
     blobs, sessions = steps.proofs(
         reading.layout, [each.session for each in told], asked.disclose, proven
     )

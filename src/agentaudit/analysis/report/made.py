@@ -17,6 +17,7 @@ from agentaudit.errors import QuestionError
 
 if TYPE_CHECKING:
     from agentaudit.analysis.case import Case
+    from agentaudit.archive.verification import Progress
 
 MAX_LIMIT = 20_000
 MAX_ROWS = 100
@@ -69,6 +70,7 @@ def make(
     disclose: str,
     replay: bool,
     names: Mapping[str, str],
+    progress: Progress | None,
     on_export: Callable[[str, str], None],
 ) -> Report:
     """Make a report and write it; the arguments are those of `Case.report`.
@@ -116,10 +118,13 @@ def make(
     )
     # Before the work, too: the front end may not be built.
     player = page.player() if replay else None
-    facts = gather.gather(case, question)
+    says = progress or (lambda *_: None)
+    facts = gather.gather(case, question, says)
     single = facts.sessions[0].session_id if len(facts.listed) == 1 else None
     on_export("export", "archive" if single is None else f"session {single}")
+    says("pages", 0, 2 if pdf else 1)
     html = page.render(facts, player=player)
+    says("pages", 1, 2 if pdf else 1)
     paged = paper.render(facts, sha256(html).hexdigest()) if pdf else None
     if out is not None:
         write_new(out, html)
