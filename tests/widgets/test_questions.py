@@ -182,11 +182,12 @@ def test_hostile_texts_are_values_and_nothing_else() -> None:
 
 def test_questions_that_come_together_are_answered_each() -> None:
     shop = Shop()
-    batch = [asked("price", {"name": "tea"}, 1), asked("broken", None, 2), "none", asked("picture")]
+    broken, picture = asked("broken", None, 2), asked("picture", None, 3)
+    batch = [asked("price", {"name": "tea"}, 1), broken, "none", picture]
     told: list[Data] = []
     with pytest.raises(TypeError):
         shop.answer({"v": 1, "batch": batch}, lambda answer, _: told.append(answer))
-    assert [answer["ok"] for answer in told] == [True, False, True]
+    assert {answer["id"]: answer["ok"] for answer in told} == {1: True, 2: False, 3: True}
     many = [asked("price", {"name": "tea"}, number) for number in range(40)]
     assert len(ask(shop, {"v": 1, "batch": many})) == 32
     assert ask(shop, {"v": 2, "batch": many}) == []

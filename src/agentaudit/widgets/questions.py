@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
 from agentaudit.errors import AgentauditError, QuestionError
 
 VERSION: Final = 1
 MAX_BATCH: Final = 32
+_AT_ONCE: Final = 2
+"""Questions of a batch that are answered at once, in all of a process."""
 
 Data = dict[str, Any]
 Buffered = tuple[Data, list[bytes]]
@@ -27,6 +30,9 @@ Buffered = tuple[Data, list[bytes]]
 Send = Callable[[Data, list[bytes]], None]
 
 _Method = TypeVar("_Method", bound=Callable[..., "Data | Buffered"])
+
+
+_answering: Final = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="agentaudit-answers")
 
 
 def question(method: _Method) -> _Method:
@@ -52,10 +58,15 @@ class Questions:
         if not isinstance(batch, list):
             self._answer(message, send)
             return
-        with ExitStack() as each:  # one that fails does not keep the others from their answers
-            for one in reversed(batch[:MAX_BATCH]):
-                if isinstance(one, dict):
-                    each.callback(self._answer, one, send)
+        # What each waits for in a database lets the others go on meanwhile.
+        answers = [
+            _answering.submit(copy_context().run, self._answer, one, send)
+            for one in batch[:MAX_BATCH]
+            if isinstance(one, dict)
+        ]
+        wait(answers)
+        for each in answers:
+            each.result()
 
     def _answer(self, message: Data, send: Send) -> None:
         answer: Data = {"v": VERSION, "id": message.get("id")}
