@@ -24,7 +24,15 @@ from agentaudit.risk import shell_findings as findings
 from agentaudit.risk.shell_effects import Effect, Input, unknown
 from agentaudit.risk.shell_grammar import PARSER, agrees
 from agentaudit.risk.shell_programs import effect_of
-from agentaudit.risk.shell_reading import Reading, Redirect, Simple, Unreadable, Word, read
+from agentaudit.risk.shell_reading import (
+    MAX_CHARACTERS,
+    Reading,
+    Redirect,
+    Simple,
+    Unreadable,
+    Word,
+    read,
+)
 from agentaudit.risk.shell_wrappers import (
     WRAPPERS,
     changed,
@@ -36,6 +44,9 @@ from agentaudit.risk.sql import CLASSES
 
 MAX_TEXTS: Final = 64
 """A text runs at most so many others; one that runs more is unknown."""
+
+MAX_READ: Final = 2 * MAX_CHARACTERS
+"""So many characters are read in all of them."""
 
 MAX_NESTING: Final = 8
 """`sh -c 'sh -c …'`, deeper, is unknown."""
@@ -133,7 +144,8 @@ class _Shell:
     """What names and folders mean to the commands of one shell.
 
     `folders` are those in which it may be, and `chain` the one in which it is for sure, as long as
-    commands are joined by `&&` behind a `cd`. `own` are functions whose bodies were judged.
+    commands follow a `cd` by `&&`: the last one is `chained`. `own` are functions of the text that
+    is judged, whose bodies are part of it.
     """
 
     functions: dict[str, str]
@@ -143,6 +155,7 @@ class _Shell:
     is_here: bool = True
     chain: str | None = None
     chain_scope: int = -1
+    chained: Simple | None = None
     own: dict[str, int] = field(default_factory=dict)
 
     def child(self, *, is_here: bool = True) -> _Shell:
@@ -163,6 +176,7 @@ class _Judge:
         self.state = state
         self.scripts = scripts
         self.texts = 0
+        self.characters = 0
         self.commands: list[Command] = []
         self.reads: dict[str, None] = {}
         self.writes: dict[str, None] = {}
@@ -220,8 +234,14 @@ class _Judge:
     def _text(self, text: str, shell: _Shell, via: tuple[str, ...]) -> Reading | None:
         """Judge all commands of a text that `shell` runs; return what is in it, if it is read."""
         self.texts += 1
+        self.characters += len(text)
         is_foreign = "$'" in text and not _POSIX.isdisjoint(via)
-        if self.texts > MAX_TEXTS or len(via) > MAX_NESTING or is_foreign:
+        if (
+            self.texts > MAX_TEXTS
+            or self.characters > MAX_READ
+            or len(via) > MAX_NESTING
+            or is_foreign
+        ):
             self._add_unknown(shell, via, "not read")
             return None
         try:
@@ -255,8 +275,11 @@ class _Judge:
     # Commands.
 
     def _simple(self, simple: Simple, shell: _Shell, via: tuple[str, ...]) -> None:
-        if shell.chain is not None and simple.scope == shell.chain_scope and simple.joined != "&&":
-            shell.chain = None
+        if shell.chain is not None and simple.scope == shell.chain_scope:
+            if simple.joined == "&&" and simple.follows is shell.chained:
+                shell.chained = simple
+            else:
+                shell.chain = None
         for word in simple.assignments:
             name = variable_of(word)
             is_harmless = is_harmless_setting(word) if simple.words else is_harmless_name(name)
@@ -286,8 +309,12 @@ class _Judge:
         if len(via) > MAX_NESTING:
             self._add_unknown(shell, via, "not read")
             return
-        if first.text is None or not first.text:
-            self._note(simple, "", unknown("name not literal"), shell, via, words)
+        if not first.text:
+            file = None if first.globs or first.text == "" else _paths(first, set())
+            effect = Effect(cls="session", script=first) if file else unknown("name not literal")
+            self._note(simple, "", effect, shell, via, words)
+            if file:
+                self._script(effect, shell, (*via, *file), is_direct=True)
             return
         name = first.text
         function: str | None = None
@@ -300,17 +327,17 @@ class _Judge:
             function = None if is_own else shell.functions.get(name)
         program = _program(name)
         if program in WRAPPERS:
-            effect: Effect | None = WRAPPERS[program](program, words[1:], given)
+            known: Effect | None = WRAPPERS[program](program, words[1:], given)
         else:
-            effect = effect_of(program, words[1:], given)
+            known = effect_of(program, words[1:], given)
         if function is not None or is_own:
             # Its body is judged here or was where it is defined; a program of that name counts too,
             # for `command` and `unset -f` find it.
-            effect = effect or Effect(cls="session", is_certain=False)
-        elif effect is None and "/" in name:
+            effect = known or Effect(cls="session", is_certain=False)
+        elif known is None and "/" in name:
             effect = Effect(cls="session", script=first)
-        elif effect is None:
-            effect = unknown(f"unknown program {program[:64]}")
+        else:
+            effect = known or unknown(f"unknown program {program[:64]}")
         if shell.is_in_doubt and effect.cls != "unknown":
             effect = replace(effect.worse("unknown", "in doubt"), is_certain=False)
         if effect.is_paged and self._waits_for_keys(simple):
@@ -336,7 +363,7 @@ class _Judge:
             if effect.is_later:
                 shell.folders, shell.chain = folders, chain
         if effect.script is not None:
-            self._script(effect, program == name, shell, inner)
+            self._script(effect, shell, inner, is_direct=known is None)
 
     def _waits_for_keys(self, simple: Simple) -> bool:
         return self.state.is_interactive and not (
@@ -344,13 +371,12 @@ class _Judge:
         )
 
     def _script(
-        self, effect: Effect, is_argument: bool, shell: _Shell, via: tuple[str, ...]
+        self, effect: Effect, shell: _Shell, via: tuple[str, ...], *, is_direct: bool
     ) -> None:
         assert effect.script is not None
         text = self._content(effect.script, shell)
         if effect.is_sourced and "/" not in effect.script.raw:
             text = None  # it is looked up through PATH first
-        is_direct = via[-1] == effect.script.text
         if text is None or (is_direct and ("$'" in text or not _IS_SHELL_SCRIPT.match(text))):
             self.commands.append(
                 Command(
@@ -394,14 +420,15 @@ class _Judge:
             text = last.body
             if last.operator == "<" and last.target is not None:
                 text = self._content(last.target, shell)
-            return Input(text=text, is_given=True)
+            return Input(text=text, is_given=True, is_certain=last.operator != "<")
         if simple.joined not in ("|", "|&"):
             return Input()
-        source = simple.source
+        source = simple.follows
         if source is None or not source.words:
             return Input(is_given=True)
         name = _program(source.words[0].text or "")
-        return Input(text=self._output(source, name, shell), source=name, is_given=True)
+        text = self._output(source, name, shell)
+        return Input(text=text, source=name, is_given=True, is_certain=name != "cat")
 
     def _output(self, source: Simple, name: str, shell: _Shell) -> str | None:
         """Return what a command prints, where that is plain to see."""
@@ -435,7 +462,7 @@ class _Judge:
         shown = dict.fromkeys(effect.findings)
         rank = _RANK[effect.cls]
         resources: dict[str, None] = {}
-        is_certain = effect.is_certain
+        is_certain = effect.is_certain and all(word.text is not None for word in words)
         folders = shell.now(simple.scope)
         is_outer = bool(words) and len(simple.words) == len(words) and words[0] in simple.words
         reads, writes = list(effect.reads), list(effect.writes)
@@ -538,9 +565,10 @@ class _Judge:
             shell.chain = None
             return
         shell.folders = None if shell.folders is None else shell.folders | moved
-        if len(moved) == 1:
+        is_sure = simple.joined not in ("|", "|&", "||") and not simple.is_piped_on
+        if len(moved) == 1 and is_sure and not simple.is_negated:
             (shell.chain,) = moved
-            shell.chain_scope = simple.scope
+            shell.chain_scope, shell.chained = simple.scope, simple
         if shell.folders is not None and len(shell.folders) > MAX_NESTING:
             shell.folders = None
 

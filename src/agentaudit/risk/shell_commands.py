@@ -87,7 +87,6 @@ class Commands:
                     reads=tuple(read.reads),
                     writes=tuple(read.writes),
                     findings=found,
-                    is_certain=texts_of(words) is not None,
                     is_paged=self.pages
                     and cls == "read"
                     and not (before.has("no-pager", "P") or read.has("no-pager")),
@@ -235,7 +234,7 @@ def _service(name: str, words: Sequence[Word], given: Input) -> Effect:
     texts = texts_of(words)
     if texts == ["--status-all"] or (texts and len(texts) == 2 and texts[1] == "status"):
         return Effect(cls="read", operation="service status")
-    return Effect(cls="admin", findings=("manages services",), is_certain=texts is not None)
+    return Effect(cls="admin", findings=("manages services",))
 
 
 _PACKAGES: Final = {
@@ -295,7 +294,7 @@ def _dpkg(name: str, words: Sequence[Word], given: Input) -> Effect:
     texts = texts_of(words)
     if texts and texts[0] in asks and not any(text.startswith("-") for text in texts[1:]):
         return Effect(cls="read", operation=f"{name} query", is_paged=name == "dpkg")
-    return Effect(cls="admin", findings=("manages packages",), is_certain=texts is not None)
+    return Effect(cls="admin", findings=("manages packages",))
 
 
 PROGRAMS: Final[dict[str, Program]] = {

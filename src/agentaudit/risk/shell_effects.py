@@ -20,12 +20,13 @@ class Input:
     """What a command reads as its standard input: `text`, where that is known.
 
     `source` is the name of the program whose output it is, and `is_given` whether it is anything
-    but what the shell itself reads.
+    but what the shell itself reads. It is not certain where it comes from a file.
     """
 
     text: str | None = None
     source: str = ""
     is_given: bool = False
+    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,6 @@ def by_table(name: str, tool: Tool, words: Sequence[Word]) -> Effect:
         writes=tuple(writes),
         hosts=tuple(hosts),
         findings=findings,
-        is_certain=texts_of(words) is not None,
         is_paged=name == "journalctl" and not given.has("no-pager"),
     )
 
@@ -169,7 +168,6 @@ def _find(name: str, words: Sequence[Word], given: Input) -> Effect:
         writes=tuple(writes),
         findings=tuple(findings),
         argv=tuple(argv),
-        is_certain=texts_of(words) is not None,
     )
 
 
@@ -242,7 +240,6 @@ def _sed(name: str, words: Sequence[Word], given: Input) -> Effect:
         reads=() if is_in_place else tuple(operands),
         writes=tuple(operands) if is_in_place else (),
         findings=(*findings, "overwrites") if is_in_place else findings,
-        is_certain=texts_of(words) is not None,
     )
 
 
@@ -257,9 +254,7 @@ def _awk(name: str, words: Sequence[Word], given: Input) -> Effect:
     program = read.operands[0].text if read.operands else None
     if read.findings or program is None or not is_plain_awk(program):
         return unknown("runs code", *read.findings)
-    return Effect(
-        cls="read", reads=tuple(read.operands[1:]), is_certain=texts_of(words) is not None
-    )
+    return Effect(cls="read", reads=tuple(read.operands[1:]))
 
 
 def is_plain_awk(program: str) -> bool:
@@ -297,7 +292,12 @@ def _tar(name: str, words: Sequence[Word], given: Input) -> Effect:
     if read.findings:
         return unknown(*read.findings)
     archive = read.value("f", "file")
-    if archive is not None and (archive.text is None or ":" in archive.text):
+    # A colon in its name, but for one behind a slash, makes it one of another machine.
+    if (
+        archive is not None
+        and not (archive.text or archive.begins).startswith(("/", "./"))
+        and (archive.text is None or ":" in archive.text)
+    ):
         return unknown("other host" if archive.text else "path not literal")
     if any(word.globs and word.may_be_option for word in read.operands):
         return unknown("option not literal")
@@ -347,7 +347,6 @@ def _dd(name: str, words: Sequence[Word], given: Input) -> Effect:
         reads=tuple(reads),
         writes=tuple(writes),
         findings=("overwrites",) if writes else (),
-        is_certain=texts_of(words) is not None,
     )
 
 
@@ -415,7 +414,11 @@ def _fetches(name: str, words: Sequence[Word], given: Input) -> Effect:
     hosts: list[str] = []
     is_near = True
     for url in urls:
-        match = _URL.fullmatch(url.text) if url.text is not None else None
+        # A `?` that is not quoted is a pattern; what it matches is at the same host.
+        is_pattern = url.text is None and url.globs and not url.splits
+        match = _URL.fullmatch(url.begins if is_pattern else url.text or "")
+        if is_pattern and match and (match["scheme"] == "file" or "/" not in url.begins[8:]):
+            match = None
         if match and match["scheme"] == "file" and name == "curl":
             continue
         is_near &= match is not None and match["host"] in _LOOPBACK
@@ -430,7 +433,9 @@ def _fetches(name: str, words: Sequence[Word], given: Input) -> Effect:
         format_of.text is None or re.search("%output|^@", format_of.text)
     ):
         findings.append("unknown option")
-    is_literal = texts_of(words) is not None
+    is_literal = all(
+        word.text is not None or (word in urls and not word.splits and word.globs) for word in words
+    )
     if name == "wget" and not read.has("O", "output-document", "spider"):
         writes.append(read.value("P", "directory-prefix") or anything("./"))
     elif name == "curl" and read.has("O", "remote-name"):
@@ -453,7 +458,6 @@ def _fetches(name: str, words: Sequence[Word], given: Input) -> Effect:
             *(("sends data",) if sends or (not is_literal and not is_near) else ()),
             *(("overwrites",) if saves else ()),
         ),
-        is_certain=is_literal,
     )
 
 
@@ -494,6 +498,7 @@ def _psql(name: str, words: Sequence[Word], given: Input) -> Effect:
         (word.text or "").startswith(("\\", "|")) for _, word in read.values
     ):
         return unknown("runs text")
+    host = read.value("h", "host")
     if read.has("l", "list") and not asked:
         return Effect(cls="read", operation="psql")
     if not asked:
@@ -515,6 +520,7 @@ def _psql(name: str, words: Sequence[Word], given: Input) -> Effect:
                 )
             )
         ),
+        hosts=() if host is None else (host.text or host.raw,),
         is_certain=False,
         is_paged=True,
     )

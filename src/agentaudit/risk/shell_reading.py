@@ -25,6 +25,8 @@ MAX_DEPTH: Final = 32
 
 MAX_COMMANDS: Final = 1_000
 
+MAX_WORDS: Final = 5_000
+
 
 class Unreadable(Exception):
     """The text, or a part of it, means we do not know what; the message says which part."""
@@ -77,9 +79,9 @@ class Redirect:
 class Simple:
     """A simple command, or the redirections of a compound one, which have no words.
 
-    `joined` is the operator between it and what comes before it, and `scope` tells apart in which
-    subshell it runs. `source` is the simple command whose output is its input, where `joined` is
-    a pipe and what comes before is one. `awaits` counts the here-documents that it has.
+    `joined` is the operator between it and what comes before it, `follows` that, where it is a
+    simple command too, and `scope` tells apart in which subshell it runs. `awaits` counts the
+    here-documents that it has.
     """
 
     joined: str = ""
@@ -87,8 +89,9 @@ class Simple:
     assignments: list[Word] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
     redirects: list[Redirect] = field(default_factory=list)
-    source: Simple | None = None
+    follows: Simple | None = None
     awaits: int = 0
+    is_negated: bool = False
     is_piped_on: bool = False
     is_background: bool = False
     start: int = -1
@@ -153,6 +156,7 @@ _PARAMETER: Final = re.compile(
 )
 _ARITHMETIC: Final = re.compile(r"\(\(([0-9\s+\-*/%<>=!&|^~?:,()]*)\)\)")
 _SPECIAL: Final = "0123456789@*#?$!-"
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./:@%+=,-]+")
 _BLANKS: Final = " \t"
 _ENDS_WORD: Final = " \t\n;&|()"
 
@@ -198,6 +202,7 @@ class _Reader:
         self.at = 0
         self.end = len(text)
         self.depth = 0
+        self.words = 0
         self.blocks = 0
         self.scope = 0
         self.scopes = 0
@@ -244,9 +249,7 @@ class _Reader:
                 previous = None
             elif operator == "\n":
                 return  # an empty line, and what is joined stays so
-            simple = Simple(joined=operator, scope=self.scope)
-            if operator in ("|", "|&"):
-                simple.source = previous
+            simple = Simple(joined=operator, scope=self.scope, follows=previous)
             is_closed = False
 
         while True:
@@ -302,6 +305,7 @@ class _Reader:
                 if is_first and word.raw in _GO_ON:
                     is_closed = False
                     self.blocks += word.raw in ("if", "while", "until")
+                    simple.is_negated |= word.raw == "!"
                 elif is_first and word.raw in _CLOSE:
                     is_closed = True
                     self.blocks -= 1
@@ -509,6 +513,13 @@ class _Reader:
 
     def _word(self) -> Word:
         start = self.at
+        self.words += 1
+        if self.words > MAX_WORDS:
+            raise Unreadable("too many words")
+        plain = _PLAIN.match(self.text, start, self.end)
+        if plain and (plain.end() == self.end or self.text[plain.end()] in _ENDS_WORD):
+            self.at = plain.end()
+            return Word(plain.group(), start, plain.group(), plain.group(), False, True)
         builder = _Builder()
         braces = -1
         has_braces = False
@@ -530,8 +541,8 @@ class _Reader:
                 self.at += 2
             elif here == "'":
                 end = self.text.find("'", self.at + 1, self.end)
-                if end < 0:
-                    raise Unreadable("quote without end")
+                if end < 0 or self.text[end - 1] == "\\":
+                    raise Unreadable("quote without end")  # for fish, it goes on behind `\'`
                 builder.add(self.text[self.at + 1 : end])
                 builder.is_bare = False
                 self.at = end + 1
@@ -548,6 +559,9 @@ class _Reader:
             elif here == "~" and self.at == start:
                 builder.expand(splits=False, begins="/")
                 self.at += 1
+            elif run := _PLAIN.match(self.text, self.at, self.end):
+                builder.add(run.group())
+                self.at = run.end()
             else:
                 if here == "{":
                     braces = len(builder.literal)
@@ -558,6 +572,8 @@ class _Reader:
         raw = self.text[start : self.at]
         if not raw:
             raise Unreadable("operator where a word is expected")
+        if raw.startswith("{") and raw.endswith("}") and self.text[self.at : self.at + 1] in "<>":
+            raise Unreadable("redirection that sets a variable")
         word = builder.word(raw, start)
         if has_braces and ("," in raw or ".." in raw):
             # As many words as there are between the braces.
@@ -610,8 +626,6 @@ class _Reader:
             builder.expand(splits=not is_quoted or is_many, begins=_known(match.group()[1:-1]))
         elif match := _NAME.match(self.text, self.at, self.end):
             self.at = match.end()
-            if self.text.startswith("[", self.at):
-                raise Unreadable("expansion")  # to zsh and csh, of a part
             builder.expand(splits=not is_quoted, begins=_known(match.group()))
         elif following and following in "?#$":
             self.at += 1
@@ -625,6 +639,9 @@ class _Reader:
             raise Unreadable("expansion")
         else:
             builder.add("$")
+            return
+        if self.text.startswith("[", self.at):
+            raise Unreadable("expansion")  # of a part, to zsh and csh
 
     def _substitution(self) -> None:
         if self.text.startswith("((", self.at):
@@ -639,7 +656,8 @@ class _Reader:
 
     def _backticks(self, builder: _Builder, *, is_quoted: bool) -> None:
         end = self.text.find("`", self.at + 1, self.end)
-        if end < 0 or "\\" in self.text[self.at : end] or "<<" in self.text[self.at : end]:
+        body = self.text[self.at : end]
+        if end < 0 or "\\" in body or "<<" in body or (is_quoted and '"' in body):
             raise Unreadable("backticks")
         outer, self.end = self.end, end
         self.at += 1

@@ -150,7 +150,8 @@ def _ssh(name: str, words: Sequence[Word], given: Input) -> Effect:
     read = read_options(_SSH, words)
     texts = texts_of(read.operands)
     if read.findings or not texts or len(texts) < 2:
-        return unknown("other host", *read.findings)
+        forwards = any(re.match(r"-\w*[LRDw]", word.text or "") for word in words)
+        return unknown("other host", *(["tunnels"] if forwards else []), *read.findings)
     host, *run = texts
     return Effect(
         cls="write",
@@ -211,7 +212,7 @@ _DECODES: Final = frozenset(
 def runs_input(given: Input) -> Effect:
     """Return the effect of what runs the commands that it reads."""
     if given.text is not None:
-        return Effect(cls="session", texts=(given.text,))
+        return Effect(cls="session", texts=(given.text,), is_certain=given.is_certain)
     if given.source in _DECODES:
         return unknown("runs decoded", "runs input")
     if given.source in ("curl", "wget", "nc", "ncat"):
@@ -332,7 +333,7 @@ def _sets(name: str, words: Sequence[Word], given: Input) -> Effect:
         )
         if not is_harmless:
             return changed(variable_of(word))
-    return Effect(cls="session", is_certain=texts_of(words) is not None)
+    return Effect(cls="session")
 
 
 def _unset(name: str, words: Sequence[Word], given: Input) -> Effect:
@@ -368,7 +369,7 @@ def _read(name: str, words: Sequence[Word], given: Input) -> Effect:
 def _printf(name: str, words: Sequence[Word], given: Input) -> Effect:
     if words and words[0].may_be_option and words[0].text != "--":
         return unknown("option not literal")
-    return Effect(cls="session", is_certain=texts_of(words) is not None)
+    return Effect(cls="session")
 
 
 _SET_OPTIONS: Final = frozenset(["pipefail", "errexit", "nounset", "xtrace", "verbose", "noglob"])
@@ -401,8 +402,7 @@ def _moves(name: str, words: Sequence[Word], given: Input) -> Effect:
     operands = [word for word in words if word.text not in ("-P", "-L", "--")]
     if not operands:
         return Effect(cls="session", moves_to=_HOME if name == "cd" else anything())
-    is_certain = texts_of(words) is not None
-    return Effect(cls="session", moves_to=operands[0], is_certain=is_certain)
+    return Effect(cls="session", moves_to=operands[0])
 
 
 _COMPARES: Final = frozenset(
@@ -440,7 +440,7 @@ def _test(name: str, words: Sequence[Word], given: Input) -> Effect:
         if word.may_be_option and text is None and not is_operand and after not in ("", *_COMPARES):
             return unknown("option not literal")
         before = text
-    return Effect(cls="session", is_certain=None not in texts)
+    return Effect(cls="session")
 
 
 def _condition(name: str, words: Sequence[Word], given: Input) -> Effect:
@@ -449,7 +449,7 @@ def _condition(name: str, words: Sequence[Word], given: Input) -> Effect:
     computes = {"-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-v", "-R"}
     if texts[-1:] != ["]]"] or not computes.isdisjoint(texts):
         return unknown("runs text")
-    return Effect(cls="session", is_certain=None not in texts)
+    return Effect(cls="session")
 
 
 def _number(name: str, words: Sequence[Word], given: Input) -> Effect:
@@ -523,7 +523,7 @@ WRAPPERS: Final[dict[str, Program]] = {
     "pkexec": _runs("--user:", "admin", "takes privilege"),
     "chroot": _runs("", "admin", "takes privilege", skips=1),
     "env": _env,
-    "nohup": _runs("", "session", "stays behind"),
+    "nohup": _runs("", "write", "stays behind"),
     "setsid": _runs("-fcw --fork --wait", "session", "stays behind"),
     "nice": _runs("-n: -# --adjustment:"),
     "ionice": _runs("-t -c: -n:"),
