@@ -17,6 +17,9 @@ from pathlib import Path
 STUBS = ("rm", "ls", "cat", "cp", "mv", "grep", "wc", "sort", "touch", "mkdir", "deploy", "head")
 REAL = ("env", "xargs", "nohup", "timeout", "nice", "sh", "bash", "find")
 
+_FILES = ("a", "b", "-x")
+_TEXT = "a b\n"
+
 # `$0`, then each word, end in NUL; a call ends in a line break of its own.
 _STUB = """#!/bin/sh
 printf '%s\\0' "${0##*/}" "$@" '
@@ -45,6 +48,13 @@ class Shells:
         self.paths = [path for name in ("bash", "dash") if (path := shutil.which(name))]
         assert self.paths
 
+    def is_unchanged(self) -> bool:
+        """Whether the files are as they were before the last run."""
+        found = {each.name: each for each in self.work.iterdir()}
+        return found.keys() == set(_FILES) and all(
+            each.is_file() and each.read_text() == _TEXT for each in found.values()
+        )
+
     def run(self, shell: str, text: str) -> list[tuple[str, ...]]:
         """Return how the stubs were called that `text` runs, words as they came in."""
         for each in self.work.iterdir():
@@ -52,8 +62,8 @@ class Shells:
                 shutil.rmtree(each)
             else:
                 each.unlink()
-        for name in ("a", "b", "-x"):
-            (self.work / name).write_text("a b\n")
+        for name in _FILES:
+            (self.work / name).write_text(_TEXT)
         reading, writing = os.pipe()
         environment = {
             "PATH": str(self.stubs),

@@ -87,6 +87,13 @@ BORDERS: list[tuple[str, str, str, str]] = [
     ("rm ~/x", "write", "rm", "uncertain"),
     ('rm "$HOME"/x', "write", "rm", "uncertain"),
     ("rm ~root/x", "unknown", "rm", "uncertain"),
+    ("chmod -x /etc/passwd", "admin", "chmod", "certain"),
+    ("chmod --reference=a /etc/passwd", "admin", "chmod", "certain"),
+    ("chattr -i /etc/passwd", "admin", "chattr", "certain"),
+    ("chown app:app /srv/x", "write", "chown", "certain"),
+    ("install -d /etc/a /srv/b", "admin", "install", "certain"),
+    ("git -C ~/app commit -m x", "write", "git commit", "uncertain"),
+    ("find ~/x -delete", "write", "find", "uncertain"),
     ("chmod -R 777 /srv/.*", "unknown", "chmod", "uncertain"),
     ("sudo ls", "admin", "sudo", "certain"),
     ("systemctl restart x", "admin", "systemctl restart", "certain"),
@@ -366,6 +373,8 @@ def test_a_gateway_that_knows_the_folder_says_so() -> None:
         "{ false || cd /srv; } && rm passwd",
         "cd /srv & rm passwd",
         "f() { cd /srv; }; f; rm passwd",
+        "cd /srv && ls; (rm passwd)",
+        "cd /srv && ls; (sh -c 'rm passwd')",
         "trap 'rm passwd' EXIT; cd /srv",
     ],
 )
@@ -403,6 +412,8 @@ def test_a_folder_to_which_a_shell_may_not_have_gone_is_not_believed(text: str) 
         ("cp y $X; sh x.sh", "unknown"),
         ("echo ls > x.sh; sh x.sh", "unknown"),
         ("ssh far sh x.sh", "unknown"),
+        ("cd /srv && ls; (sh x.sh)", "unknown"),
+        ("zsh x.sh", "unknown"),
         ("su app -c 'sh x.sh'", "unknown"),
     ],
 )
@@ -415,6 +426,12 @@ def test_a_script_is_what_was_recorded_of_it(text: str, cls: str) -> None:
     line = classify(text, EXEC, files.get)
     assert line.cls == cls
     assert line.confidence == "uncertain"
+
+
+def test_a_shell_of_many_functions_is_in_doubt() -> None:
+    state = classify("\n".join(f"f{number}() {{ ls; }}" for number in range(80))).after
+    assert state.functions == {}
+    assert classify("ls", state).cls == "unknown"
 
 
 def test_a_script_that_runs_itself_ends() -> None:
@@ -459,6 +476,10 @@ def test_beyond_the_limits_is_unknown(text: str) -> None:
             piece * (65_536 // len(piece))
             for piece in ("(", "$x", "[", "`", "&&", "'", "<<E\n", "{ ")
         ),
+        "find " + "a " * 2_000 + "-exec ls " + "{} " * 2_000 + ";",
+        "find " + "a " * 2_000 + "-delete " * 2_000,
+        "chmod " + "-" * 60_000 + " x",
+        "chmod " + "r+" * 30_000 + " x",
         "sed '" + "s/a/b/;" * 580 + "' x",
         "sed '" + r"\/" * 2_000 + "' x",
         "sed '" + " " * 4_000 + "x' x",

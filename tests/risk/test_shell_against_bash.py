@@ -1,5 +1,5 @@
 """Every program that a real shell runs for a text is among the commands read from it, or the
-answer is unknown.
+answer is unknown; and where it is harmless, no file changes.
 
 Texts are put together of pieces that shells and readers take in different ways. They are run by
 bash, and by dash, which is `sh` on Debian: an answer must hold for both.
@@ -184,7 +184,7 @@ def _fits(call: tuple[str, ...], argv: tuple[str | None, ...]) -> bool:
 
 
 def untold(shells: Shells, text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield what a shell runs for `text` and the answer does not say."""
+    """Yield what a shell does for `text` and the answer does not say."""
     line = classify(text)
     if line.cls == "unknown":
         return
@@ -194,6 +194,8 @@ def untold(shells: Shells, text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         for call in shells.run(shell, text):
             if not is_told(call, line):
                 yield shell, call
+        if line.cls in ("session", "read") and not shells.is_unchanged():
+            yield shell, ("a file is another",)
 
 
 def is_safe(text: str) -> bool:

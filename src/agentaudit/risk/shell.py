@@ -52,7 +52,8 @@ MAX_NESTING: Final = 8
 """`sh -c 'sh -c …'`, deeper, is unknown."""
 
 MAX_NAMED: Final = 64
-"""Of commands with so many operations, resources or findings not all are named: it is unknown."""
+"""Of a text with more resources or findings not all are named, and it is unknown; so is what comes
+after it in a shell with more functions and aliases."""
 
 Scripts = Callable[[str], str | None]
 """The text of a file that this session has recorded as it wrote it, by its path: absolute, or
@@ -158,10 +159,8 @@ class _Shell:
     chained: Simple | None = None
     own: dict[str, int] = field(default_factory=dict)
 
-    def child(self, *, is_here: bool = True) -> _Shell:
-        folders = self.folders if is_here else {"~"}
-        if is_here and self.chain is not None:
-            folders = {self.chain}
+    def child(self, scope: int, *, is_here: bool = True) -> _Shell:
+        folders = self.now(scope) if is_here else {"~"}
         known = None if folders is None else set(folders)
         return _Shell({}, set(), known, self.is_in_doubt, is_here and self.is_here)
 
@@ -193,6 +192,8 @@ class _Judge:
         else:
             self._text(text, shell, ())
         folder = next(iter(shell.folders)) if shell.folders and len(shell.folders) == 1 else None
+        if len(shell.functions) + len(shell.aliases) > MAX_NAMED:
+            shell.functions, shell.aliases, shell.is_in_doubt = {}, set(), True
         after = State(
             functions=shell.functions,
             aliases=frozenset(shell.aliases),
@@ -311,10 +312,10 @@ class _Judge:
             return
         if not first.text:
             file = None if first.globs or first.text == "" else _paths(first, set())
-            effect = Effect(cls="session", script=first) if file else unknown("name not literal")
+            effect = Effect(cls="session") if file else unknown("name not literal")
             self._note(simple, "", effect, shell, via, words)
             if file:
-                self._script(effect, shell, (*via, *file), is_direct=True)
+                self._script(first, simple.scope, shell, (*via, *file), is_direct=True)
             return
         name = first.text
         function: str | None = None
@@ -350,7 +351,7 @@ class _Judge:
             if argv:
                 self._run(simple, argv, given, shell, inner, knows_functions=name == "time")
         for text in effect.texts:
-            child = shell.child(is_here=program not in _ELSEWHERE)
+            child = shell.child(simple.scope, is_here=program not in _ELSEWHERE)
             child.folders = None if effect.is_later else child.folders
             self._text(text, child, inner)
         for text in effect.evaluated:
@@ -363,7 +364,14 @@ class _Judge:
             if effect.is_later:
                 shell.folders, shell.chain = folders, chain
         if effect.script is not None:
-            self._script(effect, shell, inner, is_direct=known is None)
+            self._script(
+                effect.script,
+                simple.scope,
+                shell,
+                inner,
+                is_direct=known is None,
+                is_sourced=effect.is_sourced,
+            )
 
     def _waits_for_keys(self, simple: Simple) -> bool:
         return self.state.is_interactive and not (
@@ -371,11 +379,17 @@ class _Judge:
         )
 
     def _script(
-        self, effect: Effect, shell: _Shell, via: tuple[str, ...], *, is_direct: bool
+        self,
+        script: Word,
+        scope: int,
+        shell: _Shell,
+        via: tuple[str, ...],
+        *,
+        is_direct: bool = False,
+        is_sourced: bool = False,
     ) -> None:
-        assert effect.script is not None
-        text = self._content(effect.script, shell)
-        if effect.is_sourced and "/" not in effect.script.raw:
+        text = self._content(script, scope, shell)
+        if is_sourced and "/" not in script.raw:
             text = None  # it is looked up through PATH first
         if text is None or (is_direct and ("$'" in text or not _IS_SHELL_SCRIPT.match(text))):
             self.commands.append(
@@ -387,22 +401,22 @@ class _Judge:
                     risk=("runs file" if text is None else "runs code",),
                 )
             )
-            shell.is_in_doubt |= effect.is_sourced
+            shell.is_in_doubt |= is_sourced
             return
         self.commands.append(
             Command(
                 operation="", cls="session", confidence="uncertain", via=via, risk=("runs script",)
             )
         )
-        if effect.is_sourced:
+        if is_sourced:
             reading = self._text(text, shell, via)
             shell.is_in_doubt |= reading is None or bool(reading.functions)
         else:
-            self._text(text, shell.child(), via)
+            self._text(text, shell.child(scope), via)
 
-    def _content(self, word: Word, shell: _Shell) -> str | None:
+    def _content(self, word: Word, scope: int, shell: _Shell) -> str | None:
         """Return the text of a file, where this session gave all of it."""
-        paths = _paths(word, shell.now(shell.chain_scope))
+        paths = _paths(word, shell.now(scope))
         if paths is None or len(paths) != 1 or word.globs or not shell.is_here:
             return None
         (path,) = paths
@@ -419,16 +433,16 @@ class _Judge:
             last = fed[-1]
             text = last.body
             if last.operator == "<" and last.target is not None:
-                text = self._content(last.target, shell)
-            return Input(text=text, is_given=True, is_certain=last.operator != "<")
+                text = self._content(last.target, simple.scope, shell)
+            return Input(text=text, is_certain=last.operator != "<")
         if simple.joined not in ("|", "|&"):
             return Input()
         source = simple.follows
         if source is None or not source.words:
-            return Input(is_given=True)
+            return Input()
         name = _program(source.words[0].text or "")
         text = self._output(source, name, shell)
-        return Input(text=text, source=name, is_given=True, is_certain=name != "cat")
+        return Input(text=text, source=name, is_certain=name != "cat")
 
     def _output(self, source: Simple, name: str, shell: _Shell) -> str | None:
         """Return what a command prints, where that is plain to see."""
@@ -440,7 +454,7 @@ class _Judge:
             bodies = [each.body for each in source.redirects if each.feeds_input]
             return bodies[-1] if bodies else None
         if name == "cat" and len(literal) == 1 and not literal[0].startswith("-"):
-            return self._content(source.words[1], shell)
+            return self._content(source.words[1], source.scope, shell)
         if name == "echo" and not any("\\" in text or text.startswith("-") for text in literal):
             return " ".join(literal) + "\n"
         if name == "printf" and len(literal) == 1 and not re.search(r"[\\%]|^-", literal[0]):
@@ -584,7 +598,7 @@ _MOVES: Final = frozenset(["cd", "pushd", "popd", "eval", "source", "."])
 
 _STANDARD: Final = re.compile(r"(/usr)?(/local)?/s?bin")
 _IS_SHELL_SCRIPT: Final = re.compile(
-    r"(?!#!)|#! ?(/usr)?/bin/(env )?(ba|da|k|z)?sh( -[eux]+)?[ \t]*(\n|$)"
+    r"(?!#!)|#! ?(/usr)?/bin/(env )?(ba|da)?sh( -[eux]+)?[ \t]*(\n|$)"
 )
 _TILDE: Final = re.compile(r"""(?:~|"?\$(?:HOME|\{HOME\})"?)((?:/[\w./@%+=:,*?-]*)?)"?""")
 _HERE: Final = re.compile(r""""?\$(?:PWD|\{PWD\})"?((?:/[\w./@%+=:,*?-]*)?)"?""")

@@ -19,13 +19,12 @@ from agentaudit.risk.shell_reading import Word
 class Input:
     """What a command reads as its standard input: `text`, where that is known.
 
-    `source` is the name of the program whose output it is, and `is_given` whether it is anything
-    but what the shell itself reads. It is not certain where it comes from a file.
+    `source` is the name of the program whose output it is. It is not certain where it comes from a
+    file.
     """
 
     text: str | None = None
     source: str = ""
-    is_given: bool = False
     is_certain: bool = True
 
 
@@ -85,8 +84,10 @@ def anything(begins: str = "") -> Word:
 
 def below(folder: Word) -> Word:
     """Return a word for what is in a folder."""
-    begins = folder.text if folder.text is not None else folder.begins
-    return anything(f"{begins.rstrip('/')}/") if begins else anything()
+    if folder.text is not None:
+        return anything(f"{folder.text.rstrip('/')}/")
+    begins = folder.begins
+    return Word(f"{folder.raw.rstrip('/')}/*", -1, None, begins, folder.splits, False, globs=True)
 
 
 def texts_of(words: Iterable[Word]) -> list[str] | None:

@@ -49,15 +49,19 @@ def by_table(name: str, tool: Tool, words: Sequence[Word]) -> Effect:
         case "writes":
             writes += operands
         case "mode":
-            writes += operands[1:]
+            is_mode = bool(operands[1:]) and _MODE.fullmatch(operands[0].text or "") is not None
+            writes += operands[is_mode:]
         case "first":
             writes += operands[:1]
             reads += operands[1:]
         case "here":
             writes.append(anything("./"))
         case "copy":
-            reads += operands[:-1] if not writes else operands
-            writes += operands[-1:] if not writes else []
+            last = 0 if writes else 1
+            if name == "install" and given.has("d"):
+                last = len(operands)
+            reads += operands[: len(operands) - last]
+            writes += operands[len(operands) - last :]
         case "in-out":
             reads += operands[:1]
             writes += operands[1:]
@@ -91,6 +95,9 @@ def by_table(name: str, tool: Tool, words: Sequence[Word]) -> Effect:
     )
 
 
+_MODE: Final = re.compile(
+    r"[0-7]+|[ugoa]*([-+=][rwxXstugo]*)+(,[ugoa]*([-+=][rwxXst]*)+)*|[\w.-]*:?[\w.-]*"
+)
 _SET_ID: Final = re.compile(r"[+=][rwxXt]*s|^0*[2-7][0-7]{3}$")
 
 
@@ -129,6 +136,7 @@ def _find(name: str, words: Sequence[Word], given: Input) -> Effect:
     writes: list[Word] = []
     findings: list[str] = []
     argv: list[tuple[Word, ...]] = []
+    deletes = False
     cls = "read"
     while at < len(words):
         test = words[at].text
@@ -140,9 +148,7 @@ def _find(name: str, words: Sequence[Word], given: Input) -> Effect:
                 return unknown("option not literal")
             at += 1
         elif test == "-delete":
-            cls = "write"
-            findings += ["deletes", "deletes recursively"]
-            writes += [below(start) for start in starts]
+            deletes = True
         elif test in ("-fprint", "-fprint0", "-fls", "-fprintf") and at < len(words):
             cls = "write"
             findings.append("overwrites")
@@ -162,6 +168,10 @@ def _find(name: str, words: Sequence[Word], given: Input) -> Effect:
             argv.append(tuple(each for word in run for each in _filled(word, found)))
         else:
             return unknown("option not literal" if test is None else "unknown option")
+    if deletes:
+        cls = "write"
+        findings += ["deletes", "deletes recursively"]
+        writes += [below(start) for start in starts]
     return Effect(
         cls=cls,
         reads=tuple(starts),
@@ -180,7 +190,7 @@ def _filled(word: Word, starts: Sequence[Word]) -> list[Word]:
     if word.text is None or "{}" not in word.text:
         return [word]
     if word.text == "{}":
-        return [below(start) for start in starts]
+        return [below(start) for start in starts] if len(starts) < 8 else [anything()]
     prefix = word.text.partition("{}")[0]
     return [Word(word.raw, -1, None, prefix, not prefix, False)]
 

@@ -4,9 +4,9 @@ A row is `names | class | operands | options | findings`.
 
 Operands: `paths` are read; `pattern` are too, but for the first one; `writes` are written or
 removed; of `copy` the last one is written, of `first` the first one, and the others are read; of
-`in-out` a second one is written; of `mode` the first one is no path; `here` says that it writes
-where it is; `words` are none of this; `hosts` name machines; `format` begin with `+`; `none`: there
-are none.
+`in-out` a second one is written; of `mode` a first one that is a mode or an owner is no path;
+`here` says that it writes where it is; `words` are none of this; `hosts` name machines; `format`
+begin with `+`; `none`: there are none.
 
 Options: `*` takes any; `-abc` are flags, `-n:` has a value, `-o>` one that is a path to write and
 `-f<` one to read; `--long` stands for with and without `=…`, `--long:` has a value as the next
@@ -74,8 +74,9 @@ tee | write | writes | * | overwrites
 split | write | in-out | -dxeu -n: -l: -b: -C: -a: --lines: --bytes: --additional-suffix:
 csplit | write | here | -f> -b: -n: -kqsz
 gzip gunzip bzip2 bunzip2 xz unxz zstd unzstd compress uncompress | write | writes | *
-chmod chown chgrp chattr setfacl chcon | write | mode | * | changes rights
-setcap | admin | mode | * | changes rights
+chmod chown chgrp | write | mode | * | changes rights
+chattr setfacl chcon | write | writes | * | changes rights
+setcap | admin | writes | * | changes rights
 unzip | write | here | * -d>
 zip | write | first | -rqj9vdu0123456789mfyXlk -x: -i:
 
@@ -145,7 +146,7 @@ createdb dropdb createuser dropuser pg_ctl | admin | words | *
 make cmake ninja gradle mvn ant npx tox pytest rustc gcc g++ cc | unknown | words | * | runs code
 ansible ansible-playbook terraform tofu pulumi vagrant packer | unknown | words | * | runs code
 perl lua tclsh Rscript bun irb ipython gdb osascript | unknown | words | * | runs code
-expect clang puppet chef-client salt | unknown | words | * | runs code
+expect clang puppet salt zsh ksh mksh fish csh tcsh | unknown | words | * | runs code
 ed ex vi vim nvim view vimdiff emacs nano less more man info most | unknown | words | *
 """
 

@@ -540,7 +540,7 @@ WRAPPERS: Final[dict[str, Program]] = {
     "xargs": _xargs,
     "watch": _joined,
     "ssh": _ssh,
-    **dict.fromkeys(("sh", "bash", "dash", "ash", "ksh", "zsh", "rbash", "mksh"), _shell),
+    **dict.fromkeys(("sh", "bash", "dash", "ash", "rbash"), _shell),
     "eval": _eval,
     "source": _source,
     ".": _source,
