@@ -98,11 +98,11 @@ class Commands:
 
 
 _LOG: Final = (
-    "-pPsuwbgiMmrq -# -n: -S: -G: -L: -U: -C? --oneline --graph --all --decorate --stat --shortstat"
+    "-pPsuwbgiMmrq -# -n: -S: -G: -L: -U? -C? --oneline --graph --all --decorate --stat --shortstat"
     " --numstat --name-only --name-status --patch --no-patch --format: --pretty --abbrev-commit"
     " --since: --until: --after: --before: --author: --grep: --follow --reverse --merges"
     " --first-parent --max-count: --cached --staged --color --no-color --no-ext-diff --no-textconv"
-    " --diff-filter: --date: --word-diff --ignore-all-space --summary --unified: --branches --tags"
+    " --diff-filter: --date: --word-diff --ignore-all-space --summary --unified --branches --tags"
     " --remotes --not --quiet --exit-code --check --raw --abbrev --left-right --no-merges"
 )
 _GIT: Final = Commands(

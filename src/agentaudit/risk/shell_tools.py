@@ -92,11 +92,11 @@ hostnamectl timedatectl localectl | read | none | -j --no-pager --json:
 date | read | format | -uR -I? -d: -r< -f< --date: --utc --iso-8601 --rfc-3339 --rfc-email
   --reference<
 dmesg | read | none | -TtxkuwWLePSr -l: -f: --ctime --level: --facility: --follow --since: --until:
-journalctl | read | words | -aefqrxkmN -b? -n: -u: -p: -S: -U: -o: -t: -g: -D: -F: -# --no-pager
-  --unit: --since: --until: --lines: --output: --priority: --follow --reverse --boot --dmesg
+journalctl | read | words | -aefqrxkmN -b? -n? -u: -p: -S: -U: -o: -t: -g: -D: -F: -# --no-pager
+  --unit: --since: --until: --lines --output: --priority: --follow --reverse --boot --dmesg
   --grep: --identifier: --list-boots --disk-usage --utc --quiet --all --user --system --user-unit:
 ss | read | words | -natuplxw4s6reHiomOEM0 --listening --tcp --udp --processes --numeric --all
-lsof | read | paths | -nPlRUtbwXV -i? -p: -u: -c: -d: -s: -g: -a
+lsof | read | paths | -nPlRUtbwXV -i? -p: -u: -c: -d: -s? -g? -a
 dmidecode | read | none | -q -t: -s:
 fuser | read | words | -vuamn46
 ping ping6 traceroute tracepath dig nslookup host whois | read | hosts | * | contacts host
@@ -177,6 +177,7 @@ def options(text: str) -> Options:
         if name.startswith("--"):
             kinds[name[2:]] = kind or "?"
         elif kind:
+            kinds.update(dict.fromkeys(name[1:-1], ""))
             kinds[name[-1]] = kind
         else:
             kinds.update(dict.fromkeys(name[1:], ""))

@@ -46,7 +46,7 @@ def _runs(listed: str, cls: str = "session", *findings: str, skips: int = 0) -> 
 
 _SUDO: Final = replace(
     options(
-        "-EHnSkKbBPv -u: -g: -p: -C: -h: -T: -l --user: --group: --preserve-env"
+        "-EHnSkKbBPv -u: -g: -p: -C: -T: -l --user: --group: --preserve-env"
         " --non-interactive --set-home --stdin --list --validate"
     ),
     ends_at_operand=True,
@@ -97,7 +97,7 @@ def _env(name: str, words: Sequence[Word], given: Input) -> Effect:
 _XARGS: Final = replace(
     options(
         "-0rtxpo -n: -P: -I: -L: -d: -s: -a< -E: --null --no-run-if-empty --max-args: --max-procs:"
-        " --verbose --max-lines: --delimiter: --arg-file<"
+        " --verbose --max-lines --delimiter: --arg-file<"
     ),
     ends_at_operand=True,
 )
@@ -360,7 +360,8 @@ _READ: Final = replace(options("-rs -p: -t: -n: -N: -d:"), ends_at_operand=True)
 def _read(name: str, words: Sequence[Word], given: Input) -> Effect:
     read = read_options(_READ, words)
     texts = texts_of(read.operands)
-    if read.findings or texts is None:
+    numbers = [word.text or "" for option, word in read.values if option in ("t", "n", "N")]
+    if read.findings or texts is None or not all(re.fullmatch(r"[0-9.]+", n) for n in numbers):
         return replace(unknown(*read.findings), is_in_doubt=True)
     bad = [text for text in texts if not is_harmless_name(text)]
     return changed(bad[0]) if bad else Effect(cls="session")
