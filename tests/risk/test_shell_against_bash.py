@@ -210,7 +210,8 @@ def test_what_a_shell_runs_is_told_or_unknown(shells: Shells, text: str) -> None
 
 
 @pytest.mark.full
-@settings(max_examples=4_000, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(600)
+@settings(max_examples=3_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(texts)
 def test_what_a_shell_runs_is_told_or_unknown_of_many_texts(shells: Shells, text: str) -> None:
     assume(is_safe(text))

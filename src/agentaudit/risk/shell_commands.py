@@ -6,6 +6,7 @@ command that has no row is of the class that is said for its program.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -207,7 +208,7 @@ apply, create, delete, scale, patch, label, annotate, set, rollout restart, roll
 
 _HELM: Final = Commands(
     """
-list, ls, status, history, get values, get manifest, get notes, get all, version, env, show values
+list, ls, status, history, get values, get manifest, get notes, get all, version, env
   | read | -aAq -n: -o: --all --all-namespaces --namespace: --output: --revision: --short --max:
 """,
     "-n: --namespace: --version --help",
@@ -232,7 +233,10 @@ status, show, cat, is-active, is-enabled, is-failed, list-units, list-unit-files
 
 def _service(name: str, words: Sequence[Word], given: Input) -> Effect:
     texts = texts_of(words)
-    if texts == ["--status-all"] or (texts and len(texts) == 2 and texts[1] == "status"):
+    # A name with a slash leads to a file elsewhere.
+    if texts == ["--status-all"] or (
+        texts and len(texts) == 2 and texts[1] == "status" and re.fullmatch(r"[\w@.-]+", texts[0])
+    ):
         return Effect(cls="read", operation="service status")
     return Effect(cls="admin", findings=("manages services",))
 

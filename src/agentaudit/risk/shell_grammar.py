@@ -20,7 +20,7 @@ from agentaudit.risk.shell_reading import Reading
 
 PARSER: Final = f"tree-sitter-bash {version('tree-sitter-bash')}"
 
-_PARSER: Final = tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
+_BASH: Final = tree_sitter.Language(tree_sitter_bash.language())
 
 _NAMED: Final = frozenset(["declaration_command", "unset_command"])
 _HOLDS_WORDS: Final = _NAMED | {
@@ -40,7 +40,7 @@ _NO_WORDS: Final = frozenset(
 def agrees(text: str, reading: Reading) -> bool:
     """Return whether the grammar reads `text` without an error, and as `reading` says."""
     encoded = text.encode()
-    root = _PARSER.parse(encoded).root_node
+    root = tree_sitter.Parser(_BASH).parse(encoded).root_node
     if root.has_error:
         return False
     names, words = _places(root)

@@ -44,6 +44,8 @@ def by_table(name: str, tool: Tool, words: Sequence[Word]) -> Effect:
     match tool.operands:
         case "paths":
             reads += operands
+            if any("://" in word.begins for word in operands):
+                cls, findings = "unknown", (*findings, "contacts host")
         case "pattern":
             reads += operands[1:] if not given.has("e", "f") else operands
         case "writes":
@@ -559,8 +561,8 @@ def _openssl(name: str, words: Sequence[Word], given: Input) -> Effect:
 
 
 def _crontab(name: str, words: Sequence[Word], given: Input) -> Effect:
-    texts = texts_of(words)
-    if texts and texts[0] == "-l":
+    read = read_options(options("-l -u:"), words)
+    if read.has("l") and not read.findings and not read.operands:
         return Effect(cls="read", operation="crontab list")
     return Effect(cls="admin", findings=("schedules", "startup file"))
 

@@ -45,8 +45,10 @@ type which whence whereis help caller | read | words | *
 ls dir vdir cat tac nl head tail wc cut paste join comm fold fmt | read | paths | *
 expand unexpand od hexdump hd strings stat cksum sum md5sum sha1sum sha224sum | read | paths | *
 sha256sum sha384sum sha512sum b2sum du df readlink realpath basename dirname | read | paths | *
-cmp diff column rev zcat bzcat xzcat zstdcat lzcat zcmp zdiff | read | paths | *
-lsattr getfacl getcap namei base32 base64 | read | paths | *
+cmp diff column rev zcat bzcat xzcat lzcat zcmp zdiff | read | paths | *
+lsattr getfacl getcap namei | read | paths | *
+base64 base32 | read | paths | -diw: --decode --wrap: --ignore-garbage
+zstdcat | read | paths | -qv
 grep egrep fgrep zgrep zegrep zfgrep jq | read | pattern | *
 tr seq expr factor numfmt locale getconf nproc arch cal tput | read | words | *
 printenv | read | words | * | shows environment
