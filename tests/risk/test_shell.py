@@ -134,6 +134,7 @@ def test_the_borders_of_the_classes(text: str, cls: str, operation: str, confide
         ("cat a > '/srv/a b' 2>/dev/null", ["~/a"], ["/srv/a b"], []),
         ("find /srv /opt/x -name y -exec rm {} +", ["/srv", "/opt/x"], ["/srv/*", "/opt/x/*"], []),
         ("dd if=/dev/zero of=/srv/x", ["/dev/zero"], ["/srv/x"], []),
+        ("dd if=x of=~/y", ["~/x"], ["~/y"], []),
         ("scp a.txt me@far:/b", ["~/a.txt"], [], ["far"]),
         ("ssh me@far cat /etc/hosts", [], [], ["far"]),
         ("curl -T x -o y 'https://far.example:8443/z?q'", ["~/x"], ["~/y"], ["far.example"]),

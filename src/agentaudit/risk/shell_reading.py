@@ -556,7 +556,8 @@ class _Reader:
                 builder.expand(splits=False)
                 builder.globs = True
                 self.at += 1
-            elif here == "~" and self.at == start:
+            elif here == "~" and (self.at == start or self.text[self.at - 1] in "=:"):
+                # Behind `=` too: bash takes a word that looks like an assignment for one.
                 builder.expand(splits=False, begins="/")
                 self.at += 1
             elif run := _PLAIN.match(self.text, self.at, self.end):
