@@ -251,7 +251,10 @@ export function mountTimeline(
     } catch (error) {
       if (mine === asked) complain(error); // else a newer question took its place
     } finally {
-      if (mine === asked) plot.removeAttribute("aria-busy");
+      if (mine === asked) {
+        plot.removeAttribute("aria-busy");
+        if (isStripOld) void askStrip();
+      }
     }
   }
 
@@ -262,7 +265,10 @@ export function mountTimeline(
   }
 
   let askedStrip = 0;
+  /** Behind the plot, which is what somebody waits for. */
+  let isStripOld = true;
   async function askStrip(): Promise<void> {
+    isStripOld = false;
     askedStrip += 1;
     const mine = askedStrip;
     try {
@@ -689,7 +695,7 @@ export function mountTimeline(
   lifetime.onEnd(scope.hear((change) => {
     if (change === "filter") {
       clear.hidden = scope.filter.since === undefined && scope.filter.until === undefined;
-      void askStrip();
+      isStripOld = true;
       move(span, true);
     } else void follow();
   }));
@@ -726,7 +732,6 @@ export function mountTimeline(
 
   drawLegend();
   move(span, true);
-  void askStrip();
 
   return {
     refresh(next) {
@@ -734,7 +739,7 @@ export function mountTimeline(
       bounds = next;
       limits = whole(next.first, next.last);
       if (sawAll) span = { ...limits };
-      void askStrip();
+      isStripOld = true;
       move(span, true);
     },
     layOut(next) {
