@@ -244,7 +244,9 @@ def _notebook(path: Path, folder: Path) -> None:
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a table: what, measured, and the target."""
     rows = [("first paint", found["first paint"], FIRST_PAINT_MS, "ms")]
-    for what, ms in found["ms"].items():
+    kinds = found["ms"]
+    together = [ms for what in ("pan", "zoom", "filter") for ms in kinds.get(what, [])]
+    for what, ms in {**kinds, "pan, zoom and filter together": together}.items():
         rows.append((f"{what}, median of {len(ms)}", statistics.median(ms), MEDIAN_MS, "ms"))
         late = statistics.quantiles(ms, n=20, method="inclusive")[-1]
         rows.append((f"{what}, 95th percentile", late, LATE_MS, "ms"))
