@@ -148,6 +148,17 @@ async def test_what_cannot_be_read_stays_in_doubt_and_is_read_again(
     assert tables.doubt == NO_DOUBT
 
 
+async def test_what_a_server_still_runs_for_nobody_stays_in_doubt(tables: ReadTables) -> None:
+    one = session(tables, is_idle=False)
+    tables.note(one, ALTERED)
+    tables.leave(one, is_running=True)
+    other = session(tables)
+    tables.note(other, Doubt(names=frozenset({"else"})))
+    (await tables.reading()).set_result(None)
+    await tables.is_read()
+    assert tables.doubt == ALTERED
+
+
 async def test_what_masked_values_went_into_stays_in_doubt(tables: ReadTables) -> None:
     copied = Doubt(names=frozenset({"copies"}))
     one = session(tables)

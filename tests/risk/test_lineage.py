@@ -1218,6 +1218,8 @@ def test_what_is_renamed_or_replaced_is_in_doubt(text: str, names: set[str]) -> 
 
 def test_a_cursor_may_change_what_its_texts_may() -> None:
     assert changes("FETCH c") == EVERYTHING
+    assert changes("COMMIT PREPARED 'x'") == EVERYTHING
+    assert changes("ROLLBACK PREPARED 'x'") == NO_DOUBT
     assert changes("FETCH c", run=["SELECT 1"]) == NO_DOUBT
     assert changes("EXECUTE p", run=["SELECT f()"]) == EVERYTHING
 

@@ -89,23 +89,16 @@ PATHS = (
 
 
 @contextmanager
-def serving(
-    asked: Questions,
-    name: str,
-    traits: Mapping[str, Any] | None = None,
-    *,
-    module: bytes | None = None,
-) -> Iterator[str]:
+def serving(asked: Questions, name: str, traits: Mapping[str, Any] | None = None) -> Iterator[str]:
     """Serve the widget `name` over `asked` on a free port; gives the page's address.
 
-    `?theme=dark` after it makes the page dark, as JupyterLab says that it is. `module` stands in
-    for the built module of a component that no widget is made of.
+    `?theme=dark` after it makes the page dark, as JupyterLab says that it is.
     """
     files = {
         "/": ("text/html", _PAGE.encode()),
         "/page.js": ("text/javascript", _SCRIPT.encode()),
         "/page.css": ("text/css", _STYLE.encode()),
-        "/widget.js": ("text/javascript", module or (STATIC / f"{name}.js").read_bytes()),
+        "/widget.js": ("text/javascript", (STATIC / f"{name}.js").read_bytes()),
         "/widget.css": ("text/css", (STATIC / f"{name}.css").read_bytes()),
         "/traits": ("application/json", json.dumps(dict(traits or {})).encode()),
         "/favicon.ico": ("image/x-icon", b""),

@@ -19,7 +19,8 @@ from agentaudit.gateway.state import Request
 from agentaudit.widgets import Approvals
 from tests.analysis.recording import Recorded
 from tests.jupyter import test_approvals as in_jupyter
-from tests.jupyter.test_approvals import STATEMENT, Psql, decisions, left
+from tests.jupyter.holding import STATEMENT, Psql, left
+from tests.jupyter.test_approvals import decisions
 from tests.peers.issuers import SigningIssuer
 from tests.peers.postgres import PostgresPeer
 from tests.widgets import test_in_jupyterlab
@@ -144,7 +145,7 @@ def test_a_reviewer_reads_what_waits_at_a_glance_and_approves_a_batch(
 
     # Those of another kind cannot be chosen with it; those that show the same text, at a click.
     mine = card_of(view, "ana via copilot-7")
-    mine.get_by_role("button", name="choose all 3 that show this text").click()
+    mine.get_by_role("button", name="choose all 3 that ask for the very same").click()
     expect(view.locator(".aa-choose:checked")).to_have_count(3)
     expect(view.locator(".aa-choose:disabled")).to_have_count(1)
     expect(view.locator(".aa-chosen")).to_have_text("3 requests, one decision")
@@ -257,7 +258,7 @@ def test_a_request_whose_text_has_changed_is_not_decided(
 
 
 def test_what_is_over_cannot_be_decided_and_says_so(page: Page, desk: Desk, address: str) -> None:
-    short, decided = desk.hold("DELETE FROM a", seconds=6), desk.hold("DELETE FROM b", user="ben")
+    short, decided = desk.hold("DELETE FROM a", seconds=15), desk.hold("DELETE FROM b", user="ben")
     view = show(page, address)
     card = card_of(view, "DELETE FROM a")
     card.get_by_role("checkbox").check()

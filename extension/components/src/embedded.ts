@@ -107,7 +107,7 @@ function summary(command: CarriedCommand): Summary {
   return {
     command_no,
     operation,
-    text: beginning(command.text, LINE_CHARACTERS).replace(/\s+/g, " "),
+    text: beginning(command.text, LINE_CHARACTERS).replace(/(?:\r\n|[ \t\n])+/g, " "),
     error_code,
     rows,
     ...(rows === null ? {} : { rows_label: counted(rows, "row") + (rows_returned === null ? " changed" : "") }),

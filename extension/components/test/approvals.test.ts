@@ -56,6 +56,13 @@ test("alike is what asks for the very same, and can be read to the end", () => {
   const one = (changes: Record<string, unknown>, cls = "write") =>
     asked({ ...request({ statements: [{ text: "DELETE FROM t WHERE n = $1", params: ["1"], ...changes }] }), target: "orders", class: cls });
   assert.equal(one({}), one({ estimate: { rows: 3 } }));
+  assert.notEqual(one({}), one({ resources: ["billing.t"] }));
+  const from = (more: Record<string, unknown>) =>
+    asked({ ...request({ statements: [{ text: "DELETE FROM t", params: ["1"] }], user: "ana", session: "a", ...more }), target: "orders", class: "write" });
+  assert.equal(from({}), from({ session: "b", command: 7, client_addr: "10.0.0.2:9" }));
+  for (const other of [{ reported: { search_path: "billing" } }, { transaction: { status: "T", before: [{ text: "DROP TABLE audit" }] } }, { user: "eve" }]) {
+    assert.notEqual(from({}), from(other), "it would run in something else, or for somebody else");
+  }
   assert.notEqual(one({}), one({ params: ["2"] }));
   assert.notEqual(one({}), one({ text: "DELETE FROM t" }));
   assert.notEqual(one({}), one({}, "schema"));

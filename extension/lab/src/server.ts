@@ -196,13 +196,15 @@ export class Server {
       const address = URLExt.join(this.settings.baseUrl, "agentaudit", where);
       response = await ServerConnection.makeRequest(address, init, this.settings);
     } catch {
-      throw new Refused(stopped.aborted ? "the server did not answer in time" : "the server cannot be reached");
+      throw new Error(stopped.aborted ? "the server did not answer in time" : "the server cannot be reached");
     }
     if (response.ok) return response;
     const told = (await response.json().catch(() => ({}))) as { message?: string; hint?: string };
     if (response.status === 404 && where === "archives" && method === "GET") {
       throw new Refused("the server has no agentaudit extension", "jupyter server extension enable agentaudit.jupyter");
     }
-    throw new Refused(told.message || `the server answered ${response.status}`, told.hint);
+    const said = told.message || `the server answered ${response.status}`;
+    // What was not heard may be said again; what was refused may not.
+    throw response.status < 500 ? new Refused(said, told.hint) : Object.assign(new Error(said), { hint: told.hint ?? "" });
   }
 }

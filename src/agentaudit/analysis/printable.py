@@ -18,9 +18,10 @@ import unicodedata
 _OBEYED = (
     r"\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"  # invisible, or turns what follows
-    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb"
+    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff0-\ufffb"
     r"\ud800-\udfff"  # lone surrogates: no encoding could print them
-    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"  # controls of shorthand and of music
+    r"\U00016fe4\U0001bca0-\U0001bca3"  # a filler, and controls of shorthand
+    r"\U0001d159\U0001d173-\U0001d17a"  # a note without a head, and controls of music
     r"\ufe00-\ufe0f\U000e0000-\U000e0fff"  # variation selectors and tags, which hide whole texts
 )
 _LINE = re.compile(f"[{_OBEYED}]")

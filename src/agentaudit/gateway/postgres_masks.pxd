@@ -19,6 +19,7 @@ cdef class PostgresMasks:
     cdef public bint _is_streaming
     cdef public object _prepared
     cdef public bint _is_unsettled
+    cdef public bint _was_running
     cdef public object _hidden
     cdef public bint _may_look_elsewhere
     cdef public dict _commands

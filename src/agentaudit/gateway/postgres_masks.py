@@ -102,6 +102,8 @@ class PostgresMasks:
         """What statements may change that have a name in SQL, once they run."""
         self._is_unsettled = False
         """Whether something was changed that others may not see yet."""
+        self._was_running = False
+        """Whether something was under way when nothing more came: a server goes on with that."""
         self._hidden: deque[bytes] = deque(maxlen=_MAX_HIDDEN)
         """What was hidden of late of what the client said: a server's error may quote it."""
         self._commands: dict[int, Execution] = {}
@@ -163,6 +165,7 @@ class PostgresMasks:
         Raises:
             MaskingError: as `mask`.
         """
+        self._note_running()
         for command in list(self._commands.values()):
             self._end(command)
         events = self._let_go(lambda stream, side: stream.finish(side, is_cut_off=True))
@@ -191,8 +194,14 @@ class PostgresMasks:
 
     def leave(self) -> None:
         """Note that the session is over."""
+        self._note_running()
         if self._tables is not None:
-            self._tables.leave(self)
+            self._tables.leave(self, is_running=self._was_running)
+
+    def _note_running(self) -> None:
+        # What waited for somebody was given up before, and has never been sent.
+        commands = self._commands.values()
+        self._was_running |= any(command.status == "incomplete" for command in commands)
 
     def judged(self, command: Command) -> None:
         """Mask what a judge has told of a command by its text."""

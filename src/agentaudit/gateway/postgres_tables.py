@@ -4,7 +4,8 @@ A target's catalogue is read when its first session opens, again every minute wh
 and whenever something was changed through the gateway or a result names a table that nobody knows.
 What a statement may change is in doubt from when it is sent, and what is in doubt is hidden; it is
 settled by what is read once its session has neither a command nor a transaction open, which may be
-long after: a person may have to approve it. It is read by the inspecting login where there is one,
+long after: a person may have to approve it. Of a session that is gone while the server still runs
+something of it, it is never settled. It is read by the inspecting login where there is one,
 else by the target's own.
 """
 
@@ -140,10 +141,16 @@ class Tables:
         else:
             self._read_in(READ_EVERY_S)
 
-    def leave(self, session: PostgresMasks) -> None:
-        """Count a session no more; what it has changed is in doubt until the tables are read."""
+    def leave(self, session: PostgresMasks, *, is_running: bool = False) -> None:
+        """Count a session no more; what it has changed is in doubt until the tables are read.
+
+        Where a command of it `is_running` still, nobody is told when that ends: it stays in doubt.
+        """
         doubt = self._sessions.pop(session, _Changed()).doubt
-        if doubt != NO_DOUBT:
+        if is_running and doubt != NO_DOUBT:
+            self.spoil(doubt)
+            self._changed()
+        elif doubt != NO_DOUBT:
             self._left.doubt |= doubt
             self._left.notes += 1
             self._changed()
@@ -168,7 +175,7 @@ class Tables:
             self.ask_again()
 
     def spoil(self, spoilt: Doubt) -> None:
-        """Note relations into which masked values were written: they stay hidden."""
+        """Note what stays hidden: masked values were written there, or nobody knows what it is."""
         if (self._spoiled | spoilt) != self._spoiled:
             self._spoiled |= spoilt
             self._changed()

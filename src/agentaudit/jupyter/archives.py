@@ -147,8 +147,8 @@ class Archives:
             QuestionError: there is none, it lies elsewhere, or in an archive.
         """
         folder = self.inside(path)
-        above = (each for each in folder.parents if each.is_relative_to(self.root))
-        if any(_is_archive(each) for each in (folder, *above)):
+        # Of whatever release it is, and damaged or not.
+        if any(Layout(each).format_file.exists() for each in (folder, *folder.parents)):
             raise QuestionError(
                 "the folder lies in an archive, where nothing but a gateway writes",
                 hint="go to another folder in the file browser, or name one",

@@ -107,6 +107,8 @@ class _Route(APIHandler):
 
     async def answer(self, message: dict[str, Any], make: Callable[[], Questions]) -> None:
         """Answer a question, framed; what cannot be answered says why, in the answer."""
+        if "batch" in message:
+            raise web.HTTPError(400, "one question at a time expected")
         answer, buffers = await self.shared.work.run(self._answered, message, make)
         if answer is None:
             raise web.HTTPError(400, f"a question of version {VERSION} expected")

@@ -42,8 +42,8 @@ def changes(
 
 def _changes_of(statement: Node, run: Iterable[str] | None, catalogue: Catalogue | None) -> Doubt:
     ((kind, body),) = statement.items()
-    if kind in ("DoStmt", "CallStmt"):
-        return EVERYTHING
+    if kind in ("DoStmt", "CallStmt") or body.get("kind") == "TRANS_STMT_COMMIT_PREPARED":
+        return EVERYTHING  # what was prepared, another session may have said
     if kind in ("ExecuteStmt", "FetchStmt"):
         if run is None:
             return EVERYTHING

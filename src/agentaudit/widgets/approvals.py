@@ -26,7 +26,7 @@ from agentaudit.analysis.case import Case
 from agentaudit.client import tokens
 from agentaudit.client.control import Control
 from agentaudit.errors import AgentauditError, QuestionError, RefusedError
-from agentaudit.widgets.pictures import grid
+from agentaudit.widgets.pictures import beginning, grid
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
 from agentaudit.widgets.replay import Replays
 from agentaudit.widgets.scope import Scope, Scoped
@@ -325,7 +325,7 @@ def still(asked: ApprovalQuestions) -> str:
     taken = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z"
     parts = [
         f"<style>{bundle('still.css')}</style>",
-        '<section class="aa-picture" aria-label="Pending approvals">',
+        beginning("Pending approvals"),
     ]
     if found:
         (requests,) = found

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import agentaudit as aa
@@ -120,6 +121,18 @@ def test_files_that_say_nothing_believable_have_no_outline(look: MadeLook, name:
             row["started_at"] = None if name == "no times" else datetime(year, 1, 1, tzinfo=UTC)
         look.seal(rows)
     assert outline(look.snapshot()) is None
+
+
+def test_a_time_that_no_calendar_has_costs_the_outline_and_not_the_index(look: MadeLook) -> None:
+    look.seal(made.plain(10, 1))
+    table = pq.read_table(look.files[-1])
+    far = pa.array([1 << 62] * table.num_rows, pa.int64()).cast(pa.timestamp("us", "UTC"))
+    place = table.column_names.index("started_at")
+    pq.write_table(table.set_column(place, "started_at", far), look.files[-1])
+    assert outline(look.snapshot()) is None
+    with Index(look) as index:
+        assert index.wait(60)
+        assert index.overview().facts["n"] == 3_010
 
 
 def test_an_archive_that_cannot_be_read_says_so_to_whoever_asks(look: MadeLook) -> None:

@@ -14,7 +14,7 @@ import { tokens, type Token } from "../sql.ts";
 import { plain } from "../text.ts";
 import { count, counted } from "../units.ts";
 import {
-  covers, effect, effectOf, list, object, pieces, rowsAtStake, statements, text, texts, who, type Request,
+  asked, covers, effect, effectOf, list, object, pieces, rowsAtStake, statements, text, texts, who, type Request,
 } from "./words.ts";
 
 const MAX_COLOURED = 50_000;
@@ -48,6 +48,8 @@ export interface Card {
   left: HTMLElement;
   bar: HTMLElement;
   alike: HTMLButtonElement | null;
+  /** What others have in common with it that ask for the very same; see `asked`. */
+  said: string;
 }
 
 export interface Does {
@@ -100,7 +102,7 @@ export function drawCard(request: Request, does: Does): Card {
             "open session")
         : null),
   );
-  return { node, box, left, bar, alike, request };
+  return { node, box, left, bar, alike, request, said: asked(request) };
 }
 
 function classes(request: Request): HTMLElement[] {

@@ -1,5 +1,6 @@
 /** What a request for a decision is about, in words; all of it is recorded text, and data. */
 
+import { digestOf } from "../digest.ts";
 import { count, moment } from "../units.ts";
 
 /** A request as the control API tells it; times are µs since 1970. */
@@ -103,14 +104,21 @@ export const kindOf = (request: Request): string => JSON.stringify([request.kind
 /** Whether a request can only be decided by itself: a query of several statements. */
 export const isAlone = (request: Request): boolean => request.kind === "hold" && !request.class;
 
-/** The very texts and parameters that a hold asks about; "" where nothing else may be like it. */
+/**
+ * The digest of what a hold asks for and would run in, the same for two only where a reader of one
+ * has read the other: all that is shown, but from where it came. "" where nothing may be like it.
+ */
 export function asked(request: Request): string {
   if (request.kind !== "hold" || isAlone(request)) return "";
   const said = statements(request);
   // Of what is too long to be shown, nobody can have read that it is the same.
   if (!said.length || said.some((one) => list(one.sha256).length && !Array.isArray(one.params))) return "";
-  return JSON.stringify([kindOf(request), said.map((one) => [text(one.text), one.params])]);
+  const of = Object.entries(request.shown).filter(([name]) => !PLACES.has(name) && name !== "statements");
+  const alike = said.map((one) => Object.fromEntries(Object.entries(one).filter(([name]) => name !== "estimate")));
+  return digestOf([kindOf(request), Object.fromEntries(of), alike]);
 }
+
+const PLACES: ReadonlySet<string> = new Set(["session", "command", "client_addr", "client_app"]);
 
 /** Split a statement so that nothing invisible takes up room: runs of it are counted. */
 export function pieces(statement: string): Piece[] {

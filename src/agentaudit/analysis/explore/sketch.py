@@ -25,6 +25,9 @@ from agentaudit.archive.snapshot import Snapshot
 _TIMES: Final = frozenset(("since", "until"))
 _KNOWN: Final = _TIMES | {"cls", "flags"}
 _OUTLINED_FILES: Final = 1_000
+_MOST_TURNS: Final = 1_000_000
+"""Hours of all row groups together."""
+
 _MOST_HOURS: Final = 24 * 366
 """Of a row group: what says that it has commands of more than a year is not believed."""
 
@@ -135,10 +138,15 @@ def outline(snap: Snapshot) -> Sketch | None:
         return None
     hours: Counter[int] = Counter()
     ends: list[int] = []
-    with suppress(OSError, ValueError):  # whoever reads all of it says what is wrong
+    # Files may say anything of themselves. Whoever reads all of it says what is wrong.
+    with suppress(Exception):
+        turns = _MOST_TURNS
         for n, first, last in _groups(snap):
             ends += first, last
             begin, end = first // HOUR_US, last // HOUR_US
+            turns -= end - begin + 1
+            if turns < 0:
+                return None
             share, more = divmod(n, end - begin + 1)
             for number, hour in enumerate(range(begin, end + 1)):
                 hours[hour] += share + (number < more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -152,11 +153,16 @@ def write_new(path: Path, data: bytes) -> None:
         QuestionError: it is there, or cannot be written.
     """
     try:
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_bytes(data)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
         raise QuestionError(f"{path}: is there already", hint="a report needs a new file") from None
     except OSError as error:
+        raise QuestionError(f"{path}: {error.strerror}") from None
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # half a report is none
         raise QuestionError(f"{path}: {error.strerror}") from None
 
 

@@ -108,10 +108,10 @@ def _index(session: Session, numbers: Sequence[int]) -> list[list[int | float | 
 def _number(value: Any) -> int | float | None:
     """Return a number as short as JSON has it.
 
-    >>> _number(1.5), _number(2.0), _number(float("nan"))
-    (1.5, 2, None)
+    >>> _number(1.5), _number(2.0), _number(float("nan")), _number(None)
+    (1.5, 2, None, None)
     """
-    if math.isnan(value):
+    if value is None or not math.isfinite(value):
         return None
     return int(value) if value == int(value) else float(value)
 

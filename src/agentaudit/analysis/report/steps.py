@@ -200,7 +200,7 @@ def checks(
     yield CheckStep(
         title="Make this report again",
         words="The same question to the same archive gives the same bytes, as long as the archive "
-        "has not grown.",
+        "has not grown: under the same names of files, and with the same zlib.",
         command=_again(asked, quoted),
         expect="",
     )
