@@ -229,6 +229,7 @@ def test_what_is_no_view_of_an_archive_is_not_found(
         b'"open"',
         b"\xff\xfe",
         b'{"v": 2, "id": 1, "op": "open"}',
+        b'{"v": 1, "batch": [{"v": 1, "id": 1, "op": "open"}]}',
         b'{"id": 1, "op": "open"}',
         b"[" * 100_000,
         b'{"v": 1, "id": 1, "op": "open", "args": ' + b"[" * 30 + b"]" * 30 + b"}",

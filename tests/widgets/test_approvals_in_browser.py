@@ -78,8 +78,8 @@ def different(desk: Desk) -> list[Request]:
     """Let different things wait: a batch, which is returned, one that is grave, and access."""
     text, few = "DELETE FROM orders WHERE id = ANY ($1)", {"rows": 3, "tables": {}}
     batch = [
-        desk.hold(text, user=user, statement={"params": ["{7,8,9}"], "estimate": few})
-        for user in ("ana", "ben", "cid")
+        desk.hold(text, statement={"params": ["{7,8,9}"], "estimate": few}, changes=changes)
+        for changes in ({}, {"client_app": "cron"}, {"command": 9})
     ]
     desk.hold(
         "-- clean up before the import\nDELETE FROM orders\n USING customers\n"
@@ -143,8 +143,8 @@ def test_a_reviewer_reads_what_waits_at_a_glance_and_approves_a_batch(
     require_accessible(page)
     keep(page, f"approvals-glance-{theme}")
 
-    # Those of another kind cannot be chosen with it; those that show the same text, at a click.
-    mine = card_of(view, "ana via copilot-7")
+    # Those of another kind cannot be chosen with it; those that ask for the same, at a click.
+    mine = card_of(view, "ana via copilot-7").first
     mine.get_by_role("button", name="choose all 3 that ask for the very same").click()
     expect(view.locator(".aa-choose:checked")).to_have_count(3)
     expect(view.locator(".aa-choose:disabled")).to_have_count(1)

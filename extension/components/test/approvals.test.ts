@@ -59,7 +59,7 @@ test("alike is what asks for the very same, and can be read to the end", () => {
   assert.notEqual(one({}), one({ resources: ["billing.t"] }));
   const from = (more: Record<string, unknown>) =>
     asked({ ...request({ statements: [{ text: "DELETE FROM t", params: ["1"] }], user: "ana", session: "a", ...more }), target: "orders", class: "write" });
-  assert.equal(from({}), from({ session: "b", command: 7, client_addr: "10.0.0.2:9" }));
+  assert.equal(from({}), from({ session: "b", command: 7, client_addr: "10.0.0.2:9", transaction: { number: 3 } }));
   for (const other of [{ reported: { search_path: "billing" } }, { transaction: { status: "T", before: [{ text: "DROP TABLE audit" }] } }, { user: "eve" }]) {
     assert.notEqual(from({}), from(other), "it would run in something else, or for somebody else");
   }

@@ -113,12 +113,13 @@ export function asked(request: Request): string {
   const said = statements(request);
   // Of what is too long to be shown, nobody can have read that it is the same.
   if (!said.length || said.some((one) => list(one.sha256).length && !Array.isArray(one.params))) return "";
-  const of = Object.entries(request.shown).filter(([name]) => !PLACES.has(name) && name !== "statements");
-  const alike = said.map((one) => Object.fromEntries(Object.entries(one).filter(([name]) => name !== "estimate")));
-  return digestOf([kindOf(request), Object.fromEntries(of), alike]);
+  const transaction = without(object(request.shown.transaction), "number");
+  const rest = without(request.shown, "session", "command", "client_addr", "client_app", "statements", "transaction");
+  return digestOf([kindOf(request), rest, transaction, said.map((one) => without(one, "estimate"))]);
 }
 
-const PLACES: ReadonlySet<string> = new Set(["session", "command", "client_addr", "client_app"]);
+const without = (of: Record<string, unknown>, ...names: string[]): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(of).filter(([name]) => !names.includes(name)));
 
 /** Split a statement so that nothing invisible takes up room: runs of it are counted. */
 export function pieces(statement: string): Piece[] {
