@@ -1279,6 +1279,18 @@ def test_whatever_is_in_doubt_is_hidden() -> None:
 def test_masked_values_that_are_moved_leave_their_relation_in_doubt() -> None:
     moved = read_as("INSERT INTO orders (status) SELECT ssn FROM customers", KNOWN)
     assert moved.spoils == Doubt(names=frozenset({"orders"}))
+    for text in (
+        "CREATE TABLE made AS SELECT ssn FROM customers",
+        "SELECT ssn INTO made FROM customers",
+    ):
+        assert read_as(text, KNOWN).spoils == Doubt(names=frozenset({"made"}))
+    assert read_as("CREATE TABLE made AS SELECT id FROM orders", KNOWN).spoils == NO_DOUBT
+    assert read_as("CREATE TABLE made AS EXECUTE p", KNOWN).spoils.names == {"made"}
+    # What is hidden only for now is seen again, and what went into it has to stay hidden.
+    for doubt in (EVERYTHING, Doubt(names=frozenset({"orders"}))):
+        moved = read_as("INSERT INTO orders (status) SELECT ssn FROM customers", KNOWN, doubt)
+        assert moved.spoils == Doubt(names=frozenset({"orders"}))
+        assert read_as("INSERT INTO orders (status) VALUES ('x')", KNOWN, doubt).spoils == NO_DOUBT
     assert read_as("UPDATE customers SET email = ssn", KNOWN).spoils == NO_DOUBT
     assert read_as("UPDATE customers SET name = 'x'", KNOWN).spoils == NO_DOUBT
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
@@ -66,6 +66,9 @@ class Lineage:
     spoils: Doubt = NO_DOUBT
 
 
+_NOWHERE: Final = frozenset[str]()
+
+
 def lineage(
     text: str,
     catalogue: Catalogue,
@@ -89,6 +92,7 @@ def lineage(
         return Lineage(
             outputs=(), is_clear=True, copy=copy_format.of_text(text) if is_copy else None
         )
+    written: frozenset[str] = frozenset()
     try:
         if sql._is_unreadable(text):
             return not_understood(text, catalogue)
@@ -99,6 +103,7 @@ def lineage(
         if len(statements) > 1:
             return not_understood(text, catalogue)
         ((kind, body),) = statements[0]["stmt"].items()
+        written = _written({kind: body})
         reading = _Reading(text, Known(catalogue, path, doubtful))
         reading.is_near = reading.tells_always() or any(
             map(catalogue.has_masked, _RELATIONS.findall(parsed))
@@ -107,7 +112,26 @@ def lineage(
     except Exception:
         # Whatever it is (too deep, a shape that we do not know, bytes that are no UTF-8), an
         # agent's text picks it: it hides all, and ends nobody's session.
-        return not_understood(text, catalogue)
+        found = not_understood(text, catalogue)
+        return replace(found, spoils=Doubt(names=written)) if written else found
+
+
+def _written(statement: Node) -> frozenset[str]:
+    """Return the names of tables into which a statement, or one inside it, puts rows."""
+    names: set[str] = set()
+    stack: list[Any] = [statement]
+    while stack:
+        node = stack.pop()
+        if type(node) is list:
+            stack += node
+        elif type(node) is dict:
+            for key, value in node.items():
+                if key in ("InsertStmt", "UpdateStmt", "MergeStmt") and "relation" in value:
+                    names.add(value["relation"]["relname"])
+                elif key in ("into", "intoClause", "rel") and type(value) is dict:
+                    names.add(value.get("rel", value).get("relname", ""))
+                stack.append(value)
+    return frozenset(filter(None, names))
 
 
 def not_understood(text: str, catalogue: Catalogue) -> Lineage:
@@ -181,8 +205,11 @@ class _Reading:
         if kind == "CreateTableAsStmt":
             ((its_kind, query),) = body["query"].items()
             if its_kind != "SelectStmt":
-                return not_understood(self._text, self._catalogue)  # EXECUTE
-            return self._definition(its_kind, query)
+                found = not_understood(self._text, self._catalogue)  # EXECUTE
+                return replace(found, spoils=Doubt(names=_written(body)))
+            # What a materialized view is made of, the catalogue says.
+            is_table = body.get("objtype") != "OBJECT_MATVIEW"
+            return self._definition(its_kind, query, into=_written(body) if is_table else _NOWHERE)
         if kind == "ViewStmt":
             ((its_kind, query),) = body["query"].items()
             return self._definition(its_kind, query)
@@ -215,7 +242,10 @@ class _Reading:
         if self._is_plain({kind: body}):
             return self._clear()
         result = self._queries.run(kind, body, Scope(None, NO_CTES), is_top=True)
-        return self._finish(self._outputs(result))
+        outputs = self._outputs(result)
+        if "intoClause" in body:
+            self._store(outputs, _written(body["intoClause"]))
+        return self._finish(outputs)
 
     def _outputs(self, result: Result) -> tuple[str, ...] | None:
         if self._queries.answers_otherwise or result.columns is None:
@@ -224,6 +254,11 @@ class _Reading:
             if column.rule:
                 self._queries.show(column, column.rule)
         return tuple([column.rule for column in result.columns])
+
+    def _store(self, outputs: tuple[str, ...] | None, into: frozenset[str]) -> None:
+        """Note that what a query answers with goes into a table that is made of it."""
+        if outputs is None or any(outputs):
+            self._queries.spoils |= into
 
     def _finish(
         self, outputs: tuple[str, ...] | None, *, copy: CopyFormat | None = None
@@ -255,12 +290,13 @@ class _Reading:
         # Its lines show constants, and what the planner has seen of the values.
         return self._finish((self._queries.tells or self._whole,))
 
-    def _definition(self, kind: str, query: Node) -> Lineage:
-        """Read the query of what is stored; no row comes back."""
+    def _definition(self, kind: str, query: Node, *, into: frozenset[str] = _NOWHERE) -> Lineage:
+        """Read the query of what is stored, `into` a table where it is rows; none comes back."""
         tells = self._whole if self._catalogue.has_event_triggers else ""
         if self._is_plain({kind: query}):
             return self._clear(tells)
-        self._outputs(self._queries.run(kind, query, Scope(None, NO_CTES), is_top=True))
+        result = self._queries.run(kind, query, Scope(None, NO_CTES), is_top=True)
+        self._store(self._outputs(result), into)
         self._queries.tells = self._queries.tells or tells
         return self._finish(())
 

@@ -580,10 +580,17 @@ class Queries(Expressions):
         if not rule:
             return
         self.hide(flow, rule)
-        if column is None or not column.rule:
+        # What is hidden now because it is in doubt may be seen again, and what went into it not.
+        if column is None or not column.rule or (flow.rule and self._is_in_doubt(node)):
             self.spoils.add(node["relname"])
         if column is not None and not column.rule:
             column.rule = rule
+
+    def _is_in_doubt(self, node: Node) -> bool:
+        known = self.known
+        return known.is_doubtful(node["relname"]) or any(
+            map(known.is_changed, known.candidates(node))
+        )
 
     def _assign_all(
         self,
