@@ -27,7 +27,8 @@ MANY    := $(addprefix tests/archive/test_,crash_points.py drill_on_the_sample.p
 	tampering.py)
 HELD    := tests/protocols $(filter-out $(MANY),$(wildcard tests/archive/test_*.py)) tests/masking \
 	tests/test_policy.py tests/test_identity.py tests/test_cli.py \
-	$(addprefix tests/gateway/test_,archive_files.py orders.py stream.py)
+	$(addprefix tests/gateway/test_,archive_files.py orders.py stream.py) \
+	$(addprefix tests/analysis/test_,postgres_results.py postgres_values.py session.py)
 # It needs the wheel: by itself it begins when that is there, beside the other long tests.
 STORY    := tests/jupyter/test_story.py
 LOCKS   := gateway lab demo dev
