@@ -16,7 +16,7 @@ from agentaudit.analysis.explore import Filter
 from agentaudit.widgets.explorer import ExplorerQuestions
 from agentaudit.widgets.scope import Scope
 from tests.analysis.recording import Script, hostile, investigation, record
-from tests.widgets.page import keep, require_accessible, serving
+from tests.widgets.page import keep, packed, require_accessible, serving
 from tests.widgets.test_in_jupyterlab import browser
 
 __all__ = ["browser"]
@@ -162,12 +162,19 @@ def test_a_row_that_is_not_here_yet_opens_when_it_comes(
 ) -> None:
     opened(page, address)
     held: list[Route] = []
+    counted: list[Route] = []
 
     def hold(route: Route) -> None:
-        if json.loads(route.request.post_data or "")["op"] == "sessions":
+        if json.loads(route.request.post_data or "")["op"] != "sessions":
+            route.continue_()
+        elif counted:
             held.append(route)
         else:
-            route.continue_()
+            # How many there are is answered, and none of them: as of a page further down.
+            counted.append(route)
+            body = route.fetch().body()
+            head = json.loads(body[4 : 4 + int.from_bytes(body[:4], "little")])
+            route.fulfill(body=packed(head["answer"], []))
 
     page.route("**/ask", hold)
     page.locator(".aa-x-tab", has_text="Sessions").click()
