@@ -482,13 +482,8 @@ class _Reader:
             if here == "\\" and self.text[self.at + 1 : self.at + 2] in ("\\", "$", "`"):
                 builder.add(self.text[self.at + 1])
                 self.at += 2
-            elif here == "$":
-                self._dollar(builder, is_quoted=True)
-            elif here == "`":
-                self._backticks(builder, is_quoted=True)
             else:
-                builder.add(here)
-                self.at += 1
+                self._in_quotes(builder, here)
         self.end = end
         return builder.word("", 0).text
 
@@ -602,14 +597,18 @@ class _Reader:
                     raise Unreadable("line that goes on in quotes")
                 builder.add(escaped if escaped in '$`"\\' else f"\\{escaped}")
                 self.at += 2
-            elif here == "$":
-                self._dollar(builder, is_quoted=True)
-            elif here == "`":
-                self._backticks(builder, is_quoted=True)
             else:
-                builder.add(here)
-                self.at += 1
+                self._in_quotes(builder, here)
         raise Unreadable("quote without end")
+
+    def _in_quotes(self, builder: _Builder, here: str) -> None:
+        if here == "$":
+            self._dollar(builder, is_quoted=True)
+        elif here == "`":
+            self._backticks(builder, is_quoted=True)
+        else:
+            builder.add(here)
+            self.at += 1
 
     def _dollar(self, builder: _Builder, *, is_quoted: bool) -> None:
         """Read what begins with `$`."""
