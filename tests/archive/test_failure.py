@@ -7,8 +7,11 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -417,6 +420,79 @@ async def test_a_sealer_that_signs_nothing_stops_traffic(
     await require_stopped(recorder, failures, "the sealer signed nothing")
     recover(site)
     require_sound(site)
+
+
+async def test_traffic_waits_for_a_sealer_that_gets_no_processor(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
+    monkeypatch.setattr(recorder_module, "SEALER_SILENCE_S", 0.2)
+    told: list[bool] = []
+    recorder = await start(site, on_behind=told.append)
+    stopped_s = time.monotonic()
+    # Stopped it waits for no processor: the kernel's count of that is all that is made up here.
+    os.kill(sealer_pid(recorder), signal.SIGSTOP)
+    monkeypatch.setattr(
+        sealer_process.SealerProcess, "starved_s", lambda self: time.monotonic() - stopped_s
+    )
+    session = recorder.open_session(ANA)
+    await until(lambda: recorder.is_behind, "traffic waits")
+    loop = CheckedLoop(recorder)
+    await until(lambda: loop.checks >= 50, "two and a half times the silence of one that has died")
+    assert recorder.healthy
+    monkeypatch.setattr(recorder_module, "SEALER_SILENCE_S", 30.0)
+    os.kill(sealer_pid(recorder), signal.SIGCONT)
+    await until(lambda: told == [True, False], "traffic goes on")
+    session.close("client")
+    await recorder.stop()
+    require_sound(site)
+
+
+async def test_what_waits_for_a_processor_is_counted(site: Site) -> None:
+    recorder = await start(site)
+    before_s = recorder._sealer.starved_s()
+    cpu = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(sealer_pid(recorder), {cpu})
+    with busy(cpu):
+        session = recorder.open_session(ANA)
+        exchange(session, 0)
+        await counted(recorder)
+        await until(lambda: recorder._ticked_no == recorder._written_no, "a tick")
+    assert recorder._sealer.starved_s() > before_s
+    session.close("client")
+    await recorder.stop()
+
+
+@contextmanager
+def busy(cpu: int) -> Iterator[None]:
+    """Keep a processor busy."""
+    program = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_start_that_takes_long_is_no_silence(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_CHECK_S", 0.01)
+    monkeypatch.setattr(recorder_module, "SEALER_SILENCE_S", 3.0)
+    started = sealer_process.SealerProcess.start
+
+    async def start_late(*arguments: Any) -> dict[str, Any]:
+        ready = await started(*arguments)
+        await asyncio.sleep(3.1)
+        return ready
+
+    monkeypatch.setattr(sealer_process.SealerProcess, "start", start_late)
+    recorder = await start(site)
+    recorder.open_session(ANA).close("client")
+    await counted(recorder)
+    await until(lambda: recorder._ticked_no == recorder._written_no, "a tick of all there is")
+    await recorder.stop()
 
 
 async def test_a_sealer_is_not_missed_while_nothing_is_recorded(

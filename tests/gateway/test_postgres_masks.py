@@ -17,6 +17,7 @@ from agentaudit.errors import MaskingError
 from agentaudit.gateway.postgres_masks import PostgresMasks
 from agentaudit.masking.marks import PseudonymKey
 from agentaudit.masking.masks import Masks
+from agentaudit.masking.scan import Scanner
 from agentaudit.model import Event, Flag, Kind, Side
 from agentaudit.protocols import postgres_messages as messages
 from agentaudit.protocols.postgres import Conversation
@@ -725,3 +726,19 @@ def test_text_that_a_client_copies_early_may_begin_as_binary_does(cut: int) -> N
     talk.client(messages.frame(b"d", line[cut:] + line), messages.frame(b"c"))
     talk.finish()
     assert b"hunter2" not in talk.everything()
+
+
+def test_many_small_messages_are_each_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    may_hold = Scanner.may_hold
+
+    def count(scanner: Scanner, data: bytes) -> bool:
+        looked.append(len(data))
+        return may_hold(scanner, data)
+
+    monkeypatch.setattr(Scanner, "may_hold", count)
+    talk = Talk(ALL)
+    # Not in order, so that each is one of a run.
+    talk.client(messages.frame(b"c") * 10_000, messages.query(SECRET.decode()))
+    assert SECRET not in talk.everything()
+    assert sum(looked) < 4 * len(talk.said[Side.CLIENT])

@@ -71,6 +71,7 @@ cdef class Recorder:
     cdef public object _watch
     cdef public long long _ticked_no
     cdef public double _ticked_s
+    cdef public double _starved_s
     cdef public bint _stopping
     cdef public bint _ended
     cdef public bint _ended_cleanly

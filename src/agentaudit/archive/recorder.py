@@ -67,7 +67,8 @@ LAZY_SYNC_S = 0.04
 """What nobody waits for is to be synced within 50 ms; the rest is for the sync itself."""
 
 SEALER_SILENCE_S = 30.0
-"""Traffic without a tick for so long stops: nothing that passes may stay unsigned."""
+"""Traffic without a tick for so long waits: nothing that passes may stay unsigned. If the sealer
+had processors for so long, it never will sign again, and traffic stops."""
 
 MAX_TEXT_BYTES = 32 << 20
 """An event's text is cut there."""
@@ -215,6 +216,7 @@ class Recorder:
         self._watch: asyncio.TimerHandle | None = None
         self._ticked_no = 0
         self._ticked_s = self._loop.time()
+        self._starved_s = 0.0
         self._stopping = False
         self._ended = False
         self._ended_cleanly = False
@@ -276,6 +278,7 @@ class Recorder:
             if policy is not None:
                 self.set_policy(policy)
             self._next_event_no = self._ticked_no = int(ready["next_event_no"])
+            self._heard()
             self._written_no = self._synced_no = self._next_event_no
             _make_reserve(self._layout.reserve(gateway))
             self._open_segment()
@@ -666,31 +669,38 @@ class Recorder:
 
     def _look_behind(self) -> None:
         """See whether traffic is to wait for the sealer, or no longer."""
+        is_behind = self._is_silent() or self._is_far_behind()
+        if is_behind != self.is_behind:
+            self.is_behind = is_behind
+            self._on_behind(is_behind)
+
+    def _is_silent(self) -> bool:
+        """Say whether what was written has waited for a tick for too long."""
+        is_waiting = self._written_no != self._ticked_no
+        return is_waiting and self._loop.time() - self._ticked_s > SEALER_SILENCE_S
+
+    def _is_far_behind(self) -> bool:
+        """Say whether more is journaled than may be."""
         if not self._journal_max or self._journal is None:
-            return
+            return False
         over = 0  # bytes of the journals to which nothing is added any more
         try:
             for segment in self._layout.journal_segments(self._place.gateway) - {self._segment}:
                 with contextlib.suppress(FileNotFoundError):  # sealed since it was listed
                     over += self._layout.journal(self._place.gateway, segment).stat().st_size
         except OSError:
-            return  # a disk that does this fails the next write
+            return False  # a disk that does this fails the next write
         limit = self._journal_max - (self._segment_bytes if self.is_behind else 0)
         # Without those there is nothing that it could do about it.
-        is_behind = over > 0 and over + self._journal.end > limit
-        if is_behind != self.is_behind:
-            self.is_behind = is_behind
-            self._on_behind(is_behind)
+        return over > 0 and over + self._journal.end > limit
 
     def _check(self) -> None:
         self._watch = self._loop.call_later(_CHECK_S, self._check)
         if self.failure is not None:
             return
-        self._look_behind()
-        now_s = self._loop.time()
         if self._written_no == self._ticked_no:
-            self._ticked_s = now_s
-        elif now_s - self._ticked_s > SEALER_SILENCE_S:
+            self._heard()
+        if self._is_silent() and not self._was_starved():
             self._fail_with(
                 RecordingError(
                     f"the sealer signed nothing for {SEALER_SILENCE_S:.0f} s while events came in",
@@ -698,6 +708,7 @@ class Recorder:
                 )
             )
             return
+        self._look_behind()
         if self._disk_stop:
             try:
                 free = os.statvfs(self._place.archive)
@@ -715,15 +726,28 @@ class Recorder:
                 )
                 return
         written = self._written_no > self._segment_first
-        if written and now_s - self._segment_born_s >= self._segment_age_s and not self._buffer:
+        age_s = self._loop.time() - self._segment_born_s
+        if written and age_s >= self._segment_age_s and not self._buffer:
             self._roll()
 
     def _sealer_said(self, message: dict[str, Any]) -> None:
         if "ticked" in message:
             self._ticked_no = int(message["ticked"])
-            self._ticked_s = self._loop.time()
+            self._heard()
         elif "notice" in message:
             self._on_notice(message)
+
+    def _heard(self) -> None:
+        self._ticked_s = self._loop.time()
+        self._starved_s = self._sealer.starved_s()
+
+    def _was_starved(self) -> bool:
+        """Say whether the sealer is silent because others have the processors.
+
+        It is of low priority, and the machine may be busy: that is no reason to end every session.
+        """
+        starved_s = self._sealer.starved_s() - self._starved_s
+        return self._loop.time() - self._ticked_s - starved_s <= SEALER_SILENCE_S
 
     def _sealer_ended(self, error: AgentauditError) -> None:
         if not self._stopping and self.failure is None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from agentaudit.archive import canonical
@@ -131,6 +132,20 @@ class SealerProcess(asyncio.SubprocessProtocol):
         finally:
             self._orders.pop(number, None)
         return result
+
+    def starved_s(self) -> float:
+        """Return how long it has waited for a processor so far, seconds; 0 where nobody counts.
+
+        Source: proc_pid_schedstat, the second number, in nanoseconds (Linux,
+        Documentation/scheduler/sched-stats).
+        """
+        if self._transport is None:
+            return 0.0
+        try:
+            told = Path(f"/proc/{self._transport.get_pid()}/schedstat").read_text(encoding="ascii")
+            return int(told.split()[1]) / 1e9
+        except OSError:
+            return 0.0
 
     def kill(self) -> None:
         """End it at once; what it leaves half done, the next start undoes or completes."""

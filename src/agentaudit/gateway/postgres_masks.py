@@ -444,15 +444,15 @@ class PostgresMasks:
                 # Arguments without names or types, of a call that is refused: nothing to read.
                 spans.append(Span(CREDENTIALS, "payload", at, len(body)))
                 made = fitted(mark(CREDENTIALS), len(body))
-            elif self._masks.scanner.may_hold(payload):
-                made = self._plain(body, 1 if kind in (_DESCRIBE, _CLOSE) else 0, at, spans)
             else:
-                made = body
+                made = self._plain(body, 1 if kind in (_DESCRIBE, _CLOSE) else 0, at, spans)
             out += payload[start:stop] if made is body else frames.framed(kind, made)
         return bytes(out), spans, texts
 
     def _plain(self, body: bytes, skip: int, at: int, spans: list[Span]) -> bytes:
         """Return the body of a message with what patterns find in its texts replaced."""
+        if not self._masks.scanner.may_hold(body[skip:]):
+            return body
         out = bytearray(body[:skip])
         for number, part in enumerate(body[skip:].split(b"\0")):
             if number:
