@@ -33,11 +33,11 @@ HELD    := tests/protocols $(filter-out $(MANY),$(wildcard tests/archive/test_*.
 STORY    := tests/jupyter/test_story.py
 LOCKS   := gateway lab demo dev
 PEERS   := postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation openssl golang-go \
-	golang-golang-x-mod-dev
+	golang-golang-x-mod-dev openssh-server openssh-client rsync git
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native front demo lab test test-all ready peers measured unmeasured rest long doctest lint docs notebook wheel installed story coverage bench bench-archive bench-masking bench-workbench soak fuzz fuzz-briefly lock clean distclean
+.PHONY: help native front demo lab test test-all ready peers measured unmeasured rest long doctest lint docs notebook wheel installed story coverage bench bench-archive bench-masking bench-ssh bench-workbench soak fuzz fuzz-briefly lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ bench: $(VENV)/.native  ## the gateway's speed and memory beside pgbouncer and n
 
 bench-archive: $(VENV)/.native  ## seal, verify and ask an archive of EVENTS events (20000000)
 	$(BIN)/python -m benchmarks.archive $(addprefix --events ,$(EVENTS)) $(addprefix --dir ,$(DIR))
+
+bench-ssh: $(VENV)/.native  ## SSH through the gateway beside a jump host, as ratios
+	tools/debian openssh-server openssh-client
+	$(BIN)/python -m benchmarks.ssh
 
 bench-masking: $(VENV)/.native  ## detectors on a labelled set and sample data, then what masks cost: ROUNDS (12)
 	tools/debian postgresql pgbouncer

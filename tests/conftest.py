@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.peers.postgres",
     "tests.peers.pump",
     "tests.peers.serverlog",
+    "tests.peers.sshd",
     "tests.peers.state",
     "tests.peers.states",
     "tests.support.hostile",

@@ -17,13 +17,16 @@ TARGETS = [
 ]
 
 
+def policy(*rules: dict[str, Any]) -> Policy:
+    named = [{"name": str(number), **rule} for number, rule in enumerate(rules, 1)]
+    return Policy(json.dumps({"rules": named, "targets": TARGETS}).encode())
+
+
 def decided(
     text: str, *rules: dict[str, Any], target: str = "orders", groups: tuple[str, ...] = ("agents",)
 ) -> Decision:
     """Return what is decided about a statement, by rules that are named `1`, `2` and so on."""
-    named = [{"name": str(number), **rule} for number, rule in enumerate(rules, 1)]
-    policy = Policy(json.dumps({"rules": named, "targets": TARGETS}).encode())
-    session = policy.for_session(target=target, protocol="postgres", groups=groups)
+    session = policy(*rules).for_session(target=target, protocol="postgres", groups=groups)
     known = sql.classify(text)
     command = Command(
         command_no=0,
@@ -34,6 +37,11 @@ def decided(
         risk=known.risk,
     )
     return session.decide(command, text)
+
+
+def at_host(command: Command, *rules: dict[str, Any]) -> Decision:
+    session = policy(*rules).for_session(target="orders", protocol="ssh", groups=())
+    return session.decide(command, command.text)
 
 
 def allow(**when: Any) -> dict[str, Any]:
@@ -130,6 +138,67 @@ def test_a_name_that_may_be_meant_is_denied_and_only_one_that_is_meant_is_allowe
 
     assert (decided(text, deny(resource=[pattern])).rule == "1") is denies
     assert (decided(text, allow(resource=[pattern])).rule == "1") is allows
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "denies", "allows"),
+    [
+        ("/srv/a.db", "/srv/a.db", True, True),
+        ("/srv/a.db", "/srv/*", True, True),
+        ("/srv/data/2024/a", "/srv/*", True, True),
+        ("/srv2/a", "/srv/*", False, False),
+        ("/SRV/a", "/srv/*", True, False),  # where letters' case does not count it is that
+        ("/srv", "/srv/*", True, False),  # all that is in it goes with it
+        ("/", "/srv/*", True, False),
+        ("/sr", "/srv/*", False, False),
+        ("/srv/x/../../etc/passwd", "/etc/*", True, False),
+        ("/srv/x/../../etc/passwd", "/srv/*", True, False),
+        ("/srv/*", "/srv/*", True, True),
+        ("/srv/*", "/srv/secret", True, False),
+        ("/s*", "/srv/*", True, False),
+        ("/srv/a*", "/srv/a?", True, False),
+        ("/srv/?", "/srv/*", True, True),
+        ("/srv/[ab]", "/srv/[ab]", True, False),
+        ("~/x", "~/*", True, True),
+        ("~/x", "/home/*", False, False),
+        ("/srv/secret.txt", "*secret*", True, True),
+        ("/srv/customers", "customers", False, False),
+        ("example.com", "*.com", True, True),
+        ("public.customers", "/srv/*", False, False),
+    ],
+)
+def test_a_path_is_matched_as_a_whole_and_with_all_that_it_may_stand_for(
+    path: str, pattern: str, denies: bool, allows: bool
+) -> None:
+    command = Command(command_no=0, operation="exec", cls="write", resources=(path,))
+
+    assert (at_host(command, deny(resource=[pattern])).rule == "1") is denies
+    assert (at_host(command, allow(resource=[pattern])).rule == "1") is allows
+
+
+@pytest.mark.parametrize(
+    ("inside", "operations", "denies", "allows"),
+    [
+        (["ls"], ["ls"], True, True),
+        (["ls", "rm"], ["ls"], True, False),
+        (["ls", "rm"], ["rm", "LS"], True, True),
+        (["ls", "rm"], ["exec"], True, True),
+        (["ls"], ["rm"], False, False),
+        ([], ["exec"], True, True),
+        ([], ["ls"], False, False),
+    ],
+)
+def test_an_exec_request_does_what_is_in_it(
+    inside: list[str], operations: list[str], denies: bool, allows: bool
+) -> None:
+    command = Command(
+        command_no=0,
+        operation="exec",
+        cls="write",
+        risk=tuple(f"contains {name}" for name in inside),
+    )
+    assert (at_host(command, deny(operation=operations)).rule == "1") is denies
+    assert (at_host(command, allow(operation=operations)).rule == "1") is allows
 
 
 def test_one_of_its_resources_is_enough_to_deny_and_not_to_allow() -> None:

@@ -17,7 +17,7 @@ from agentaudit.model import Durability
 from agentaudit.settings import secrets
 from agentaudit.settings.default import write_default
 from agentaudit.settings.file import load
-from agentaudit.settings.tables import Issuer, Target
+from agentaudit.settings.tables import Issuer, PostgresTarget, SshTarget
 from agentaudit.settings.values import Address
 from agentaudit.settings.whole import Settings
 
@@ -35,6 +35,16 @@ address = "db.internal:5432"
 database = "orders"
 user = "orders_rw"
 """
+
+HOST = """
+[[target]]
+name = "host-1"
+protocol = "ssh"
+address = "10.0.0.7:22"
+user = "agents"
+"""
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHqzY3Yq"
 
 WITNESS = """
 [[witness]]
@@ -99,7 +109,9 @@ def test_what_init_writes_shows_no_key_that_is_not_there(tmp_path: Path) -> None
 
     shown = tomllib.loads(text)
 
-    assert set(shown["target"][0]) <= set(Target.model_fields)
+    postgres, ssh = shown["target"]
+    assert set(postgres) <= set(PostgresTarget.model_fields)
+    assert set(ssh) <= set(SshTarget.model_fields)
     assert set(shown["issuer"][0]) <= set(Issuer.model_fields)
 
 
@@ -160,7 +172,21 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MINIMAL + '[listen]\nssh = "127.0.0.1:2222"', "listen.ssh: not available yet"),
+        (MINIMAL + '[listen]\nhttp = "127.0.0.1:2222"', "listen.http: not available yet"),
+        (
+            MINIMAL + '[listen]\nssh = "127.0.0.1:2222"',
+            "listen.ssh needs gateway.ssh_host_key_file",
+        ),
+        (
+            MINIMAL + 'workers = 2\nssh_host_key_file = "k"\n[listen]\nssh = "127.0.0.1:2222"',
+            "listen.ssh needs gateway.workers = 1",
+        ),
+        (MINIMAL + HOST + 'host_keys = ["ssh-dss AAAA"]', "host_keys"),
+        (MINIMAL + HOST + f"host_keys = {[HOST_KEY]}", "either key_file or one of the passwords"),
+        (
+            MINIMAL + HOST + f'host_keys = {[HOST_KEY]}\nkey_file = "k"\ndatabase = "x"',
+            "target[1].database: unknown key",
+        ),
         (
             MINIMAL + '[[rule]]\nname = "x"\naction = "allow"\nwhen.rows_over = 5',
             "rule[1]: rows_over is for what is not to pass: deny or hold it",
@@ -170,7 +196,7 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
             "mask[1].header: not available yet",
         ),
         (MINIMAL + '[[mask]]\nname = "x"', "mask[1]: it hides nothing"),
-        (MINIMAL + TARGET + 'protocol = "ssh"', 'protocol: "ssh" is not available yet'),
+        (MINIMAL + TARGET + 'protocol = "aws"', 'protocol: "aws" is not available yet'),
         (MINIMAL + TARGET + "enforce_read_only = true", "enforce_read_only: not available yet"),
         # The number 1 equals True in Python and means something else in a file.
         (MINIMAL + TARGET + "enforce_read_only = 0", "enforce_read_only: not available yet"),
@@ -349,8 +375,10 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
 # --- secrets
 
 
-def target_with(tmp_path: Path, keys: str) -> Target:
-    return load(written(tmp_path, MINIMAL + TARGET + keys)).target[0]
+def target_with(tmp_path: Path, keys: str) -> PostgresTarget:
+    target = load(written(tmp_path, MINIMAL + TARGET + keys)).target[0]
+    assert isinstance(target, PostgresTarget)
+    return target
 
 
 @pytest.mark.parametrize("content", ["s3cret", "s3cret\n", "s3cret\r\n"])

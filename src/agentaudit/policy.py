@@ -13,6 +13,8 @@ pass: see `Rule`.
 from __future__ import annotations
 
 import json
+import posixpath
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -95,7 +97,12 @@ class Rule:
     `resources` are patterns of names, part by part from the right (`*` is any part): where a rule
     denies or holds, one of the command's is enough, and a name that lacks a part matches, because
     `search_path` may lead it there. Where it allows, all must match, with all their parts. It is
-    the same with `operations`: of a statement inside another one the operation counts too.
+    the same with `operations`: of a statement inside another one the operation counts too, and of
+    an exec request those of the commands in it, or its own for whatever it runs.
+
+    One that begins with `/` or `~` is of paths, and `*` in it passes over `/`. A rule that denies
+    or holds is also about a folder above what it names, and about a pattern that may become it; one
+    that allows is about a pattern only where it ends with `*` and names all that comes before.
 
     A command of class `unknown` may do more than its text says, and one of class `admin` more than
     its operation and resources say. A rule that allows by what a text says is about neither,
@@ -112,7 +119,7 @@ class Rule:
     tags: frozenset[tuple[str, str]] = frozenset()
     classes: frozenset[str] = frozenset()
     operations: frozenset[str] = frozenset()
-    resources: tuple[tuple[str, ...], ...] = ()
+    resources: tuple[str, ...] = ()
     text: Pattern | None = None
     rows_over: int | None = None
     hold: Hold | None = None
@@ -136,7 +143,7 @@ class Rule:
             tags=frozenset(when.pop("tags", {}).items()),
             classes=frozenset(_words(when, "class")),
             operations=frozenset(" ".join(n.upper().split()) for n in _words(when, "operation")),
-            resources=tuple(tuple(name.split(".")) for name in _words(when, "resource")),
+            resources=tuple(_words(when, "resource")),
             text=None if text is None else compile_pattern(text),
             rows_over=None if rows_over is None else int(rows_over),
             hold=_hold(document) if document["action"] == "hold" else None,
@@ -164,16 +171,27 @@ class Rule:
                 return False
         elif allows and command.cls in self._unnamed:
             return False
-        if self.operations:
-            of_any = [name in self.operations for name in _operations(command)]
-            if not (all(of_any) if allows else any(of_any)):
-                return False
+        if self.operations and not self._names_operations(command):
+            return False
         if self.resources:
             if not self._is_about(command.resources):
                 return False
             if allows and any(risk.startswith(_CALLS) for risk in command.risk):
                 return False  # and so about something that is no resource
         return True
+
+    def _names_operations(self, command: Judged) -> bool:
+        outer = command.operation.upper()
+        inner = [
+            risk.removeprefix(_CONTAINS) for risk in command.risk if risk.startswith(_CONTAINS)
+        ]
+        named = [name.upper() in self.operations for name in inner]
+        is_named = outer in self.operations
+        if self.action != "allow":
+            return is_named or any(named)
+        if outer == "EXEC" and named:  # it does nothing but what is in it
+            return is_named or all(named)
+        return is_named and all(named)
 
     def is_met_by(self, text: str) -> bool:
         """Return whether what `text` asks for is in a command's text."""
@@ -191,21 +209,50 @@ class Rule:
         return _NEVER_IMPLIED | {"schema"} if self.resources or self.text else frozenset()
 
     def _is_about(self, resources: tuple[str, ...]) -> bool:
-        found = [
-            any(self._names(one, name.split(".")) for one in self.resources) for name in resources
-        ]
+        names = _covers if self.action == "allow" else _may_be
+        found = [any(names(wanted, name) for wanted in self.resources) for name in resources]
         return all(found) and bool(found) if self.action == "allow" else any(found)
 
-    def _names(self, wanted: tuple[str, ...], parts: list[str]) -> bool:
-        pairs = zip(reversed(wanted), reversed(parts), strict=False)
-        if self.action == "allow":
-            return len(wanted) == len(parts) and all(fnmatchcase(part, w) for w, part in pairs)
-        return all(fnmatchcase(part.lower(), w.lower()) for w, part in pairs)
+
+def _covers(wanted: str, name: str) -> bool:
+    """Say whether all that `name` may stand for is what a rule that allows names."""
+    if not _is_path(wanted) and not _is_path(name):
+        parts, words = name.split("."), wanted.split(".")
+        return len(words) == len(parts) and all(map(fnmatchcase, parts, words))
+    if ".." in name.split("/"):
+        return False  # where that leads to only the host knows
+    asked = _before_pattern(name)
+    if asked == name:
+        return fnmatchcase(name, wanted)
+    begins = _before_pattern(wanted)
+    return wanted == f"{begins}*" and asked.startswith(begins)
 
 
-def _operations(command: Judged) -> list[str]:
-    inner = [risk.removeprefix(_CONTAINS) for risk in command.risk if risk.startswith(_CONTAINS)]
-    return [name.upper() for name in (command.operation, *inner)]
+def _may_be(wanted: str, name: str) -> bool:
+    """Say whether anything that `name` may stand for is what a rule that refuses names."""
+    wanted, name = wanted.lower(), name.lower()
+    if not _is_path(wanted) and not _is_path(name):
+        pairs = zip(reversed(wanted.split(".")), reversed(name.split(".")), strict=False)
+        return all(fnmatchcase(part, word) for word, part in pairs)
+    names = {name, posixpath.normpath(name)}
+    return any(fnmatchcase(one, wanted) or _is_above(one, wanted) for one in names)
+
+
+def _is_above(name: str, wanted: str) -> bool:
+    """Say whether something below `name`, or that it becomes, may be what `wanted` names."""
+    begins, asked = _before_pattern(wanted), _before_pattern(name)
+    if asked == name:
+        return begins.startswith(f"{name.rstrip('/')}/")
+    return begins.startswith(asked) or asked.startswith(begins)
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", "~"))
+
+
+def _before_pattern(name: str) -> str:
+    """Return what stands in `name` before the first sign of a pattern."""
+    return re.split(r"[*?\[]", name, maxsplit=1)[0]
 
 
 def _hold(document: Mapping[str, Any]) -> Hold:
@@ -328,7 +375,7 @@ def scope(classes: Collection[str], resources: Collection[str]) -> Rule | None:
         name="grant",
         action="allow",
         classes=frozenset(classes),
-        resources=tuple(tuple(name.split(".")) for name in resources),
+        resources=tuple(resources),
     )
 
 

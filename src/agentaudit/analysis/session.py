@@ -167,6 +167,8 @@ class Session:
     def result(self, command_no: int, limit: int | None = 100_000) -> pa.Table:
         """Return the rows that a command returned, with PostgreSQL's types, at most `limit`.
 
+        Over SSH the rows are the lines of its output, in one column.
+
         A command that returned no rows has a table without columns. Whether rows are missing
         shows in the command's `rows_returned`; those that no file has, because of a
         `payload_limit` or a purge, in `cuts` too.
@@ -177,6 +179,11 @@ class Session:
         if limit is not None:
             limit = asked.count("limit", limit)
         self.command(command_no)
+        if self._is_ssh:
+            from agentaudit.analysis import ssh
+
+            wanted = self._with_output() & {command_no}
+            return ssh.output_table(self.traffic() if wanted else (), command_no, limit)
         from agentaudit.analysis import postgres
 
         return postgres.result_table(
@@ -190,6 +197,11 @@ class Session:
             QuestionError: the session has no such command.
         """
         self.command(command_no)
+        if self._is_ssh:
+            from agentaudit.analysis import ssh
+
+            wanted = self._with_output() & {command_no}
+            return ssh.output_batches(self.traffic() if wanted else (), command_no)
         from agentaudit.analysis import postgres
 
         return postgres.result_batches(
@@ -203,6 +215,10 @@ class Session:
             QuestionError: `limit` is no number from 0.
         """
         limit = asked.count("limit", limit)
+        if self._is_ssh:
+            from agentaudit.analysis import ssh
+
+            return ssh.output_tables(self.traffic(), self._with_output(), limit)
         from agentaudit.analysis import postgres
 
         return postgres.result_tables(self.traffic(), limit, client_encoding=self._client_encoding)
@@ -290,6 +306,15 @@ class Session:
                     )
                     data = same["data"]
                 yield row["event_no"], row["offset"], data
+
+    @property
+    def _is_ssh(self) -> bool:
+        return bool(self.facts["protocol"] == "ssh")
+
+    def _with_output(self) -> set[int]:
+        """Return which commands of an SSH session have lines: SFTP's have packets."""
+        rows = self.commands.filter("operation IN ('exec', 'shell')").project("command_no")
+        return {number for (number,) in rows.fetchall()}
 
     @property
     def _client_encoding(self) -> str:

@@ -101,10 +101,8 @@ def command(
             f"{_INDENT}{printable(row['decision'])} by rule {printable(row['rule'] or '')}"
         )
     if row["error_text"] or row["error_code"]:
-        lines.append(
-            f"{_INDENT}error {printable(row['error_code'] or '')}: "
-            f"{printable(row['error_text'] or '')}"
-        )
+        said = (printable(row[part] or "") for part in ("error_code", "error_text"))
+        lines.append(f"{_INDENT}error {': '.join(filter(None, said))}")
     if result is not None and result.num_columns:
         lines += [_INDENT + line for line in grid(result)]
         missing = (row["rows_returned"] or 0) - result.num_rows

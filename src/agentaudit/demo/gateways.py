@@ -35,6 +35,7 @@ class Gateway:
         self.directory = directory
         self.host = "127.0.0.1"
         self._ports: dict[str, int] = {}
+        self._listeners = {"postgres", "ssh"} & set(settings["listen"])
         self._child: Child | None = None
         self.config = directory / "agentaudit.toml"
         self.config.write_text(to_toml(settings), encoding="utf-8")
@@ -67,6 +68,11 @@ class Gateway:
         return self._ports["postgres"]
 
     @property
+    def ssh_port(self) -> int:
+        """Port of the SSH listener."""
+        return self._ports["ssh"]
+
+    @property
     def control_url(self) -> str:
         """Where the control API is."""
         return f"http://{self.host}:{self._ports['control']}"
@@ -89,7 +95,7 @@ class Gateway:
             for line in self.log_lines()[seen:]:
                 if line.get("event") == "listening":
                     self._ports[str(line["protocol"])] = int(line["port"])
-            return "postgres" in self._ports
+            return self._listeners <= self._ports.keys()
 
         self._ports = {}
         try:

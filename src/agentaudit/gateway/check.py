@@ -24,11 +24,11 @@ from agentaudit.archive.outside import AnchorPeer, post, reason_of
 from agentaudit.errors import AgentauditError, ArchiveError, IssuerError, SettingsError
 from agentaudit.gateway import backend
 from agentaudit.gateway.connections import Poller
-from agentaudit.gateway.serving import prepare, target_access
+from agentaudit.gateway.serving import host_access, prepare, target_access
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import fetch_keys
 from agentaudit.protocols import postgres_messages as messages
-from agentaudit.settings.tables import Anchor, Issuer, Target, Witness
+from agentaudit.settings.tables import Anchor, Issuer, PostgresTarget, SshTarget, Target, Witness
 from agentaudit.settings.whole import Settings
 
 LOGIN_TIMEOUT_S = 20.0
@@ -60,6 +60,8 @@ def check(settings: Settings) -> list[Check]:
             Check("issuer", False, "none is set: nobody can connect", "add an [[issuer]]")
         )
     findings += asyncio.run(_targets(settings))
+    if settings.listen.ssh is not None:
+        findings.append(_host_key(settings))
     if not settings.target:
         findings.append(
             Check(
@@ -67,6 +69,17 @@ def check(settings: Settings) -> list[Check]:
             )
         )
     return findings
+
+
+def _host_key(settings: Settings) -> Check:
+    from agentaudit.gateway.ssh_target import host_key
+
+    name = "gateway.ssh_host_key_file"
+    try:
+        key = host_key(settings)
+    except AgentauditError as error:
+        return Check(name, False, str(error), error.hint)
+    return Check(name, True, f"clients know it by {key.get_fingerprint()}")
 
 
 def _archive(settings: Settings) -> Check:
@@ -180,7 +193,7 @@ def _uncounted(settings: Settings) -> list[Check]:
         for target in settings.target
         if rule.when.rows_over is not None
         and (rule.when.target is None or target.name in rule.when.target)
-        and not target.inspect_user
+        and not (isinstance(target, PostgresTarget) and target.inspect_user)
     ]
 
 
@@ -279,18 +292,40 @@ async def _targets(settings: Settings) -> list[Check]:
         return [
             found
             for target in settings.target
-            for found in [await _target(poller, target), *await _inspector(poller, target)]
+            for found in (
+                [await _host(target)]
+                if isinstance(target, SshTarget)
+                else [await _database(poller, target), *await _inspector(poller, target)]
+            )
         ]
 
 
-async def _target(poller: Poller, target: Target) -> Check:
+async def _database(poller: Poller, target: PostgresTarget) -> Check:
     found, _ = await _login(poller, target, f"target {target.name}")
+    return _with_groups(found, target)
+
+
+async def _host(target: SshTarget) -> Check:
+    from agentaudit.gateway.ssh_target import log_in
+
+    name = f"target {target.name}"
+    try:
+        access = await asyncio.get_running_loop().run_in_executor(None, host_access, target)
+        connection = await log_in(access, target.user, lambda _: None)
+    except AgentauditError as error:
+        return Check(name, False, f"{target.address}: {error}", error.hint)
+    version = connection.get_extra_info("server_version", "of an unknown version")
+    connection.abort()
+    return _with_groups(Check(name, True, f"{version}, logged in as {target.user}"), target)
+
+
+def _with_groups(found: Check, target: Target) -> Check:
     if found.ok and not target.groups:
         return Check(found.name, False, f"{found.message}, but nobody may connect", "set groups")
     return found
 
 
-async def _inspector(poller: Poller, target: Target) -> list[Check]:
+async def _inspector(poller: Poller, target: PostgresTarget) -> list[Check]:
     inspecting = target.inspecting()
     if inspecting is None:
         return []
@@ -301,7 +336,9 @@ async def _inspector(poller: Poller, target: Target) -> list[Check]:
     return [found]
 
 
-async def _login(poller: Poller, target: Target, name: str) -> tuple[Check, Mapping[str, str]]:
+async def _login(
+    poller: Poller, target: PostgresTarget, name: str
+) -> tuple[Check, Mapping[str, str]]:
     """Say whether the gateway can log in, and what the server reports then."""
     try:
         access = await asyncio.get_running_loop().run_in_executor(None, target_access, target)

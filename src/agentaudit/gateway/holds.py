@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from uuid import UUID, uuid4
 
 from agentaudit.archive.recorder import SessionRecorder
-from agentaudit.model import Hold
+from agentaudit.model import Command, Hold
 
 State = Literal["approved", "denied", "expired", "cancelled"]
 
@@ -51,6 +51,20 @@ class Asked:
     request_id: UUID
     requested_us: int = 0
     complete: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
+
+
+def shown(command: Command) -> dict[str, Any]:
+    """Return what a reviewer sees of a command: what it does, and then all of its text."""
+    return {
+        "operation": command.operation,
+        "class": command.cls,
+        "resources": list(command.resources),
+        "risk": list(command.risk),
+        "confidence": command.confidence,
+        "decision": command.decision,
+        "rule": command.rule,
+        "text": command.text,
+    }
 
 
 class Asks(Protocol):

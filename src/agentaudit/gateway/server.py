@@ -65,6 +65,7 @@ _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": log
 
 if TYPE_CHECKING:
     from agentaudit.gateway.access import Access
+    from agentaudit.gateway.ssh import SshDoor
 
 log = structlog.get_logger()
 
@@ -92,6 +93,7 @@ class Gateway:
         self._team = team
         self._serving: Serving
         self._listener: Listener | None = None
+        self._ssh: SshDoor | None = None
         self._access: Access | None = None
         self._control: ControlProcess | None = None
         self._logins: asyncio.TaskGroup
@@ -156,6 +158,8 @@ class Gateway:
                     self._control.start(self._logins)
                 if settings.listen.postgres is not None:
                     await self._listen(settings.listen.postgres)
+                if settings.listen.ssh is not None:
+                    await self._listen_ssh(settings.listen.ssh)
         except BaseException:
             if self._control is not None:
                 await self._control.stop()
@@ -176,6 +180,8 @@ class Gateway:
             self._watch.cancel()
         if self._listener is not None:
             self._listener.close()
+        if self._ssh is not None:
+            self._ssh.close()
         if self._team is not None:
             self._team.say_closed()
         await self.sessions.drain(self._settings.gateway.drain_timeout.total_seconds())
@@ -230,6 +236,19 @@ class Gateway:
         log.info(
             "listening", protocol="postgres", address=self.address.host, port=self.address.port
         )
+
+    async def _listen_ssh(self, address: Address) -> None:
+        from agentaudit.gateway.ssh import SshDoor  # with its library: a fifth of a second
+
+        self._ssh = SshDoor(self.sessions)
+        await self._ssh.listen(address)
+
+    @property
+    def ssh_port(self) -> int:
+        """Where the SSH listener is; the real port."""
+        if self._ssh is None:
+            raise SettingsError("listen.ssh is not set")
+        return self._ssh.port
 
     def _join(self, team: Team) -> None:
         """Take the connections that come from the supervisor, and what other workers ask."""
@@ -306,7 +325,7 @@ class Gateway:
         for key in _NEEDS_RESTART:
             if getattr(settings.gateway, key) != getattr(self._settings.gateway, key):
                 log.warning("a changed key needs a restart", key=f"gateway.{key}")
-        for key in ("postgres", "control"):
+        for key in ("postgres", "ssh", "control"):
             if getattr(settings.listen, key) != getattr(self._settings.listen, key):
                 log.warning("a changed key needs a restart", key=f"listen.{key}")
         for table in ("witness", "anchor"):

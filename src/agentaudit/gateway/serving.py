@@ -23,7 +23,8 @@ from agentaudit.masking.masks import Masks
 from agentaudit.masking.plugins import plugged_in
 from agentaudit.policy import Policy
 from agentaudit.protocols.scram import ScramKeys
-from agentaudit.settings.tables import Target, Webhook
+from agentaudit.settings.secrets import read_limited
+from agentaudit.settings.tables import PostgresTarget, SshTarget, Webhook
 from agentaudit.settings.whole import Settings
 
 WATCH_S: Final = 5.0
@@ -43,7 +44,7 @@ class TargetAccess:
     because that takes milliseconds; it is as secret as the password, and goes with it.
     """
 
-    settings: Target
+    settings: PostgresTarget
     password: str | None
     tls: ssl.SSLContext | None
     inspector: TargetAccess | None = None
@@ -54,6 +55,18 @@ class TargetAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class HostAccess:
+    """A host with what it takes to log in there: a password, or a private key in PEM."""
+
+    settings: SshTarget
+    password: str | None
+    key: bytes | None
+
+    def __repr__(self) -> str:
+        return f"HostAccess({self.settings.name!r})"
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
     """All that is in force for connections that begin now."""
 
@@ -61,6 +74,7 @@ class Serving:
     verifier: Verifier
     tls: ssl.SSLContext | None
     targets: Mapping[str, TargetAccess]
+    hosts: Mapping[str, HostAccess]
     policy: Policy
     policy_digest: str
     mask_digest: str
@@ -95,7 +109,16 @@ def prepare(
         settings=settings,
         verifier=verifier,
         tls=_server_tls(settings),
-        targets={target.name: target_access(target) for target in settings.target},
+        targets={
+            target.name: target_access(target)
+            for target in settings.target
+            if isinstance(target, PostgresTarget)
+        },
+        hosts={
+            target.name: host_access(target)
+            for target in settings.target
+            if isinstance(target, SshTarget)
+        },
         policy=Policy(settings.policy_document()),
         policy_digest=settings.policy_digest(),
         mask_digest=settings.mask_digest(),
@@ -163,7 +186,19 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def target_access(target: Target) -> TargetAccess:
+def host_access(target: SshTarget) -> HostAccess:
+    """Return `target` with its password or its key read; blocks.
+
+    Raises:
+        SettingsError: it cannot be used.
+    """
+    key = None
+    if target.key_file is not None:
+        key = read_limited(target.key_file, f'target "{target.name}": key_file')
+    return HostAccess(target, target.read_password(), key)
+
+
+def target_access(target: PostgresTarget) -> TargetAccess:
     """Return `target` with its password read and its certificates loaded; blocks.
 
     Raises:
@@ -181,14 +216,19 @@ def watched_files(settings: Settings) -> Iterable[Path]:
     """Yield the files whose change asks for a reload."""
     if settings.path is not None:
         yield settings.path
-    candidates = [settings.gateway.tls_cert_file, settings.gateway.tls_key_file]
+    own = settings.gateway
+    candidates = [own.tls_cert_file, own.tls_key_file, own.ssh_host_key_file]
     candidates += [issuer.ca_file for issuer in settings.issuer]
     candidates += [mask.key_file for mask in settings.mask]
     for webhook in settings.webhook:
         candidates += [webhook.secret_file, webhook.ca_file]
     for target in settings.target:
-        candidates += [target.password_file, target.inspect_password_file, target.tls_ca_file]
-        candidates += [target.tls_cert_file, target.tls_key_file]
+        candidates.append(target.password_file)
+        if isinstance(target, PostgresTarget):
+            candidates += [target.inspect_password_file, target.tls_ca_file]
+            candidates += [target.tls_cert_file, target.tls_key_file]
+        else:
+            candidates.append(target.key_file)
     yield from (path for path in candidates if path is not None)
 
 
@@ -215,7 +255,7 @@ def _server_tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _target_tls(target: Target) -> ssl.SSLContext | None:
+def _target_tls(target: PostgresTarget) -> ssl.SSLContext | None:
     if target.tls == "disable":
         return None
     where = f'target "{target.name}"'

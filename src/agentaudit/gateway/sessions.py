@@ -12,7 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -24,9 +24,8 @@ from agentaudit.gateway.connections import MAX_EVENTS, MAX_SYNCED_EVENTS, Poller
 from agentaudit.gateway.holds import Asks, NobodyAsks
 from agentaudit.gateway.operational_log import guarded
 from agentaudit.gateway.places import Places
-from agentaudit.gateway.relay import Relay, recording_words
+from agentaudit.gateway.relay import recording_words
 from agentaudit.gateway.serving import Serving
-from agentaudit.gateway.wire import Wire
 from agentaudit.model import Actor, Durability, Event, Flag, Kind, SessionFacts, Side
 
 MINUTE_S: Final = 60.0
@@ -45,6 +44,50 @@ if TYPE_CHECKING:
     from agentaudit.gateway.access import Access
 
 log = structlog.get_logger()
+
+
+class Anonymous(Protocol):
+    """A connection of somebody who has not been recognised yet."""
+
+    peer_host: str
+    """Its address, without the port."""
+
+    def close(self) -> None:
+        """End it once what was written has gone."""
+        ...
+
+    def abort(self) -> None:
+        """End it at once."""
+        ...
+
+
+class Opened(Protocol):
+    """An open session, whatever its protocol."""
+
+    def end(self, reason: str, message: str, hint: str = "") -> None:
+        """End it for `reason`, and tell the client."""
+        ...
+
+    def drain(self, message: str, hint: str = "") -> None:
+        """End it once nothing is under way."""
+        ...
+
+    def hold_up(self, is_held_up: bool) -> None:
+        """Read nothing more, or go on."""
+        ...
+
+    def recording_failed(self, failure: RecordingError) -> None:
+        """Stop at once: nothing more can be recorded."""
+        ...
+
+    @property
+    def owes_bytes(self) -> bool:
+        """Whether the client has still to take something that is recorded as sent to it."""
+        ...
+
+    def abort(self) -> None:
+        """Cut its connections."""
+        ...
 
 
 class TooManyConnections(Exception):
@@ -74,17 +117,17 @@ class Sessions:
         self.is_draining = False
         self.tasks: asyncio.TaskGroup | None = None
         """For what goes on behind a session; whoever lets people in sets it."""
-        self._relays: dict[Relay, asyncio.TimerHandle] = {}
-        self._anonymous: dict[str, dict[Wire, None]] = {}
+        self._relays: dict[Opened, asyncio.TimerHandle] = {}
+        self._anonymous: dict[str, dict[Anonymous, None]] = {}
         self.places = places or Places()
         self._waiting: set[asyncio.Future[None]] = set()
         self._attempts: dict[str, Counter[str]] = {}
         self._minute: asyncio.TimerHandle | None = None
-        self._leaving: set[Relay] = set()
+        self._leaving: set[Opened] = set()
 
     # --- before the token
 
-    def enter(self, wire: Wire) -> None:
+    def enter(self, wire: Anonymous) -> None:
         """Take `wire` in as anonymous.
 
         At the limit, somebody has to go.
@@ -108,7 +151,7 @@ class Sessions:
         self.count_attempt(address, "made room for others")
         oldest.abort()
 
-    def leave(self, wire: Wire) -> None:
+    def leave(self, wire: Anonymous) -> None:
         """Count `wire` as anonymous no more: its token was valid, or it ended."""
         wires = self._anonymous.get(wire.peer_host, {})
         if wire not in wires:
@@ -233,7 +276,7 @@ class Sessions:
         finally:
             self._waiting.discard(counts)
 
-    def add(self, relay: Relay, ends_us: int = 0) -> None:
+    def add(self, relay: Opened, ends_us: int = 0) -> None:
         """Take an open session in; `remove` is called when it is over.
 
         It ends at `ends_us`, when its window does; 0 where it has none.
@@ -262,13 +305,13 @@ class Sessions:
         for relay in list(self._relays):
             relay.hold_up(is_behind)
 
-    def remove(self, relay: Relay) -> None:
+    def remove(self, relay: Opened) -> None:
         """Count a session no more that has ended; its connections may still be closing."""
         self._relays.pop(relay).cancel()
         self.places.end()
         self._leaving.add(relay)
 
-    def forget(self, relay: Relay) -> None:
+    def forget(self, relay: Opened) -> None:
         """Let go of a session whose connections are closed."""
         self._leaving.discard(relay)
 

@@ -35,9 +35,11 @@ segment_age = "24h"
 drain_timeout = "30s"              # how long sessions may go on after SIGTERM
 # tls_cert_file = "tls/cert.pem"   # without these two only loopback may be listened on
 # tls_key_file = "tls/key.pem"
+# ssh_host_key_file = "secrets/ssh" # ssh-keygen -t ed25519 -N '' -f secrets/ssh makes one
 
 [listen]
 postgres = "127.0.0.1:6432"
+# ssh = "0.0.0.0:2222"             # for SSH clients; needs ssh_host_key_file
 
 [limits]
 disk_warn = "10GiB"                # less free space than this is logged
@@ -76,6 +78,19 @@ max_session = "12h"
 # replication = "refuse"           # pass: base backups and streams of changes are let through
 # payload_limit = "1MiB"           # keep the beginning of a longer response, and the hash of all
 # retention = "standard"           # a class below; kept for ever if absent
+
+# A host: ssh -p 2222 host-1@gateway, or host-1/deploy@gateway; the password is a ticket.
+# [[target]]
+# name = "host-1"
+# protocol = "ssh"
+# address = "10.0.0.7:22"
+# host_keys = ["ssh-ed25519 AAAA…"] # from its /etc/ssh/ssh_host_ed25519_key.pub
+# user = "agents"
+# key_file = "secrets/host-1"      # or a password, as above
+# logins = ["deploy"]              # other users of it that may be asked for
+# exec_only = true                 # commands and files, no shell
+# env = ["LANG", "LC_*"]           # variables that a client may set
+# groups = ["data-agents"]
 
 # What agents may do: the first rule that matches decides, and else the target's default.
 # [[rule]]

@@ -26,9 +26,10 @@ from agentaudit.settings.tables import (
     Issuer,
     Limits,
     Listen,
+    PostgresTarget,
     Retention,
     Roles,
-    Target,
+    SshTarget,
     Webhook,
     Witness,
 )
@@ -44,7 +45,6 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     "": {},
     "gateway": {},
     "listen": {
-        "ssh": _ON,
         "http": _ON,
         "proxy_protocol": [],
     },
@@ -67,7 +67,7 @@ _LATER: Final[Mapping[str, Mapping[str, object]]] = {
     },
 }
 _LATER_VALUES: Final[Mapping[tuple[str, str], tuple[object, ...]]] = {
-    ("target", "protocol"): ("ssh", "aws", "kubernetes", "mcp", "http"),
+    ("target", "protocol"): ("aws", "kubernetes", "mcp", "http"),
 }
 _Location = tuple[str | int, ...]
 
@@ -167,7 +167,7 @@ def _place(location: Sequence[str | int]) -> str:
 
 def described(error: Mapping[str, Any]) -> str:
     """Return what a validation found as a person reads it: where in the file, and what."""
-    location: tuple[str | int, ...] = error["loc"]
+    location = _without_protocol(error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = f'unknown key, the nearest valid one is "{_nearest(location)}"'
@@ -179,22 +179,28 @@ def described(error: Mapping[str, Any]) -> str:
     return f"{place}: {message}" if place else message
 
 
-SECTIONS: Final[Mapping[str, type[Table]]] = {
-    "": Settings,
-    "gateway": Gateway,
-    "listen": Listen,
-    "limits": Limits,
-    "roles": Roles,
-    "issuer": Issuer,
-    "target": Target,
-    "retention": Retention,
-    "witness": Witness,
-    "anchor": Anchor,
-    "webhook": Webhook,
-    "rule": Rule,
-    "rule.when": When,
-    "mask": Mask,
+SECTIONS: Final[Mapping[str, tuple[type[Table], ...]]] = {
+    "": (Settings,),
+    "gateway": (Gateway,),
+    "listen": (Listen,),
+    "limits": (Limits,),
+    "roles": (Roles,),
+    "issuer": (Issuer,),
+    "target": (PostgresTarget, SshTarget),
+    "retention": (Retention,),
+    "witness": (Witness,),
+    "anchor": (Anchor,),
+    "webhook": (Webhook,),
+    "rule": (Rule,),
+    "rule.when": (When,),
+    "mask": (Mask,),
 }
+"""What a table of each name may be: a target is one of its protocol."""
+
+
+def _without_protocol(location: _Location) -> _Location:
+    """Return a location as the file has it: whose target it is says no key of it."""
+    return location if location[:1] != ("target",) else (*location[:2], *location[3:])
 
 
 def _nearest(location: Sequence[str | int]) -> str:
@@ -220,5 +226,9 @@ def _nearest(location: Sequence[str | int]) -> str:
 
 def keys_of(section: str) -> list[str]:
     """Return the keys that a table may have, those of a later release included."""
-    fields = SECTIONS[section].model_fields
-    return [*(field.alias or name for name, field in fields.items()), *_LATER[section]]
+    keys = {
+        field.alias or name: None
+        for table in SECTIONS[section]
+        for name, field in table.model_fields.items()
+    }
+    return [*keys, *_LATER[section]]

@@ -33,7 +33,7 @@ class When(Table):
     """`when` of a rule: conditions that must all be met; of a list, one is enough."""
 
     target: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
-    protocol: Annotated[tuple[Literal["postgres"], ...], Field(min_length=1)] | None = None
+    protocol: Annotated[tuple[Literal["postgres", "ssh"], ...], Field(min_length=1)] | None = None
     groups: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
     tags: Annotated[dict[Word, Word], Field(min_length=1)] | None = None
     cls: Annotated[tuple[Class, ...], Field(min_length=1)] | None = Field(

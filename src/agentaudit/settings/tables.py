@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from agentaudit.errors import SettingsError
 from agentaudit.model import Durability
@@ -83,6 +90,7 @@ class Gateway(Table):
     state: StateText = "sqlite:///state.db"
     tls_cert_file: LocatedPath | None = None
     tls_key_file: LocatedPath | None = None
+    ssh_host_key_file: LocatedPath | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Gateway:
@@ -104,6 +112,7 @@ class Listen(Table):
     """`[listen]`: the addresses that clients connect to; port 0 takes any free port."""
 
     postgres: AddressText | None = None
+    ssh: AddressText | None = None
     control: AddressText | None = None
     # Strict: the number 1 is no truth value in a file.
     postgres_oauth: Annotated[bool, Field(strict=True)] = False
@@ -196,21 +205,17 @@ class Retention(Table):
 
 
 class Target(Table):
-    """`[[target]]`: a database that clients ask for by `name`, and how the gateway logs in."""
+    """What every `[[target]]` has: a name that clients ask for, where it is, and who may go there.
+
+    How the gateway logs in is its protocol's own; a password is what all of them may have.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
-    protocol: Literal["postgres"] = "postgres"
     address: AddressText
-    database: Annotated[str, Field(min_length=1, max_length=63)]
     user: Annotated[str, Field(min_length=1, max_length=63)]
     password_file: LocatedPath | None = None
     password_env: str | None = None
     password_command: tuple[str, ...] = ()
-    tls: Literal["disable", "require", "verify-full"] = "verify-full"
-    tls_ca_file: LocatedPath | None = None
-    tls_cert_file: LocatedPath | None = None
-    tls_key_file: LocatedPath | None = None
-    require_auth: Annotated[tuple[AuthMethod, ...], Field(min_length=1)] = ("scram-sha-256",)
     groups: tuple[str, ...] = ()
     access: Literal["standing", "request"] = "standing"
     approvers: tuple[Word, ...] = ()
@@ -220,9 +225,6 @@ class Target(Table):
     single_window: Annotated[bool, Field(strict=True)] = False
     default: Literal["allow", "hold", "deny"] = "allow"
     tags: dict[Word, Word] = Field(default_factory=dict)
-    replication: Literal["refuse", "pass"] = "refuse"
-    inspect_user: Annotated[str, Field(max_length=63)] = ""
-    inspect_password_file: LocatedPath | None = None
     retention: str | None = None
     payload_limit: Annotated[int, Field(ge=MIN_PAYLOAD_LIMIT)] | None = None
 
@@ -238,17 +240,13 @@ class Target(Table):
             raise ValueError(
                 "at most one of password_file, password_env and password_command may be given"
             )
-        if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise ValueError("tls_cert_file and tls_key_file are given together or not at all")
         if self.wait and self.access != "request":
             raise ValueError('wait means something only with access = "request"')
-        if self.inspect_password_file is not None and not self.inspect_user:
-            raise ValueError("inspect_password_file means something only with inspect_user")
-        if self.inspect_user == self.user:
-            raise ValueError("inspect_user must be another role than user, one that only reads")
-        if self.tls == "disable" and (self.tls_ca_file or self.tls_cert_file):
-            raise ValueError('tls_ca_file and tls_cert_file mean nothing with tls = "disable"')
         return self
+
+    def protocol_document(self) -> dict[str, Any]:
+        """Return what the policy document has of what only this protocol's targets have."""
+        raise NotImplementedError
 
     def window_document(self) -> dict[str, Any]:
         """Return what the policy document has of windows, where the target has any."""
@@ -259,18 +257,6 @@ class Target(Table):
             "max_window_us": None if self.max_window is None else self.max_window // MICROSECOND,
             "single_window": self.single_window,
         }
-
-    def inspecting(self) -> Target | None:
-        """Return the target as its planner is asked by, None where that is not."""
-        if not self.inspect_user:
-            return None
-        login = {
-            "user": self.inspect_user,
-            "password_file": self.inspect_password_file,
-            "password_env": None,
-            "password_command": (),
-        }
-        return self.model_copy(update=login)
 
     @property
     def has_windows(self) -> bool:
@@ -301,6 +287,99 @@ class Target(Table):
         if self.password_command:
             return decoded(run_limited(self.password_command, where), where)
         return None
+
+
+class PostgresTarget(Target):
+    """A `[[target]]` that is a PostgreSQL database, and how the gateway logs in."""
+
+    protocol: Literal["postgres"] = "postgres"
+    database: Annotated[str, Field(min_length=1, max_length=63)]
+    tls: Literal["disable", "require", "verify-full"] = "verify-full"
+    tls_ca_file: LocatedPath | None = None
+    tls_cert_file: LocatedPath | None = None
+    tls_key_file: LocatedPath | None = None
+    require_auth: Annotated[tuple[AuthMethod, ...], Field(min_length=1)] = ("scram-sha-256",)
+    replication: Literal["refuse", "pass"] = "refuse"
+    inspect_user: Annotated[str, Field(max_length=63)] = ""
+    inspect_password_file: LocatedPath | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PostgresTarget:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file are given together or not at all")
+        if self.inspect_password_file is not None and not self.inspect_user:
+            raise ValueError("inspect_password_file means something only with inspect_user")
+        if self.inspect_user == self.user:
+            raise ValueError("inspect_user must be another role than user, one that only reads")
+        if self.tls == "disable" and (self.tls_ca_file or self.tls_cert_file):
+            raise ValueError('tls_ca_file and tls_cert_file mean nothing with tls = "disable"')
+        return self
+
+    def protocol_document(self) -> dict[str, Any]:
+        # Named only where it says something, so that other policies keep their digests.
+        return {"replication": self.replication} if self.replication == "pass" else {}
+
+    def inspecting(self) -> PostgresTarget | None:
+        """Return the target as its planner is asked by, None where that is not."""
+        if not self.inspect_user:
+            return None
+        login = {
+            "user": self.inspect_user,
+            "password_file": self.inspect_password_file,
+            "password_env": None,
+            "password_command": (),
+        }
+        return self.model_copy(update=login)
+
+
+_HOST_KEY: Final = (
+    r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+={0,2}( .*)?$"
+)
+_VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,126}\*?$"
+
+
+class SshTarget(Target):
+    """A `[[target]]` that is a host with an SSH server, and how the gateway logs in.
+
+    `host_keys` are all that the server may prove itself by, as lines of `known_hosts` have them
+    behind the name. `logins` are other users of it that a client may ask for, beside `user`.
+    """
+
+    protocol: Literal["ssh"]
+    host_keys: Annotated[
+        tuple[Annotated[str, Field(pattern=_HOST_KEY)], ...], Field(min_length=1, max_length=8)
+    ]
+    key_file: LocatedPath | None = None
+    logins: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")], ...] = ()
+    exec_only: Annotated[bool, Field(strict=True)] = False
+    env: tuple[Annotated[str, Field(pattern=_VARIABLE)], ...] = ("LANG", "LC_*")
+
+    @model_validator(mode="after")
+    def _logs_in_somehow(self) -> SshTarget:
+        has_password = self.password_file or self.password_env or self.password_command
+        if bool(has_password) == (self.key_file is not None):
+            raise ValueError("either key_file or one of the passwords says how to log in")
+        return self
+
+    def protocol_document(self) -> dict[str, Any]:
+        return {
+            "env": list(self.env),
+            "exec_only": self.exec_only,
+            "logins": list(self.logins),
+            "protocol": "ssh",
+        }
+
+
+def _protocol_of(target: object) -> str:
+    said = target.get("protocol") if isinstance(target, dict) else getattr(target, "protocol", None)
+    return "ssh" if said == "ssh" else "postgres"
+
+
+AnyTarget = Annotated[
+    Annotated[PostgresTarget, Tag("postgres")] | Annotated[SshTarget, Tag("ssh")],
+    Discriminator(_protocol_of),
+]
+"""A `[[target]]` of any protocol."""
 
 
 class Witness(Table):

@@ -20,13 +20,13 @@ from agentaudit.settings.rules import Rule
 from agentaudit.settings.tables import (
     MAX_WEBHOOKS,
     Anchor,
+    AnyTarget,
     Gateway,
     Issuer,
     Limits,
     Listen,
     Retention,
     Roles,
-    Target,
     Webhook,
     Witness,
 )
@@ -41,7 +41,7 @@ class Settings(Table):
     limits: Limits = Limits()
     roles: Roles = Roles()
     issuer: tuple[Issuer, ...] = ()
-    target: tuple[Target, ...] = ()
+    target: tuple[AnyTarget, ...] = ()
     retention: tuple[Retention, ...] = ()
     witness: tuple[Witness, ...] = ()
     anchor: tuple[Anchor, ...] = ()
@@ -87,6 +87,10 @@ class Settings(Table):
         self._reaches_every_rule()
         if self.webhook and self.listen.control is None:
             raise ValueError("[[webhook]] needs listen.control: the control API's process does it")
+        if self.listen.ssh is not None and self.gateway.ssh_host_key_file is None:
+            raise ValueError("listen.ssh needs gateway.ssh_host_key_file, by which clients know it")
+        if self.listen.ssh is not None and self.gateway.workers > 1:
+            raise ValueError("listen.ssh needs gateway.workers = 1: workers share no SSH port yet")
         if self.listen.postgres_oauth and not self.issuer:
             raise ValueError("listen.postgres_oauth is true, and there is no [[issuer]] to name")
         for key in ("postgres", "control"):
@@ -157,8 +161,8 @@ class Settings(Table):
                     "payload_limit": t.payload_limit,
                 }
                 | t.window_document()
+                | t.protocol_document()
                 # Named only where they say something, so that other policies keep their digests.
-                | ({"replication": t.replication} if t.replication == "pass" else {})
                 | ({"tags": t.tags} if t.tags else {})
                 | ({"approvers": list(t.approvers)} if t.approvers else {})
                 for t in sorted(self.target, key=lambda t: t.name)

@@ -1,0 +1,952 @@
+"""An open SSH session: the channels of one client at one host, recorded before they go on.
+
+A channel of the client's becomes one at the host, but not before what it is for has been recorded
+and may pass. From then on each byte is an event first, and goes on when the recorder says that this
+counts; requests, ends of streams and exit codes take their place in the same queue, so the host
+sees what the client did in the order in which it did it.
+
+Every channel is a command: an exec request's is its text, a shell's and a subsystem's is named so.
+
+Back-pressure goes by channel and direction: a side is not read while more than `HIGH_WATER_BYTES`
+wait for the journal or for the other side, and a peer that is not read fills its window and stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+import asyncssh
+import structlog
+
+from agentaudit.archive.recorder import Recorder, SessionRecorder, Waiter
+from agentaudit.errors import MaskingError, RecordingError
+from agentaudit.gateway.holds import Asked, Asks, Outcome, shown
+from agentaudit.gateway.relay import (
+    HIGH_WATER_BYTES,
+    LINGER_S,
+    LOW_WATER_BYTES,
+    WITHHELD_S,
+    recording_words,
+)
+from agentaudit.gateway.ssh_masks import ChannelMask
+from agentaudit.gateway.ssh_sftp import SftpFlow
+from agentaudit.masking.masks import Masks
+from agentaudit.model import (
+    Command,
+    Durability,
+    Event,
+    Flag,
+    Hold,
+    Kind,
+    Side,
+    Span,
+)
+from agentaudit.policy import NO_RULE, Decision, SessionPolicy
+from agentaudit.protocols.ssh import STDERR, said
+from agentaudit.risk import shell
+from agentaudit.settings.tables import SshTarget
+
+log = structlog.get_logger()
+
+MAX_CHANNELS: Final = 64
+"""Open at once in one session."""
+
+REFUSED_STATUS: Final = 254
+"""What a client's command exits with that was not run."""
+
+_LOST_STATUS: Final = 255
+_DENIED: Final = Decision("deny", "protocol")
+_REQUEST_BYTES: Final = 256
+"""What a request counts for in a session's bytes: a client may send any number of them."""
+_MAX_ENVIRONMENT: Final = 64
+_MAX_VALUE: Final = 4096
+
+
+_End = asyncssh.SSHServerChannel[bytes] | asyncssh.SSHClientChannel[bytes]
+
+
+class _Bytes(Waiter):
+    """Bytes that wait until they count."""
+
+    __slots__ = ("data", "flow", "kind")
+
+    def __init__(self, flow: _Flow, data: bytes, kind: int | None) -> None:
+        self.flow = flow
+        self.data = data
+        self.kind = kind
+
+    def go(self) -> None:
+        self.flow.send(self.data, self.kind)
+
+
+class _Act(Waiter):
+    """Something else that has its place among the bytes."""
+
+    __slots__ = ("_act",)
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+
+    def go(self) -> None:
+        # Its channel may be gone by then, and with it whoever would have heard.
+        with suppress(OSError, asyncssh.Error):
+            self._act()
+
+
+class _Flow:
+    """One direction of a channel: how much of it waits, and whether its source is read."""
+
+    __slots__ = (
+        *("_held_bytes", "is_asking", "is_held_up", "is_paused", "is_sink_full", "sink", "source"),
+    )
+
+    def __init__(self) -> None:
+        self.source: _End | None = None
+        self.sink: _End | None = None
+        self.is_sink_full = False
+        self.is_held_up = False
+        self.is_asking = False
+        self.is_paused = False
+        self._held_bytes = 0
+
+    def hold(self, size: int) -> None:
+        self._held_bytes += size
+        self.throttle()
+
+    def send(self, data: bytes, kind: int | None) -> None:
+        self._held_bytes -= len(data)
+        if self.sink is not None:
+            with suppress(OSError):  # a sink that is closed takes nothing more
+                self.sink.write(data, kind)
+        if self.is_paused:
+            self.throttle()
+
+    def throttle(self) -> None:
+        """Read the source if, and only if, there is room for what it says."""
+        if self.source is None:
+            return
+        room = LOW_WATER_BYTES if self.is_paused else HIGH_WATER_BYTES
+        must_wait = (
+            self.is_sink_full or self.is_held_up or self.is_asking or self._held_bytes > room
+        )
+        if must_wait and not self.is_paused:
+            self.is_paused = True
+            self.source.pause_reading()
+        elif self.is_paused and not must_wait:
+            self.is_paused = False
+            self.source.resume_reading()
+
+
+class SshSession:
+    """One open session. It ends with its client's connection, or by `end`.
+
+    `ended(session, reason)` is called once, when all that can be recorded of it is; `gone` follows
+    when both connections are closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: SshTarget,
+        client: asyncssh.SSHServerConnection,
+        target: asyncssh.SSHClientConnection,
+        recorder: Recorder,
+        session: SessionRecorder,
+        durability: Durability,
+        session_bytes: int,
+        policy: SessionPolicy,
+        masks: Masks,
+        asks: Asks,
+        spawn: Callable[[Any], None],
+        ended: Callable[[SshSession, str], None],
+        gone: Callable[[SshSession], None],
+    ) -> None:
+        self.session = session
+        self.settings = settings
+        self.masks = masks
+        self.policy = policy
+        self.asks = asks
+        self.spawn = spawn
+        self.target = target
+        self.is_closing = False
+        self.was_busy = False
+        self._client = client
+        self._recorder = recorder
+        self._is_synced = durability is not Durability.RELAXED
+        self._bytes_left = session_bytes
+        self._ended = ended
+        self._gone = gone
+        self._reason = ""
+        self._has_ended = False
+        self._lost = set[Side]()
+        self._channels: dict[Channel, None] = {}
+        self._next_command = 0
+        self._withheld: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._is_held_up = False
+        self._drain_words: tuple[str, str] | None = None
+
+    def channel(self) -> Channel:
+        """Return what answers for a channel that the client opens.
+
+        Raises:
+            asyncssh.ChannelOpenError: it may not have another one.
+        """
+        if self.is_closing:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the session ends")
+        if len(self._channels) >= MAX_CHANNELS:
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_RESOURCE_SHORTAGE, f"{MAX_CHANNELS} channels are open"
+            )
+        channel = Channel(self, self.next_number())
+        self._channels[channel] = None
+        if self._is_held_up:
+            channel.hold_up(True)
+        return channel
+
+    def next_number(self) -> int:
+        """Return the number of the next command."""
+        self._next_command += 1
+        return self._next_command - 1
+
+    def left(self, channel: Channel) -> None:
+        """Note that a channel is over."""
+        self._channels.pop(channel, None)
+        self._drain_if_idle()
+
+    # --- recording
+
+    def record(self, *events: Event) -> bool:
+        """Record what passes next; return whether it may."""
+        if self.is_closing or self._has_ended:
+            return False
+        try:
+            for event in events:
+                self.session.record(event)
+        except RecordingError as error:
+            self.recording_failed(error)
+            return False
+        return True
+
+    def note(self, command_no: int, side: Side, line: str, status: int | None = None) -> bool:
+        """Record a request of a channel; return whether it may pass."""
+        self.count(_REQUEST_BYTES)
+        text = self.masks.mask_text(line)
+        return self.record(
+            Event(kind=Kind.NOTICE, side=side, command_no=command_no, text=text, status=status)
+        )
+
+    def wait(self, waiter: Waiter) -> None:
+        """Let `waiter` go once all that was recorded counts."""
+        try:
+            self._recorder.hold(waiter, self._is_synced)
+        except RecordingError as error:
+            self.recording_failed(error)
+
+    def count(self, size: int) -> None:
+        """Count bytes, and end a session that has moved as many as it may."""
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            self.end(
+                "session_bytes",
+                "this session has moved as many bytes as it may",
+                "connect again; the operator sets [limits] session_bytes",
+            )
+
+    def withhold(self) -> None:
+        """See to it that what a mask withholds is recorded in time."""
+        if self._withheld is None:
+            loop = asyncio.get_running_loop()
+            self._withheld = loop.call_later(WITHHELD_S, self._release_withheld)
+
+    def _release_withheld(self) -> None:
+        self._withheld = None
+        if not self.is_closing and not self._has_ended:
+            for channel in list(self._channels):
+                self.recorded(channel.flush)
+
+    def recorded(self, events: Callable[[], list[Event]]) -> None:
+        """Record what `events` returns."""
+        try:
+            self.record(*events())
+        except MaskingError as error:
+            self.masking_failed(error)
+
+    def masking_failed(self, error: MaskingError) -> None:
+        """End the session: what cannot be masked does not pass."""
+        log.error("masking failed", session=str(self.session.session_id), error=str(error))
+        self.end("masking_failed", str(error), error.hint)
+
+    # --- what may have to end it
+
+    def end(self, reason: str, message: str, hint: str = "") -> None:
+        """End the session for `reason`, and tell the client on each channel."""
+        if self.is_closing:
+            return
+        self.was_busy = self.session.is_busy
+        words = _words(message, hint)
+        try:
+            for channel in list(self._channels):
+                channel.cut(message, words)
+            self._reason = reason
+            self._end_recording(reason)
+        except RecordingError as error:
+            self.recording_failed(error)
+            return
+        self.is_closing = True
+        # What the client is to hear waits until it counts, and its close behind it.
+        self.wait(_Act(self._close))
+        self._arm_linger()
+
+    def drain(self, message: str, hint: str = "") -> None:
+        """End the session as `shutdown` once no channel is open."""
+        self._drain_words = (message, hint)
+        self._drain_if_idle()
+
+    def _drain_if_idle(self) -> None:
+        if self._drain_words is not None and not self._channels:
+            self.end("shutdown", *self._drain_words)
+
+    def recording_failed(self, failure: RecordingError) -> None:
+        """Stop at once: what waits is never released, because nothing more can be recorded."""
+        if self.is_closing:
+            return
+        self.is_closing = True
+        reason, message, hint = recording_words(failure)
+        self._reason = reason
+        for channel in list(self._channels):
+            channel.tell(_words(message, hint))
+        self._close()
+        self._arm_linger()
+
+    def hold_up(self, is_held_up: bool) -> None:
+        """Read nothing more from either side, or go on."""
+        self._is_held_up = is_held_up
+        for channel in self._channels:
+            channel.hold_up(is_held_up)
+
+    @property
+    def owes_bytes(self) -> bool:
+        """Whether the client has not taken all yet that is recorded as sent to it."""
+        return Side.CLIENT not in self._lost
+
+    def abort(self) -> None:
+        """Cut both connections without another word."""
+        self._client.abort()
+        self.target.abort()
+
+    def _close(self) -> None:
+        self.target.close()
+        self._client.close()
+
+    def _arm_linger(self) -> None:
+        if self._linger is None and len(self._lost) < 2:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+
+    def lost(self, side: Side) -> None:
+        """Note that the connection to `side` is gone."""
+        if side in self._lost:
+            return
+        self._lost.add(side)
+        if side is Side.TARGET and not self.is_closing and Side.CLIENT not in self._lost:
+            self.end("target", "the target hung up", "connect again")
+        if side is Side.CLIENT:
+            for channel in list(self._channels):
+                channel.client_gone()
+            with suppress(RecordingError):
+                self._end_recording(self._reason or "client")
+            self.target.close()
+            self._arm_linger()
+        if len(self._lost) == 2:
+            if self._linger is not None:
+                self._linger.cancel()
+                self._linger = None
+            self._gone(self)
+
+    def _end_recording(self, reason: str) -> None:
+        """Record what is withheld and the session's close, once.
+
+        Raises:
+            RecordingError: recording has failed.
+        """
+        if self._has_ended:
+            return
+        self._has_ended = True
+        if self._withheld is not None:
+            self._withheld.cancel()
+            self._withheld = None
+        try:
+            if not self.session.closed and self._recorder.is_recording:
+                for channel in list(self._channels):
+                    for event in channel.finish():
+                        self.session.record(event)
+        except MaskingError as error:
+            log.error("masking failed", session=str(self.session.session_id), error=str(error))
+        finally:
+            self.session.close(reason)
+            self._ended(self, reason)
+
+
+class Channel(asyncssh.SSHServerSession[bytes]):
+    """A session channel of the client's, and what it becomes at the target.
+
+    Until that is open, what the client says waits: its requests in `_said`, its bytes in `_early`,
+    of which there is never more than the window that it was given.
+    """
+
+    def __init__(self, relay: SshSession, number: int) -> None:
+        self._relay = relay
+        self.command = Command(command_no=number)
+        self._said: list[str] = []
+        self._early: list[bytes] = []
+        self._has_early_end = self._has_ended_input = False
+        self._pty: tuple[str, tuple[int, int, int, int], Mapping[int, int]] | None = None
+        self._up = _Flow()
+        self._down = _Flow()
+        self._client: asyncssh.SSHServerChannel[bytes]
+        self._target: asyncssh.SSHClientChannel[bytes] | None = None
+        self._asked: Asked | None = None
+        self._holds: list[Hold] = []
+        self._commit = ""
+        self._denied = ""
+        self._subsystem: str | None = None
+        self._status: int | None = None
+        self._signal: tuple[str, bool, str] | None = None
+        self._is_over = False
+        self._sftp: SftpFlow | None = None
+        masks = relay.masks
+        self._masks = {
+            (Side.CLIENT, None): ChannelMask(masks, Side.CLIENT, number, None),
+            (Side.TARGET, None): ChannelMask(masks, Side.TARGET, number, None),
+            (Side.TARGET, STDERR): ChannelMask(masks, Side.TARGET, number, STDERR),
+        }
+
+    # --- what the client asks for
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        self._client = self._up.source = self._down.sink = chan
+
+    def pty_requested(
+        self,
+        term_type: str,
+        term_size: tuple[int, int, int, int],
+        term_modes: Mapping[int, int],
+    ) -> bool:
+        self._said.append(said("pty-req", term_type, *term_size))
+        if self._relay.settings.exec_only:
+            return False
+        self._pty = (term_type, term_size, term_modes)
+        return True
+
+    def shell_requested(self) -> bool:
+        if self._relay.settings.exec_only:
+            self._denied = "no shell on this target: run commands"
+        return self._begin("shell", "")
+
+    def exec_requested(self, command: str) -> bool:
+        return self._begin("exec", command)
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        self._subsystem = subsystem
+        if subsystem == "sftp":
+            self._sftp = SftpFlow(self, self._relay)
+        else:
+            self._denied = "no subsystem but sftp"
+        return self._begin("subsystem", subsystem)
+
+    def _begin(self, operation: str, text: str) -> bool:
+        """Record what the channel is for, and decide about it."""
+        relay, command = self._relay, self.command
+        raw = text.encode("utf-8", "replace")
+        shown, found = relay.masks.mask(raw)
+        command.operation = operation
+        if operation == "exec":
+            _classify(command, text)
+        elif operation == "subsystem":
+            command.cls = "session"
+        hold = self._decide(text)
+        is_denied = command.decision == "deny"
+        command.text = shown.decode("utf-8", "replace")
+        command.resources = tuple(map(relay.masks.mask_text, command.resources))
+        command.paths = tuple(map(relay.masks.mask_text, command.paths))
+        if found:
+            command.fingerprint = ""  # it could be tried for what is hidden
+        event = Event(
+            kind=Kind.REQUEST,
+            side=Side.CLIENT,
+            command_no=command.command_no,
+            text=f"{operation} {command.text}".rstrip(),
+            payload=shown or None,
+            orig_len=len(raw),
+            spans=tuple(
+                Span(each.rule, "payload", each.start, each.stop - each.start) for each in found
+            ),
+        )
+        try:
+            relay.session.begin(command)
+            self._commit = relay.session.commit_next(event.text)
+        except RecordingError as error:
+            relay.recording_failed(error)
+            return False
+        if not relay.record(event):
+            return False
+        environment = self._environment()
+        for line in [*self._said, *(said("env", *pair) for pair in environment.items())]:
+            relay.note(command.command_no, Side.CLIENT, line)
+        relay.count(len(raw))
+        if is_denied:
+            self._deny(self._denied or f'denied by rule "{command.rule}"')
+        elif hold is not None:
+            self._holds = [hold]
+            self._ask()
+        else:
+            relay.wait(_Act(self._open_soon))
+        return True
+
+    def _decide(self, text: str) -> Hold | None:
+        """Decide about what the channel is for; return who decides where people do."""
+        command, policy = self.command, self._relay.policy
+        decision = _DENIED if self._denied else policy.decide(command, text).about(None)
+        if command.operation == "shell" and decision is NO_RULE and policy.rules:
+            self._denied = (
+                "no shell on a target with rules: what is typed there would be held to none; "
+                'run commands, or let a rule allow operation "shell" of class "unknown"'
+            )
+            decision = _DENIED
+        if decision is not NO_RULE:
+            command.decision, command.rule = decision.action, decision.rule
+        return decision.hold
+
+    def _environment(self) -> dict[str, str]:
+        """Return the variables that the client may set, and has set, at the target."""
+        asked = list(self._client.get_environment().items())[:_MAX_ENVIRONMENT]
+        return {
+            name: value[:_MAX_VALUE]
+            for name, value in asked
+            if any(fnmatchcase(name, allowed) for allowed in self._relay.settings.env)
+        }
+
+    # --- at the target
+
+    def _open_soon(self) -> None:
+        self._relay.spawn(self._open())
+
+    async def _open(self) -> None:
+        """Open at the target what the client has asked for."""
+        term: dict[str, Any] = {}
+        if self._pty is not None:
+            term_type, term_size, term_modes = self._pty
+            term = {"term_type": term_type, "term_size": term_size, "term_modes": term_modes}
+        operation, text = self.command.operation, self._raw_text()
+        try:
+            chan, _ = await self._relay.target.create_session(
+                lambda: _AtTarget(self),
+                command=text if operation == "exec" else None,
+                subsystem=self._subsystem,
+                env=[
+                    (name.encode(), value.encode()) for name, value in self._environment().items()
+                ],
+                request_pty="force" if self._pty is not None else False,
+                encoding=None,
+                **term,
+            )
+        except (asyncssh.Error, OSError) as error:
+            why = getattr(error, "reason", "") or "the connection is gone"
+            self._deny(f"the target refuses it: {why}", status="error")
+            return
+        if self._is_over:
+            chan.close()
+
+    def _raw_text(self) -> str:
+        return self._client.get_command() or ""
+
+    def opened(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        """Take the channel at the target, and pass on what the client has said meanwhile."""
+        self._target = self._up.sink = self._down.source = chan
+
+    def started(self) -> None:
+        """Let both sides say what they have to say."""
+        early, self._early = self._early, []
+        for data in early:
+            self.data_received(data, None)
+        if self._has_early_end:
+            self._end_of_input()
+        self._up.throttle()
+        if not self._up.is_paused:
+            self._client.resume_reading()
+
+    # --- bytes
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Record what the client says, and let it wait until that counts."""
+        if self._target is None:
+            self._early.append(data)
+            self._client.pause_reading()
+            return
+        self._pass(self._up, Side.CLIENT, data, None)
+
+    def from_target(self, data: bytes, datatype: int | None) -> None:
+        """Record what the target says, and let it wait until that counts."""
+        self._pass(self._down, Side.TARGET, data, datatype)
+
+    def _pass(self, flow: _Flow, side: Side, data: bytes, datatype: int | None) -> None:
+        relay = self._relay
+        if self._sftp is not None and datatype != STDERR:
+            self._sftp.receive(side, data)
+            return
+        mask = self._masks[side, STDERR if datatype == STDERR else None]
+        try:
+            events = mask.events(data)
+        except MaskingError as error:
+            relay.masking_failed(error)
+            return
+        if not relay.record(*events):
+            return
+        self._send(flow, data, datatype)
+        if mask.is_withholding:
+            relay.withhold()
+        relay.count(len(data))
+
+    def _send(self, flow: _Flow, data: bytes, datatype: int | None) -> None:
+        flow.hold(len(data))
+        self._relay.wait(_Bytes(flow, data, datatype))
+
+    def send(self, side: Side, data: bytes) -> None:
+        """Pass on what `side` says, once all that is recorded counts."""
+        self._send(self._up if side is Side.CLIENT else self._down, data, None)
+
+    def flush(self) -> list[Event]:
+        """Return what was withheld for long enough."""
+        events = [event for mask in self._masks.values() for event in mask.flush()]
+        return events if self._sftp is None else [*events, *self._sftp.flush()]
+
+    def finish(self, *, is_cut_off: bool = True, side: Side | None = None) -> list[Event]:
+        """Return all that was withheld, of one side or of both."""
+        events = [
+            event
+            for (of, _), mask in self._masks.items()
+            if side in (None, of)
+            for event in mask.finish(is_cut_off=is_cut_off)
+        ]
+        return events if self._sftp is None or side is not None else [*events, *self._sftp.finish()]
+
+    def pause_writing(self) -> None:
+        self._down.is_sink_full = True
+        self._down.throttle()
+
+    def resume_writing(self) -> None:
+        self._down.is_sink_full = False
+        self._down.throttle()
+
+    def target_pauses(self, is_full: bool) -> None:
+        """Note whether the target takes no more for now."""
+        self._up.is_sink_full = is_full
+        self._up.throttle()
+
+    def hold_up(self, is_held_up: bool) -> None:
+        """Read nothing more from either side, or go on."""
+        for flow in (self._up, self._down):
+            flow.is_held_up = is_held_up
+            flow.throttle()
+
+    # --- requests, and ends of streams
+
+    def eof_received(self) -> bool:
+        if self._target is None:
+            self._has_early_end = True
+        else:
+            self._end_of_input()
+        return True  # the other direction goes on
+
+    def _end_of_input(self) -> None:
+        self._has_early_end = self._sftp is not None and self._sftp.is_asking
+        if self._has_early_end:
+            return  # it comes behind what waits
+        self._has_ended_input = True
+        self._relay.recorded(lambda: self.finish(is_cut_off=False, side=Side.CLIENT))
+        self._request("eof", lambda target: target.write_eof())
+
+    def signal_received(self, signal: str) -> None:
+        self._request(said("signal", signal), lambda target: target.send_signal(signal))
+
+    def break_received(self, msec: int) -> bool:
+        self._request(said("break", msec), lambda target: target.send_break(msec))
+        return True
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        size = (width, height, pixwidth, pixheight)
+        if self._pty is not None:
+            self._pty = (self._pty[0], size, self._pty[2])
+        self._request(said("window-change", *size), lambda at: at.change_terminal_size(*size))
+
+    def _request(
+        self, line: str, act: Callable[[asyncssh.SSHClientChannel[bytes]], object]
+    ) -> None:
+        if not self._relay.note(self.command.command_no, Side.CLIENT, line):
+            return
+        target = self._target
+        if target is not None:
+            self._relay.wait(_Act(lambda: act(target)))
+
+    def target_eof(self) -> None:
+        """Note that the target says no more on this channel.
+
+        A client that has said all may close when it hears of that, and after its close the library
+        sends nothing more: it hears of it together with the exit status.
+        """
+        self._relay.recorded(lambda: self.finish(is_cut_off=False, side=Side.TARGET))
+        is_recorded = self._relay.note(self.command.command_no, Side.TARGET, "eof")
+        if is_recorded and not self._has_ended_input:
+            self._relay.wait(_Act(self._client.write_eof))
+
+    def exited(self, status: int) -> None:
+        """Note with what the command has exited."""
+        self._status = status
+        self._relay.note(self.command.command_no, Side.TARGET, said("exit-status", status), status)
+
+    def killed(self, signal: str, core: bool, message: str) -> None:
+        """Note by which signal the command has ended."""
+        self._signal = (signal, core, message)
+        self._relay.note(
+            self.command.command_no, Side.TARGET, said("exit-signal", signal, int(core), message)
+        )
+
+    # --- what waits for people
+
+    def _ask(self) -> None:
+        relay, command = self._relay, self.command
+        hold = self._holds[0]
+        asked = Asked(
+            hold=hold,
+            session=relay.session,
+            command_no=command.command_no,
+            cls=command.cls,
+            shown={"statements": [shown(command)]},
+            commit=self._commit,
+            in_transaction=False,
+            filed=lambda: self._filed(asked),
+            answered=lambda outcome: self._answered(asked, outcome),
+            request_id=relay.asks.new_id(),
+        )
+        self._asked = asked
+        command.request_id = asked.request_id
+        relay.asks.ask(asked)
+
+    def _filed(self, asked: Asked) -> None:
+        if self._asked is asked:
+            rule = asked.hold.rule
+            self.say(f'waits for a decision, by rule "{rule}" (request {asked.request_id})')
+
+    def _answered(self, asked: Asked, outcome: Outcome) -> None:
+        if self._asked is not asked:
+            return
+        relay = self._relay
+        self._asked = None
+        try:
+            relay.asks.record(asked, outcome)
+        except RecordingError as error:
+            relay.recording_failed(error)
+            return
+        if outcome.state == "approved":
+            self._holds.pop(0)
+            if self._holds:
+                self._ask()
+            else:
+                relay.wait(_Act(self._open_soon))
+            return
+        said_by_people = "; ".join(reason for reason in outcome.reasons if reason)
+        why = outcome.why or said_by_people or outcome.state
+        self._deny(f'{outcome.state} by rule "{asked.hold.rule}": {why}')
+
+    def ask_people(self, is_asking: bool) -> None:
+        """Read nothing more of the client's, because something of it waits for people, or go on."""
+        self._up.is_asking = is_asking
+        self._up.throttle()
+        if not is_asking and self._has_early_end:
+            self._end_of_input()
+
+    def _withdraw(self, why: str) -> None:
+        if self._sftp is not None:
+            self._sftp.withdraw(why)
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self._relay.asks.withdraw(asked)
+            with suppress(RecordingError):  # all else that is to be recorded fails as well
+                self._relay.asks.record(asked, Outcome(state="cancelled", why=why))
+
+    # --- ends
+
+    def say(self, message: str) -> bool:
+        """Tell the client something on its terminal, recorded as ours."""
+        words = f"agentaudit: {message}\r\n".encode()
+        is_recorded = self._relay.record(
+            Event(
+                kind=Kind.RESPONSE,
+                side=Side.TARGET,
+                command_no=self.command.command_no,
+                text=message,
+                payload=words,
+                orig_len=len(words),
+                status=STDERR,
+                flags=Flag.SYNTHETIC,
+            )
+        )
+        if is_recorded:
+            self._send(self._down, words, STDERR)
+        return is_recorded
+
+    def tell(self, words: str) -> None:
+        """Tell the client why all ends, where nothing can be recorded any more."""
+        with suppress(OSError):
+            self._client.write(words.encode(), STDERR)
+            self._client.exit(REFUSED_STATUS)
+
+    def _deny(self, why: str, status: str = "denied") -> None:
+        """Tell the client why nothing is run, and end the channel."""
+        command = self.command
+        session = self._relay.session.session_id
+        where = f" (session {session}, command {command.command_no})"
+        if self.say(why + where):
+            command.status = status
+            command.error_text = why
+            command.error_code = str(REFUSED_STATUS)
+            self._finish(lambda: self._client.exit(REFUSED_STATUS))
+
+    def broke(self, why: str) -> None:
+        """End the channel: one side has broken the protocol that is spoken on it."""
+        self._withdraw(why)
+        self._deny(why, status="error")
+        if self._target is not None:
+            self._relay.wait(_Act(self._target.close))
+
+    def target_closed(self) -> None:
+        """Note that the channel at the target is over, and with it this one.
+
+        The library tells no end of a stream that was still to be read when the channel's came.
+        """
+        self._relay.recorded(lambda: self.finish(is_cut_off=False, side=Side.TARGET))
+        self._take_outcome("incomplete")
+        if self._signal is not None:
+            name, core, message = self._signal
+            self._finish(lambda: self._client.exit_with_signal(name, core, message))
+        elif self._status is not None:
+            status = self._status
+            self._finish(lambda: self._client.exit(status))
+        else:
+            self._finish(self._client.close)
+
+    def target_lost(self) -> None:
+        """Note that the channel at the target broke off."""
+        self._take_outcome("incomplete")
+        self._finish(self._client.close)
+
+    def _take_outcome(self, otherwise: str) -> None:
+        """Let the command's row say how it has ended; `otherwise` where nobody has said so."""
+        command = self.command
+        if self._signal is not None:
+            name, _, message = self._signal
+            command.status, command.error_code = "error", name
+            command.error_text = message or None
+        elif self._status is not None:
+            command.status = "ok" if self._status == 0 else "error"
+            command.error_code = None if self._status == 0 else str(self._status)
+        else:
+            command.status = otherwise
+
+    def cut(self, message: str, words: str) -> None:
+        """End the channel, because the session ends."""
+        self._withdraw(message)
+        if self.say(words.removeprefix("agentaudit: ").strip()):
+            self.command.status = "cancelled"
+            self.command.error_text = message
+            self._finish(lambda: self._client.exit(_LOST_STATUS))
+        if self._target is not None:
+            self._target.close()
+
+    def client_gone(self) -> None:
+        """End the channel: nobody hears of it any more."""
+        self._withdraw("the client hung up")
+        if not self._is_over:
+            self._take_outcome("cancelled")
+            self._finish(lambda: None)
+        if self._target is not None:
+            self._target.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.client_gone()
+
+    def _finish(self, act: Callable[[], None]) -> None:
+        """Record the end of the command, and then do what tells the client."""
+        if self._is_over:
+            return
+        self._is_over = True
+        relay = self._relay
+        try:
+            if not relay.session.closed and self.command.started_at_us:
+                relay.record(*self.finish())
+                if self._sftp is not None:
+                    self._sftp.end()
+                relay.session.end(self.command)
+        except MaskingError as error:
+            relay.masking_failed(error)
+        except RecordingError as error:
+            relay.recording_failed(error)
+            return
+        relay.wait(_Act(act))
+        relay.left(self)
+
+
+class _AtTarget(asyncssh.SSHClientSession[bytes]):
+    """The other end of a channel, at the target."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._channel.opened(chan)
+
+    def session_started(self) -> None:
+        self._channel.started()
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        self._channel.from_target(data, datatype)
+
+    def eof_received(self) -> bool:
+        self._channel.target_eof()
+        return True
+
+    def exit_status_received(self, status: int) -> None:
+        self._channel.exited(status)
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
+        self._channel.killed(signal, core_dumped, msg)
+
+    def pause_writing(self) -> None:
+        self._channel.target_pauses(True)
+
+    def resume_writing(self) -> None:
+        self._channel.target_pauses(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None:
+            self._channel.target_closed()
+        else:
+            self._channel.target_lost()
+
+
+def _classify(command: Command, text: str) -> None:
+    """Say what a shell that is handed `text` does."""
+    line = shell.classify(text)
+    command.cls, command.confidence, command.parser = line.cls, line.confidence, line.parser
+    command.fingerprint, command.resources = line.fingerprint, line.resources
+    command.paths = tuple(path for path in line.writes if path.startswith(("/", "~")))
+    first = f"contains {line.operation}"
+    command.risk = (first, *(risk for risk in line.risk if risk != first))
+
+
+def _words(message: str, hint: str) -> str:
+    return f"agentaudit: {message}" + (f" ({hint})" if hint else "") + "\r\n"
