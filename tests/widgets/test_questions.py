@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -183,11 +184,40 @@ def test_hostile_texts_are_values_and_nothing_else() -> None:
 def test_questions_that_come_together_are_answered_each() -> None:
     shop = Shop()
     broken, picture = asked("broken", None, 2), asked("picture", None, 3)
-    batch = [asked("price", {"name": "tea"}, 1), broken, "none", picture]
-    told: list[Data] = []
+    batch = [asked("price", {"name": "tea"}, 1), picture, broken, "none", picture | {"id": 4}]
+    told: list[Any] = []
     with pytest.raises(TypeError):
-        shop.answer({"v": 1, "batch": batch}, lambda answer, _: told.append(answer))
-    assert {answer["id"]: answer["ok"] for answer in told} == {1: True, 2: False, 3: True}
+        shop.answer({"v": 1, "batch": batch}, lambda *answer: told.append(answer))
+    ((answers, buffers),) = told
+    assert [(one["id"], one["ok"], one["buffers"]) for one in answers["batch"]] == [
+        (1, True, 0),
+        (3, True, 1),
+        (2, False, 0),
+        (4, True, 1),
+    ]
+    assert buffers == [b"\x00\x01", b"\x00\x01"]
     many = [asked("price", {"name": "tea"}, number) for number in range(40)]
-    assert len(ask(shop, {"v": 1, "batch": many})) == 32
+    ((answers, _),) = ask(shop, {"v": 1, "batch": many})
+    assert len(answers["batch"]) == 32
     assert ask(shop, {"v": 2, "batch": many}) == []
+
+
+def test_an_answer_that_is_late_keeps_no_other_waiting() -> None:
+    told: list[object] = []
+
+    class Slow(Shop):
+        others_are_told = threading.Event()
+
+        @question
+        def slow(self) -> Data:
+            assert self.others_are_told.wait(30)
+            return {}
+
+    shop = Slow()
+
+    def send(answer: Data, buffers: list[bytes]) -> None:
+        told.append(answer["id"])
+        shop.others_are_told.set()
+
+    shop.answer({"v": 1, "batch": [asked("slow", {}, 1), asked("price", {"name": "tea"}, 2)]}, send)
+    assert told == [2, 1]

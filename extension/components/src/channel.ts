@@ -3,7 +3,8 @@
  *
  * A question is `{v: 1, id, op, args}`; its answer is `{v: 1, id, ok: true, data}` with buffers
  * beside it, or `{v: 1, id, ok: false, error, hint?}`. Questions of one moment go together, as
- * `{v: 1, batch: [question, …]}`. What happens on the other side without a question is
+ * `{v: 1, batch: [question, …]}`, and so do answers that are there together, each with how many
+ * `buffers` are its own. What happens on the other side without a question is
  * `{v: 1, event, data}`. What carries them is a widget's messages
  * (`channel`), HTTP, or a page that has the answers in it. A browser
  * never says more than a name and parameters: no SQL, and no path.
@@ -113,8 +114,14 @@ export function channel(
     receive(message, buffers = []) {
       const answer = message as Partial<{
         v: number; id: number; ok: boolean; data: never; error: string; hint: string; event: string;
+        batch: { buffers?: number }[];
       }> | null;
       if (answer?.v !== 1) return;
+      if (answer.batch) {
+        let at = 0;
+        for (const each of answer.batch) this.receive(each, buffers.slice(at, (at += each.buffers ?? 0)));
+        return;
+      }
       if (answer.event !== undefined) {
         for (const hear of listeners.get(answer.event) ?? []) hear(answer.data as never);
         return;

@@ -47,6 +47,17 @@ export function el<Tag extends keyof HTMLElementTagNameMap>(
   return node;
 }
 
+/** Make `nodes` all that `box` holds, in their order. Those that are there stay where they can, and keep the focus. */
+export function arrange(box: Element, nodes: readonly Node[]): void {
+  const wanted = new Set(nodes);
+  for (const node of [...box.childNodes]) if (!wanted.has(node)) node.remove();
+  let at = box.firstChild;
+  for (const node of nodes) {
+    if (node === at) at = at.nextSibling;
+    else box.insertBefore(node, at);
+  }
+}
+
 /** Recorded text as nodes: the only way in which it enters the page. */
 export function shown(text: string): Node[] {
   return visible(text).map((run) =>

@@ -5,11 +5,19 @@ const TALLEST_PX = 8_000_000;
 /** What is not laid out yet is taken to be so high. */
 const HIGH_PX = 400;
 
+export interface Range {
+  from: number;
+  to: number;
+  down(place: number): number;
+}
+
 export interface ListWindow {
   /** Say how many rows there are. */
   resize(total: number): void;
+  /** Say how many rows there are now, and begin at the first; returns what `range` does. */
+  restart(total: number, more: number): Range;
   /** Return the places to be drawn, those in view and `more` around them, and how far down each stands. */
-  range(more: number): { from: number; to: number; down: (place: number) => number };
+  range(more: number): Range;
   /** Scroll as little as shows a place. */
   reveal(place: number): void;
   /** How many whole rows are in view. */
@@ -37,6 +45,13 @@ export function listWindow(box: HTMLElement, spacer: HTMLElement, rowHeight: num
     resize(rows) {
       total = rows;
       spacer.style.height = `${tall()}px`;
+    },
+    restart(rows, more) {
+      // Sizes are read before anything is written: a browser lays all out anew for whoever asks after that.
+      const to = Math.min(rows, Math.ceil(high() / rowHeight) + more);
+      if (box.scrollTop) box.scrollTop = 0;
+      this.resize(rows);
+      return { from: 0, to, down: (place) => place * rowHeight };
     },
     range(more) {
       const top = first();

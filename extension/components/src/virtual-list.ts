@@ -1,7 +1,7 @@
 /** A list of any length, of which what is in view is asked for, by pages. */
 
 import { el } from "./dom.ts";
-import { listWindow } from "./list-window.ts";
+import { listWindow, type Range } from "./list-window.ts";
 import { measured } from "./measured.ts";
 
 export const PAGE = 100;
@@ -56,8 +56,12 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
     return pages.get(Math.floor(at / PAGE))?.[at % PAGE];
   }
 
-  function draw(): void {
-    const { from, to, down } = inView.range(MORE_ROWS);
+  /** Which rows are drawn, and where, if none is missing: those of a list of another size may be the same. */
+  let drawnAt = "";
+  const placeOf = ({ from, to, down }: Range): string => `${from} ${to} ${down(from)}`;
+
+  function draw(range = inView.range(MORE_ROWS)): void {
+    const { from, to, down } = range;
     const drawn: Node[] = [];
     let isMissing = false;
     for (let at = from; at < to; at += 1) {
@@ -77,6 +81,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
       );
     }
     rows.replaceChildren(...drawn);
+    drawnAt = isMissing ? "" : placeOf(range);
     if (place >= from && place < to) element.setAttribute("aria-activedescendant", `${prefix}-${place}`);
     else element.removeAttribute("aria-activedescendant");
     if (isMissing) {
@@ -144,7 +149,10 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
 
   const soon = () => {
     cancelAnimationFrame(frame);
-    frame = requestAnimationFrame(draw);
+    frame = requestAnimationFrame(() => {
+      const range = inView.range(MORE_ROWS);
+      if (placeOf(range) !== drawnAt) draw(range);
+    });
   };
   element.addEventListener("scroll", soon, { passive: true });
   element.addEventListener("click", (event) => {
@@ -180,9 +188,7 @@ export function virtualList<Row>(options: Options<Row>): VirtualList<Row> {
       pages.clear();
       waiting.clear();
       if (first.length) pages.set(0, first);
-      inView.resize(total);
-      element.scrollTop = 0;
-      draw();
+      draw(inView.restart(total, MORE_ROWS));
     },
     goTo,
     reveal,

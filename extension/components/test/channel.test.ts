@@ -58,6 +58,23 @@ test("questions of one moment go in one message, as far as it has room", async (
   assert.equal(messages[1]?.v, 1);
 });
 
+test("answers of one message find their questions, each with its own buffers", async () => {
+  const { carried, idOf } = opened();
+  const asked = ["none", "two", "refused", "one"].map((op) => carried.request(op));
+  await null;
+  const [a, b, c] = [1, 2, 3].map((size) => new DataView(new ArrayBuffer(size))) as [DataView, DataView, DataView];
+  carried.receive({ v: 1, batch: [
+    { v: 1, id: idOf(0), ok: true, data: "none", buffers: 0 },
+    { v: 1, id: idOf(1), ok: true, data: "two", buffers: 2 },
+    { v: 1, id: idOf(2), ok: false, error: "no", buffers: 0 },
+    { v: 1, id: idOf(3), ok: true, data: "one", buffers: 1 },
+  ] }, [a, b, c]);
+  await assert.rejects(asked[2] as Promise<unknown>, /no/);
+  assert.deepEqual(await Promise.all([asked[0], asked[1], asked[3]]), [
+    { data: "none", buffers: [] }, { data: "two", buffers: [a, b] }, { data: "one", buffers: [c] },
+  ]);
+});
+
 test("what is refused says why, and what to do about it", async () => {
   const { carried, idOf } = opened();
   const refused = carried.request("run", { text: "" });

@@ -6,10 +6,14 @@ import type { Scope } from "./scope.ts";
 
 export interface CodeView {
   readonly element: HTMLElement;
+  /** Say that it may be wanted now: while it was not, nothing was asked. */
+  refresh(): void;
   dispose(): void;
 }
 
-export function code(source: Source, scope: Scope, complain: (error: unknown) => void): CodeView {
+export function code(
+  source: Source, scope: Scope, complain: (error: unknown) => void, isWanted: () => boolean = () => true,
+): CodeView {
   const python = el("code", {});
   const sql = el("code", {});
   // What is shown has controls written out; what is copied has not.
@@ -20,8 +24,11 @@ export function code(source: Source, scope: Scope, complain: (error: unknown) =>
     part("SQL", sql, () => told.sql),
   );
   let asked = 0;
+  let isOld = true;
 
   async function refresh(): Promise<void> {
+    if (!isOld || !isWanted()) return;
+    isOld = false;
     asked += 1;
     const mine = asked;
     try {
@@ -31,16 +38,20 @@ export function code(source: Source, scope: Scope, complain: (error: unknown) =>
       python.replaceChildren(...shown(data.python));
       sql.replaceChildren(...highlighted(data.sql));
     } catch (error) {
+      isOld = true;
       complain(error);
     }
   }
 
   const unhear = scope.hear((change) => {
-    if (change === "filter") void refresh();
+    if (change !== "filter") return;
+    isOld = true;
+    void refresh();
   });
   void refresh();
   return {
     element,
+    refresh: () => void refresh(),
     dispose() {
       asked = -1;
       unhear();

@@ -1,7 +1,7 @@
 /** Facets of a filter: the values there are, how many commands each has under all else, and a click. */
 
 import type { Source } from "../channel.ts";
-import { el, shown } from "../dom.ts";
+import { arrange, el, shown } from "../dom.ts";
 import { measured } from "../measured.ts";
 import { plain } from "../text.ts";
 import { count, counted } from "../units.ts";
@@ -31,6 +31,18 @@ interface Found {
   n: number;
 }
 
+/** What is drawn of a facet. What is shown again stays: only what it says is written anew, where that differs. */
+interface Group {
+  readonly details: HTMLDetailsElement;
+  readonly summary: HTMLElement;
+  readonly values: Map<string, Shown>;
+}
+
+interface Shown {
+  readonly button: HTMLElement;
+  say(isChosen: boolean, share: number, n: number): void;
+}
+
 export interface FacetsView {
   readonly element: HTMLElement;
   refresh(): void;
@@ -45,6 +57,7 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
   const wide = new Set<Facet>();
   const fields = new Map<Facet, HTMLInputElement>();
   const found = new Map<Facet, Found>();
+  const groups = new Map<Facet, Group>();
   const isOpen = new Map<Facet, boolean>(TITLES.map(([facet], i) => [facet, i < 8]));
   let told: Told = {};
   let asked = 0;
@@ -93,10 +106,11 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
 
   function draw(): void {
     // Whoever steps through by keyboard stays where they are.
-    const active = (element.getRootNode() as Document | ShadowRoot).activeElement;
+    const root = element.getRootNode() as Document | ShadowRoot;
+    const active = root.activeElement;
     const held = active && body.contains(active) ? active.getAttribute("data-key") : null;
-    body.replaceChildren(...TITLES.map(([facet, title]) => group(facet, title)).filter((node) => node !== null));
-    if (held === null) return;
+    arrange(body, TITLES.map(([facet, title]) => group(facet, title)).filter((node) => node !== null));
+    if (held === null || root.activeElement === active) return;
     const again = body.querySelector<HTMLElement>(`[data-key="${CSS.escape(held)}"]`);
     // The button for more goes when all are shown: the last of them has the focus then.
     const facet = held.slice(0, held.indexOf("\n") + 1);
@@ -147,22 +161,23 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
       el("button", {
         type: "button", class: "aa-button aa-calm aa-more", "data-key": `${facet}${key}`, "aria-label": `${says} of ${title}`, onclick: act,
       }, label);
-    const details = el(
-      "details", { class: "aa-facet", open: isOpen.get(facet) || chosen.length > 0 },
-      el("summary", { "data-key": `${facet}\n` }, title, chosen.length ? el("b", {}, ` ${chosen.length}`) : null),
+    const { details, summary, values: drawn } = groupOf(facet, title);
+    arrange(summary, [summary.firstChild as Node, ...(chosen.length ? [el("b", {}, ` ${chosen.length}`)] : [])]);
+    const isOpened = Boolean(isOpen.get(facet)) || chosen.length > 0;
+    if (details.open !== isOpened) details.open = isOpened;
+    const gone = new Set(drawn.keys());
+    const buttons = values.map(([value, n]) => {
+      gone.delete(value);
+      const one = drawn.get(value) ?? valueOf(facet, value);
+      drawn.set(value, one);
+      one.say(chosen.includes(value), n ? Math.max(1, (100 * n) / most) : 0, n);
+      return one.button;
+    });
+    for (const value of gone) drawn.delete(value);
+    arrange(details, [
+      summary,
       isWide && first.more ? field(facet, title) : null,
-      ...values.map(([value, n]) =>
-        el(
-          "button",
-          {
-            type: "button", class: `aa-facet-value aa-${facet}-${/^\w+$/.test(value) ? value : "other"}`,
-            "aria-pressed": chosen.includes(value) ? "true" : "false", title: plain(value), "data-key": `${facet}\n${plain(value)}`,
-            onclick: () => scope.narrow(toggled(scope.filter, facet, value)),
-          },
-          el("i", { class: "aa-bar", style: `width:${n ? Math.max(1, (100 * n) / most) : 0}%`, "aria-hidden": "true" }),
-          el("span", {}, ...(value ? shown(facet === "session" ? value.slice(0, 13) : value) : [el("i", {}, "(none)")])),
-          el("small", {}, count(n)),
-        )),
+      ...buttons,
       isWide && !values.length ? el("div", { class: "aa-empty" }, "none has it") : null,
       more > 0
         ? button("\n\n", `${count(more)} more`, `${count(more)} more`, () => {
@@ -175,9 +190,47 @@ export function facets(source: Source, scope: Scope, complain: (error: unknown) 
         : null,
       isWide && (looked || all.length > FEW) ? button("\n\n\n\n", "fewer", "Fewer", () => narrow(facet)) : null,
       chosen.length ? button("\n\n\n", "any", "Any", () => scope.narrow(given({ ...scope.filter, [facet]: [] }))) : null,
-    );
-    details.addEventListener("toggle", () => isOpen.set(facet, details.open));
+    ].filter((node) => node !== null));
     return details;
+  }
+
+  function groupOf(facet: Facet, title: string): Group {
+    const known = groups.get(facet);
+    if (known) return known;
+    const summary = el("summary", { "data-key": `${facet}\n` }, title);
+    const details = el("details", { class: "aa-facet" }, summary);
+    details.addEventListener("toggle", () => isOpen.set(facet, details.open));
+    const made: Group = { details, summary, values: new Map() };
+    groups.set(facet, made);
+    return made;
+  }
+
+  function valueOf(facet: Facet, value: string): Shown {
+    const bar = el("i", { class: "aa-bar", "aria-hidden": "true" });
+    const number = el("small", {});
+    const button = el(
+      "button",
+      {
+        type: "button", class: `aa-facet-value aa-${facet}-${/^\w+$/.test(value) ? value : "other"}`,
+        title: plain(value), "data-key": `${facet}\n${plain(value)}`,
+        onclick: () => scope.narrow(toggled(scope.filter, facet, value)),
+      },
+      bar,
+      el("span", {}, ...(value ? shown(facet === "session" ? value.slice(0, 13) : value) : [el("i", {}, "(none)")])),
+      number,
+    );
+    let said = "";
+    return {
+      button,
+      say(isChosen, share, n) {
+        const says = `${isChosen} ${share} ${n}`;
+        if (says === said) return;
+        said = says;
+        button.setAttribute("aria-pressed", isChosen ? "true" : "false");
+        bar.style.width = `${share}%`;
+        number.textContent = count(n);
+      },
+    };
   }
 
   lifetime.onEnd(scope.hear((change) => {

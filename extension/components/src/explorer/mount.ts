@@ -154,8 +154,12 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
   const drawer = el("section", { class: "aa-x-drawer", hidden: true, "aria-label": "Session" });
   const warnings = el("div", { class: "aa-x-warnings", role: "status", hidden: true });
   const side = parts.has("facets") ? facets(asking, scope, ignore) : null;
-  const said = parts.has("code") ? code(asking, scope, ignore) : null;
-  const saidBox = said ? el("details", { class: "aa-code-box", open: !parts.has("list") }, el("summary", {}, "as Python and SQL"), said.element) : null;
+  const saidBox = el("details", { class: "aa-code-box", open: !parts.has("list") }, el("summary", {}, "as Python and SQL"));
+  const said = parts.has("code") ? code(asking, scope, ignore, () => saidBox.open) : null;
+  if (said) {
+    saidBox.append(said.element);
+    lifetime.listen(saidBox, "toggle", () => said.refresh());
+  }
   const frame = el(
     "div", { class: `aa-view aa-frame aa-explorer${parts.has("list") ? "" : " aa-x-part"}`, role: "region", "aria-label": "Explorer of an archive" },
     el("header", { class: "aa-x-head" }, title, search), chips, lines.trouble, warnings,
@@ -168,7 +172,7 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
           el("div", { class: "aa-x-list-top" }, tabs, el("span", { class: "aa-grow" }), fresh, order), listBox, drawer)
         : null,
     ),
-    saidBox, lines.status,
+    said ? saidBox : null, lines.status,
   );
   root.append(frame);
 
@@ -280,16 +284,18 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
           ? await listingOf("rows").then((answer) => [answer, answer])
           : await Promise.all([counting(), listingOf("sessions")]);
       if (mine !== listing || lifetime.isOver) return;
+      if (page) {
+        listTotal = page.data.n ?? 0;
+        listed = opened?.stamp ?? "";
+        // Before all else: it reads sizes, and what is written by then would be laid out for that.
+        if (isOfCommands) commands.reset(listTotal, objects<Command>(page.buffers[0]));
+        else sessions.reset(listTotal, objects<SessionRow>(page.buffers[0]));
+        fresh.hidden = true;
+        drawTabs();
+      }
       drawTitle(told.data.n);
       if (told.data.n !== null) lines.say(`${counted(told.data.n, "command")} match`);
-      if (!page) return;
-      listTotal = page.data.n ?? 0;
-      listed = opened?.stamp ?? "";
-      fresh.hidden = true;
-      drawTabs();
-      if (isOfCommands) commands.reset(listTotal, objects<Command>(page.buffers[0]));
-      else sessions.reset(listTotal, objects<SessionRow>(page.buffers[0]));
-      measured("rows", began);
+      if (page) measured("rows", began);
     } catch (error) {
       ignore();
     }
@@ -329,8 +335,9 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
       found.push(chip(`${filter.since ? moment(filter.since).slice(0, 19) : "…"} – ${filter.until ? moment(filter.until).slice(0, 19) : "…"}`, () => scope.narrow(between(scope.filter))));
     }
     if (found.length > 1) found.push(el("button", { type: "button", class: "aa-button aa-calm", onclick: () => { search.value = ""; scope.narrow({}); } }, "clear all"));
-    chips.hidden = !found.length;
-    chips.replaceChildren(...found);
+    // Its line is there always: what was clicked would move, and all below be laid out anew.
+    if (found.length) chips.replaceChildren(...found);
+    else chips.replaceChildren("no filter");
   }
 
   // -- a session, opened
@@ -390,9 +397,12 @@ export function mountExplorer(root: HTMLElement, source: Source, options: Explor
       void followList();
       return;
     }
-    if (search.value !== (scope.filter.text ?? "")) search.value = scope.filter.text ?? "";
-    drawChips();
     void relist();
+    // Behind what is asked, which is sent at the end of this turn: the kernel works meanwhile.
+    queueMicrotask(() => {
+      if (search.value !== (scope.filter.text ?? "")) search.value = scope.filter.text ?? "";
+      drawChips();
+    });
   }));
 
   /** Show in the list what another view selected. */

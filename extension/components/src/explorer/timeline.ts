@@ -143,6 +143,7 @@ export function mountTimeline(
   let began = 0;
   let timer: ReturnType<typeof setTimeout> | undefined;
   let colours: ((name: string) => string) | null = null;
+  let font: string | null = null;
   const lifetime = new Lifetime();
   lifetime.onEnd(() => clearTimeout(timer));
 
@@ -203,7 +204,13 @@ export function mountTimeline(
 
   // -- asking
 
-  const width = () => Math.max(50, plot.clientWidth);
+  let read: { plot: number; strip: number; names: number } | null = null;
+  /** Widths, read once: a browser that is asked for one after something was written lays all out for that. */
+  const widths = () =>
+    (read ??= {
+      plot: Math.max(50, plot.clientWidth), strip: Math.max(50, stripBox.clientWidth), names: names.hidden ? 0 : names.offsetWidth,
+    });
+  const width = () => widths().plot;
 
   async function look(wide: Span, pixels: number, lanesNow: Lanes, channel: string): Promise<Drawn> {
     // The time of the filter is shown as a band: what lies outside it stays in view.
@@ -222,15 +229,24 @@ export function mountTimeline(
   function move(next: Span, isNew = false): void {
     span = next;
     began = performance.now();
+    if (isNew) {
+      clearTimeout(timer);
+      void ask();
+      // Behind the question, which is sent at the end of this turn: the kernel works meanwhile.
+      queueMicrotask(() => {
+        if (!lifetime.isOver) draw();
+      });
+      return;
+    }
     draw();
     const isFine = drawn && Math.abs(drawn.pixels / 3 / width() - 1) < 0.25;
-    if (!isNew && drawn && ((isFine && covers(drawn.span, span)) || (drawn.kind === "marks" && contains(drawn.span, span)))) {
+    if (drawn && ((isFine && covers(drawn.span, span)) || (drawn.kind === "marks" && contains(drawn.span, span)))) {
       measured("move", began);
       return;
     }
     // Whoever goes on is answered where they have come to, not for each step on the way.
     clearTimeout(timer);
-    if (isNew || !plot.hasAttribute("aria-busy")) void ask();
+    if (!plot.hasAttribute("aria-busy")) void ask();
     else timer = setTimeout(ask, SETTLE_MS);
   }
 
@@ -244,7 +260,7 @@ export function mountTimeline(
       if (lifetime.isOver || mine !== asked) return;
       drawn = answer;
       drawNames();
-      draw();
+      drawPlot();
       // Of another build, the ids of commands are others: find the selected one again.
       if (answer.kind === "marks" && here && here.build !== answer.build && (await find())) draw();
       measured("look", start);
@@ -272,7 +288,7 @@ export function mountTimeline(
     askedStrip += 1;
     const mine = askedStrip;
     try {
-      const answer = await look(limits, Math.max(50, stripBox.clientWidth), "none", "strip");
+      const answer = await look(limits, widths().strip, "none", "strip");
       if (lifetime.isOver || mine !== askedStrip) return;
       strip = answer;
       drawStrip();
@@ -292,6 +308,12 @@ export function mountTimeline(
   const plotHeight = () => Math.max(1, drawn?.lanes.length ?? 1) * laneHeight();
 
   function draw(): void {
+    drawPlot();
+    drawStrip();
+    range.textContent = `${moment(Math.max(span.since, limits.since)).slice(0, 19)} – ${moment(Math.min(span.until, limits.until)).slice(0, 19)} UTC (${duration(span.until - span.since)})`;
+  }
+
+  function drawPlot(): void {
     const wide = width();
     const pen = fitted(canvas, wide, plotHeight());
     if (!pen) return;
@@ -299,17 +321,15 @@ export function mountTimeline(
     if (drawn?.kind === "bins") drawBins(pen, drawn, span, wide, laneHeight());
     else if (drawn) drawMarks(pen, drawn, span, wide, laneHeight());
     drawBand(pen, wide, plotHeight());
-    drawStrip();
-    range.textContent = `${moment(Math.max(span.since, limits.since)).slice(0, 19)} – ${moment(Math.min(span.until, limits.until)).slice(0, 19)} UTC (${duration(span.until - span.since)})`;
   }
 
   /** Lines in the plot, and below all lanes, which may scroll, what they stand for. */
   function drawAxis(pen: CanvasRenderingContext2D, wide: number): void {
     axisCanvas.style.width = `${wide}px`;
-    axisCanvas.style.marginLeft = `${names.hidden ? 0 : names.offsetWidth}px`;
+    axisCanvas.style.marginLeft = `${widths().names}px`;
     const below = fitted(axisCanvas, wide, AXIS_HEIGHT);
     if (!below) return;
-    below.font = `11px ${getComputedStyle(frame).fontFamily}`;
+    below.font = `11px ${(font ??= getComputedStyle(frame).fontFamily)}`;
     below.textBaseline = "middle";
     for (const tick of ticks(span.since, span.until, ((span.until - span.since) / wide) * TICK_PX)) {
       const x = Math.round(across(span, wide, tick.time)) + 0.5;
@@ -438,7 +458,7 @@ export function mountTimeline(
   }
 
   function drawStrip(): void {
-    const wide = Math.max(50, stripBox.clientWidth);
+    const wide = widths().strip;
     const pen = fitted(stripCanvas, wide, STRIP_HEIGHT);
     if (!pen) return;
     if (strip?.kind === "bins") drawBins(pen, strip, limits, wide, STRIP_HEIGHT);
@@ -456,7 +476,9 @@ export function mountTimeline(
 
   function drawNames(): void {
     const high = laneHeight();
-    names.hidden = (drawn?.lanes.length ?? 1) <= 1;
+    const isAlone = (drawn?.lanes.length ?? 1) <= 1;
+    if (names.hidden !== isAlone) read = null;
+    names.hidden = isAlone;
     names.replaceChildren(
       ...(drawn?.lanes ?? []).map((lane) =>
         el("div", { class: "aa-lane-name", style: `height:${high}px`, title: `${plain(label(lane))}: ${counted(lane.n, "command")}` },
@@ -725,7 +747,7 @@ export function mountTimeline(
   }
 
   const redraw = () => {
-    colours = null;
+    colours = font = read = null;
     move(span);
   };
   lifetime.onEnd(onAnotherLook([plot], redraw));

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from agentaudit.analysis.explore import meaning
 from agentaudit.analysis.explore.built import HOUR_US, NUMBER_BITS, WORDS, Base, Built, quoted
 from agentaudit.analysis.explore.filters import FACETS, MAX_US, Filter
-from agentaudit.analysis.explore.source import Condition, condition, rows_of
+from agentaudit.analysis.explore.source import Condition, condition, level_of, rows_of
 from agentaudit.errors import QuestionError
 
 LANES: Final = ("none", "session", "user", "agent", "target", "class")
@@ -37,6 +37,8 @@ TOP_VALUES = 50
 MAX_FOUND = 200
 TEXT_CHARACTERS = 300
 _KEPT_HOURS = 64
+_LISTS: Final = frozenset(("risk", "table"))
+"""Facets of which a command may have several values."""
 
 _COLUMNS: Final = {"class": "cls", "risk": "risks", "table": "tables"}
 _STEPS: Final = (HOUR_US, 600_000_000, 60_000_000, 1_000_000, 1_000, 1)
@@ -222,31 +224,13 @@ class Answers:
         Facts: by facet, `values` (name and count, the 50 most frequent) and how many `more` there
         are. A command that names two tables counts for both; a table counts by its whole name.
         """
-        every = self._condition()
-        parts = []
-        for facet in (*FACETS, "flags"):
-            meant = self._condition(facet) if getattr(self._asked, facet) else every
-            column = _COLUMNS.get(facet, facet)
-            counted = (
-                f"SELECT {quoted(column)}::UINTEGER AS code, sum(n)::BIGINT AS n "
-                f"FROM {rows_of(self._built, meant, (column,), 0, MAX_US)} GROUP BY 1"
-            )
-            if facet in ("risk", "table"):
-                counted = (
-                    "SELECT NULL::UINTEGER AS code, word, sum(n)::BIGINT AS n "
-                    f"FROM ({counted}) JOIN items_{column} USING (code) GROUP BY word"
-                )
-            else:
-                counted = f"SELECT code, NULL::VARCHAR AS word, n FROM ({counted})"
-            most = "" if facet == "flags" else f" LIMIT {TOP_VALUES}"
-            parts.append(
-                f"(SELECT '{facet}' AS facet, code, word, n, count(*) OVER () AS of "
-                f"FROM ({counted}) ORDER BY n DESC, code, word{most})"
-            )
-        # All in one statement: what each of twelve costs beside its work is more than its work.
+        parts = [
+            self._counted(meant, facets) for (meant, _), facets in self._facets_by_source().items()
+        ]
+        # All in one statement: what each costs beside its work is more than its work.
         ranked: dict[str, list[tuple[int, str | None, int, int]]] = {}
-        for facet, *row in self._many(" UNION ALL ".join(parts)):
-            ranked.setdefault(facet, []).append((row[0], row[1], row[2], row[3]))
+        for facet, code, word, n, of in self._many(" UNION ALL ".join(parts)):
+            ranked.setdefault(facet, []).append((code, word, n, of))
         found: dict[str, Any] = {}
         for facet in (*FACETS, "flags"):
             counts = ranked.get(facet, [])
@@ -262,6 +246,79 @@ class Answers:
             more = counts[0][3] - len(counts) if counts else 0
             found[facet] = {"values": values, "more": more}
         return {"facets": found}, []
+
+    def _facets_by_source(self) -> dict[tuple[Condition, str], list[str]]:
+        """Return the facets, those together that are counted of the same rows.
+
+        Each is counted without its own clause. Most of the others then read the same level: to
+        plan a statement with one scan of it for all of them costs a third of one with a scan each.
+        """
+        every = self._condition()
+        found: dict[tuple[Condition, str], list[str]] = {}
+        for facet in (*FACETS, "flags"):
+            meant = self._condition(facet) if getattr(self._asked, facet) else every
+            level = level_of(self._built, meant, (_COLUMNS.get(facet, facet),), 0, MAX_US)
+            source = "" if level is None else level.name
+            if facet in _LISTS:
+                # Of lists it is counted what is in them, which is another statement.
+                source = f"lists {source}"
+            elif facet == "session":
+                source = facet  # too many to share
+            found.setdefault((meant, source), []).append(facet)
+        return found
+
+    def _counted(self, meant: Condition, facets: list[str]) -> str:
+        """Return the SQL of the most frequent values of facets, all counted of the same rows.
+
+        Columns: `facet`, `code` or else `word`, `n`, and `of` how many values that facet has.
+        """
+        columns = [_COLUMNS.get(facet, facet) for facet in facets]
+        rows = rows_of(self._built, meant, columns, 0, MAX_US)
+        if len(facets) == 1:
+            (facet,), (column,) = facets, columns
+            code, word = "code", "NULL::VARCHAR"
+            counted = (
+                f"SELECT {quoted(column)}::UINTEGER AS code, sum(n)::BIGINT AS n "
+                f"FROM {rows} GROUP BY 1"
+            )
+            if facet in _LISTS:
+                code, word = "NULL::UINTEGER", "word"
+                counted = (
+                    "SELECT word, sum(n)::BIGINT AS n "
+                    f"FROM ({counted}) JOIN items_{column} USING (code) GROUP BY word"
+                )
+            return (
+                f"(SELECT '{facet}' AS facet, {code} AS code, {word} AS word, n, "
+                f"count(*) OVER () AS of FROM ({counted}) "
+                f"ORDER BY n DESC, code, word LIMIT {TOP_VALUES})"
+            )
+        which = " ".join(
+            f"WHEN {quoted(column)} IS NOT NULL THEN '{facet}'"
+            for facet, column in zip(facets, columns, strict=True)
+        )
+        codes = ", ".join(f"{quoted(column)}::UINTEGER" for column in columns)
+        sets = ", ".join(f"({quoted(column)})" for column in columns)
+        code, word = "code", "NULL::VARCHAR"
+        counted = (
+            f"SELECT CASE {which} END AS facet, coalesce({codes}) AS code, "
+            f"sum(n)::BIGINT AS n FROM {rows} GROUP BY GROUPING SETS ({sets})"
+        )
+        if facets[0] in _LISTS:
+            code, word = "NULL::UINTEGER", "word"
+            items = " UNION ALL ".join(
+                f"SELECT '{facet}' AS facet, code, word FROM items_{column}"
+                for facet, column in zip(facets, columns, strict=True)
+            )
+            counted = (
+                "SELECT facet, NULL::UINTEGER AS code, word, sum(n)::BIGINT AS n "
+                f"FROM ({counted}) JOIN ({items}) USING (facet, code) GROUP BY ALL"
+            )
+        return (
+            f"(SELECT facet, {code} AS code, {word} AS word, n, "
+            f"count(*) OVER (PARTITION BY facet) AS of FROM ({counted}) "
+            f"QUALIFY row_number() OVER (PARTITION BY facet ORDER BY n DESC, {word}, code) "
+            f"<= {TOP_VALUES})"
+        )
 
     def values(
         self, *, facet: str, text: str, offset: int, limit: int
@@ -432,10 +489,10 @@ class Answers:
         return condition(self._cursor, self._base, self._asked, but=but)
 
     def _tables(self, meant: Condition, since: int, until: int) -> list[tuple[str, str]]:
-        return [
-            (meant.base.table, meant.base_where(since, until)),
-            ("tail", meant.tail_where(since, until)),
-        ]
+        found = [(meant.base.table, meant.base_where(since, until))]
+        if self._built.tail_rows:
+            found.append(("tail", meant.tail_where(since, until)))
+        return found
 
     def _hours(self, meant: Condition) -> list[tuple[int, int]]:
         """Return how many commands there are in each hour that has any, in order."""

@@ -59,6 +59,8 @@ _CANDIDATES: Final = (
     ("ever_full", EVER, frozenset(KEYS) - {"session"}),
     ("ever_risks", EVER, frozenset(KEYS) - {"session", "tables"}),
     ("ever_sessions", EVER, frozenset(KEYS) - {"risks", "tables"}),
+    ("ever_tables", EVER, _PEOPLE - {"session"} | {"tables", "cls"}),
+    ("ever_people", EVER, _PEOPLE),
 )
 """What to try to add up: all that a screen may ask about, and less where that is too much."""
 

@@ -8,7 +8,7 @@ sums are exact however they are put together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -106,7 +106,7 @@ WHERE len(list_filter($words, lambda name:
 def rows_of(
     built: Built,
     meant: Condition,
-    wanted: Iterable[str],
+    wanted: Collection[str],
     since: int,
     until: int,
     step: int | None = None,
@@ -118,7 +118,6 @@ def rows_of(
     """
     since, until = max(since, meant.since), min(until, meant.until)
     # A level that has no `flags` to tell by has those of all that it adds up.
-    needed = meant.needs | frozenset(wanted)
     columns = sorted(frozenset(wanted) - {"flags"})
     shown = "".join(f", {quoted(column)}" for column in columns)
     parts = []
@@ -136,8 +135,7 @@ def rows_of(
             f"WHERE {_where(first, end, meant.clauses)}"
         )
 
-    is_all = step is None and since <= built.base_since and until >= built.base_until
-    level = _cheapest(meant.base.levels, needed, step, is_all)
+    level = level_of(built, meant, wanted, since, until, step)
     if level is None:
         commands(since, until)
     elif level.bucket_us == EVER:
@@ -160,12 +158,24 @@ def rows_of(
     return "(" + " UNION ALL ".join(parts) + ")"
 
 
-def _cheapest(
-    levels: Iterable[Level], needed: frozenset[str], step: int | None, is_all: bool
+def level_of(
+    built: Built,
+    meant: Condition,
+    wanted: Collection[str],
+    since: int,
+    until: int,
+    step: int | None = None,
 ) -> Level | None:
+    """Return the level that `rows_of` reads, None where it reads commands alone.
+
+    What several questions read the same level for, it has for all of their columns together.
+    """
+    since, until = max(since, meant.since), min(until, meant.until)
+    is_all = step is None and since <= built.base_since and until >= built.base_until
+    needed = meant.needs | frozenset(wanted)
     able = [
         level
-        for level in levels
+        for level in meant.base.levels
         if needed <= level.keys
         and (step is None or level.divides(step))
         and (is_all or level.bucket_us != EVER)
