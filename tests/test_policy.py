@@ -165,6 +165,30 @@ def test_a_name_that_may_be_meant_is_denied_and_only_one_that_is_meant_is_allowe
         ("/srv/customers", "customers", False, False),
         ("example.com", "*.com", True, True),
         ("public.customers", "/srv/*", False, False),
+        ("//etc/shadow", "/etc/*", True, False),
+        ("/proc/self/root/etc/shadow", "/etc/*", True, False),
+        ("/proc/1/task/1/root/proc/2/root", "/etc/*", True, False),
+        ("/proc/self/cwd/shadow", "/etc/*", True, False),
+        ("/proc/self/fd/3/shadow", "/proc/*", True, False),
+        ("/proc/self/environ", "/etc/*", False, False),
+        ("~/../../etc/shadow", "/etc/*", True, False),
+        ("~/../../etc/shadow", "~/*", True, False),
+        ("~/a/../b", "/etc/*", False, False),
+        ("~root/../etc/shadow", "/etc/*", True, False),
+        ("~+/shadow", "/etc/*", True, False),
+        ("../../etc/shadow", "/etc/*", True, False),
+        ("$HOME/../../etc/shadow", "/etc/*", True, False),
+        ("${x:-/etc/shadow}", "/etc/*", True, False),
+        ("/srv/$x/$x/etc/shadow", "/etc/*", True, False),
+        ("/srv/$x/$x/etc/shadow", "/srv/*", True, False),
+        ("/{etc,}/shadow", "/etc/shadow", True, False),
+        ("/etc/{sha,x}dow", "/etc/shadow", True, False),
+        ("/srv/{..,x}/etc/shadow", "/srv/*", True, False),
+        ("/srv/{.,x}{.,y}/etc/shadow", "/etc/*", True, False),
+        ("/srv/{a.csv,b.csv}", "/srv/*", True, True),
+        ("/srv/{a.csv,b.csv}", "/etc/*", False, False),
+        ("/srv/.?/etc/shadow", "/etc/*", True, False),
+        ("/srv/.*/etc/shadow", "/srv/*", True, False),
     ],
 )
 def test_a_path_is_matched_as_a_whole_and_with_all_that_it_may_stand_for(
@@ -174,6 +198,15 @@ def test_a_path_is_matched_as_a_whole_and_with_all_that_it_may_stand_for(
 
     assert (at_host(command, deny(resource=[pattern])).rule == "1") is denies
     assert (at_host(command, allow(resource=[pattern])).rule == "1") is allows
+
+
+def test_what_only_a_shell_makes_something_of_is_a_name_where_none_reads_it() -> None:
+    command = Command(
+        command_no=0, operation="sftp.open", cls="write", resources=("/srv/$x/A$B.class",)
+    )
+
+    assert at_host(command, deny(resource=["/etc/*"])).rule != "1"
+    assert at_host(command, allow(resource=["/srv/*"])).rule == "1"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,11 @@ allows."""
 _PASSING: Final = frozenset({"read", "session"})
 _NEVER_IMPLIED: Final = frozenset({"unknown", "admin"})
 _CONTAINS, _CALLS = "contains ", "calls "
+_ROOT_AGAIN: Final = re.compile(r"/proc/[^/]+(/task/[^/]+)?/root(?=/|$)")
+"""What every process has as its own name for the root of all paths."""
+_LINK_OF_PROCESS: Final = re.compile(r"/proc/[^/]+(/task/[^/]+)?/(cwd(/|$)|fd/[^/]+/)")
+_OTHER_FOLDER: Final = re.compile(r"~[-+0-9]")
+_DOT_AT_BRACE: Final = re.compile(r"\.[.,{}]|[,{}]\.")
 _MAX_KINDS, _MAX_NAMES = 200, 20
 """Of commands whose rules a session remembers: an agent picks how many names it says."""
 
@@ -174,7 +179,7 @@ class Rule:
         if self.operations and not self._names_operations(command):
             return False
         if self.resources:
-            if not self._is_about(command.resources):
+            if not self._is_about(command):
                 return False
             if allows and any(risk.startswith(_CALLS) for risk in command.risk):
                 return False  # and so about something that is no resource
@@ -208,18 +213,22 @@ class Rule:
             return _NEVER_IMPLIED
         return _NEVER_IMPLIED | {"schema"} if self.resources or self.text else frozenset()
 
-    def _is_about(self, resources: tuple[str, ...]) -> bool:
+    def _is_about(self, command: Judged) -> bool:
         names = _covers if self.action == "allow" else _may_be
-        found = [any(names(wanted, name) for wanted in self.resources) for name in resources]
+        in_shell = command.operation == "exec"
+        found = [
+            any(names(wanted, name, in_shell=in_shell) for wanted in self.resources)
+            for name in command.resources
+        ]
         return all(found) and bool(found) if self.action == "allow" else any(found)
 
 
-def _covers(wanted: str, name: str) -> bool:
+def _covers(wanted: str, name: str, *, in_shell: bool = False) -> bool:
     """Say whether all that `name` may stand for is what a rule that allows names."""
     if not _is_path(wanted) and not _is_path(name):
         parts, words = name.split("."), wanted.split(".")
         return len(words) == len(parts) and all(map(fnmatchcase, parts, words))
-    if ".." in name.split("/"):
+    if ".." in name.split("/") or _may_lead_anywhere(name, in_shell):
         return False  # where that leads to only the host knows
     asked = _before_pattern(name)
     if asked == name:
@@ -228,14 +237,51 @@ def _covers(wanted: str, name: str) -> bool:
     return wanted == f"{begins}*" and asked.startswith(begins)
 
 
-def _may_be(wanted: str, name: str) -> bool:
+def _may_be(wanted: str, name: str, *, in_shell: bool = False) -> bool:
     """Say whether anything that `name` may stand for is what a rule that refuses names."""
     wanted, name = wanted.lower(), name.lower()
     if not _is_path(wanted) and not _is_path(name):
         pairs = zip(reversed(wanted.split(".")), reversed(name.split(".")), strict=False)
-        return all(fnmatchcase(part, word) for word, part in pairs)
-    names = {name, posixpath.normpath(name)}
+        if all(fnmatchcase(part, word) for word, part in pairs):
+            return True
+    if _is_path(wanted) and _may_lead_anywhere(name, in_shell):
+        return True
+    if not _is_path(wanted) and not _is_path(name):
+        return False
+    names = {name, normal_path(name)}
     return any(fnmatchcase(one, wanted) or _is_above(one, wanted) for one in names)
+
+
+def normal_path(path: str) -> str:
+    """Return a path without what changes nothing in it.
+
+    >>> normal_path("//etc//x/../passwd"), normal_path("/proc/self/root/etc")
+    ('/etc/passwd', '/etc')
+    """
+    # Two slashes at the beginning are kept by the library, and mean one on every host.
+    path = posixpath.normpath(re.sub("^/+", "/", path))
+    while found := _ROOT_AGAIN.match(path):
+        path = path[found.end() :] or "/"
+    return path
+
+
+def _may_lead_anywhere(name: str, in_shell: bool) -> bool:
+    """Say whether `name` may be a path that does not begin as it does.
+
+    `in_shell` where a shell reads it: there `$x` may be `..`, and so may what a pattern becomes.
+    """
+    if _LINK_OF_PROCESS.match(normal_path(name)):
+        return True
+    if not in_shell:
+        return False
+    parts = name.split("/")
+    if not name.startswith("/") and ".." in parts and not normal_path(name).startswith("~"):
+        return True
+    if "$" in name or "`" in name or _OTHER_FOLDER.match(name):
+        return True
+    if "{" in name and _DOT_AT_BRACE.search(name):
+        return True
+    return any(each.startswith(".") and each != ".." and fnmatchcase("..", each) for each in parts)
 
 
 def _is_above(name: str, wanted: str) -> bool:
@@ -252,7 +298,7 @@ def _is_path(name: str) -> bool:
 
 def _before_pattern(name: str) -> str:
     """Return what stands in `name` before the first sign of a pattern."""
-    return re.split(r"[*?\[]", name, maxsplit=1)[0]
+    return re.split(r"[*?\[{]", name, maxsplit=1)[0]
 
 
 def _hold(document: Mapping[str, Any]) -> Hold:

@@ -383,6 +383,35 @@ def test_what_is_set_through_a_handle_is_of_its_file() -> None:
     assert (command.cls, command.resources, command.text) == ("write", ("/a",), "setstat /a")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        wire.reads(9, b"\0\0\0\0", 0, 9),
+        wire.writes(9, b"\0\0\0\0", 0, b"x"),
+        wire.closes(9, b"\0\0\0\0"),
+        wire.request(8, 9, wire.string(b"\0\0\0\0")),
+        wire.request(12, 9, wire.string(b"\0\0\0\0")),
+        wire.request(10, 9, wire.string(b"\0\0\0\0"), wire.NO_ATTRIBUTES),
+        wire.request(200, 9, wire.string(b"fsync@openssh.com"), wire.string(b"\0\0\0\0")),
+    ],
+)
+def test_a_handle_that_was_not_given_or_is_given_back_is_of_no_use(asked: bytes) -> None:
+    """OpenSSH's are numbers from 0 on: a client can say them before it hears them."""
+    opened: Said = [(C, wire.opens(1, b"/a")), (T, wire.handle(1, b"\0\0\0\0"))]
+    closing: Said = [(C, wire.closes(2, b"\0\0\0\0")), (C, wire.opens(3, b"/b"))]
+    refused = [
+        Talk(*said, (C, asked)).steps[-1].about[0].refused
+        for said in (opened[:1], opened, opened + closing)
+    ]
+    assert refused == ["this handle is not open", "", "this handle is not open"]
+
+
+def test_what_a_link_says_is_meant_from_its_folder_whichever_path_that_is() -> None:
+    for paths in ((b"../etc/shadow", b"/tmp/x"), (b"/tmp/x", b"../etc/shadow")):
+        talk = Talk((C, wire.request(20, 1, *map(wire.string, paths))))
+        assert "/tmp/../etc/shadow" in talk.of("sftp.symlink").resources
+
+
 def test_what_concerns_the_server_alone_is_no_command() -> None:
     talk = Talk((C, wire.request(200, 1, wire.string(b"limits@openssh.com"))))
     (step,) = talk.say(T, wire.request(201, 1, b"\0" * 32))

@@ -85,12 +85,12 @@ class OpenSsh:
         )
 
 
-def connected(client: OpenSsh) -> Any:
+def connected(client: OpenSsh, user: str = "host-1") -> Any:
     """Return asyncssh's connection to the gateway, to be entered."""
     return asyncssh.connect(
         "127.0.0.1",
         client.port,
-        username="host-1",
+        username=user,
         password=client.token,
         known_hosts=str(client.folder / "known_hosts"),
         config=[],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -81,6 +82,56 @@ async def test_channels_and_window_changes_without_end(started: Started) -> None
         recorded(gw).sql("SELECT count(*) FROM events WHERE text LIKE 'window-change %'").fetchall()
     )
     assert rows == [(20_000,)]
+
+
+async def test_a_window_of_gigabytes_is_no_reason_to_keep_what_nobody_reads(
+    started: Started,
+) -> None:
+    gw, client = started()
+    with undisturbed(gw, client):
+        async with connected(client) as connection:
+            connection.set_keepalive(0)
+            await connection.create_process("head -c 300M /dev/zero", window=1 << 31, encoding=None)
+            connection._transport.pause_reading()
+            await asyncio.sleep(3)
+            connection.abort()
+    assert recorded(gw).sql("SELECT sum(bytes_out) < 30000000 FROM commands").fetchall()[0][0]
+
+
+async def test_channels_that_are_over_and_never_closed_are_counted(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gw, client = started(exec_only=True)
+    with undisturbed(gw, client):
+        async with connected(client) as connection:
+            handlers = dict(asyncssh.SSHClientChannel._packet_handlers)
+            handlers[97] = lambda *_: None
+            monkeypatch.setattr(asyncssh.SSHClientChannel, "_packet_handlers", handlers)
+            for _ in range(128):
+                await connection.create_session(asyncssh.SSHClientSession)
+            with pytest.raises(asyncssh.ChannelOpenError, match="channels are open"):
+                await connection.create_session(asyncssh.SSHClientSession)
+            monkeypatch.undo()
+
+
+async def test_variables_without_end_are_not_kept(started: Started) -> None:
+    gw, client = started()
+    with undisturbed(gw, client):
+        async with connected(client) as connection:
+            variables = {f"LC_{number}": "x" * 30_000 for number in range(3000)}
+            variables |= {f"NO_{number}": "x" * 30_000 for number in range(500)}
+            assert (await connection.run("true", env=variables)).exit_status == 0
+    rows = recorded(gw).sql("SELECT count(*) FROM events WHERE text LIKE 'env LC_%'").fetchall()
+    assert rows == [(64,)]
+
+
+async def test_whoever_was_not_let_in_does_not_stay(started: Started) -> None:
+    gw, client = started()
+    with undisturbed(gw, client):
+        connection = await connected(client, user="nowhere")
+        assert (await connection.run("true")).exit_status == 254
+        async with asyncio.timeout(8):
+            await connection.wait_closed()
 
 
 def test_output_that_is_never_read_waits_at_the_host(started: Started) -> None:

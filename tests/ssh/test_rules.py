@@ -6,10 +6,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from tests.gateway.test_holds import Reviewers, meanwhile
-from tests.ssh.client import Started, recorded
+from tests.ssh.client import Started, connected, recorded
 
 REMOVALS = {
     "name": "removals need a second person",
@@ -146,6 +147,39 @@ def test_a_shell_is_not_let_past_rules_that_could_not_be_asked(started: Started)
     assert b"no shell on a target with rules" in refused.stderr
     rows = recorded(gw).sql("SELECT operation, decision, rule FROM commands").fetchall()
     assert rows == [("shell", "deny", "protocol")]
+
+
+async def test_a_command_of_no_words_is_no_shell(started: Started) -> None:
+    gw, client = started(REMOVALS, exec_only=True)
+    async with connected(client) as connection:
+        chan, session = await connection.create_session(Said, encoding=None, **NO_COMMAND)
+        chan.write(b"echo from a shell\n")
+        chan.write_eof()
+        await chan.wait_closed()
+    assert chan.get_exit_status() == 254
+    assert b"no command" in session.said
+    assert b"from a shell" not in session.said
+    rows = recorded(gw).sql("SELECT operation, decision, rule FROM commands").fetchall()
+    assert rows == [("exec", "deny", "protocol")]
+
+
+class NoWords(str):
+    """A command that is empty, and that asyncssh sends nevertheless."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+NO_COMMAND = {"command": NoWords()}
+
+
+class Said(asyncssh.SSHClientSession[bytes]):
+    """What came, from either stream."""
+
+    said = b""
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        self.said += data
 
 
 def test_without_rules_a_shell_is_recorded(started: Started) -> None:

@@ -37,7 +37,7 @@ from agentaudit.gateway.operational_log import guarded
 from agentaudit.gateway.relay import recording_words
 from agentaudit.gateway.serving import HostAccess
 from agentaudit.gateway.sessions import Sessions, TooManyConnections
-from agentaudit.gateway.ssh_session import REFUSED_STATUS, SshSession
+from agentaudit.gateway.ssh_session import MAX_CHANNELS, REFUSED_STATUS, SshSession
 from agentaudit.gateway.ssh_target import ALGORITHMS, KEEPALIVE_S, host_key, log_in
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import Bearer
@@ -54,6 +54,9 @@ _CUT_AT: Final = 1023
 """Bytes of a password at which OpenSSH cuts it, silently."""
 _MAX_ATTEMPTS: Final = 3
 _MAX_NAME: Final = 256
+_REFUSED_S: Final = 10.0
+"""What somebody who is known and not let in has to open a channel, and to read why."""
+_TOLD_S: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -136,6 +139,7 @@ class _Client(asyncssh.SSHServer):
         self._opening: asyncio.Task[None] | None = None
         self._session: SshSession | None = None
         self._refusal = ""
+        self._waiting = 0
         self._has_place = False
         self._is_lost = False
 
@@ -244,14 +248,25 @@ class _Client(asyncssh.SSHServer):
         self._opening = asyncio.get_running_loop().create_task(guarded(self._open()))
 
     def session_requested(self) -> Awaitable[asyncssh.SSHServerSession[bytes]]:
+        if self._waiting >= MAX_CHANNELS:
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_RESOURCE_SHORTAGE, f"{MAX_CHANNELS} channels are open"
+            )
+        self._waiting += 1
         return self._channel()
 
     async def _channel(self) -> asyncssh.SSHServerSession[bytes]:
         if self._opening is not None:
             await asyncio.wait([self._opening])
         if self._session is None:
-            return _RefusedChannel(self._refusal or "the gateway could not open a session")
+            why = self._refusal or "the gateway could not open a session"
+            return _RefusedChannel(why, lambda: self._end_soon(_TOLD_S, self.close))
+        self._waiting -= 1
         return self._session.channel()
+
+    def _end_soon(self, seconds: float, end: Callable[[], None]) -> None:
+        """End the connection of somebody who was not let in: it counts as nobody's."""
+        asyncio.get_running_loop().call_later(seconds, end)
 
     def connection_requested(self, *_: Any) -> bool:
         self._note("direct-tcpip refused")
@@ -292,6 +307,7 @@ class _Client(asyncssh.SSHServer):
             self._refusal = recording_words(error)[1]
         finally:
             if self._session is None:
+                self._end_soon(_REFUSED_S, self.abort)
                 if self._has_place:
                     self._sessions.give_back(bearer.actor)
                 if self._sessions.access is not None and self._admitted is not STANDING:
@@ -317,18 +333,30 @@ class _Client(asyncssh.SSHServer):
         unknown = "who may come in cannot be looked up now"
         if access is None or access.is_out_of_reach:
             raise self._refuse(unknown)
+        self._require_not_blocked(bearer.actor)
         try:
-            access.admission.require_not_blocked(bearer.actor)
             self._admitted = await access.admission.admit(
                 bearer, target, lambda: self._is_lost or self._sessions.is_draining
             )
         except NotAdmitted as no:
-            raise self._refuse("; ".join(filter(None, (no.message, no.detail, no.hint)))) from None
+            raise self._not_admitted(no) from None
         except QuestionError as error:
             raise self._refuse(_said(error)) from None
         except StateError as error:
             log.warning("the state does not answer", error=str(error), hint=error.hint)
             raise self._refuse(unknown) from None
+
+    def _require_not_blocked(self, actor: Actor) -> None:
+        access = self._sessions.access
+        if access is None:
+            return
+        try:
+            access.admission.require_not_blocked(actor)
+        except NotAdmitted as no:
+            raise self._not_admitted(no) from None
+
+    def _not_admitted(self, no: NotAdmitted) -> _Refused:
+        return self._refuse("; ".join(filter(None, (no.message, no.detail, no.hint))))
 
     async def _log_in(self, actor: Actor, access: HostAccess) -> None:
         settings = access.settings
@@ -347,6 +375,7 @@ class _Client(asyncssh.SSHServer):
             log.warning("no login at target", target=settings.name, reason=str(error))
             raise self._refuse(f"{where}: {error}") from None
         try:
+            self._require_not_blocked(actor)  # all that may have taken minutes
             await self._hand_over(actor, access, target)
         finally:
             if self._session is None:
@@ -465,8 +494,9 @@ class _Client(asyncssh.SSHServer):
 class _RefusedChannel(asyncssh.SSHServerSession[bytes]):
     """A channel of somebody who was not let in: it says why, and ends."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, told: Callable[[], None]) -> None:
         self._why = why
+        self._told = told
         self._client: asyncssh.SSHServerChannel[bytes]
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -488,6 +518,7 @@ class _RefusedChannel(asyncssh.SSHServerSession[bytes]):
         with suppress(OSError):
             self._client.write(f"agentaudit: {self._why}\r\n".encode(), STDERR)
             self._client.exit(REFUSED_STATUS)
+        self._told()
 
 
 def _said(error: IdentityError | QuestionError) -> str:

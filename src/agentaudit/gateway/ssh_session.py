@@ -14,9 +14,10 @@ wait for the journal or for the other side, and a peer that is not read fills it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Final
 
 import asyncssh
@@ -55,6 +56,9 @@ log = structlog.get_logger()
 MAX_CHANNELS: Final = 64
 """Open at once in one session."""
 
+_MAX_UNCLOSED: Final = 2 * MAX_CHANNELS
+"""Of a channel that is over the library forgets nothing until its client has closed it."""
+
 REFUSED_STATUS: Final = 254
 """What a client's command exits with that was not run."""
 
@@ -62,11 +66,37 @@ _LOST_STATUS: Final = 255
 _DENIED: Final = Decision("deny", "protocol")
 _REQUEST_BYTES: Final = 256
 """What a request counts for in a session's bytes: a client may send any number of them."""
+_WIRE_BYTES: Final = 256 * 1024
+"""What may wait for a peer's connection before its channels' other ends wait too."""
+_UNHEARD_BYTES: Final = 8 * 1024 * 1024
+_LOOK_S: Final = 0.1
+_FORWARDS: Final = {
+    "x11-req": "_process_x11_req_request",
+    "auth-agent-req@openssh.com": "_process_auth_agent_req_at_openssh_dot_com_request",
+}
+_MIN_PACKET: Final = 512
+_PIECE: Final = 16 * 1024
 _MAX_ENVIRONMENT: Final = 64
 _MAX_VALUE: Final = 4096
+_MAX_NAME: Final = 256
 
 
 _End = asyncssh.SSHServerChannel[bytes] | asyncssh.SSHClientChannel[bytes]
+
+
+class _Environment(dict[bytes, bytes]):
+    """The variables that a client may set: it may ask for any number, of any size."""
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        super().__init__()
+        self._allowed = allowed
+
+    def __setitem__(self, name: bytes, value: bytes) -> None:
+        text = name.decode("utf-8", "replace")
+        if any(fnmatchcase(text, allowed) for allowed in self._allowed) and (
+            len(name) <= _MAX_NAME and (name in self or len(self) < _MAX_ENVIRONMENT)
+        ):
+            super().__setitem__(name, value[: 4 * _MAX_VALUE])
 
 
 class _Bytes(Waiter):
@@ -101,13 +131,14 @@ class _Flow:
     """One direction of a channel: how much of it waits, and whether its source is read."""
 
     __slots__ = (
-        *("_held_bytes", "is_asking", "is_held_up", "is_paused", "is_sink_full", "sink", "source"),
+        *("_held_bytes", "is_asking", "is_held_up", "is_paused", "is_sink_full", "is_wire_full"),
+        *("sink", "source"),
     )
 
     def __init__(self) -> None:
         self.source: _End | None = None
         self.sink: _End | None = None
-        self.is_sink_full = False
+        self.is_sink_full = self.is_wire_full = False
         self.is_held_up = False
         self.is_asking = False
         self.is_paused = False
@@ -131,7 +162,11 @@ class _Flow:
             return
         room = LOW_WATER_BYTES if self.is_paused else HIGH_WATER_BYTES
         must_wait = (
-            self.is_sink_full or self.is_held_up or self.is_asking or self._held_bytes > room
+            self.is_sink_full
+            or self.is_wire_full
+            or self.is_held_up
+            or self.is_asking
+            or self._held_bytes > room
         )
         if must_wait and not self.is_paused:
             self.is_paused = True
@@ -139,6 +174,47 @@ class _Flow:
         elif self.is_paused and not must_wait:
             self.is_paused = False
             self.source.resume_reading()
+
+
+class _Wire:
+    """What one connection has not taken yet.
+
+    The library heeds the windows of channels alone, and a peer may open one of four gigabytes and
+    read nothing; or ask for any number of answers, and not read those.
+    """
+
+    def __init__(
+        self,
+        connection: asyncssh.SSHServerConnection | asyncssh.SSHClientConnection,
+        tell: Callable[[bool], None],
+    ) -> None:
+        self._tell = tell
+        self._transport: Any = connection._transport
+        self.is_full = False
+        # Of the library's, these do nothing.
+        connection.pause_writing = lambda: self._turn(True)  # type: ignore[method-assign]
+        connection.resume_writing = lambda: self._turn(False)  # type: ignore[method-assign]
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(_WIRE_BYTES, _WIRE_BYTES // 4)
+
+    def _turn(self, is_full: bool) -> None:
+        self.is_full = is_full
+        if is_full:
+            self._look()
+        else:
+            with suppress(RuntimeError):  # it is closing
+                self._transport.resume_reading()
+        self._tell(is_full)
+
+    def _look(self) -> None:
+        """Hear the peer no more if what it asks for grows, and it takes no answer."""
+        if not self.is_full or self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size() > _UNHEARD_BYTES:
+            with suppress(RuntimeError):
+                self._transport.pause_reading()
+        else:
+            asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
 
 class SshSession:
@@ -184,11 +260,16 @@ class SshSession:
         self._has_ended = False
         self._lost = set[Side]()
         self._channels: dict[Channel, None] = {}
+        self._unclosed = 0
         self._next_command = 0
         self._withheld: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._is_held_up = False
         self._drain_words: tuple[str, str] | None = None
+        self._wires = {
+            Side.CLIENT: _Wire(client, lambda _: self._wire_turned()),
+            Side.TARGET: _Wire(target, lambda _: self._wire_turned()),
+        }
 
     def channel(self) -> Channel:
         """Return what answers for a channel that the client opens.
@@ -198,15 +279,26 @@ class SshSession:
         """
         if self.is_closing:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the session ends")
-        if len(self._channels) >= MAX_CHANNELS:
+        if len(self._channels) >= MAX_CHANNELS or self._unclosed >= _MAX_UNCLOSED:
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_RESOURCE_SHORTAGE, f"{MAX_CHANNELS} channels are open"
             )
+        self._unclosed += 1
         channel = Channel(self, self.next_number())
         self._channels[channel] = None
         if self._is_held_up:
             channel.hold_up(True)
+        self._wire_turned()
         return channel
+
+    def _wire_turned(self) -> None:
+        up, down = self._wires[Side.TARGET].is_full, self._wires[Side.CLIENT].is_full
+        for channel in self._channels:
+            channel.wires_are_full(up, down)
+
+    def closed(self) -> None:
+        """Note that the client has closed a channel, which may have been over for long."""
+        self._unclosed -= 1
 
     def next_number(self) -> int:
         """Return the number of the next command."""
@@ -234,7 +326,7 @@ class SshSession:
 
     def note(self, command_no: int, side: Side, line: str, status: int | None = None) -> bool:
         """Record a request of a channel; return whether it may pass."""
-        self.count(_REQUEST_BYTES)
+        self.count(max(_REQUEST_BYTES, len(line)))
         text = self.masks.mask_text(line)
         return self.record(
             Event(kind=Kind.NOTICE, side=side, command_no=command_no, text=text, status=status)
@@ -403,8 +495,9 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self.command = Command(command_no=number)
         self._said: list[str] = []
         self._early: list[bytes] = []
-        self._has_early_end = self._has_ended_input = False
+        self._has_early_end = self._has_ended_input = self._is_started = False
         self._pty: tuple[str, tuple[int, int, int, int], Mapping[int, int]] | None = None
+        self._asked_size = (0, 0, 0, 0)
         self._up = _Flow()
         self._down = _Flow()
         self._client: asyncssh.SSHServerChannel[bytes]
@@ -429,6 +522,15 @@ class Channel(asyncssh.SSHServerSession[bytes]):
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
         self._client = self._up.source = self._down.sink = chan
+        chan._env = _Environment(self._relay.settings.env)
+        _join_pieces(chan)
+        for name, handler in _FORWARDS.items():
+            # The library would refuse them too, and tell nobody.
+            setattr(chan, handler, partial(self._refuse_forward, name))
+
+    def _refuse_forward(self, name: str, packet: object) -> bool:
+        self._relay.note(-1, Side.CLIENT, f"{name} refused")
+        return False
 
     def pty_requested(
         self,
@@ -436,8 +538,12 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         term_size: tuple[int, int, int, int],
         term_modes: Mapping[int, int],
     ) -> bool:
-        self._said.append(said("pty-req", term_type, *term_size))
-        if self._relay.settings.exec_only:
+        if self.command.operation:
+            return False  # it has been decided about, and recorded, without one
+        modes = "".join(f"{mode:02x}{value:08x}" for mode, value in term_modes.items())
+        line = said("pty-req", self._masked(term_type[:_MAX_NAME]), *term_size, modes or "-")
+        self._said = [line]  # a client may ask for it again, where it is refused
+        if self._relay.settings.exec_only or len(term_type) > _MAX_NAME:
             return False
         self._pty = (term_type, term_size, term_modes)
         return True
@@ -448,11 +554,17 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         return self._begin("shell", "")
 
     def exec_requested(self, command: str) -> bool:
+        if not command:
+            # The library would ask the target for a shell.
+            self._denied = "no command: ask for a shell"
         return self._begin("exec", command)
 
     def subsystem_requested(self, subsystem: str) -> bool:
         self._subsystem = subsystem
-        if subsystem == "sftp":
+        if self._pty is not None:
+            # The terminal would edit what is said: the target would read other packets than we.
+            self._denied = "no terminal for a subsystem"
+        elif subsystem == "sftp":
             self._sftp = SftpFlow(self, self._relay)
         else:
             self._denied = "no subsystem but sftp"
@@ -461,6 +573,9 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     def _begin(self, operation: str, text: str) -> bool:
         """Record what the channel is for, and decide about it."""
         relay, command = self._relay, self.command
+        if self._client._send_pktsize < _MIN_PACKET:
+            # Each write would become thousands of them, and everybody would wait for that.
+            self._denied = f"this client takes packets of less than {_MIN_PACKET} bytes alone"
         raw = text.encode("utf-8", "replace")
         shown, found = relay.masks.mask(raw)
         command.operation = operation
@@ -471,8 +586,16 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         hold = self._decide(text)
         is_denied = command.decision == "deny"
         command.text = shown.decode("utf-8", "replace")
-        command.resources = tuple(map(relay.masks.mask_text, command.resources))
-        command.paths = tuple(map(relay.masks.mask_text, command.paths))
+        hidden = {raw[each.start : each.stop].decode("utf-8", "replace") for each in found}
+
+        def without(words: str) -> str:
+            for each in hidden:
+                words = words.replace(each, "***")
+            return self._masked(words)
+
+        command.resources = tuple(map(without, command.resources))
+        command.paths = tuple(map(without, command.paths))
+        command.risk = tuple(map(without, command.risk))
         if found:
             command.fingerprint = ""  # it could be tried for what is hidden
         event = Event(
@@ -495,9 +618,9 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         if not relay.record(event):
             return False
         environment = self._environment()
-        for line in [*self._said, *(said("env", *pair) for pair in environment.items())]:
+        for line in [*self._said, *map(self._variable, environment.items())]:
             relay.note(command.command_no, Side.CLIENT, line)
-        relay.count(len(raw))
+        relay.count(_REQUEST_BYTES + len(raw))
         if is_denied:
             self._deny(self._denied or f'denied by rule "{command.rule}"')
         elif hold is not None:
@@ -521,6 +644,14 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             command.decision, command.rule = decision.action, decision.rule
         return decision.hold
 
+    def _masked(self, text: str) -> str:
+        return self._relay.masks.mask_text(text)
+
+    def _variable(self, pair: tuple[str, str]) -> str:
+        """Return a variable as a line, masked as `name=value`: what hides a value may need both."""
+        name, _, value = self._masked("=".join(pair)).partition("=")
+        return said("env", name, value)
+
     def _environment(self) -> dict[str, str]:
         """Return the variables that the client may set, and has set, at the target."""
         asked = list(self._client.get_environment().items())[:_MAX_ENVIRONMENT]
@@ -533,13 +664,15 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     # --- at the target
 
     def _open_soon(self) -> None:
-        self._relay.spawn(self._open())
+        if not self._is_over:  # else nobody waits for it any more, and its row says so
+            self._relay.spawn(self._open())
 
     async def _open(self) -> None:
         """Open at the target what the client has asked for."""
         term: dict[str, Any] = {}
         if self._pty is not None:
             term_type, term_size, term_modes = self._pty
+            self._asked_size = term_size
             term = {"term_type": term_type, "term_size": term_size, "term_modes": term_modes}
         operation, text = self.command.operation, self._raw_text()
         try:
@@ -555,8 +688,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
                 **term,
             )
         except (asyncssh.Error, OSError) as error:
-            why = getattr(error, "reason", "") or "the connection is gone"
-            self._deny(f"the target refuses it: {why}", status="error")
+            why = getattr(error, "reason", "")[:_MAX_VALUE] or "the connection is gone"
+            self._deny(f"the target refuses it: {self._masked(why)}", status="error")
             return
         if self._is_over:
             chan.close()
@@ -570,9 +703,13 @@ class Channel(asyncssh.SSHServerSession[bytes]):
 
     def started(self) -> None:
         """Let both sides say what they have to say."""
+        self._is_started = True
         early, self._early = self._early, []
         for data in early:
             self.data_received(data, None)
+        pty, target = self._pty, self._target
+        if pty is not None and target is not None and pty[1] != self._asked_size:
+            self._relay.wait(_Act(lambda: target.change_terminal_size(*pty[1])))
         if self._has_early_end:
             self._end_of_input()
         self._up.throttle()
@@ -583,7 +720,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Record what the client says, and let it wait until that counts."""
-        if self._target is None:
+        if not self._is_started:
             self._early.append(data)
             self._client.pause_reading()
             return
@@ -647,6 +784,12 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self._up.is_sink_full = is_full
         self._up.throttle()
 
+    def wires_are_full(self, up: bool, down: bool) -> None:
+        """Note which connections take no more for now: the target's, and the client's."""
+        for flow, is_full in ((self._up, up), (self._down, down)):
+            flow.is_wire_full = is_full
+            flow.throttle()
+
     def hold_up(self, is_held_up: bool) -> None:
         """Read nothing more from either side, or go on."""
         for flow in (self._up, self._down):
@@ -656,7 +799,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     # --- requests, and ends of streams
 
     def eof_received(self) -> bool:
-        if self._target is None:
+        if not self._is_started:
             self._has_early_end = True
         else:
             self._end_of_input()
@@ -671,7 +814,11 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self._request("eof", lambda target: target.write_eof())
 
     def signal_received(self, signal: str) -> None:
-        self._request(said("signal", signal), lambda target: target.send_signal(signal))
+        line = said("signal", self._masked(signal[:_MAX_NAME]))
+        if len(signal) > _MAX_NAME:
+            self._relay.note(self.command.command_no, Side.CLIENT, line)
+            return  # longer than any that a target knows
+        self._request(line, lambda target: target.send_signal(signal))
 
     def break_received(self, msec: int) -> bool:
         self._request(said("break", msec), lambda target: target.send_break(msec))
@@ -689,7 +836,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         if not self._relay.note(self.command.command_no, Side.CLIENT, line):
             return
         target = self._target
-        if target is not None:
+        if target is not None and self._is_started:
             self._relay.wait(_Act(lambda: act(target)))
 
     def target_eof(self) -> None:
@@ -710,10 +857,9 @@ class Channel(asyncssh.SSHServerSession[bytes]):
 
     def killed(self, signal: str, core: bool, message: str) -> None:
         """Note by which signal the command has ended."""
-        self._signal = (signal, core, message)
-        self._relay.note(
-            self.command.command_no, Side.TARGET, said("exit-signal", signal, int(core), message)
-        )
+        self._signal = signal, core, message = signal[:_MAX_NAME], core, message[:_MAX_VALUE]
+        line = said("exit-signal", self._masked(signal), int(core), self._masked(message))
+        self._relay.note(self.command.command_no, Side.TARGET, line)
 
     # --- what waits for people
 
@@ -849,8 +995,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         command = self.command
         if self._signal is not None:
             name, _, message = self._signal
-            command.status, command.error_code = "error", name
-            command.error_text = message or None
+            command.status, command.error_code = "error", self._masked(name)
+            command.error_text = self._masked(message) or None
         elif self._status is not None:
             command.status = "ok" if self._status == 0 else "error"
             command.error_code = None if self._status == 0 else str(self._status)
@@ -877,6 +1023,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             self._target.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.closed()
         self.client_gone()
 
     def _finish(self, act: Callable[[], None]) -> None:
@@ -898,6 +1045,27 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             return
         relay.wait(_Act(act))
         relay.left(self)
+
+
+def _join_pieces(chan: asyncssh.SSHServerChannel[bytes]) -> None:
+    """Let what waits in a channel's window take no more memory than its bytes.
+
+    The library keeps each packet by itself, a hundred bytes for one of one byte.
+    """
+    accept = chan._accept_data
+
+    def accept_data(data: bytes, datatype: int | None = None) -> None:
+        waiting = chan._recv_buf
+        if data and waiting and len(waiting[-1][0]) < _PIECE and waiting[-1][1] == datatype:
+            size = len(waiting)
+            accept(data, datatype)
+            if len(waiting) == size + 1 and waiting is chan._recv_buf:
+                last, _ = waiting.pop()
+                waiting[-1] = (waiting[-1][0] + last, datatype)
+            return
+        accept(data, datatype)
+
+    chan._accept_data = accept_data  # type: ignore[method-assign]
 
 
 class _AtTarget(asyncssh.SSHClientSession[bytes]):

@@ -10,7 +10,6 @@ it came whole and in order: of what is kept, where something in it was masked.
 
 from __future__ import annotations
 
-import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +23,7 @@ from agentaudit.errors import (
 from agentaudit.gateway.holds import Asked, Outcome, shown
 from agentaudit.gateway.ssh_sftp_masks import FileMask, masked_packet, not_passed
 from agentaudit.model import Command, Event, Hold, Refusal, Side, Step
-from agentaudit.policy import NO_RULE
+from agentaudit.policy import NO_RULE, normal_path
 from agentaudit.protocols.sftp import Packet, Passing, Sftp
 from agentaudit.risk import shell_findings
 
@@ -134,7 +133,9 @@ class SftpFlow:
         """
         packet: Packet = step.about[0]
         passing = packet.passing
-        refusal = None if passing is None or step.side is Side.TARGET else passing.refused
+        refusal = packet.refused
+        if not refusal and passing is not None and step.side is Side.CLIENT:
+            refusal = passing.refused
         hold: Hold | None = None
         for command in step.starts:
             hold = self._decide(command, passing)
@@ -355,7 +356,7 @@ def _find(command: Command) -> None:
     if command.operation in _FINDINGS:
         found[_FINDINGS[command.operation]] = None
     for resource in command.resources:
-        path = posixpath.normpath(resource)
+        path = normal_path(resource)
         of = shell_findings.of_written(path) if is_write else shell_findings.of_read(path)
         found |= dict.fromkeys(of)
         if command.cls == "write" and shell_findings.is_of_the_system(path):

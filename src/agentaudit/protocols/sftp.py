@@ -16,6 +16,7 @@ Source: draft-ietf-secsh-filexfer-02; OpenSSH, PROTOCOL, section 4
 
 from __future__ import annotations
 
+import posixpath
 import re
 import struct
 from collections.abc import Callable, Generator, Iterator
@@ -80,10 +81,12 @@ _EXTENSIONS: Final = {
     b"expand-path@openssh.com": ("sftp.realpath", "session", 1),
 }
 _HARMLESS: Final = frozenset(
-    [b"limits@openssh.com", b"users-groups-by-id@openssh.com", b"fstatvfs@openssh.com"]
-    + [b"fsync@openssh.com", b"home-directory"]
+    [b"limits@openssh.com", b"users-groups-by-id@openssh.com", b"home-directory"]
 )
-"""Of something that is open, or of the server: no command of their own."""
+_HARMLESS_OF_OPEN: Final = frozenset([b"fstatvfs@openssh.com", b"fsync@openssh.com"])
+"""Of the server, or of something that is open: no command of their own."""
+
+_NOT_OPEN: Final = "this handle is not open"
 
 _VOCABULARY: Final = re.compile(rb"[a-z-]{1,32}@openssh\.com")
 """Names that look like addresses, and are none."""
@@ -126,6 +129,7 @@ class Packet:
 
     `rest` is where the latter begins, at the latest at the packet's end. Of content, `offset` is
     its place in the file; what it `follows` on is what passed through the same handle before it.
+    `refused` is why a request must not go on, whatever rules say.
     """
 
     texts: tuple[Span, ...]
@@ -134,6 +138,7 @@ class Packet:
     content: Span | None = None
     offset: int = 0
     follows: bool = False
+    refused: str = ""
 
 
 @dataclass(slots=True)
@@ -142,6 +147,7 @@ class _Handle:
 
     opened: Command
     is_appending: bool = False
+    is_closing: bool = False
     reading: Passing | None = None
     writing: Passing | None = None
 
@@ -174,6 +180,7 @@ class Sftp:
         self._has_begun = False
         self._is_agreed = False
         self._home = ""
+        self._not_open = False
 
     def receive(self, side: Side, data: bytes) -> Generator[Step]:
         """Take `data`, and yield the steps that it completes, a packet each.
@@ -261,16 +268,22 @@ class Sftp:
         if len(self._pending) >= MAX_PENDING:
             raise ClientProtocolError(f"sftp: {MAX_PENDING} requests have not been answered yet")
         pending = _Pending(kind)
+        self._not_open = False
         if kind in (READ, WRITE):
             step = self._data(reader, pending)
         elif kind in (CLOSE, FSTAT, READDIR):
             pending.handle = reader.string()
+            handle = self._handle(pending.handle)
+            if handle is not None and kind == CLOSE:
+                handle.is_closing = True
             step = self._step(Side.CLIENT, reader, self._owner, "close" if kind == CLOSE else "")
         else:
             command = pending.command = self._command(kind, reader, pending)
             owner = self._owner if command is None else command.command_no
             step = self._step(Side.CLIENT, reader, owner, command.text if command else "")
             step.starts = () if command is None else (command,)
+        if self._not_open:
+            step.about[0].refused = _NOT_OPEN
         self._pending[number] = pending
         return step
 
@@ -290,6 +303,9 @@ class Sftp:
             extension = reader.extension()
             if extension in _HARMLESS:
                 return None
+            if extension in _HARMLESS_OF_OPEN:
+                self._handle(reader.string())
+                return None
             if extension == _COPY_DATA:
                 name, cls, paths = "sftp.copy-data", "write", self._copied(reader)
             else:
@@ -307,7 +323,12 @@ class Sftp:
         command.paths = paths
         if name != "sftp.realpath" or paths not in ((".",), ("",)):
             # Where one is, a client must know to begin with.
-            named = (each for path in paths for each in self._resources(path, kind))
+            named = [each for path in paths for each in self._resources(path, kind)]
+            if kind == SYMLINK:
+                # What a link says is meant from its folder; servers differ in which path is which.
+                one, other = paths
+                named += self._resources(posixpath.join(posixpath.dirname(other), one), kind)
+                named += self._resources(posixpath.join(posixpath.dirname(one), other), kind)
             command.resources = tuple(dict.fromkeys(named))
         return command
 
@@ -323,8 +344,20 @@ class Sftp:
         elif ".." in path.split("/"):
             yield "/*"  # anything at all
 
+    def _handle(self, name: bytes) -> _Handle | None:
+        """Return what a request is about; where that is nothing, the request must not go on.
+
+        A client may guess the name that the target will give, or has given anew: what it wrote
+        there would be held to no rule, or to those of another file.
+        """
+        known = self._handles.get(name)
+        if known is None or known.is_closing:
+            self._not_open = True
+            return None
+        return known
+
     def _of(self, handle: bytes) -> tuple[str, ...]:
-        known = self._handles.get(handle)
+        known = self._handle(handle)
         return () if known is None else known.opened.paths
 
     def _copied(self, reader: _Reader) -> tuple[str, ...]:
@@ -340,7 +373,7 @@ class Sftp:
         pending.handle = reader.string()
         pending.offset = reader.uint64()
         is_write = pending.kind == WRITE
-        handle = self._handles.get(pending.handle)
+        handle = self._handle(pending.handle)
         starts: tuple[Command, ...] = ()
         passing = None
         if handle is not None:

@@ -186,6 +186,8 @@ def read_options(options: Options, words: Sequence[Word]) -> Given:
                 given.flags.add(name)
             else:
                 take(name, kind, literal(attached) if equals else None)
+                if kind == "?" and attached.startswith(("/", "~", "..")):
+                    given.reads.append(literal(attached))
         elif text.startswith("-") and len(text) > 1:
             if options.takes_numbers and _NUMBER.fullmatch(text):
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import unquote
 
 from agentaudit.risk import sql
 from agentaudit.risk.shell_commands import PROGRAMS as COMMANDS
@@ -329,10 +330,12 @@ def _tar(name: str, words: Sequence[Word], given: Input) -> Effect:
             findings=("overwrites",),
         )
     if read.has("c", "create", "r", "u"):
+        # What is named behind a folder is in that one: which, hangs on their order.
+        folders = [below(word) for option, word in read.values if option in ("C", "directory")]
         return Effect(
             cls="write" if is_file or archive is None else "read",
             operation="tar create",
-            reads=tuple(read.operands),
+            reads=(*read.operands, *folders),
             writes=archives,
             findings=("overwrites",) if is_file else (),
         )
@@ -402,6 +405,9 @@ def _host_of(place: str) -> str:
 _URL: Final = re.compile(
     r"(?:(?P<scheme>https?|file)://)?(?P<host>[A-Za-z0-9.-]+|\[[0-9a-f:]+\]|(?=/))(?::[0-9]+)?(?:[/?#].*)?"
 )
+_AT_FILE: Final = re.compile(r"^file://[^/]*")
+_FILE_SENT: Final = re.compile(r"(?:^|=)[@<]([^;,]+)")
+_SENDS_FILES: Final = frozenset(["d", "data", "data-binary", "json", "F", "form", "H", "header"])
 _LOOPBACK: Final = frozenset(["localhost", "127.0.0.1", "[::1]"])
 
 _CURL_OPTIONS: Final = options(
@@ -424,6 +430,7 @@ def _fetches(name: str, words: Sequence[Word], given: Input) -> Effect:
     read = read_options(_CURL_OPTIONS if name == "curl" else _WGET_OPTIONS, words)
     urls = [*read.operands, *(word for option, word in read.values if option == "url")]
     hosts: list[str] = []
+    files = [literal(path) for option, word in read.values for path in _sent(option, word)]
     is_near = True
     for url in urls:
         # A `?` that is not quoted is a pattern; what it matches is at the same host.
@@ -432,6 +439,7 @@ def _fetches(name: str, words: Sequence[Word], given: Input) -> Effect:
         if is_pattern and match and (match["scheme"] == "file" or "/" not in url.begins[8:]):
             match = None
         if match and match["scheme"] == "file" and name == "curl":
+            files.append(literal(unquote(_AT_FILE.sub("", url.text or ""))))
             continue
         is_near &= match is not None and match["host"] in _LOOPBACK
         hosts.append(match["host"] if match else url.raw)
@@ -461,7 +469,7 @@ def _fetches(name: str, words: Sequence[Word], given: Input) -> Effect:
         cls = "read"
     return Effect(
         cls=cls,
-        reads=tuple(read.reads),
+        reads=(*read.reads, *files),
         writes=tuple(writes),
         hosts=tuple(hosts),
         findings=(
@@ -471,6 +479,14 @@ def _fetches(name: str, words: Sequence[Word], given: Input) -> Effect:
             *(("overwrites",) if saves else ()),
         ),
     )
+
+
+def _sent(option: str, word: Word) -> list[str]:
+    """Return the files that an option's value says are to be sent."""
+    text = word.text or ""
+    if option == "data-urlencode":
+        return [text.partition("@")[2]] if "@" in text else []
+    return _FILE_SENT.findall(text) if option in _SENDS_FILES else []
 
 
 _IP_SHOWS: Final = frozenset(["show", "list", "ls", "get"])  # `s` is `set`
