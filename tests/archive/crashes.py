@@ -622,6 +622,9 @@ class InlineSealer:
         self._error: AgentauditError | None = None
         self.sealer: Sealer | None = None
 
+    def starved_s(self) -> float:
+        return 0.0  # it has its turns
+
     async def start(self, place: Place, clock: Clock, outside: Outside) -> dict[str, Any]:
         self._place = place
         take = sealer_module._take_lock

@@ -68,6 +68,8 @@ _REQUEST_BYTES: Final = 256
 """What a request counts for in a session's bytes: a client may send any number of them."""
 _WIRE_BYTES: Final = 256 * 1024
 """What may wait for a peer's connection before its channels' other ends wait too."""
+_TOLD_S: Final = 0.5
+"""What a client has to show what it is told before its connection ends."""
 _UNHEARD_BYTES: Final = 8 * 1024 * 1024
 _LOOK_S: Final = 0.1
 _FORWARDS: Final = {
@@ -433,7 +435,12 @@ class SshSession:
 
     def _close(self) -> None:
         self.target.close()
-        self._client.close()
+        # One that hears of the end at once shows nothing of what it was told just before.
+        asyncio.get_running_loop().call_later(_TOLD_S, self._close_client)
+
+    def _close_client(self) -> None:
+        if Side.CLIENT not in self._lost:
+            self._client.close()
 
     def _arm_linger(self) -> None:
         if self._linger is None and len(self._lost) < 2:
