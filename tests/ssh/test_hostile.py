@@ -46,12 +46,12 @@ def test_what_is_no_handshake_ends_its_own_connection(started: Started) -> None:
             b"SSH-2.0-x\r\n" + b"\x7f\xff\xff\xff" * 10,
             b"x" * 200_000,
         ):
-            with dial(client) as conn:
-                with suppress(OSError):  # it may be ended before all is said
-                    conn.sendall(said)
-                    conn.shutdown(socket.SHUT_WR)
-                    while conn.recv(65536):
-                        pass
+            # It may be ended before all is said.
+            with dial(client) as conn, suppress(OSError):
+                conn.sendall(said)
+                conn.shutdown(socket.SHUT_WR)
+                while conn.recv(65536):
+                    pass
     assert recorded(gw).sql("SELECT count(*) FROM sessions WHERE protocol = 'ssh'").fetchall()
 
 
