@@ -240,14 +240,11 @@ def _covers(wanted: str, name: str, *, in_shell: bool = False) -> bool:
 def _may_be(wanted: str, name: str, *, in_shell: bool = False) -> bool:
     """Say whether anything that `name` may stand for is what a rule that refuses names."""
     wanted, name = wanted.lower(), name.lower()
-    if not _is_path(wanted) and not _is_path(name):
-        pairs = zip(reversed(wanted.split(".")), reversed(name.split(".")), strict=False)
-        if all(fnmatchcase(part, word) for word, part in pairs):
-            return True
     if _is_path(wanted) and _may_lead_anywhere(name, in_shell):
         return True
     if not _is_path(wanted) and not _is_path(name):
-        return False
+        pairs = zip(reversed(wanted.split(".")), reversed(name.split(".")), strict=False)
+        return all(fnmatchcase(part, word) for word, part in pairs)
     names = {name, normal_path(name)}
     return any(fnmatchcase(one, wanted) or _is_above(one, wanted) for one in names)
 

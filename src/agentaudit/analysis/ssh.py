@@ -61,7 +61,7 @@ def output_tables(
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield the number and at most `limit` first lines of each command of `wanted` that said any.
 
-    They come in the order in which the last of their lines did.
+    They come in the order in which they said their first.
     """
     lines: dict[int, _Lines] = {}
     found: dict[int, list[str]] = {}

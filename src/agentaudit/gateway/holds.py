@@ -28,6 +28,15 @@ class Outcome:
     reasons: tuple[str, ...] = ()
     why: str = ""
 
+    def refusal(self, rule: str) -> str:
+        """Return what a client is told in a line of what was held by `rule` and may not pass.
+
+        >>> Outcome(state="denied", reasons=("not on a Friday",)).refusal("no removals")
+        'denied by rule "no removals": not on a Friday'
+        """
+        said = "; ".join(reason for reason in self.reasons if reason)
+        return f'{self.state} by rule "{rule}": {self.why or said or self.state}'
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Asked:

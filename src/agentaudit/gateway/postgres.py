@@ -42,7 +42,7 @@ from agentaudit.gateway.postgres_masks import PostgresMasks
 from agentaudit.gateway.postgres_tables import Tables, of_target
 from agentaudit.gateway.relay import Relay, recording_words
 from agentaudit.gateway.serving import POSTGRES_ALPN, Serving, TargetAccess
-from agentaudit.gateway.sessions import Sessions, TooManyConnections
+from agentaudit.gateway.sessions import Sessions, TooManyConnections, with_actor
 from agentaudit.gateway.wire import ConnectionEnded, Wire
 from agentaudit.identity import Bearer, configuration_url
 from agentaudit.masking.masks import Masks
@@ -749,15 +749,9 @@ class _Connection:
         # The gateway answers it with the target's database; as a label it would only repeat.
         said.pop("database", None)
         port = self.wire.transport.get_extra_info("sockname")
-        return SessionFacts(
+        facts = SessionFacts(
             protocol="postgres",
             target=self._without_token(self.target_name),
-            user=actor.user if actor is not None else "",
-            issuer=actor.issuer if actor is not None else "",
-            email=actor.email if actor is not None else None,
-            groups=actor.groups if actor is not None else (),
-            agent=actor.agent if actor is not None else "",
-            actor_chain=actor.chain if actor is not None else (),
             labels=said,
             client_addr=self.wire.peer,
             client_app=said.get("application_name", ""),
@@ -767,6 +761,7 @@ class _Connection:
             policy_digest=self.serving.policy_digest,
             mask_digest=self.serving.mask_digest,
         )
+        return with_actor(facts, actor)
 
     def _without_token(self, value: str) -> str:
         """Return `value`, cut, without any token that somebody put where it does not belong, and

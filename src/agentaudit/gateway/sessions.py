@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
@@ -88,6 +89,21 @@ class Opened(Protocol):
     def abort(self) -> None:
         """Cut its connections."""
         ...
+
+
+def with_actor(facts: SessionFacts, actor: Actor | None) -> SessionFacts:
+    """Return the facts of a session with who it is of, where that is known by now."""
+    if actor is None:
+        return facts
+    return replace(
+        facts,
+        user=actor.user,
+        issuer=actor.issuer,
+        email=actor.email,
+        groups=actor.groups,
+        agent=actor.agent,
+        actor_chain=actor.chain,
+    )
 
 
 class TooManyConnections(Exception):

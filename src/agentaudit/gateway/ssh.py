@@ -36,7 +36,7 @@ from agentaudit.gateway.admitted import STANDING, TICKET, NotAdmitted
 from agentaudit.gateway.operational_log import guarded
 from agentaudit.gateway.relay import recording_words
 from agentaudit.gateway.serving import HostAccess
-from agentaudit.gateway.sessions import Sessions, TooManyConnections
+from agentaudit.gateway.sessions import Sessions, TooManyConnections, with_actor
 from agentaudit.gateway.ssh_session import MAX_CHANNELS, REFUSED_STATUS, SshSession
 from agentaudit.gateway.ssh_target import ALGORITHMS, KEEPALIVE_S, host_key, log_in
 from agentaudit.gateway.wire import reason
@@ -462,15 +462,9 @@ class _Client(asyncssh.SSHServer):
         said = version.decode("utf-8", "replace") if isinstance(version, bytes) else str(version)
         port = self._connection.get_extra_info("sockname")
         labels = {"login": self._shown(login)} if login else {}
-        return SessionFacts(
+        facts = SessionFacts(
             protocol="ssh",
             target=self._shown(name),
-            user=actor.user if actor is not None else "",
-            issuer=actor.issuer if actor is not None else "",
-            email=actor.email if actor is not None else None,
-            groups=actor.groups if actor is not None else (),
-            agent=actor.agent if actor is not None else "",
-            actor_chain=actor.chain if actor is not None else (),
             labels=labels,
             client_addr=self._peer,
             client_app=self._shown(said),
@@ -480,6 +474,7 @@ class _Client(asyncssh.SSHServer):
             policy_digest=self._serving.policy_digest,
             mask_digest=self._serving.mask_digest,
         )
+        return with_actor(facts, actor)
 
     def _shown(self, value: str) -> str:
         """Return what a client said, cut, without a ticket or a token that is in the wrong place,

@@ -293,6 +293,31 @@ class SshSession:
         self._wire_turned()
         return channel
 
+    def question(
+        self,
+        command: Command,
+        hold: Hold,
+        commit: str,
+        *,
+        filed: Callable[[Asked], None],
+        answered: Callable[[Asked, Outcome], None],
+    ) -> Asked:
+        """Return what `asks.ask` asks about a command; `commit` is the archive's to its text."""
+        asked = Asked(
+            hold=hold,
+            session=self.session,
+            command_no=command.command_no,
+            cls=command.cls,
+            shown={"statements": [shown(command)]},
+            commit=commit,
+            in_transaction=False,
+            filed=lambda: filed(asked),
+            answered=lambda outcome: answered(asked, outcome),
+            request_id=self.asks.new_id(),
+        )
+        command.request_id = asked.request_id
+        return asked
+
     def _wire_turned(self) -> None:
         up, down = self._wires[Side.TARGET].is_full, self._wires[Side.CLIENT].is_full
         for channel in self._channels:
@@ -871,23 +896,11 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     # --- what waits for people
 
     def _ask(self) -> None:
-        relay, command = self._relay, self.command
-        hold = self._holds[0]
-        asked = Asked(
-            hold=hold,
-            session=relay.session,
-            command_no=command.command_no,
-            cls=command.cls,
-            shown={"statements": [shown(command)]},
-            commit=self._commit,
-            in_transaction=False,
-            filed=lambda: self._filed(asked),
-            answered=lambda outcome: self._answered(asked, outcome),
-            request_id=relay.asks.new_id(),
+        relay = self._relay
+        self._asked = relay.question(
+            self.command, self._holds[0], self._commit, filed=self._filed, answered=self._answered
         )
-        self._asked = asked
-        command.request_id = asked.request_id
-        relay.asks.ask(asked)
+        relay.asks.ask(self._asked)
 
     def _filed(self, asked: Asked) -> None:
         if self._asked is asked:
@@ -911,9 +924,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             else:
                 relay.wait(_Act(self._open_soon))
             return
-        said_by_people = "; ".join(reason for reason in outcome.reasons if reason)
-        why = outcome.why or said_by_people or outcome.state
-        self._deny(f'{outcome.state} by rule "{asked.hold.rule}": {why}')
+        self._deny(outcome.refusal(asked.hold.rule))
 
     def ask_people(self, is_asking: bool) -> None:
         """Read nothing more of the client's, because something of it waits for people, or go on."""

@@ -20,7 +20,7 @@ from agentaudit.errors import (
     RecordingError,
     TargetProtocolError,
 )
-from agentaudit.gateway.holds import Asked, Outcome, shown
+from agentaudit.gateway.holds import Asked, Outcome
 from agentaudit.gateway.ssh_sftp_masks import FileMask, masked_packet, not_passed
 from agentaudit.model import Command, Event, Hold, Refusal, Side, Step
 from agentaudit.policy import NO_RULE, normal_path
@@ -251,23 +251,13 @@ class SftpFlow:
     # --- what waits for people
 
     def _ask(self, waits: _Waits) -> None:
-        relay, command = self._relay, waits.command
+        relay = self._relay
         self._conversation.wait(waits.step, True)
         self._channel.ask_people(True)
-        asked = waits.asked = Asked(
-            hold=waits.hold,
-            session=relay.session,
-            command_no=command.command_no,
-            cls=command.cls,
-            shown={"statements": [shown(command)]},
-            commit=waits.commit,
-            in_transaction=False,
-            filed=lambda: self._filed(asked),
-            answered=lambda outcome: self._answered(asked, outcome),
-            request_id=relay.asks.new_id(),
+        waits.asked = relay.question(
+            waits.command, waits.hold, waits.commit, filed=self._filed, answered=self._answered
         )
-        command.request_id = asked.request_id
-        relay.asks.ask(asked)
+        relay.asks.ask(waits.asked)
 
     def _filed(self, asked: Asked) -> None:
         waits = self._waits
@@ -288,9 +278,7 @@ class SftpFlow:
             if outcome.state == "approved":
                 self._channel.send(Side.CLIENT, waits.step.frame)
             else:
-                said_by_people = "; ".join(reason for reason in outcome.reasons if reason)
-                why = outcome.why or said_by_people or outcome.state
-                self._refuse(waits.step, f'{outcome.state} by rule "{asked.hold.rule}": {why}')
+                self._refuse(waits.step, outcome.refusal(asked.hold.rule))
         except RecordingError as error:
             self._relay.recording_failed(error)
             return
