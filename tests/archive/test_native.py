@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -375,6 +376,28 @@ def test_places_are_those_that_arrow_has(made: list[bytes | None], first: int) -
     found = Values(places, b"" if data is None else memoryview(data).cast("B"))
     assert [found[row] for row in range(rows)] == array.to_pylist()
     agree("places_of", as_view("i", list(reversed(view))), bitmap, array.offset, rows)
+
+
+@given(
+    texts=st.lists(st.text("ab\x00é", max_size=60), max_size=12),
+    needle=st.text("ab\x00é", max_size=20),
+    slip=st.integers(-1, 1),
+)
+def test_what_holds_a_text_is_found_alike_and_no_text_runs_into_the_next(
+    texts: list[str], needle: str, slip: int
+) -> None:
+    data = b"--" + "".join(texts).encode()
+    ends = list(accumulate((len(text.encode()) for text in texts), initial=2))
+    found = agree("holders", data, as_view("i", ends), needle.encode())
+    assert not needle or list(found) == [needle in text for text in texts]
+    agree("holders", data, as_view("i", [*ends[:-1], ends[-1] + slip]), needle.encode())
+    agree("holders", data, as_view("i", ends[::-1]), needle.encode())
+
+
+@given(marks=st.binary(max_size=20), codes=st.lists(st.integers(0, 21), max_size=40))
+def test_marked_codes_are_found_alike(marks: bytes, codes: list[int]) -> None:
+    found = agree("marked", marks, as_view("I", codes))
+    assert all(code < len(marks) for code in codes) == isinstance(found, bytearray)
 
 
 # --- commands, from canonical JSON or from what looks like it

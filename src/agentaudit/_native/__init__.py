@@ -24,8 +24,10 @@ __all__ = (
     "extend_tree",
     "gather",
     "hash_rows",
+    "holders",
     "json_columns",
     "lookup",
+    "marked",
     "pack",
     "places_of",
     "scan",
@@ -81,8 +83,10 @@ if TYPE_CHECKING:
         extend_tree,
         gather,
         hash_rows,
+        holders,
         json_columns,
         lookup,
+        marked,
         pack,
         places_of,
         scan,
@@ -95,8 +99,10 @@ else:
     extend_tree = _loops.extend_tree
     gather = _loops.gather
     hash_rows = _loops.hash_rows
+    holders = _loops.holders
     json_columns = _loops.json_columns
     lookup = _loops.lookup
+    marked = _loops.marked
     pack = _loops.pack
     places_of = _loops.places_of
     scan = _loops.scan

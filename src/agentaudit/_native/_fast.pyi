@@ -17,10 +17,16 @@ from agentaudit._native._twin import (
     hash_rows as hash_rows,
 )
 from agentaudit._native._twin import (
+    holders as holders,
+)
+from agentaudit._native._twin import (
     json_columns as json_columns,
 )
 from agentaudit._native._twin import (
     lookup as lookup,
+)
+from agentaudit._native._twin import (
+    marked as marked,
 )
 from agentaudit._native._twin import (
     pack as pack,

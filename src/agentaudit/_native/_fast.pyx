@@ -969,6 +969,100 @@ cdef inline int _compare(const uint8_t *name, Py_ssize_t size, bytes other) noex
 # --- texts
 
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
+
+    /* Where `needle` next begins in `p[at..end)`, or -1: its first and last byte are looked for side
+       by side, sixteen places at a time, and only what has both is compared. */
+    static int64_t next_place(
+        const uint8_t *p, int64_t at, int64_t end, const uint8_t *needle, int64_t size)
+    {
+        const int64_t last = end - size;
+    #ifdef __SSE2__
+        const __m128i head = _mm_set1_epi8((char) needle[0]);
+        const __m128i tail = _mm_set1_epi8((char) needle[size - 1]);
+        for (; at + 15 <= last; at += 16) {
+            const __m128i heads = _mm_loadu_si128((const __m128i *)(p + at));
+            const __m128i tails = _mm_loadu_si128((const __m128i *)(p + at + size - 1));
+            unsigned both = (unsigned) _mm_movemask_epi8(
+                _mm_and_si128(_mm_cmpeq_epi8(heads, head), _mm_cmpeq_epi8(tails, tail)));
+            for (; both; both &= both - 1) {
+                const int64_t place = at + __builtin_ctz(both);
+                if (!memcmp(p + place, needle, (size_t) size))
+                    return place;
+            }
+        }
+    #endif
+        for (; at <= last; at++)
+            if (p[at] == needle[0] && !memcmp(p + at, needle, (size_t) size))
+                return at;
+        return -1;
+    }
+    """
+    int64_t next_place(
+        const uint8_t *p, int64_t at, int64_t end, const uint8_t *needle, int64_t size
+    ) noexcept nogil
+
+
+def holders(data, const int32_t[::1] offsets, bytes needle):
+    """See `_twin.holders`."""
+    cdef const uint8_t[::1] view = data
+    cdef const uint8_t *p = _at(view)
+    cdef const uint8_t *wanted = <const uint8_t *> PyBytes_AS_STRING(needle)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(needle), texts = offsets.shape[0] - 1, text
+    cdef int64_t at, end
+    if size == 0 or texts < 0 or offsets[0] < 0 or offsets[texts] > view.shape[0]:
+        raise ValueError("holders")
+    found = _new(texts)
+    cdef uint8_t *marks = _raw(found)
+    cdef bint is_sound = True
+    with nogil:
+        memset(marks, 0, texts)
+        for text in range(texts):
+            is_sound = is_sound and offsets[text] <= offsets[text + 1]
+        if is_sound:
+            text = 0
+            end = offsets[texts]
+            at = next_place(p, offsets[0], end, wanted, size)
+            while at >= 0:
+                while offsets[text + 1] <= at:
+                    text += 1
+                if at + size <= offsets[text + 1]:
+                    marks[text] = 1
+                    at = offsets[text + 1]
+                else:
+                    at += 1
+                at = next_place(p, at, end, wanted, size)
+    if not is_sound:
+        raise ValueError("holders")
+    return found
+
+
+def marked(const uint8_t[::1] marks, const uint32_t[::1] codes):
+    """See `_twin.marked`."""
+    cdef Py_ssize_t rows = codes.shape[0], row, n = 0
+    cdef uint32_t size = <uint32_t> min(<uint64_t> marks.shape[0], <uint64_t> 0xFFFFFFFF)
+    cdef bint is_sound = True
+    found = _new(4 * rows)
+    cdef uint32_t *places = <uint32_t *> _raw(found)
+    with nogil:
+        for row in range(rows):
+            if codes[row] >= size:
+                is_sound = False
+                break
+            # No branch: which rows come next is nothing that a processor could guess.
+            places[n] = <uint32_t> row
+            n += marks[codes[row]] != 0
+    if not is_sound:
+        raise ValueError("marked")
+    return found[: 4 * n]
+
+
 cdef uint8_t[128] TEXT
 memset(TEXT, 0, 128)
 # 1 what may stand there, 2 a part of a word, 4 a digit.

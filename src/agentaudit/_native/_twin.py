@@ -28,8 +28,10 @@ __all__ = (
     "extend_tree",
     "gather",
     "hash_rows",
+    "holders",
     "json_columns",
     "lookup",
+    "marked",
     "pack",
     "places_of",
     "scan",
@@ -418,3 +420,26 @@ def without_numbers(text: str) -> str:
     if not _ONLY_NUMBERS.fullmatch(text) or "--" in text or "/*" in text:
         return text
     return _NUMBER.sub("1", text)
+
+
+def holders(data: Buffer, offsets: memoryview, needle: bytes) -> bytearray:
+    """Return a byte for each text, 1 where it holds `needle`, which has one byte at least.
+
+    The texts lie in `data` one behind the other; `offsets`, int32, is where each begins, and where
+    the last one ends.
+    """
+    if not needle or not len(offsets) or offsets[0] < 0 or offsets[-1] > len(data):
+        raise ValueError("holders")
+    found = bytearray(len(offsets) - 1)
+    for text, (begin, end) in enumerate(pairwise(offsets)):
+        if end < begin:
+            raise ValueError("holders")
+        found[text] = needle in bytes(data[begin:end])
+    return found
+
+
+def marked(marks: Buffer, codes: memoryview) -> bytearray:
+    """Return the places, uint32, of those `codes`, uint32, whose byte of `marks` is not 0."""
+    if any(code >= len(marks) for code in codes):
+        raise ValueError("marked")
+    return bytearray(array("I", [at for at, code in enumerate(codes) if marks[code]]).tobytes())

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentaudit.analysis.explore import Filter, Index
+from agentaudit.analysis.explore import built as made_index
 from agentaudit.analysis.explore.answers import LANES, MAX_LANES, OPEN_FACETS, SESSION_ORDERS
 from agentaudit.analysis.explore.filters import MAX_US
 from tests.analysis.explore import made
@@ -30,10 +31,13 @@ def index(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> Iterator
     look = MadeLook(tmp_path_factory.mktemp("made"))
     look.seal(rows[:3_000])
     look.seal(rows[3_000:5_900] + rows[6_000:6_100])
-    with Index(look) as index:
+    with Index(look) as index, pytest.MonkeyPatch.context() as few:
         assert index.wait(60)
         built = index._state.built
         assert built is not None
+        few.setattr(made_index, "_PICKED_ROWS", 400)
+        assert built.base("id = 7").rows is not None
+        assert built.base("x").levels, "so many that they are added up"
         assert {"hour_full", "minutes", "ever_full"} <= {level.name for level in built.levels}
         look.seal(rows[5_900:6_000] + rows[6_100:6_150])
         look.live = rows[6_150:]

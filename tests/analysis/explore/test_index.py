@@ -292,11 +292,11 @@ def test_a_newer_question_on_a_channel_drops_the_one_before(look: MadeLook) -> N
         begun, held = threading.Event(), threading.Event()
         base = built.base
 
-        def slow(text: str) -> Any:
+        def slow(text: str, *taking: Any) -> Any:
             if text == "slow":
                 begun.set()
                 assert held.wait(60)
-            return base(text)
+            return base(text, *taking)
 
         built.base = slow  # type: ignore[method-assign]
         asked = {"filter": {"text": "slow"}}

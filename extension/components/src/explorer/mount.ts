@@ -18,7 +18,8 @@ import { facets } from "./facets.ts";
 import { between, given, Scope, type Filter, type Selected, type Told } from "./scope.ts";
 import { FLAGS, GRAVITY, mountTimeline, type Lanes, type TimelineView } from "./timeline.ts";
 
-const TYPING_MS = 180;
+/** Two letters of one hand come closer than this; what a next one makes vain is dropped in the kernel, too. */
+const TYPING_MS = 40;
 const POLL_MS = 2_000;
 const BUILDING_MS = 400;
 const ROW_HEIGHT = 30;

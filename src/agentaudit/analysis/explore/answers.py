@@ -612,16 +612,18 @@ class Answers:
             for kind in ("session", *WORDS)
         }
         wanted = list(zip(columns["part"], columns["text"], strict=True))
-        texts: dict[tuple[int, int], tuple[str, int]] = {}
-        for part, table in enumerate(("base", "tail")):
-            codes = sorted({code for of, code in wanted if of == part})
-            if codes:
-                found = self._many(
-                    f"SELECT code, left(text, {TEXT_CHARACTERS}), length(text) "
-                    f"FROM texts_{table} "
-                    f"JOIN (SELECT unnest([{_listed(codes)}])::UINTEGER AS code) USING (code)"
-                )
-                texts |= {(part, code): (text, length) for code, text, length in found}
+        texts = {
+            (part, code): self._built.texts.shown(code, TEXT_CHARACTERS)
+            for part, code in set(wanted)
+            if part == 0
+        }
+        in_tail = sorted({code for part, code in wanted if part})
+        if in_tail:
+            found = self._many(
+                f"SELECT code, left(text, {TEXT_CHARACTERS}), length(text) "
+                f"FROM texts_tail WHERE code IN ({_listed(in_tail)})"
+            )
+            texts |= {(1, code): (text, length) for code, text, length in found}
         shown = [texts[one] for one in wanted]
         columns_in_order: dict[str, Any] = {
             "id": page["id"],

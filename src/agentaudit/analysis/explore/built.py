@@ -19,8 +19,8 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from agentaudit.analysis.explore import meaning
 from agentaudit.analysis.explore.filters import MAX_US, literal
+from agentaudit.analysis.explore.texts import Texts
 from agentaudit.archive.snapshot import Snapshot
 from agentaudit.errors import ArchiveError
 
@@ -45,6 +46,9 @@ KEYS: Final = (
     *("cls", "status", "decision", "flags", "risks", "tables"),
 )
 """Columns that a filter or a lane may be about, and that levels may have."""
+_CODES: Final = (
+    *('"user"', "agent", "target", "protocol", "operation", "rule", "risks", "tables", "session"),
+)
 
 _PEOPLE: Final = frozenset(("session", "user", "agent", "target", "protocol"))
 EVER: Final = 0
@@ -66,12 +70,15 @@ _CANDIDATES: Final = (
 
 _SEARCH_KEYS: Final = frozenset(KEYS) - {"risks", "tables"}
 _SEARCHES: Final = 6
-_COPIED_ROWS: Final = 500_000
-"""Commands that a search finds are copied up to so many; more are added up instead."""
+_PICKED_ROWS: Final = 1_000_000
+"""Commands that a search finds are picked out up to so many; more are added up instead."""
+_KEPT_ROWS: Final = 2_000_000
+"""What the last searches have picked, all together."""
 
 _FOLDER: Final = re.compile(r"agentaudit-explore-(\d{1,9})-[A-Za-z0-9_]{1,20}\Z")
 
 Progress = Callable[[str, float], None]
+Taking = Callable[[duckdb.DuckDBPyConnection], AbstractContextManager[object]]
 Files = Mapping[Path, tuple[int, int]]
 
 
@@ -93,11 +100,15 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """Sealed commands to ask: a table, sorted by time, what must hold there, and its levels."""
+    """Sealed commands to ask: a table, sorted by time, what must hold there, and its levels.
+
+    Where they were picked out, `rows` has them, and whoever asks lends the table that name.
+    """
 
     table: str
     clauses: tuple[str, ...]
     levels: tuple[Level, ...]
+    rows: pa.Table | None = field(default=None, compare=False, repr=False)
 
 
 class Stopped(Exception):
@@ -135,6 +146,8 @@ class Built:
         self.words: dict[str, dict[int, str]] = {kind: {} for kind in (*WORDS, "session")}
         """Words by code, as far as anybody wanted them: what a code stands for never changes."""
         self.hours: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        self.texts: Texts
+        """Of the sealed commands, once it is built."""
         self._searches: dict[str, Base] = {}
         self._searched = 0
         self._searching = threading.Lock()
@@ -239,6 +252,9 @@ class Built:
             )
             self.base_rows, self.base_since, self.base_until = int(rows), int(since), int(until)
             self.levels = tuple(self._levels(cursor, progress))
+            progress("what is looked through", 0.95)
+            self.texts = Texts.write(cursor, self.folder, _CODES)
+            cursor.execute("DROP TABLE texts_base")
             progress("live sessions", 0.97)
             cursor.execute("CHECKPOINT")
             self._tail(cursor, [], snap.live)
@@ -268,41 +284,41 @@ class Built:
                 raise
         return True
 
-    def base(self, text: str) -> Base:
+    def base(self, text: str, taking: Taking = nullcontext) -> Base:
         """Return what to ask about sealed commands whose statement contains `text`, if any.
 
-        The first time it looks through all distinct texts, and notes which commands have them; the
-        last few are remembered.
+        The first time it looks through all distinct texts, and picks out the commands that have
+        them; the last few are remembered. What takes long of it is done within `taking`.
         """
         if not text:
             return Base("base", (), self.levels)
         with self._searching:
             known = self._searches.get(text)
             if known is None:
-                known = self._search(text)
+                known = self._search(text, taking)
             self._searches[text] = self._searches.pop(text, known)
-            while len(self._searches) > _SEARCHES:
+            while len(self._searches) > 1 and (
+                len(self._searches) > _SEARCHES
+                or sum(each.rows.num_rows for each in self._searches.values() if each.rows)
+                > _KEPT_ROWS
+            ):
                 gone = self._searches.pop(next(iter(self._searches)))
                 self._forget(gone)
         return known
 
-    def _search(self, text: str) -> Base:
-        with self.reading() as cursor:
+    def _search(self, text: str, taking: Taking) -> Base:
+        self._searched += 1
+        name = f"search_{self._searched}"
+        with self.reading() as cursor, taking(cursor):
             cursor.execute("COMMIT")
-            self._searched += 1
-            name = f"search_{self._searched}"
-            cursor.execute(
-                "CREATE OR REPLACE TEMP TABLE found AS SELECT code, n FROM texts_base "
-                f"WHERE contains(low, lower({literal(text)}))"
-            )
-            (rows,) = _one(cursor, "SELECT coalesce(sum(n), 0) FROM found")
-            if rows <= _COPIED_ROWS:
-                meets = "text IN (SELECT code FROM found)"
-                cursor.execute(f"CREATE TABLE {name} AS SELECT * FROM base WHERE {meets}")
-                return Base(name, (), ())
-            cursor.execute(f"CREATE TABLE {name}_texts AS SELECT code FROM found")
+            (low,) = _one(cursor, f"SELECT lower({literal(text)})")
+            found = self.texts.search(low, _PICKED_ROWS)
+            if found.commands is not None:
+                return Base(name, (), (), found.commands)
+            cursor.register("found", pa.table({"code": found.codes}))
+            cursor.execute(f"CREATE TABLE {name}_texts AS SELECT code::UINTEGER AS code FROM found")
             meets = f"text IN (SELECT code FROM {name}_texts)"
-            level = Level(f"{name}_level", HOUR_US, _SEARCH_KEYS, int(rows))
+            level = Level(f"{name}_level", HOUR_US, _SEARCH_KEYS, found.n)
             _add_up(cursor, level.name, HOUR_US, _SEARCH_KEYS, f"base WHERE {meets}", "count(*)")
             return Base("base", (meets,), (level,))
 
@@ -310,9 +326,9 @@ class Built:
         """Drop what a search has noted; who still reads it keeps it."""
         with self.reading() as cursor:
             cursor.execute("COMMIT")
-            made = base.table if not base.levels else base.levels[0].name.removesuffix("_level")
-            for table in (made, f"{made}_texts", f"{made}_level"):
-                cursor.execute(f"DROP TABLE IF EXISTS {table}")
+            for level in base.levels:
+                cursor.execute(f"DROP TABLE IF EXISTS {level.name}")
+                cursor.execute(f"DROP TABLE IF EXISTS {level.name.removesuffix('_level')}_texts")
 
     def _tail(
         self,
@@ -524,10 +540,9 @@ def _encode(
     # In the order in which they first came: then what a page shows lies together.
     cursor.execute(f"""
         CREATE OR REPLACE TABLE texts_{into} AS
-        SELECT (row_number() OVER (ORDER BY first) - 1)::UINTEGER AS code, text,
-            lower(text) AS low, n
+        SELECT (row_number() OVER (ORDER BY first) - 1)::UINTEGER AS code, text
         FROM (
-            SELECT coalesce(text, '') AS text, min({TIME_SQL}) AS first, count(*) AS n
+            SELECT coalesce(text, '') AS text, min({TIME_SQL}) AS first
             FROM {source} GROUP BY ALL
         )
         ORDER BY code""")

@@ -417,8 +417,10 @@ class _State:
         if arguments.pop("build", None) not in (None, built.number):
             raise Rebuilt(f"{name}: the archive was read anew since; what was shown is no more")
         wanted = arguments.pop("filter", Filter())
-        base = built.base(wanted.text)
+        base = built.base(wanted.text, lambda cursor: self.taking(cursor, turn))
         with built.reading() as cursor, self.taking(cursor, turn):
+            if base.rows is not None:
+                cursor.register(base.table, base.rows)
             facts, buffers = getattr(Answers(built, cursor, wanted, base, turn), name)(**arguments)
         if name == "overview":
             facts["gateways"] = self.gateways

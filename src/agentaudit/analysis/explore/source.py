@@ -83,7 +83,7 @@ def condition(
     if asked.text:
         # Few texts are there yet, so they are looked through each time.
         tail.append(
-            "text IN (SELECT code FROM texts_tail WHERE contains(low, lower("
+            "text IN (SELECT code FROM texts_tail WHERE contains(lower(text), lower("
             f"{literal(asked.text)})))"
         )
     return Condition(
