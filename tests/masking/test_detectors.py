@@ -141,6 +141,14 @@ def test_whatever_stands_around_a_sieve_lets_through_what_is_found(data: st.Data
         assert scanner.segments(text)
 
 
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from([label.text for label in FOUND]) | st.binary(max_size=40)))
+def test_what_a_sieve_suspects_holds_all_that_is_found(values: list[bytes]) -> None:
+    scanner = scanner_of(*DETECTORS)
+    data = b"\0".join(values)
+    assert scanner.found_in(data) == scanner.find(data)
+
+
 @each_detector
 def test_no_match_crosses_a_nul_and_only_a_private_key_crosses_a_line(detector: Detector) -> None:
     breaks = (b"\0",) if detector.name == "private_key" else (b"\0", b"\n", b"\r")

@@ -221,7 +221,7 @@ class Stream:
     def _mask(self, data: bytes, shown: bytes, out: bytearray, hidden: list[Hidden]) -> None:
         scanner = self._masks.scanner
         at = 0
-        for each in scanner.find(shown) if shown and scanner.may_hold(shown) else []:
+        for each in scanner.found_in(shown) if shown and scanner.may_hold(shown) else []:
             out += data[at : each.start]
             self._put(data[each.start : each.stop], each, out, hidden)
             at = each.stop
