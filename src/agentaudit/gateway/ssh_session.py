@@ -35,6 +35,7 @@ from agentaudit.gateway.relay import (
 )
 from agentaudit.gateway.ssh_masks import ChannelMask
 from agentaudit.gateway.ssh_sftp import SftpFlow
+from agentaudit.gateway.ssh_transport import hasten, write
 from agentaudit.masking.masks import Masks
 from agentaudit.model import (
     Command,
@@ -70,7 +71,6 @@ _WIRE_BYTES: Final = 256 * 1024
 """What may wait for a peer's connection before its channels' other ends wait too."""
 _TOLD_S: Final = 0.5
 """What a client has to show what it is told before its connection ends."""
-_MSG_IGNORE: Final = 2
 _UNHEARD_BYTES: Final = 8 * 1024 * 1024
 _LOOK_S: Final = 0.1
 _FORWARDS: Final = {
@@ -155,7 +155,7 @@ class _Flow:
         self._held_bytes -= len(data)
         if self.sink is not None:
             with suppress(OSError):  # a sink that is closed takes nothing more
-                self.sink.write(data, kind)
+                write(self.sink, data, kind)
         if self.is_paused:
             self.throttle()
 
@@ -197,7 +197,7 @@ class _Wire:
         # Of the library's, these do nothing.
         connection.pause_writing = lambda: self._turn(True)  # type: ignore[method-assign]
         connection.resume_writing = lambda: self._turn(False)  # type: ignore[method-assign]
-        _leave_out_ignores(connection)
+        hasten(connection)
         if self._transport is not None:
             self._transport.set_write_buffer_limits(_WIRE_BYTES, _WIRE_BYTES // 4)
 
@@ -1065,24 +1065,6 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             return
         relay.wait(_Act(act))
         relay.left(self)
-
-
-def _leave_out_ignores(
-    connection: asyncssh.SSHServerConnection | asyncssh.SSHClientConnection,
-) -> None:
-    """Let a packet be one packet.
-
-    The library says SSH_MSG_IGNORE before each: with a cipher in CBC mode, who knows the next
-    packet's vector could try guesses of what was said before. There is none of these here, and half
-    of the packets, and of their cost, were such.
-    """
-    send = connection.send_packet
-
-    def send_packet(kind: int, *parts: bytes, handler: Any = None) -> None:
-        if kind != _MSG_IGNORE:
-            send(kind, *parts, handler=handler)
-
-    connection.send_packet = send_packet  # type: ignore[assignment, method-assign]
 
 
 def _join_pieces(chan: asyncssh.SSHServerChannel[bytes]) -> None:
