@@ -39,6 +39,7 @@ from agentaudit.gateway.serving import HostAccess
 from agentaudit.gateway.sessions import Sessions, TooManyConnections, with_actor
 from agentaudit.gateway.ssh_session import MAX_CHANNELS, REFUSED_STATUS, SshSession
 from agentaudit.gateway.ssh_target import ALGORITHMS, KEEPALIVE_S, host_key, log_in
+from agentaudit.gateway.ssh_transport import prefer_gcm
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import Bearer
 from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts, Side
@@ -147,6 +148,7 @@ class _Client(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
+        prefer_gcm(conn)
         host, port, *_ = conn.get_extra_info("peername") or ("", 0)
         self.peer_host, self._peer = str(host), str(Address(str(host), port))
         self._sessions.places.begin()

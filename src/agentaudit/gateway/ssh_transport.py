@@ -14,7 +14,8 @@ import os
 from typing import Any, Final
 
 import asyncssh
-from asyncssh.encryption import Encryption, GCMEncryption
+from asyncssh.encryption import Encryption, ETMEncryption, GCMEncryption
+from asyncssh.packet import SSHPacket
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -25,6 +26,8 @@ _IGNORE: Final = 2
 _DATA: Final = 94
 _EXTENDED_DATA: Final = 95
 _HEADER_BYTES: Final = 4
+_BEFORE_LISTS: Final = 1 + 16
+"""A KEXINIT's number and its cookie."""
 _TAG_BYTES: Final = 16
 _HEARD_S: Final = 1.0
 """A keepalive may come so much earlier than it is due: not each packet sets its timer anew."""
@@ -50,6 +53,42 @@ def write(channel: Channel, data: bytes, kind: int | None) -> None:
         end.send_packet(_DATA, len(data).to_bytes(4, "big"), data)
     else:
         channel.write(data, kind)
+
+
+def prefer_gcm(connection: asyncssh.SSHServerConnection) -> None:
+    """Let an OpenSSH client that has AES-GCM use it.
+
+    The first cipher of the client's that the server has is taken, and OpenSSH has the counter modes
+    first, each with a hash over all again. It says what it has without waiting for the server, so
+    the server waits, and has no counter mode where the client has GCM. To others it speaks first.
+
+    Source: RFC 4253, section 7.1
+    """
+    end: Any = connection
+    send, header = end._send_kexinit, end._recv_pkthdr
+
+    def after_version() -> None:
+        end._send_kexinit = send
+        if end._client_version.startswith(b"SSH-2.0-OpenSSH_"):
+            end._send_kexinit, end._recv_pkthdr = after_client, first_header
+        else:
+            send()
+
+    def first_header() -> bool:
+        end._recv_pkthdr = end._recv_handler = header
+        end._kexinit_sent = False  # the library thinks that it was
+        went_on: bool = header()
+        return went_on
+
+    def after_client() -> None:
+        end._send_kexinit = send
+        offered = SSHPacket(end._client_kexinit[_BEFORE_LISTS:])
+        _, _, to_server, to_client = (offered.get_namelist() for _ in range(4))
+        common = [each for each in end._enc_algs if each in to_server and each in to_client]
+        end._enc_algs = [each for each in common if b"-gcm@" in each] or end._enc_algs
+        send()
+
+    end._send_kexinit = after_version
 
 
 class _Hastened:
@@ -196,7 +235,7 @@ class _Opened(Encryption):
 
 def _shows_lengths(cipher: Any) -> bool:
     """Say whether a packet's length can be read before it is opened: GCM, and encrypt-then-MAC."""
-    return isinstance(cipher, GCMEncryption | asyncssh.encryption.ETMEncryption)
+    return isinstance(cipher, GCMEncryption | ETMEncryption)
 
 
 def _opened(cipher: Any, sequence: int, received: bytes, at: int, end: int, tag: int) -> bytes:
