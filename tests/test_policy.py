@@ -234,6 +234,56 @@ def test_an_exec_request_does_what_is_in_it(
     assert (at_host(command, allow(operation=operations)).rule == "1") is allows
 
 
+@pytest.mark.parametrize(
+    ("place", "pattern", "denies", "allows"),
+    [
+        ("db.internal:5432", "db.internal:5432", True, True),
+        ("db.internal:5432", "DB.Internal:*", True, True),
+        ("db.internal:5432", "*.internal:5432", True, True),
+        ("db.internal:5432", "*:5432", True, True),
+        ("db.internal:5432", "db.internal:543", False, False),
+        ("db.internal:5432", "db.internal", True, False),  # of any port, but not let pass
+        ("a.db.internal:5432", "*.internal:5432", True, False),  # a name may be any host's
+        ("other.example:5432", "db.internal:5432", True, False),
+        ("10.0.0.7:443", "10.0.0.*:443", True, True),
+        ("10.0.1.7:443", "10.0.0.*:443", False, False),
+        ("10.0.0.7:443", "10.0.0.*:80", False, False),
+        ("10.0.0.evil:443", "10.0.0.*:443", True, False),
+        ("10.0.0.7.evil.example:443", "10.0.0.*:443", True, False),
+        ("db.internal:443", "10.0.0.7:443", True, False),
+        ("10.0.0.7:443", "db.internal:443", True, False),
+        ("[fd00::7]:443", "[FD00:0::7]:443", True, True),
+        ("[fd00::7]:443", "[fd00::8]:443", False, False),
+        ("[fd00::7]:443", "10.0.0.7:443", True, False),
+        ("0.0.0.0:22", "127.0.0.1:22", True, False),
+        ("127.0.0.2:22", "127.0.0.1:22", True, False),
+        ("db.internal:22", "/srv/*", False, False),
+        ("db.internal:22", "public.customers", False, False),
+    ],
+)
+def test_a_connection_is_matched_by_all_that_its_host_may_be(
+    place: str, pattern: str, denies: bool, allows: bool
+) -> None:
+    command = Command(command_no=0, operation="forward", cls="write", resources=(place,))
+
+    assert (at_host(command, deny(resource=[pattern])).rule == "1") is denies
+    named = {"operation": ["forward"], "resource": [pattern]}
+    assert (at_host(command, allow(**named)).rule == "1") is allows
+
+
+def test_a_connection_is_off_unless_a_rule_names_its_operation() -> None:
+    command = Command(command_no=0, operation="forward", cls="write", resources=("a.b:1",))
+    hold = {"action": "hold", "approvers": [], "approvals": 1, "timeout_us": None}
+
+    for rule in (allow(), allow(**{"class": ["write"]}), allow(resource=["*:*"])):
+        assert at_host(command, rule) == DEFAULT
+    assert at_host(command, hold | {"when": {}}) == DEFAULT
+    assert at_host(command, hold | {"when": {"operation": ["FORWARD"]}}).action == "hold"
+    assert at_host(command, deny(**{"class": ["write"]})) == Decision("deny", "1")
+    anywhere = policy().for_session(target="scratch", protocol="ssh", groups=())
+    assert anywhere.decide(command, "") == DEFAULT
+
+
 def test_one_of_its_resources_is_enough_to_deny_and_not_to_allow() -> None:
     text = "INSERT INTO log SELECT * FROM customers"
 

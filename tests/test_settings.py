@@ -598,6 +598,8 @@ def test_rules_are_part_of_the_policy_document_in_the_order_of_the_file(tmp_path
         (rule("a", "deny", text="(drop"), "rule[1].when.text: no pattern of RE2: missing )"),
         (rule("a", "deny", text="(?=drop)"), "rule[1].when.text: no pattern of RE2"),
         (rule("a", "deny", resource=["a.b.c.d"]), "rule[1].when.resource[1]: "),
+        (rule("a", "allow", resource=["a.b.c.d:22", "a.b.c.d:x"]), "rule[1].when.resource[2]: "),
+        (rule("a", "allow", resource=["[::1]:22", "[::g]:22"]), "rule[1].when.resource[2]: "),
         (rule("a", "deny", tags={}), "rule[1].when.tags: "),
         (rule("default", "deny"), "rule[1].name: "),
         (rule("a", "deny") * 2, 'rule name "a" is given twice'),

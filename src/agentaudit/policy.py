@@ -12,8 +12,8 @@ pass: see `Rule`.
 
 from __future__ import annotations
 
+import ipaddress
 import json
-import posixpath
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, Protocol
 
 from agentaudit.model import Hold
+from agentaudit.paths import normal_path
 from agentaudit.patterns import Pattern, compile_pattern
 
 Action = Literal["allow", "deny", "hold"]
@@ -32,8 +33,8 @@ allows."""
 _PASSING: Final = frozenset({"read", "session"})
 _NEVER_IMPLIED: Final = frozenset({"unknown", "admin"})
 _CONTAINS, _CALLS = "contains ", "calls "
-_ROOT_AGAIN: Final = re.compile(r"/proc/[^/]+(/task/[^/]+)?/root(?=/|$)")
-"""What every process has as its own name for the root of all paths."""
+FORWARD: Final = "forward"
+"""The operation of a connection through a host to another one: off, unless a rule names it."""
 _LINK_OF_PROCESS: Final = re.compile(r"/proc/[^/]+(/task/[^/]+)?/(cwd(/|$)|fd/[^/]+/)")
 _OTHER_FOLDER: Final = re.compile(r"~[-+0-9]")
 _DOT_AT_BRACE: Final = re.compile(r"\.[.,{}]|[,{}]\.")
@@ -108,6 +109,9 @@ class Rule:
     One that begins with `/` or `~` is of paths, and `*` in it passes over `/`. A rule that denies
     or holds is also about a folder above what it names, and about a pattern that may become it; one
     that allows is about a pattern only where it ends with `*` and names all that comes before.
+
+    Of a forwarded connection the resource is `host:port`, and a name may stand for any address: see
+    `_may_lead_to`. It is let pass, or held, only by a rule that names its operation.
 
     A command of class `unknown` may do more than its text says, and one of class `admin` more than
     its operation and resources say. A rule that allows by what a text says is about neither,
@@ -213,7 +217,19 @@ class Rule:
             return _NEVER_IMPLIED
         return _NEVER_IMPLIED | {"schema"} if self.resources or self.text else frozenset()
 
+    def opens(self, command: Judged) -> bool:
+        """Return whether it may let a command pass that is off by itself, or only refuse it."""
+        if command.operation != FORWARD or self.action == "deny":
+            return True
+        return FORWARD.upper() in self.operations
+
     def _is_about(self, command: Judged) -> bool:
+        if command.operation == FORWARD:
+            leads = _leads_to if self.action == "allow" else _may_lead_to
+            reached = [
+                any(leads(wanted, name) for wanted in self.resources) for name in command.resources
+            ]
+            return all(reached) and bool(reached) if self.action == "allow" else any(reached)
         names = _covers if self.action == "allow" else _may_be
         in_shell = command.operation == "exec"
         found = [
@@ -247,19 +263,6 @@ def _may_be(wanted: str, name: str, *, in_shell: bool = False) -> bool:
         return all(fnmatchcase(part, word) for word, part in pairs)
     names = {name, normal_path(name)}
     return any(fnmatchcase(one, wanted) or _is_above(one, wanted) for one in names)
-
-
-def normal_path(path: str) -> str:
-    """Return a path without what changes nothing in it.
-
-    >>> normal_path("//etc//x/../passwd"), normal_path("/proc/self/root/etc")
-    ('/etc/passwd', '/etc')
-    """
-    # Two slashes at the beginning are kept by the library, and mean one on every host.
-    path = posixpath.normpath(re.sub("^/+", "/", path))
-    while found := _ROOT_AGAIN.match(path):
-        path = path[found.end() :] or "/"
-    return path
 
 
 def _may_lead_anywhere(name: str, in_shell: bool) -> bool:
@@ -296,6 +299,67 @@ def _is_path(name: str) -> bool:
 def _before_pattern(name: str) -> str:
     """Return what stands in `name` before the first sign of a pattern."""
     return re.split(r"[*?\[{]", name, maxsplit=1)[0]
+
+
+# --- hosts and ports
+
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _leads_to(wanted: str, place: str) -> bool:
+    """Say whether a connection to `place`, a `host:port`, is what a rule that allows names."""
+    host, port = _host_and_port(wanted.lower())
+    asked_host, asked_port = _host_and_port(place)
+    return port in ("*", asked_port) and _is_host(host, asked_host)
+
+
+def _may_lead_to(wanted: str, place: str) -> bool:
+    """Say whether a connection to `place` may be what a rule that refuses names.
+
+    Which address a name has only the host knows, and whoever asks may own a name: two that are not
+    both addresses may always be one. So may addresses of two families.
+    """
+    if _is_path(wanted):
+        return False
+    host, port = _host_and_port(wanted.lower())
+    asked_host, asked_port = _host_and_port(place)
+    if not port:
+        return _may_be(host, asked_host)
+    if port not in ("*", asked_port):
+        return False
+    if _is_host(host, asked_host):
+        return True
+    mine, theirs = _address_of(host.replace("*", "0")), _address_of(asked_host)
+    if mine is None or theirs is None or mine.version != theirs.version:
+        return True
+    # Linux takes the address of nobody for its own.
+    return all(each.is_loopback or each.is_unspecified for each in (mine, theirs))
+
+
+def _is_host(wanted: str, host: str) -> bool:
+    """Say whether a host is what a rule names: part by part, `*` for any letters of one."""
+    if wanted == "*":
+        return True
+    address = _address_of(host)
+    if wanted.startswith("["):
+        return address is not None and address == _address_of(wanted)
+    words, parts = wanted.split("."), host.split(".")
+    if words[0].isdigit() and address is None:
+        return False  # a name may have numbers in it, and is no address
+    return len(words) == len(parts) and all(map(fnmatchcase, parts, words))
+
+
+def _host_and_port(place: str) -> tuple[str, str]:
+    host, colon, port = place.rpartition(":")
+    return (host, port) if colon and not place.endswith("]") else (place, "")
+
+
+def _address_of(host: str) -> _Address | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
 
 
 def _hold(document: Mapping[str, Any]) -> Hold:
@@ -348,19 +412,22 @@ class SessionPolicy:
             and not self.scope.is_about(command)
         ):
             return _BEYOND
-        if not self.rules and self.default is NO_RULE:
+        is_off = command.operation == FORWARD
+        if not self.rules and self.default is NO_RULE and not is_off:
             return NO_RULE
         # Few kinds of commands come again and again; only their texts differ.
         kind = (command.cls, command.operation, command.resources, command.risk)
         rules = self._about.get(kind)
         if rules is None:
-            rules = tuple(rule for rule in self.rules if rule.is_about(command))
+            rules = tuple(r for r in self.rules if r.opens(command) and r.is_about(command))
             if len(self._about) >= _MAX_KINDS:
                 self._about.clear()
             if len(command.resources) <= _MAX_NAMES:
                 self._about[kind] = rules
         counting: list[Rule] = []
         decision = NO_RULE if command.cls in _PASSING else self.default
+        if is_off:
+            decision = _DENIED
         for rule in rules:
             if rule.is_met_by(text):
                 if rule.rows_over is None:

@@ -434,6 +434,7 @@ async def test_traffic_waits_for_a_sealer_that_gets_no_processor(
     monkeypatch.setattr(sealer_process.SealerProcess, "starved_s", lambda self: time.monotonic())
     session = recorder.open_session(ANA)
     await until(lambda: recorder.is_behind, "traffic waits")
+    assert recorder.is_starved
     loop = CheckedLoop(recorder)
     await until(lambda: loop.checks >= 50, "two and a half times the silence of one that has died")
     assert recorder.healthy

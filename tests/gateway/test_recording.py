@@ -235,6 +235,7 @@ def test_traffic_waits_for_a_sealer_that_is_behind_and_loses_nothing(
     sealer.suspend()
     asking = ask("SELECT repeat('x', 1000) FROM generate_series(1, 50000)", rows)
     until(lambda: '"the sealer is behind, traffic waits"' in gw.log_text(), "traffic waits")
+    assert '"limit": "limits.journal_max"' in gw.log_text()
     journals = (gw.archive / "journal/gw1").glob("*.journal")
     assert 2 << 20 < sum(path.stat().st_size for path in journals) < 8 << 20
     coming_late = ask("SELECT 1", late)

@@ -66,6 +66,13 @@ class OpenSsh:
         argv = ["ssh", *self.options, "-p", str(self.port), "-l", user, "127.0.0.1", *words]
         return self.run(argv, input=input, timeout=timeout)
 
+    def popen(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start `ssh` with a command, or options and a command."""
+        argv = ["ssh", *self.options, "-p", str(self.port), "-l", "host-1", "127.0.0.1", *words]
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.environment
+        )
+
     def run(
         self,
         argv: list[str],

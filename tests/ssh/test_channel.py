@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 from unittest import mock
+from uuid import UUID
 
 import asyncssh
 import pytest
 
 from agentaudit.archive.recorder import Waiter
 from agentaudit.gateway import ssh_session
+from agentaudit.gateway.ssh_scripts import Scripts
 from agentaudit.gateway.ssh_session import Channel
 from agentaudit.gateway.ssh_sftp import _find
 from agentaudit.masking.masks import Masks
@@ -30,6 +32,7 @@ class Relay:
         self.lines: list[str] = []
         self.policy = SessionPolicy((), NO_RULE)
         self.session = mock.Mock(closed=False)
+        self.scripts = Scripts().of("ana", UUID(int=1), self.masks)
         self.settings = mock.Mock(exec_only=False, env=("LC_*",))
 
     def record(self, *events: Event) -> bool:
@@ -212,7 +215,7 @@ async def test_a_peer_that_takes_no_answer_is_heard_no_more(
 
 
 def test_what_belongs_to_the_machine_does_so_by_any_of_its_names() -> None:
-    for path in ("/etc/x", "//etc/x", "/proc/self/root/etc/x"):
+    for path in ("/etc/x", "//etc/x", "/proc/self/root/etc/x", "/proc/1/root/srv/x"):
         command = Command(command_no=0, operation="sftp.open", cls="write", resources=(path,))
         _find(command)
         assert command.cls == "admin"

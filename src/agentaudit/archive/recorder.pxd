@@ -31,6 +31,7 @@ cdef class Recorder:
     cdef public object failure
     cdef public bint is_recording
     cdef public bint is_behind
+    cdef public bint is_starved
     cdef public object clock
     cdef public bint _is_system_clock
     cdef public object _place

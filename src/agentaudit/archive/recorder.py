@@ -172,7 +172,7 @@ class Recorder:
     ) -> None:
         self.failure: RecordingError | None = None
         self.is_recording = True
-        self.is_behind = False
+        self.is_behind = self.is_starved = False
         """Whether the sealer has fallen so far behind that traffic should wait for it."""
         self.clock = clock
         self._is_system_clock = type(clock) is SystemClock
@@ -669,7 +669,9 @@ class Recorder:
 
     def _look_behind(self) -> None:
         """See whether traffic is to wait for the sealer, or no longer."""
-        is_behind = self._is_silent() or self._is_far_behind()
+        # A silence for any other reason ends recording.
+        self.is_starved = self._is_silent()
+        is_behind = self.is_starved or self._is_far_behind()
         if is_behind != self.is_behind:
             self.is_behind = is_behind
             self._on_behind(is_behind)

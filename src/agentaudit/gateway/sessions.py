@@ -315,7 +315,8 @@ class Sessions:
     def hold_up(self, is_behind: bool) -> None:
         """Let all traffic wait while the sealer is behind, and go on when it has caught up."""
         if is_behind:
-            log.warning("the sealer is behind, traffic waits", limit="limits.journal_max")
+            why = "limits.journal_max" if not self.recorder.is_starved else "processor time"
+            log.warning("the sealer is behind, traffic waits", limit=why)
         else:
             log.info("the sealer has caught up, traffic goes on")
         for relay in list(self._relays):

@@ -7,7 +7,8 @@ known, the gateway logs in at the host by what only the gateway has, and holds i
 those that the settings pin. What is refused after that is told on the channel, where a person reads
 it, with exit status 254.
 
-Agent and X11 forwarding, and forwarded ports, are refused.
+Agent and X11 forwarding, ports of the host's and sockets are refused; connections through the host
+are decided about (`ssh_forward`).
 
 Source: RFC 4252, RFC 4254
 """
@@ -18,7 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import asyncssh
 import structlog
@@ -37,20 +38,21 @@ from agentaudit.gateway.operational_log import guarded
 from agentaudit.gateway.relay import recording_words
 from agentaudit.gateway.serving import HostAccess
 from agentaudit.gateway.sessions import Sessions, TooManyConnections, with_actor
-from agentaudit.gateway.ssh_session import MAX_CHANNELS, REFUSED_STATUS, SshSession
-from agentaudit.gateway.ssh_target import ALGORITHMS, KEEPALIVE_S, host_key, log_in
+from agentaudit.gateway.ssh_forward import Forward
+from agentaudit.gateway.ssh_scripts import Scripts
+from agentaudit.gateway.ssh_session import MAX_CHANNELS, REFUSED_STATUS, Channel, SshSession
+from agentaudit.gateway.ssh_target import ALGORITHMS, KEEPALIVE_S, TARGET_S, host_key, log_in
 from agentaudit.gateway.ssh_transport import prefer_gcm
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import Bearer
 from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts, Side
-from agentaudit.protocols.ssh import STDERR, asked_for
+from agentaudit.protocols.ssh import STDERR, asked_for, said
 from agentaudit.settings.tables import SshTarget
 from agentaudit.settings.values import Address
 
 LOGIN_S: Final = 30.0
 """What a client has to prove who it is in."""
 
-TARGET_S: Final = 20.0
 _CUT_AT: Final = 1023
 """Bytes of a password at which OpenSSH cuts it, silently."""
 _MAX_ATTEMPTS: Final = 3
@@ -75,6 +77,7 @@ class SshDoor:
         self.sessions = sessions
         self.login_s = login_s
         self.target_s = target_s
+        self.scripts = Scripts()
         self._acceptor: asyncssh.SSHAcceptor | None = None
 
     async def listen(self, address: Address) -> None:
@@ -250,45 +253,83 @@ class _Client(asyncssh.SSHServer):
         self._opening = asyncio.get_running_loop().create_task(guarded(self._open()))
 
     def session_requested(self) -> Awaitable[asyncssh.SSHServerSession[bytes]]:
+        self._require_room()
+        return self._channel()
+
+    def _require_room(self) -> None:
+        """Count a channel that waits for the session.
+
+        Raises:
+            asyncssh.ChannelOpenError: too many do.
+        """
         if self._waiting >= MAX_CHANNELS:
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_RESOURCE_SHORTAGE, f"{MAX_CHANNELS} channels are open"
             )
         self._waiting += 1
-        return self._channel()
 
-    async def _channel(self) -> asyncssh.SSHServerSession[bytes]:
+    async def _opened(self) -> SshSession | None:
+        """Return the session, once it is open; none where it will not be."""
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        if self._session is None:
-            why = self._refusal or "the gateway could not open a session"
-            return _RefusedChannel(why, lambda: self._end_soon(_TOLD_S, self.close))
-        self._waiting -= 1
-        return self._session.channel()
+        if self._session is not None:
+            self._waiting -= 1
+        return self._session
+
+    async def _channel(self) -> asyncssh.SSHServerSession[bytes]:
+        session = await self._opened()
+        if session is None:
+            return _RefusedChannel(self._why, lambda: self._end_soon(_TOLD_S, self.close))
+        return session.channel(Channel)
+
+    @property
+    def _why(self) -> str:
+        return self._refusal or "the gateway could not open a session"
 
     def _end_soon(self, seconds: float, end: Callable[[], None]) -> None:
         """End the connection of somebody who was not let in: it counts as nobody's."""
         asyncio.get_running_loop().call_later(seconds, end)
 
-    def connection_requested(self, *_: Any) -> bool:
-        self._note("direct-tcpip refused")
-        return False
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> tuple[asyncssh.SSHTCPChannel[bytes], Awaitable[Forward]]:
+        self._require_room()
+        chan: asyncssh.SSHTCPChannel[bytes] = self._connection.create_tcp_channel()
+        return chan, self._forward(chan, dest_host, dest_port, orig_host, orig_port)
 
-    def server_requested(self, *_: Any) -> bool:
-        self._note("tcpip-forward refused")
-        return False
+    async def _forward(
+        self, chan: asyncssh.SSHTCPChannel[bytes], host: str, port: int, *originator: str | int
+    ) -> Forward:
+        session = await self._opened()
+        if session is None:
+            self._end_soon(_TOLD_S, self.close)
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, f"agentaudit: {self._why}"
+            )
+        return await session.channel(Forward).ask(chan, host, port, *originator)
 
-    def unix_connection_requested(self, *_: Any) -> bool:
-        self._note("direct-streamlocal refused")
-        return False
+    async def server_requested(self, listen_host: str, listen_port: int) -> bool:
+        return await self._refuse_request("tcpip-forward", listen_host, listen_port)
 
-    def unix_server_requested(self, *_: Any) -> bool:
-        self._note("streamlocal-forward refused")
-        return False
+    async def unix_server_requested(self, listen_path: str) -> bool:
+        return await self._refuse_request("streamlocal-forward@openssh.com", listen_path)
 
-    def _note(self, line: str) -> None:
-        if self._session is not None:
-            self._session.note(-1, Side.CLIENT, line)
+    async def unix_connection_requested(self, dest_path: str) -> NoReturn:
+        await self._refuse_request("direct-streamlocal@openssh.com", dest_path)
+        raise asyncssh.ChannelOpenError(
+            asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "agentaudit: no sockets through this gateway"
+        )
+
+    async def _refuse_request(self, name: str, *asked: str | int) -> bool:
+        """Record a request that is refused whatever rules say; return that it is."""
+        if self._waiting >= MAX_CHANNELS:
+            return False
+        self._waiting += 1
+        session = await self._opened()
+        if session is not None:
+            words = [self._shown(each) if isinstance(each, str) else each for each in asked]
+            session.note(-1, Side.CLIENT, said(f"{name} refused", *words))
+        return False
 
     async def _open(self) -> None:
         """Let the client in, log in at the target, and open the session."""
@@ -378,7 +419,7 @@ class _Client(asyncssh.SSHServer):
             raise self._refuse(f"{where}: {error}") from None
         try:
             self._require_not_blocked(actor)  # all that may have taken minutes
-            await self._hand_over(actor, access, target)
+            await self._hand_over(actor, access, login, target)
         finally:
             if self._session is None:
                 target.abort()
@@ -386,7 +427,7 @@ class _Client(asyncssh.SSHServer):
                 self._session.lost(Side.TARGET)
 
     async def _hand_over(
-        self, actor: Actor, access: HostAccess, target: asyncssh.SSHClientConnection
+        self, actor: Actor, access: HostAccess, login: str, target: asyncssh.SSHClientConnection
     ) -> None:
         sessions, settings = self._sessions, access.settings
         host, port, *_ = target.get_extra_info("peername") or ("", 0)
@@ -421,6 +462,11 @@ class _Client(asyncssh.SSHServer):
             ),
             masks=self._serving.masks[settings.name],
             asks=sessions.asks(actor, facts),
+            scripts=self._door.scripts.of(
+                (settings.name, login, actor.issuer, actor.subject),
+                session.session_id,
+                self._serving.masks[settings.name],
+            ),
             spawn=sessions.spawn,
             ended=self._ended(actor),
             gone=sessions.forget,
@@ -461,7 +507,7 @@ class _Client(asyncssh.SSHServer):
         target = self._access.settings if self._access is not None else None
         name, login = asked_for(self._user)
         version = self._connection.get_extra_info("client_version") or b""
-        said = version.decode("utf-8", "replace") if isinstance(version, bytes) else str(version)
+        client = version.decode("utf-8", "replace") if isinstance(version, bytes) else str(version)
         port = self._connection.get_extra_info("sockname")
         labels = {"login": self._shown(login)} if login else {}
         facts = SessionFacts(
@@ -469,7 +515,7 @@ class _Client(asyncssh.SSHServer):
             target=self._shown(name),
             labels=labels,
             client_addr=self._peer,
-            client_app=self._shown(said),
+            client_app=self._shown(client),
             gateway_port=port[1] if port else 0,
             target_addr=str(target.address) if target is not None else "",
             window_id=self._admitted.window_id,

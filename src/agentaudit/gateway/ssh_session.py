@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncssh
 import structlog
@@ -34,6 +34,7 @@ from agentaudit.gateway.relay import (
     recording_words,
 )
 from agentaudit.gateway.ssh_masks import ChannelMask
+from agentaudit.gateway.ssh_scripts import Given, SessionScripts
 from agentaudit.gateway.ssh_sftp import SftpFlow
 from agentaudit.gateway.ssh_transport import hasten, write
 from agentaudit.masking.masks import Masks
@@ -84,6 +85,7 @@ _MAX_VALUE: Final = 4096
 _MAX_NAME: Final = 256
 
 
+_Made = TypeVar("_Made", bound="Channel")
 _End = asyncssh.SSHServerChannel[bytes] | asyncssh.SSHClientChannel[bytes]
 
 
@@ -241,6 +243,7 @@ class SshSession:
         policy: SessionPolicy,
         masks: Masks,
         asks: Asks,
+        scripts: SessionScripts,
         spawn: Callable[[Any], None],
         ended: Callable[[SshSession, str], None],
         gone: Callable[[SshSession], None],
@@ -250,6 +253,7 @@ class SshSession:
         self.masks = masks
         self.policy = policy
         self.asks = asks
+        self.scripts = scripts
         self.spawn = spawn
         self.target = target
         self.is_closing = False
@@ -275,8 +279,8 @@ class SshSession:
             Side.TARGET: _Wire(target, lambda _: self._wire_turned()),
         }
 
-    def channel(self) -> Channel:
-        """Return what answers for a channel that the client opens.
+    def channel(self, make: Callable[[SshSession, int], _Made]) -> _Made:
+        """Return what answers for a channel that the client opens, as `make` makes it.
 
         Raises:
             asyncssh.ChannelOpenError: it may not have another one.
@@ -288,7 +292,7 @@ class SshSession:
                 asyncssh.OPEN_RESOURCE_SHORTAGE, f"{MAX_CHANNELS} channels are open"
             )
         self._unclosed += 1
-        channel = Channel(self, self.next_number())
+        channel = make(self, self.next_number())
         self._channels[channel] = None
         if self._is_held_up:
             channel.hold_up(True)
@@ -367,6 +371,10 @@ class SshSession:
             self._recorder.hold(waiter, self._is_synced)
         except RecordingError as error:
             self.recording_failed(error)
+
+    def later(self, act: Callable[[], object]) -> None:
+        """Do something once all that was recorded counts; its end may be gone by then."""
+        self.wait(_Act(act))
 
     def count(self, size: int) -> None:
         """Count bytes, and end a session that has moved as many as it may."""
@@ -545,6 +553,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self._signal: tuple[str, bool, str] | None = None
         self._is_over = False
         self._sftp: SftpFlow | None = None
+        self._given: Given | None = None
         masks = relay.masks
         self._masks = {
             (Side.CLIENT, None): ChannelMask(masks, Side.CLIENT, number, None),
@@ -555,12 +564,15 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     # --- what the client asks for
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
-        self._client = self._up.source = self._down.sink = chan
+        self._take(chan)
         chan._env = _Environment(self._relay.settings.env)
-        _join_pieces(chan)
         for name, handler in _FORWARDS.items():
             # The library would refuse them too, and tell nobody.
             setattr(chan, handler, partial(self._refuse_forward, name))
+
+    def _take(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        self._client = self._up.source = self._down.sink = chan
+        _join_pieces(chan)
 
     def _refuse_forward(self, name: str, packet: object) -> bool:
         self._relay.note(-1, Side.CLIENT, f"{name} refused")
@@ -615,9 +627,11 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         command.operation = operation
         if operation == "exec":
             _classify(command, text)
+            relay.scripts.link(command, text)
         elif operation == "subsystem":
             command.cls = "session"
         hold = self._decide(text)
+        relay.scripts.hide(command)
         is_denied = command.decision == "deny"
         command.text = shown.decode("utf-8", "replace")
         hidden = {raw[each.start : each.stop].decode("utf-8", "replace") for each in found}
@@ -636,7 +650,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             kind=Kind.REQUEST,
             side=Side.CLIENT,
             command_no=command.command_no,
-            text=f"{operation} {command.text}".rstrip(),
+            text=self._line(command.text),
             payload=shown or None,
             orig_len=len(raw),
             spans=tuple(
@@ -655,6 +669,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         for line in [*self._said, *map(self._variable, environment.items())]:
             relay.note(command.command_no, Side.CLIENT, line)
         relay.count(_REQUEST_BYTES + len(raw))
+        if operation == "exec" and not is_denied:
+            self._given = relay.scripts.given(command, text)
         if is_denied:
             self._deny(self._denied or f'denied by rule "{command.rule}"')
         elif hold is not None:
@@ -663,6 +679,10 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         else:
             relay.wait(_Act(self._open_soon))
         return True
+
+    def _line(self, text: str) -> str:
+        """Return what the channel's first event says, where `text` is what was asked for."""
+        return f"{self.command.operation} {text}".rstrip()
 
     def _decide(self, text: str) -> Hold | None:
         """Decide about what the channel is for; return who decides where people do."""
@@ -711,7 +731,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         operation, text = self.command.operation, self._raw_text()
         try:
             chan, _ = await self._relay.target.create_session(
-                lambda: _AtTarget(self),
+                self._at_target,
                 command=text if operation == "exec" else None,
                 subsystem=self._subsystem,
                 env=[
@@ -727,6 +747,9 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             return
         if self._is_over:
             chan.close()
+
+    def _at_target(self) -> _AtTarget:
+        return _AtTarget(self)
 
     def _raw_text(self) -> str:
         return self._client.get_command() or ""
@@ -758,6 +781,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             self._early.append(data)
             self._client.pause_reading()
             return
+        if self._given is not None:
+            self._given.add(data)
         self._pass(self._up, Side.CLIENT, data, None)
 
     def from_target(self, data: bytes, datatype: int | None) -> None:
@@ -844,6 +869,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         if self._has_early_end:
             return  # it comes behind what waits
         self._has_ended_input = True
+        if self._given is not None:
+            self._given.has_ended = True
         self._relay.recorded(lambda: self.finish(is_cut_off=False, side=Side.CLIENT))
         self._request("eof", lambda target: target.write_eof())
 
@@ -1052,6 +1079,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             return
         self._is_over = True
         relay = self._relay
+        if self._given is not None:
+            self._given.end(self._status)
         try:
             if not relay.session.closed and self.command.started_at_us:
                 relay.record(*self.finish())

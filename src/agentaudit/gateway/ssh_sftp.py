@@ -21,9 +21,11 @@ from agentaudit.errors import (
     TargetProtocolError,
 )
 from agentaudit.gateway.holds import Asked, Outcome
+from agentaudit.gateway.ssh_scripts import add
 from agentaudit.gateway.ssh_sftp_masks import FileMask, masked_packet, not_passed
 from agentaudit.model import Command, Event, Hold, Refusal, Side, Step
-from agentaudit.policy import NO_RULE, normal_path
+from agentaudit.paths import normal_path
+from agentaudit.policy import NO_RULE
 from agentaudit.protocols.sftp import Packet, Passing, Sftp
 from agentaudit.risk import shell_findings
 
@@ -72,6 +74,7 @@ class SftpFlow:
         self._conversation = Sftp(self._owner, relay.next_number)
         self._open: dict[int, Command] = {}
         self._files: dict[int, tuple[Passing, FileMask]] = {}
+        self._scripts: dict[int, bytearray | None] = {}
         self._waits: _Waits | None = None
         self._begun = 0
         self._said = 0
@@ -184,6 +187,8 @@ class SftpFlow:
         if passing is not None:
             side = Side.CLIENT if command.operation == "sftp.write" else Side.TARGET
             mask = FileMask(self._relay.masks, side, command.command_no)
+            if side is Side.CLIENT:
+                self._scripts[command.command_no] = self._relay.scripts.begin()
             self._files[command.command_no] = passing, mask
 
     def _end(self, command: Command, *, is_cut_off: bool = False) -> None:
@@ -197,8 +202,16 @@ class SftpFlow:
             if not passing.refused:
                 order = "" if passing.is_whole else ", not from the beginning on, or not in order"
                 command.text += f" ({passing.size} bytes{order})"
-            if passing.is_whole and not is_cut_off and not passing.refused:
+            is_whole = passing.is_whole and not is_cut_off and not passing.refused
+            if is_whole:
                 command.sha256 = (mask.digest.hexdigest(),)
+            self._relay.scripts.keep(
+                [n for r in passing.opened.resources for n in self._conversation.names(r)],
+                self._scripts.pop(number, None),
+                number,
+                is_whole=is_whole,
+                sha256=command.sha256[0] if command.sha256 else "",
+            )
         self._session.end(command)
 
     def _masked(self, event: Event, packet: Packet) -> list[Event]:
@@ -219,6 +232,8 @@ class SftpFlow:
             alone = FileMask(masks, event.side, event.command_no)
             return [*alone.take(event, packet), *alone.finish(is_cut_off=True)]
         mask = known[1]
+        if packet.content is not None:
+            add(self._scripts.get(event.command_no), frame[slice(*packet.content)])
         events = mask.take(event, packet)
         if mask.pending:
             self._relay.withhold()
@@ -347,6 +362,6 @@ def _find(command: Command) -> None:
         path = normal_path(resource)
         of = shell_findings.of_written(path) if is_write else shell_findings.of_read(path)
         found |= dict.fromkeys(of)
-        if command.cls == "write" and shell_findings.is_of_the_system(path):
-            command.cls = "admin"
+        if command.cls == "write" and any(map(shell_findings.is_of_the_system, (path, resource))):
+            command.cls = "admin"  # the root of another process may be another one
     command.risk = tuple(found)

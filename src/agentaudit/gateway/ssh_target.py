@@ -17,7 +17,9 @@ from agentaudit.gateway.wire import reason
 from agentaudit.settings.secrets import read_limited
 from agentaudit.settings.whole import Settings
 
-LOGIN_S: Final = 20.0
+TARGET_S: Final = 20.0
+"""What a host has to let the gateway in."""
+
 KEEPALIVE_S: Final = 30.0
 
 # Fast ones that both ends of every current OpenSSH have. ChaCha20 is not among them: a client that
@@ -79,7 +81,7 @@ async def log_in(
     user: str,
     gone: Callable[[Exception | None], None],
     *,
-    timeout_s: float = LOGIN_S,
+    timeout_s: float = TARGET_S,
 ) -> asyncssh.SSHClientConnection:
     """Log in at a host as `user`; `gone` is called once the connection is.
 

@@ -182,6 +182,13 @@ class Sftp:
         self._home = ""
         self._not_open = False
 
+    def names(self, path: str) -> tuple[str, ...]:
+        """Return a path from the root on by its other name in `~` too, where it is there."""
+        home = self._home.rstrip("/")
+        if home and path.startswith(f"{home}/"):
+            return path, f"~{path.removeprefix(home)}"
+        return (path,)
+
     def receive(self, side: Side, data: bytes) -> Generator[Step]:
         """Take `data`, and yield the steps that it completes, a packet each.
 

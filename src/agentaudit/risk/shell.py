@@ -107,8 +107,8 @@ class Line:
     """What a text does; the first fields are those of a command of the archive.
 
     `operation` is its first command's, and `cls` the worst of all. `resources` are paths, absolute
-    or in `~`, as patterns where the text has patterns, and hosts. `after` is what the next line of
-    the same shell finds.
+    or in `~`, as patterns where the text has patterns, and hosts. `files` are the texts of files
+    that it gives whole, by their paths. `after` is what the next line of the same shell finds.
     """
 
     operation: str
@@ -122,6 +122,7 @@ class Line:
     writes: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     commands: tuple[Command, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     after: State = EXEC
 
 
@@ -227,6 +228,7 @@ class _Judge:
             writes=tuple(self.writes)[:MAX_NAMED],
             hosts=tuple(self.hosts)[:MAX_NAMED],
             commands=tuple(self.commands),
+            files=dict(self.files),
             after=after,
         )
 

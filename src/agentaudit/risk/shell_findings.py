@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from agentaudit.paths import normal_path
+
 FINDINGS: Final = {
     "contains <operation>": "runs that too, which rules look at as well",
     "deletes": "removes files, or what is in them",
@@ -123,6 +125,7 @@ def is_of_the_system(path: str) -> bool:
 
 def of_written(path: str) -> Found:
     """Yield what it shows that a path is written, moved, or removed."""
+    path = _plain(path)
     if socket_host(path) is not None:
         yield "opens socket"
         yield "sends data"
@@ -136,10 +139,16 @@ def of_written(path: str) -> Found:
 
 def of_read(path: str) -> Found:
     """Yield what it shows that a path is read."""
+    path = _plain(path)
     if socket_host(path) is not None:
         yield "opens socket"
     if _SECRETS.search(path):
         yield "reads secret"
+
+
+def _plain(path: str) -> str:
+    """Return the path that the last of the roots in one begins."""
+    return normal_path(path) if path.startswith("/proc/") else path
 
 
 def joined(folder: str, path: str) -> str:

@@ -403,9 +403,9 @@ def _host_of(place: str) -> str:
 # The network.
 
 _URL: Final = re.compile(
-    r"(?:(?P<scheme>https?|file)://)?(?P<host>[A-Za-z0-9.-]+|\[[0-9a-f:]+\]|(?=/))(?::[0-9]+)?(?:[/?#].*)?"
+    r"(?:(?P<scheme>(?i:https?|file))://)?(?P<host>[A-Za-z0-9.-]+|\[[0-9a-f:]+\]|(?=/))(?::[0-9]+)?(?:[/?#].*)?"
 )
-_AT_FILE: Final = re.compile(r"^file://[^/]*")
+_FILE_URL: Final = re.compile(r"(?i:file):(?://[^/]*)?(?P<path>/[^?#]*)(?:[?#].*)?", re.DOTALL)
 _FILE_SENT: Final = re.compile(r"(?:^|=)[@<]([^;,]+)")
 _SENDS_FILES: Final = frozenset(["d", "data", "data-binary", "json", "F", "form", "H", "header"])
 _LOOPBACK: Final = frozenset(["localhost", "127.0.0.1", "[::1]"])
@@ -435,12 +435,15 @@ def _fetches(name: str, words: Sequence[Word], given: Input) -> Effect:
     for url in urls:
         # A `?` that is not quoted is a pattern; what it matches is at the same host.
         is_pattern = url.text is None and url.globs and not url.splits
-        match = _URL.fullmatch(url.begins if is_pattern else url.text or "")
-        if is_pattern and match and (match["scheme"] == "file" or "/" not in url.begins[8:]):
-            match = None
-        if match and match["scheme"] == "file" and name == "curl":
-            files.append(literal(unquote(_AT_FILE.sub("", url.text or ""))))
+        address = url.begins if is_pattern else url.text or ""
+        file = _FILE_URL.fullmatch(address) if name == "curl" else None
+        if file:
+            path = unquote(file["path"])
+            files.append(anything(path) if is_pattern else literal(path))
             continue
+        match = _URL.fullmatch(address)
+        if is_pattern and match and "/" not in url.begins[8:]:
+            match = None
         is_near &= match is not None and match["host"] in _LOOPBACK
         hosts.append(match["host"] if match else url.raw)
     method = read.value("X", "request", "method")

@@ -17,7 +17,7 @@ from agentaudit.settings.values import (
     Duration,
     Operation,
     PatternText,
-    ResourceText,
+    RuleResource,
     Table,
     Word,
 )
@@ -40,7 +40,7 @@ class When(Table):
         default=None, alias="class"
     )
     operation: Annotated[tuple[Operation, ...], Field(min_length=1)] | None = None
-    resource: Annotated[tuple[ResourceText, ...], Field(min_length=1)] | None = None
+    resource: Annotated[tuple[RuleResource, ...], Field(min_length=1)] | None = None
     text: Annotated[PatternText, Field(min_length=1, max_length=10_000)] | None = None
     rows_over: Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)] | None = None
 

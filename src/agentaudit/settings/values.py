@@ -182,6 +182,15 @@ Class = Literal["read", "write", "schema", "admin", "session", "unknown"]
 Operation = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9:_./ -]{0,99}$")]
 # Up to three parts, `*` in any of them.
 ResourceText = Annotated[str, Field(pattern=r"^[^.?\[\]]+(\.[^.?\[\]]+){0,2}$", max_length=200)]
+# Or a host of any number of parts and its port: what a rule says of a forwarded connection.
+RuleResource = Annotated[
+    str,
+    Field(
+        pattern=r"^[^.?\[\]]+(\.[^.?\[\]]+){0,2}$"
+        r"|^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*):([0-9]{1,5}|\*)$",
+        max_length=200,
+    ),
+]
 PatternText = Annotated[str, AfterValidator(_pattern)]
 
 MICROSECOND = timedelta(microseconds=1)
