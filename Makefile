@@ -33,7 +33,7 @@ HELD    := tests/protocols $(filter-out $(MANY),$(wildcard tests/archive/test_*.
 STORY    := tests/jupyter/test_story.py
 LOCKS   := gateway lab demo dev
 PEERS   := postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation openssl golang-go \
-	golang-golang-x-mod-dev openssh-server openssh-client rsync git
+	golang-golang-x-mod-dev openssh-server openssh-client rsync git vim less tmux
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -93,6 +93,8 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "mask",
         "sessions",
         "commands",
+        "search",
+        "export",
         "replay",
         "prove",
         "demo",
@@ -103,6 +105,7 @@ def test_each_verb_of_the_contract_explains_itself(capsys: pytest.CaptureFixture
         "grants",
         "revoke",
         "ticket",
+        "ssh-cert",
         "connect",
         "end",
         "block",
@@ -233,6 +236,55 @@ def test_rules_are_tried_on_a_file_of_statements(
 
     assert main(["rules", "test", "statements.sql", "--target", "order"]) == 2
     assert 'target "order": one of orders expected' in capsys.readouterr().err
+
+
+SHELL_RULES = """
+[gateway]
+name = "gw1"
+origin = "audit.example.com"
+[[target]]
+name = "host-1"
+protocol = "ssh"
+address = "host:22"
+user = "agents"
+key_file = "key"
+host_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGGoLGKKxlPeIYQnO2ZnZv8QGXHWWDvxVuGSRAeAdKGU"]
+default = "allow"
+[[rule]]
+name = "no removals"
+when = { operation = ["rm"] }
+action = "deny"
+"""
+
+COMMANDS = """
+# deny
+cd /srv && sudo rm -rf data
+
+# allow
+cat <<END
+rm -rf /
+END
+# allow
+find . -delete
+"""
+
+
+def test_rules_are_tried_on_a_file_of_shell_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("agentaudit.toml").write_text(SHELL_RULES)
+    Path("commands.sh").write_text(COMMANDS)
+    assert main(["rules", "test", "commands.sh", "--json"]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["action"], one["class"]) for one in said] == [
+        ("deny", "admin"),
+        ("allow", "read"),
+        ("allow", "write"),
+    ]
+    Path("commands.sh").write_text("# allow\nrm x\necho 'a\n")
+    assert main(["rules", "test", "commands.sh"]) == 2
+    assert "does not end" in capsys.readouterr().err
 
 
 # --- who needs what -------------------------------------------------------------------------------

@@ -177,12 +177,13 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest_valid_key(
             MINIMAL + '[listen]\nssh = "127.0.0.1:2222"',
             "listen.ssh needs gateway.ssh_host_key_file",
         ),
-        (
-            MINIMAL + 'workers = 2\nssh_host_key_file = "k"\n[listen]\nssh = "127.0.0.1:2222"',
-            "listen.ssh needs gateway.workers = 1",
-        ),
         (MINIMAL + HOST + 'host_keys = ["ssh-dss AAAA"]', "host_keys"),
-        (MINIMAL + HOST + f"host_keys = {[HOST_KEY]}", "either key_file or one of the passwords"),
+        (MINIMAL + HOST + f"host_keys = {[HOST_KEY]}", "one of key_file, user_ca_key_file and the"),
+        (
+            MINIMAL + HOST + f'host_keys = {[HOST_KEY]}\nkey_file = "k"\nuser_ca_key_file = "c"',
+            "one of key_file, user_ca_key_file and the",
+        ),
+        (MINIMAL + 'ssh_cert_life = "16m"', "ssh_cert_life"),
         (
             MINIMAL + HOST + f'host_keys = {[HOST_KEY]}\nkey_file = "k"\ndatabase = "x"',
             "target[1].database: unknown key",

@@ -104,7 +104,7 @@ class Rule:
     denies or holds, one of the command's is enough, and a name that lacks a part matches, because
     `search_path` may lead it there. Where it allows, all must match, with all their parts. It is
     the same with `operations`: of a statement inside another one the operation counts too, and of
-    an exec request those of the commands in it, or its own for whatever it runs.
+    an exec request or a typed line those of the commands in it, or its own for whatever it runs.
 
     One that begins with `/` or `~` is of paths, and `*` in it passes over `/`. A rule that denies
     or holds is also about a folder above what it names, and about a pattern that may become it; one
@@ -198,7 +198,7 @@ class Rule:
         is_named = outer in self.operations
         if self.action != "allow":
             return is_named or any(named)
-        if outer == "EXEC" and named:  # it does nothing but what is in it
+        if outer in ("EXEC", "LINE") and named:  # it does nothing but what is in it
             return is_named or all(named)
         return is_named and all(named)
 
@@ -231,7 +231,7 @@ class Rule:
             ]
             return all(reached) and bool(reached) if self.action == "allow" else any(reached)
         names = _covers if self.action == "allow" else _may_be
-        in_shell = command.operation == "exec"
+        in_shell = command.operation in ("exec", "line")
         found = [
             any(names(wanted, name, in_shell=in_shell) for wanted in self.resources)
             for name in command.resources

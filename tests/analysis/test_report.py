@@ -29,8 +29,8 @@ import agentaudit
 from agentaudit.analysis.printable import printable
 from agentaudit.analysis.report import Report, reading, replays
 from agentaudit.analysis.report.facts import to_json
-from agentaudit.analysis.report.made import write_new
 from agentaudit.analysis.report.page import SECTIONS, Player, player, render
+from agentaudit.analysis.written import write_new
 from agentaudit.archive import canonical
 from agentaudit.archive.recorder import Recorder
 from agentaudit.errors import QuestionError
@@ -988,11 +988,11 @@ def test_hostile_content_cannot_pass_for_a_carried_file(
 
 def test_a_report_is_written_where_nothing_is_and_through_no_link(tmp_path: Path) -> None:
     path, elsewhere = tmp_path / "report.html", tmp_path / "elsewhere"
-    write_new(path, b"evidence")
+    write_new(path, [b"evidence"])
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"evidence", 0o600)
     (tmp_path / "link.html").symlink_to(elsewhere)
     for taken in (path, tmp_path / "link.html"):
         with pytest.raises(QuestionError, match="is there already"):
-            write_new(taken, b"another")
+            write_new(taken, [b"another"])
     assert path.read_bytes() == b"evidence"
     assert not elsewhere.exists()

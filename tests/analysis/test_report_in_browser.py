@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 import agentaudit
 from agentaudit.analysis.report.page import Player, render
 from tests.analysis.recording import Recorded, record
+from tests.analysis.terminals import Shell
+from tests.analysis.terminals import record as record_terminals
 from tests.support.hostile import CASES
 from tests.support.sample import incident as incident_of_sample
 
@@ -271,6 +273,33 @@ def test_nothing_hostile_runs_and_nothing_is_asked_for(browser: Browser, hostile
     # And as names of those who were there.
     named = opened(page, 2)
     assert CASES[0].text in named.locator(".aa-who").inner_text()
+    context.close()
+
+
+def test_the_screen_of_a_terminal_is_played_from_the_file(browser: Browser, tmp_path: Path) -> None:
+    shell = Shell((80, 24)).says("$ ").says("se\x1b[31mcr").says("et\r\n")
+    for case in CASES:
+        shell.says(case.text.encode("utf-8", "replace")[:1_000] + b"\r\n")
+    shell.says("\x1b[2J\x1b[Hlast").exits(0)
+    recorded = record_terminals(tmp_path / "site", [shell])
+    out = tmp_path / "report.html"
+    agentaudit.load(recorded.path).report(session=recorded.sessions[0], out=out)
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    watched = Watched(context, out)
+    page = watched.page
+    assert page.locator("pre.screen").inner_text() == "last"
+    replay = opened(page, 1)
+    screen = replay.locator(".aa-t-screen[aria-busy=false]")
+    expect(screen).to_contain_text("last")
+    replay.get_by_label("Find on the screen").fill("SECRET")
+    page.keyboard.press("Enter")
+    replay.locator(".aa-t-hit").first.click()
+    expect(screen).to_contain_text("$ secret")
+    expect(screen).not_to_contain_text("last")
+    replay.get_by_role("slider", name="Time on the terminal").press("PageUp")
+    assert watched.asked == [out.as_uri()]
+    assert watched.said == []
+    assert page.evaluate("window.aaPwned") is None
     context.close()
 
 

@@ -17,12 +17,13 @@ from agentaudit.errors import (
     NoSuchRequest,
     NotPending,
     QuestionError,
+    StateError,
     TooLarge,
     TooManyPending,
     WindowClosed,
     WrongDigest,
 )
-from agentaudit.gateway.state import Block, Grant, Live, State, Ticket, Window
+from agentaudit.gateway.state import Block, Grant, Live, SshCertificate, State, Ticket, Window
 from agentaudit.model import Actor
 from tests.peers.states import (
     HOUR,
@@ -464,6 +465,41 @@ def test_an_actor_has_so_many_tickets_at_a_time(state: State) -> None:
         state.add_ticket(a_ticket(3), most_per_actor=2, now_us=NOW)
     state.add_ticket(a_ticket(3, actor=person("other")), most_per_actor=2, now_us=NOW)
     state.add_ticket(a_ticket(4), most_per_actor=2, now_us=NOW + 60 * SECOND)
+
+
+def a_certificate(number: int, **changes: Any) -> SshCertificate:
+    values: dict[str, Any] = {
+        "serial": number,
+        "digest": bytes([number % 256]) * 32,
+        "actor": person("agent"),
+        "token": "jti-1",
+        "token_expires_us": NOW + HOUR,
+        "targets": ("host-1", "host-2"),
+        "expires_us": NOW + 60 * SECOND,
+    }
+    return SshCertificate(**(values | changes))
+
+
+def test_a_certificate_is_known_by_serial_and_digest_until_it_expires(state: State) -> None:
+    one = a_certificate((1 << 63) - 1)
+    state.add_certificate(one, most_per_actor=2, now_us=NOW)
+    for _ in range(2):
+        assert state.certificate(one.serial, one.digest, NOW) == one
+    assert state.certificate(one.serial, bytes(32), NOW) is None
+    assert state.certificate(7, one.digest, NOW) is None
+    assert state.certificate(one.serial, one.digest, one.expires_us) is None
+    late = a_certificate(2, token_expires_us=NOW + 5)
+    state.add_certificate(late, most_per_actor=2, now_us=NOW)
+    assert state.certificate(2, late.digest, NOW + 5) is None
+    with pytest.raises(TooManyPending):
+        state.add_certificate(a_certificate(3), most_per_actor=2, now_us=NOW)
+    with pytest.raises(StateError):  # a serial number is of one certificate
+        state.add_certificate(a_certificate(2, actor=person("x")), most_per_actor=2, now_us=NOW)
+    for wrong in ({"digest": b"x"}, {"serial": 0}, {"serial": 1 << 63}):
+        with pytest.raises(QuestionError):
+            state.add_certificate(a_certificate(4, **wrong), most_per_actor=9, now_us=NOW)
+    state.prune(one.expires_us + 1)
+    assert state.certificate(one.serial, one.digest, NOW) is None
 
 
 def a_block(**changes: Any) -> Block:

@@ -301,12 +301,29 @@ def test_what_was_kept_is_there_at_the_next_start(state_url: str, tmp_path: Path
     second.close()
 
 
+def test_a_state_of_the_first_release_is_brought_here_with_what_it_kept(
+    state_url: str, tmp_path: Path, state: State
+) -> None:
+    request = a_request()
+    state.file(request, most_pending=4)
+    migrations_since = {"certificates"}
+    with engine_of(state_url, tmp_path) as engine:
+        now = description(engine)
+        with engine.begin() as connection:
+            for table in migrations_since:
+                connection.exec_driver_sql(f"DROP TABLE {table}")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+        with contextlib.closing(State.open(state_url, base=tmp_path)) as newer:
+            assert newer.requests() == [request]
+        assert description(engine) == now
+
+
 def test_a_state_that_a_newer_release_has_made_is_refused(
     state_url: str, tmp_path: Path, state: State
 ) -> None:
     with engine_of(state_url, tmp_path) as engine, engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StateError, match=r"'9999'.*'0001'") as refused:
+    with pytest.raises(StateError, match=r"'9999'.*'0002'") as refused:
         State.open(state_url, base=tmp_path)
     assert "newer" in refused.value.hint
 

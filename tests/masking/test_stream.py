@@ -115,3 +115,20 @@ def test_a_line_that_is_hidden_to_its_end_does_not_end_within_a_key(size: int, b
         assert body not in made
         assert made.endswith(b"after\n")
         assert len(made) == len(data)
+
+
+@pytest.mark.parametrize("masks", [ALL, Masks([])], ids=["with masks", "without"])
+def test_a_stream_learns_what_else_to_hide_and_hides_it_wherever_it_is_cut(masks: Masks) -> None:
+    values = [b"correct horse", b"horse.+"]
+    said = b"before correct horse\r\n" + TEXT + b" horse.+ correct horse and horse.+\n"
+    plain = Stream(masks)
+    expected = plain.feed(TEXT + b" ")[0] + plain.finish()[0]
+    for cut in range(len(said) + 1):
+        stream = Stream(masks)
+        stream.learn(masks.hiding("typed", values))
+        out = stream.feed(said[:cut])[0] + stream.feed(said[cut:])[0] + stream.finish()[0]
+        assert out == (
+            b"before [masked:typed]\r\n"
+            + expected
+            + b"[masked:typed] [masked:typed] and [masked:typed]\n"
+        ), cut

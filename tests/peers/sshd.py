@@ -21,12 +21,14 @@ ListenAddress 127.0.0.1:{port}
 HostKey {folder}/host_key
 PidFile none
 AuthorizedKeysFile {folder}/authorized_keys
+TrustedUserCAKeys {folder}/user_ca.pub
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 UsePAM no
 StrictModes no
 PermitRootLogin yes
 AcceptEnv LANG LC_* AA_*
+SetEnv HISTFILE=/dev/null
 Subsystem sftp internal-sftp
 MaxSessions 200
 MaxStartups 500
@@ -36,17 +38,21 @@ LogLevel VERBOSE
 
 @dataclass(frozen=True, slots=True)
 class Sshd:
-    """A running server; `user` may log in with `key_file`, and `host_key` is its own."""
+    """A running server; `user` may log in with `key_file`, and `host_key` is its own.
+
+    So may whoever has a certificate for `user` that the key in `user_ca_key_file` has signed.
+    """
 
     port: int
     user: str
     key_file: Path
+    user_ca_key_file: Path
     host_key: str
     log: Path
 
     def target(self, name: str = "host-1", **keys: Any) -> dict[str, Any]:
-        """Return the `[[target]]` that it is."""
-        return {
+        """Return the `[[target]]` that it is; a key that is None is left out."""
+        whole = {
             "name": name,
             "protocol": "ssh",
             "address": f"127.0.0.1:{self.port}",
@@ -56,13 +62,14 @@ class Sshd:
             "groups": ["data-agents"],
             "default": "allow",
         } | keys
+        return {key: value for key, value in whole.items() if value is not None}
 
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """Run one for the whole session."""
     folder = tmp_path_factory.mktemp("sshd")
-    for name in ("host_key", "user_key"):
+    for name in ("host_key", "user_key", "user_ca"):
         make_key(folder / name)
     shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
     if os.geteuid() == 0:
@@ -78,7 +85,8 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     try:
         until(lambda: "Server listening" in log.read_text(), "sshd: start")
         host_key = " ".join((folder / "host_key.pub").read_text().split()[:2])
-        yield Sshd(port, getpass.getuser(), folder / "user_key", host_key, log)
+        key, authority = folder / "user_key", folder / "user_ca"
+        yield Sshd(port, getpass.getuser(), key, authority, host_key, log)
     finally:
         child.stop()
 

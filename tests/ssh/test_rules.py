@@ -145,7 +145,7 @@ def test_a_shell_is_not_let_past_rules_that_could_not_be_asked(started: Started)
     gw, client = started(REMOVALS)
     refused = client.ssh(input=b"rm -rf /\n")
     assert refused.returncode == 254
-    assert b"no shell on a target with rules" in refused.stderr
+    assert b"no shell without a terminal on a target with rules" in refused.stderr
     rows = recorded(gw).sql("SELECT operation, decision, rule FROM commands").fetchall()
     assert rows == [("shell", "deny", "protocol")]
 
@@ -190,8 +190,14 @@ def test_without_rules_a_shell_is_recorded(started: Started) -> None:
     assert done.returncode == 3
     assert b"42" in done.stdout
     case = recorded(gw)
-    rows = case.sql("SELECT operation, status, error_code FROM commands").fetchall()
-    assert rows == [("shell", "error", "3")]
+    rows = case.sql(
+        "SELECT operation, text, status, error_code FROM commands ORDER BY command_no"
+    ).fetchall()
+    assert rows == [
+        ("shell", "", "error", "3"),
+        ("line", "echo $((6 * 7))", "ok", None),
+        ("line", "exit 3", "ok", None),
+    ]
     ((seen,),) = case.sql(
         "SELECT string_agg(payload::VARCHAR, '' ORDER BY seq) FROM events WHERE side = 'target'"
     ).fetchall()

@@ -13,6 +13,8 @@ import agentaudit as aa
 from agentaudit.widgets import MaskingPreview, Replay
 from agentaudit.widgets.view import View
 from tests.analysis.recording import Recorded
+from tests.analysis.terminals import Shell
+from tests.analysis.terminals import record as record_terminals
 from tests.widgets import test_in_jupyterlab
 from tests.widgets.plain_page import draw, sheet
 
@@ -95,6 +97,51 @@ def test_everybody_can_use_a_replay(page: Page, recorded: Recorded) -> None:
     page.keyboard.press("Enter")
     expect(view.locator(".aa-trouble")).to_contain_text("99999")
     assert serious(page) == []
+
+
+@pytest.fixture(scope="module")
+def shells(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """A shell in which somebody looked around, with much that is painted."""
+    shell = Shell((80, 16)).says("\x1b[1;32magent@host-1\x1b[0m:\x1b[34m~\x1b[0m$ ")
+    shell.says("ls").says("\r\n")
+    for kind in (30, 40):
+        shell.says("".join(f"\x1b[{kind + n}m {kind + n} \x1b[0m" for n in range(8)) + "\r\n", 1)
+    shell.says("\x1b[7mreverse\x1b[0m \x1b[8mhidden\x1b[0m \x1b[9mstruck\x1b[0m 日本\r\n")
+    shell.says("key [masked:aws_key] end\r\n", rule="aws_key").gateway_says("waits", 60_000_000)
+    shell.says("<img src=x onerror=alert(1)> \u202eevil\r\n$ ").resizes(70, 14, 3_000_000).exits(0)
+    return record_terminals(tmp_path_factory.mktemp("shells"), [shell])
+
+
+def test_everybody_can_see_what_stood_on_a_terminal(page: Page, shells: Recorded) -> None:
+    view = draw(page, Replay(aa.load(shells.path), shells.sessions[0]), "replay")
+    screen = view.locator(".aa-t-screen[aria-busy=false]")
+    expect(screen).to_contain_text("<img src=x onerror=alert(1)> \\u202eevil")
+    expect(view.locator(".aa-terminal")).to_contain_text("xterm-256color, 70×14")
+    expect(screen.locator(".aa-t-masked")).to_have_text("[masked:aws_key]")
+    expect(screen.locator(".aa-t-ours")).to_have_text("agentaudit: waits")
+    assert screen.locator("img").count() == 0
+    page.add_script_tag(path=AXE)
+    assert serious(page) == []
+    # What is found is a place to go to: there the screen is as it was.
+    view.get_by_label("Find on the screen").fill("AGENT@HOST-1:~$ LS")
+    page.keyboard.press("Enter")
+    expect(view.locator(".aa-t-hit")).to_have_text(["+00:00:00.200 agent@host-1:~$ ls"])
+    assert serious(page) == []
+    view.locator(".aa-t-hit").click()
+    expect(screen).not_to_contain_text("masked")
+    expect(view.locator(".aa-terminal")).to_contain_text("xterm-256color, 80×16")
+    # A minute in which nothing happens is passed over, and a pause stands still.
+    view.get_by_label("Speed").select_option("4")
+    view.get_by_role("button", name="Play", exact=True).click()
+    expect(screen).to_contain_text("agentaudit: waits", timeout=15_000)
+    view.get_by_role("button", name="Pause", exact=True).click()
+    expect(screen).to_contain_text("agentaudit: waits")
+    slider = view.get_by_role("slider", name="Time on the terminal")
+    slider.fill("200")
+    expect(screen).not_to_contain_text("agentaudit: waits")
+    expect(slider).to_have_attribute("aria-valuetext", "+00:00:00.200")
+    slider.press("End")
+    expect(screen).to_contain_text("agentaudit: waits")
 
 
 def test_everybody_can_use_a_masking_preview(page: Page, recorded: Recorded) -> None:

@@ -16,6 +16,8 @@ from agentaudit.errors import QuestionError
 from agentaudit.widgets import Replay
 from agentaudit.widgets.still import still
 from tests.analysis.recording import Exchange, Recorded, Script, record
+from tests.analysis.terminals import Shell
+from tests.analysis.terminals import record as record_terminals
 from tests.protocols import wire
 
 
@@ -136,6 +138,27 @@ def test_a_long_cell_is_cut_and_given_whole_when_asked(page: Page) -> None:
     assert (cell["text"], cell["length"]) == ("n" * 300, 699)
     whole, _ = page.ask("cell", command_no=5, row=698, column=3)
     assert whole == {"text": "n" * 699, "more": 0}
+
+
+def test_a_terminal_is_asked_for_by_pages_of_its_frames(tmp_path: Path) -> None:
+    shell = Shell((40, 5)).says("$ ").says("pass\x1b[1mwo").says("rd\r\n", 9_000_000).exits(0)
+    made = record_terminals(tmp_path, [shell, Shell(None, "uptime").says("up\n").exits(0)])
+    page = Page(Replay(aa.load(made.path), made.sessions[0]))
+    command, _ = page.ask("command", command_no=0)
+    assert (command["has_terminal"], command["returns_rows"]) == (True, False)
+    facts, (times,) = page.ask("terminal", command_no=0)
+    assert (facts["columns"], facts["rows"], facts["duration_ms"]) == (40, 5, 9_300)
+    assert struct.unpack("<3i", times) == (100, 200, 9_200)
+    data, _ = page.ask("frames", command_no=0, page=0)
+    assert [frame["cursor"] for frame in data["frames"]] == [(0, 2), (0, 8), (1, 0)]
+    assert page.ask("frames", command_no=0, page=5)[0] == {"frames": []}
+    found, _ = page.ask("seen", command_no=0, text="PASSWORD")
+    hit = {"first_ms": 9_200, "last_ms": 9_300, "text": "$ password"}
+    assert found == {"hits": [hit], "is_cut": False}
+    command, _ = page.ask("command", command_no=1)
+    assert (command["has_terminal"], command["returns_rows"]) == (False, True)
+    page.say({"v": 1, "id": 5, "op": "terminal", "args": {"command_no": 1}})
+    assert "no terminal" in page.received[-1][0]["error"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@
 
 import { Refused, type Answer, type Source } from "./channel.ts";
 import type { ResultPage } from "./grid.ts";
-import type { CommandFacts, ReplayAnswers, SessionFacts, Summary } from "./replay/answers.ts";
+import type { CommandFacts, ReplayAnswers, Seen, SessionFacts, Summary, TerminalFacts } from "./replay/answers.ts";
 import { buffersOf } from "./replay/commands.ts";
+import { after, emptyScreen, textOf, type Frame } from "./replay/film.ts";
 import { counted } from "./units.ts";
 
 export const VERSION = 1;
@@ -17,10 +18,18 @@ export const VERSION = 1;
 const STATEMENT_CHARACTERS = 8_000;
 const CELL_CHARACTERS = 300;
 const LINE_CHARACTERS = 240;
+const MAX_SEEN = 200;
 
 /** A command with all that is here of its text, and the rows of its result that are. */
 export interface CarriedCommand extends Omit<CommandFacts, "text_more"> {
   result?: Pick<ResultPage, "columns" | "rows">;
+  terminal?: CarriedTerminal;
+}
+
+/** A terminal with all of its frames, page by page. */
+export interface CarriedTerminal extends TerminalFacts {
+  times: number[];
+  pages: Frame[][];
 }
 
 /** A session that can be played: its commands in their order, or the ones of them that were chosen. */
@@ -49,6 +58,12 @@ export function embedded(replay: Replay): Source {
     return result;
   }
 
+  function terminalOf(number: unknown): CarriedTerminal {
+    const { terminal } = carried(number);
+    if (!terminal) throw new Refused("its terminal is not in this report");
+    return terminal;
+  }
+
   const answers: { [Op in keyof ReplayAnswers]: (args: Record<string, unknown>) => Answer<ReplayAnswers[Op]> } = {
     open: () => plain({ session: replay.session, total: replay.commands.length, events: replay.events }),
     index({ offset, limit }) {
@@ -67,7 +82,7 @@ export function embedded(replay: Replay): Source {
       return { data: { count: numbers.length }, buffers: [new DataView(numbers.buffer)] };
     },
     command({ command_no }) {
-      const { result: _, ...command } = carried(command_no);
+      const { result: _, terminal: __, ...command } = carried(command_no);
       const text = beginning(command.text, STATEMENT_CHARACTERS);
       return plain({ ...command, text, text_more: command.text.length - text.length });
     },
@@ -89,6 +104,16 @@ export function embedded(replay: Replay): Source {
       if (typeof cell === "string") return plain({ text: cell, more: 0 });
       return plain({ text: cell.text, more: cell.length - [...cell.text].length });
     },
+    terminal({ command_no }) {
+      const { times, pages: _, ...facts } = terminalOf(command_no);
+      return { data: facts, buffers: [new DataView(Int32Array.from(times).buffer)] };
+    },
+    frames({ command_no, page }) {
+      const frames = terminalOf(command_no).pages[Number(page)];
+      if (!frames) throw new Refused("this part of the terminal is not in this report");
+      return plain({ frames });
+    },
+    seen: ({ command_no, text }) => plain(seen(terminalOf(command_no), String(text).toLowerCase())),
   };
 
   return {
@@ -133,4 +158,25 @@ function beginning(text: string, characters: number): string {
   if (text.length <= characters) return text;
   const isCutInTwo = /[\ud800-\udbff]/.test(text.charAt(characters - 1));
   return text.slice(0, isCutInTwo ? characters - 1 : characters);
+}
+
+/** Find the rows in which a text stood. */
+function seen(terminal: CarriedTerminal, text: string): ReplayAnswers["seen"] {
+  const hits = new Map<string, Seen>();
+  let now = emptyScreen(terminal.columns, terminal.rows);
+  let standing = new Map<string, Seen>();
+  for (const [place, frame] of terminal.pages.flat().entries()) {
+    const ms = terminal.times[place] ?? 0;
+    for (const hit of standing.values()) hit.last_ms = ms;
+    now = after(now, frame);
+    standing = new Map();
+    for (const row of now.rows.map(textOf)) {
+      if (!row.toLowerCase().includes(text)) continue;
+      let hit = hits.get(row);
+      if (!hit && hits.size < MAX_SEEN) hits.set(row, (hit = { first_ms: ms, last_ms: ms, text: row }));
+      if (hit) standing.set(row, hit);
+    }
+  }
+  for (const hit of standing.values()) hit.last_ms = terminal.duration_ms;
+  return { hits: [...hits.values()], is_cut: hits.size === MAX_SEEN };
 }

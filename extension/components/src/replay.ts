@@ -64,6 +64,7 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
   let time = 0; // playing time, microseconds
   let isPlaying = false;
   let isRunning = false; // the command at `place` has begun and not ended, in playing time
+  let isHeld = false; // somebody chose a time in the command at `place`: it plays to its end, whatever begins meanwhile
   let known = -1; // events of the session when we last looked
 
   // -- parts
@@ -76,7 +77,7 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
     },
   });
   const track = sessionTrack({ lifetime, summary: list.summary, onGrab: () => pause(), onPlace: (to) => goTo(to) });
-  const detail = commandDetail({ ask, lifetime, complain });
+  const detail = commandDetail({ ask, lifetime, complain, onSeek: (offset) => seek(offset) });
   const narrowed = filters({
     ask, lifetime, complain,
     onChange: () => refilter(),
@@ -247,6 +248,7 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
     if (!view.length) return;
     const before = place;
     place = Math.max(0, Math.min(to, view.length - 1));
+    isHeld = isHeld && place === before && at !== null;
     const end = nth(clock.end, place);
     time = at ?? end;
     isRunning = at !== null && at < end;
@@ -258,6 +260,19 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
     clearTimeout(toldTimer);
     const number = numberOf(scene.index, nth(view, place));
     toldTimer = setTimeout(() => onSelect(number), isPlaying ? TOLD_WHILE_PLAYING_MS : 0);
+  }
+
+  /** Go to a time in the command that is shown. */
+  function seek(offset: number): void {
+    if (place < 0) return;
+    const begun = nth(scene.clock.at, place);
+    const end = nth(scene.clock.end, place);
+    const at = Math.min(begun + offset, end);
+    isHeld = true;
+    if (at < end !== isRunning) goTo(place, at);
+    time = at;
+    movePlayhead();
+    detail.at(offset); // of a command that has not ended, the clock knows no length
   }
 
   function movePlayhead(): void {
@@ -291,7 +306,8 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
       detail.showNothing(scene.index.length ? "nothing matches the filter" : "no command was recorded in this session");
       return;
     }
-    void detail.show({ session, index: scene.index, position, isRunning }).then((command) => {
+    const offset = time - nth(scene.clock.at, place);
+    void detail.show({ session, index: scene.index, position, isRunning, offset }).then((command) => {
       if (command && !isPlaying) lines.say(plain(spoken(command)));
     });
   }
@@ -301,7 +317,8 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
     isPlaying = false;
     playButton.replaceChildren(icon(ICONS.play));
     playButton.setAttribute("aria-label", "Play");
-    if (isRunning) goTo(place);
+    // What has a time of its own stands still there; of anything else the end is what there is to see.
+    if (isRunning && !detail.isTimed) goTo(place);
   }
 
   function play(): void {
@@ -319,15 +336,22 @@ export function mount(root: Element, source: Source, options: ReplayOptions = {}
       const { clock, view } = scene;
       if (before !== null) time += (now - before) * 1_000 * Number(speedField.value);
       before = now;
+      if (isRunning && detail.isTimed && idleField.checked) {
+        const quiet = detail.quietFrom(time - nth(clock.at, place));
+        if (quiet > IDLE_LIMIT_US) time += quiet - IDLE_LIMIT_US;
+      }
       if (time >= clock.total) {
         goTo(view.length - 1);
         time = clock.total;
         pause();
         return;
       }
-      const to = Math.max(0, locate(clock, time));
+      const to = isHeld && time < nth(clock.end, place) ? place : Math.max(0, locate(clock, time));
       if (to !== place || time < nth(clock.end, to) !== isRunning) goTo(to, time);
-      else movePlayhead();
+      else {
+        movePlayhead();
+        detail.at(time - nth(clock.at, place));
+      }
       requestAnimationFrame(tick);
     };
     requestAnimationFrame(tick);

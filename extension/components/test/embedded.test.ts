@@ -5,13 +5,15 @@ import { Refused, values } from "../src/channel.ts";
 import { embedded, type CarriedCommand, type Replay } from "../src/embedded.ts";
 import type { ReplayAnswers } from "../src/replay/answers.ts";
 import { sliceOf } from "../src/replay/commands.ts";
+import type { Frame } from "../src/replay/film.ts";
 
 function command(number: number, told: Partial<CarriedCommand> = {}): CarriedCommand {
   return {
     command_no: number, operation: "SELECT", cls: "read", confidence: "certain", status: "ok", decision: "allow", rule: null,
     risk: [], resources: ["public.orders"], started_at: 0, ended_at: 1, duration_us: 1, error_code: null, error_text: null,
     rows_returned: null, rows_affected: null, bytes_in: 1, bytes_out: 1, masked: null, txn_no: 1, txn_status: "I", params: null,
-    first_event_no: 1, last_event_no: 2, text: `SELECT ${number}`, cut: null, returns_rows: false, ...told,
+    first_event_no: 1, last_event_no: 2, text: `SELECT ${number}`, cut: null, returns_rows: false,
+    has_terminal: false, ...told,
   };
 }
 
@@ -80,6 +82,23 @@ test("rows come by pages, long cells begun, and what was left out is known", asy
   assert.deepEqual((await ask("cell", { command_no: 0, row: 1, column: 1 })).data, { text: "x".repeat(1_000), more: 0 });
   assert.deepEqual((await ask("cell", { command_no: 0, row: 2, column: 1 })).data, { text: "y".repeat(4_000), more: 5_000 });
   await assert.rejects(ask("result", { command_no: 1, offset: 0, limit: 50 }), /not in this report/);
+});
+
+test("a terminal comes with its times and frames, and what stood on it is found", async () => {
+  const facts = { kind: "xterm", columns: 9, rows: 2, duration_ms: 90, page_frames: 2, left_out: null };
+  const pages: Frame[][] = [
+    [{ rows: [[0, ["$ ls"]]], cursor: [0, 4] }, { rows: [[1, ["Se", ["cret", 1]]]], cursor: null }],
+    [{ rows: [[0, ["$ clear"]], [1, []]], cursor: null }],
+  ];
+  const ask = asking(replay(command(0, { has_terminal: true, terminal: { ...facts, times: [5, 30, 60], pages } }), command(1)));
+  assert.equal("terminal" in (await ask("command", { command_no: 0 })).data, false);
+  const { data, buffers } = await ask("terminal", { command_no: 0 });
+  assert.deepEqual([data, [...values(Int32Array, buffers[0])]], [facts, [5, 30, 60]]);
+  assert.deepEqual((await ask("frames", { command_no: 0, page: 1 })).data.frames, pages[1]);
+  const hits = [{ first_ms: 30, last_ms: 60, text: "Secret" }];
+  assert.deepEqual((await ask("seen", { command_no: 0, text: "SECRET" })).data, { hits, is_cut: false });
+  await assert.rejects(ask("frames", { command_no: 0, page: 2 }), Refused);
+  await assert.rejects(ask("terminal", { command_no: 1 }), Refused);
 });
 
 test("what is not carried is refused, and so is what no replay asks", async () => {

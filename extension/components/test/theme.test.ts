@@ -26,7 +26,7 @@ function contrast(one: string, other: string): number {
 
 const INKS = [
   "good", "warn", "bad", "read", "write", "schema", "admin", "session", "unknown", "keyword", "string", "literal", "comment",
-  "gone", "made", "doubt", "open",
+  "gone", "made", "doubt", "open", "cyan",
 ];
 // JupyterLab's own papers, variables.css of its themes: --jp-layout-color1 and 2.
 const PAPERS = { light: ["#ffffff", "#eeeeee"], dark: ["#212121", "#424242"] };

@@ -265,6 +265,47 @@ class Case:
             until=asked.instant("until", until),
         )
 
+    def search_screens(
+        self,
+        text: str,
+        *,
+        session: UUID | str | None = None,
+        user: str | None = None,
+        target: str | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        limit: int = 1_000,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return the lines of SSH terminals in which `text` stood, as people saw them.
+
+        However it was painted or typed, in whatever pieces, with whatever escapes between; in any
+        case. Columns are `first_seen`, `last_seen`, `session_id`, `command_no`, `user`, `target`
+        and `text`, the line. The newest terminals come first, each in its own order; after `limit`
+        lines the search ends. All that was said on the terminals is read for it.
+
+        Raises:
+            QuestionError: no such session, or something of a wrong type.
+        """
+        from agentaudit.analysis.seen import search
+
+        asked.texts(text=text, user=user, target=target)
+        if not text:
+            raise QuestionError("search: no text was given", hint='case.search_screens("password")')
+        limit = asked.count("limit", limit)
+        bounds = (asked.instant("since", since), asked.instant("until", until))
+        self._leave_record("search", "archive")
+        terminals = self._ask(
+            "terminals",
+            session=None if session is None else self._session_id(session),
+            user=user,
+            target=target,
+            since=bounds[0],
+            until=bounds[1],
+        ).fetchall()
+        of = {row[0]: Session(self._store, row[0], self.refresh) for row in terminals}
+        found = search([(of[row[0]], *row[1:]) for row in terminals], text, bounds, limit)
+        return self._store.relation(found).project("* REPLACE (session_id::UUID AS session_id)")
+
     def backtest(self, rules: str | PathLike[str]) -> duckdb.DuckDBPyRelation:
         """Return every command, oldest first, with what `rules` would have decided about it.
 
@@ -344,7 +385,12 @@ class Case:
         if identity not in self._opened:
             self._opened.add(identity)
             self._leave_record("open", f"session {identity}")
-        return Session(self._store, identity, self.refresh)
+        return Session(
+            self._store,
+            identity,
+            self.refresh,
+            on_export=lambda: self._leave_record("export", f"session {identity}"),
+        )
 
     def verify(
         self,

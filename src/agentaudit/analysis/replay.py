@@ -63,8 +63,13 @@ def session(identity: UUID, facts: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def command(row: Mapping[str, Any], cut: Cut | None) -> dict[str, Any]:
-    """Return a command from its row in `commands`, without its text."""
+def command(
+    row: Mapping[str, Any], cut: Cut | None, *, has_terminal: bool = False
+) -> dict[str, Any]:
+    """Return a command from its row in `commands`, without its text.
+
+    What was said on a terminal is its screen to see; of any other SSH command the lines are rows.
+    """
     shown = {name: row[name] for name in _COMMAND}
     shown["cls"] = row["class"]
     shown["started_at"] = microseconds(row["started_at"])
@@ -74,7 +79,10 @@ def command(row: Mapping[str, Any], cut: Cut | None) -> dict[str, Any]:
     shown["cut"] = None if cut is None else cut.words()
     # What COPY sends has no columns in its row; its lines are one.
     is_copied = row["operation"] == "COPY" and row["rows_returned"] is not None
-    has_rows = is_copied or bool(row["columns"])
+    is_said = row["protocol"] == "ssh" and row["operation"] in ("exec", "shell")
+    has_lines = is_said and not has_terminal and bool(row["bytes_out"])
+    has_rows = is_copied or bool(row["columns"]) or has_lines
+    shown["has_terminal"] = has_terminal and not (cut is not None and cut.is_purged)
     shown["returns_rows"] = has_rows and not (cut is not None and cut.is_purged)
     return shown
 

@@ -8,7 +8,7 @@ bytes are streamed through it, a few megabytes at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from agentaudit.analysis.terminal import Terminal
+
 _INLINE_BYTES = 8 * 1024
 _WINDOW_BYTES = 16 << 20
 _WINDOW_EVENTS = 20_000
@@ -30,10 +32,17 @@ _WINDOW_EVENTS = 20_000
 class Session:
     """Questions to one session; get it with `Case.session`."""
 
-    def __init__(self, store: Store, identity: UUID, refresh: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        identity: UUID,
+        refresh: Callable[[], None],
+        on_export: Callable[[], None] = lambda: None,
+    ) -> None:
         self.id = identity
         self._store = store
         self._refresh = refresh
+        self._on_export = on_export
 
     def __repr__(self) -> str:
         return f"Session({str(self.id)!r})"
@@ -167,7 +176,8 @@ class Session:
     def result(self, command_no: int, limit: int | None = 100_000) -> pa.Table:
         """Return the rows that a command returned, with PostgreSQL's types, at most `limit`.
 
-        Over SSH the rows are the lines of its output, in one column.
+        Over SSH the rows are the lines of its output, in one column; of a terminal, the lines as
+        they were read, those that scrolled by and those of its last screen.
 
         A command that returned no rows has a table without columns. Whether rows are missing
         shows in the command's `rows_returned`; those that no file has, because of a
@@ -182,6 +192,8 @@ class Session:
         if self._is_ssh:
             from agentaudit.analysis import ssh
 
+            if command_no in self.terminals:
+                return ssh.read_table(self.terminal(command_no).lines(), limit)
             wanted = self._with_output() & {command_no}
             return ssh.output_table(self.traffic() if wanted else (), command_no, limit)
         from agentaudit.analysis import postgres
@@ -200,6 +212,8 @@ class Session:
         if self._is_ssh:
             from agentaudit.analysis import ssh
 
+            if command_no in self.terminals:
+                return ssh.read_batches(self.terminal(command_no).lines())
             wanted = self._with_output() & {command_no}
             return ssh.output_batches(self.traffic() if wanted else (), command_no)
         from agentaudit.analysis import postgres
@@ -216,12 +230,75 @@ class Session:
         """
         limit = asked.count("limit", limit)
         if self._is_ssh:
-            from agentaudit.analysis import ssh
-
-            return ssh.output_tables(self.traffic(), self._with_output(), limit)
+            return self._lines(limit)
         from agentaudit.analysis import postgres
 
         return postgres.result_tables(self.traffic(), limit, client_encoding=self._client_encoding)
+
+    @property
+    def terminals(self) -> dict[int, str]:
+        """Which of its commands had a terminal: the request of each (`pty-req`) by its number."""
+        return dict(self.ask("session_terminals").fetchall())
+
+    def terminal(self, command_no: int | None = None) -> Terminal:
+        """Return the terminal of a command: what stood on its screen, and when.
+
+        Where only one command has a terminal, it need not be named.
+
+        Raises:
+            QuestionError: the session has no such command, or that had no terminal.
+        """
+        from agentaudit.analysis.terminal import Terminal
+
+        requests = self.terminals
+        if command_no is not None:
+            command_no = asked.whole("command_no", command_no)
+        elif len(requests) == 1:
+            (command_no,) = requests
+        if command_no in requests:
+            return Terminal(self, command_no, requests[command_no])
+        if command_no is None:
+            raise QuestionError(
+                f"session {self.id}: {len(requests)} commands had a terminal, and none is named",
+                hint="session.terminals lists them",
+            )
+        self.command(command_no)  # complains if there is none
+        raise QuestionError(
+            f"session {self.id}: command {command_no} had no terminal",
+            hint="session.terminals lists those that had; session.result has what it said",
+        )
+
+    def asciicast(self, command: int | None = None, *, typed: bool = False) -> Iterator[str]:
+        """Yield a command's terminal as the lines of an asciicast v3 file, masked as recorded.
+
+        With `typed`, what the client sent is in it too. The file is ASCII; whatever plays it obeys
+        the escape sequences that the target sent.
+
+        Raises:
+            QuestionError: as for `terminal`; or its bytes were purged.
+        """
+        from agentaudit.analysis import asciicast
+
+        terminal = self.terminal(command)
+        if self.is_purged:
+            raise QuestionError(
+                f"session {self.id}: what was said was purged under retention",
+                hint="statements and the log are left",
+            )
+        self._on_export()
+        return asciicast.lines(terminal, typed=typed)
+
+    def _lines(self, limit: int) -> Iterator[tuple[int, pa.Table]]:
+        from agentaudit.analysis import ssh
+
+        screens = self.terminals
+        wanted = self._with_output().difference(screens)
+        if wanted:
+            yield from ssh.output_tables(self.traffic(), wanted, limit)
+        for number in screens:
+            table = ssh.read_table(self.terminal(number).lines(), limit)
+            if table.num_columns:
+                yield number, table
 
     def cuts(self, command_no: int | None = None) -> dict[int, Cut]:
         """Return of which commands' responses not everything is there, and how much of it is.
@@ -242,38 +319,48 @@ class Session:
         """
         if self.is_purged:
             return
-        for first, last in self._windows():
+        for row in self.pieces("session_traffic", "session_payloads"):
+            side = None if row["side"] is None else Side(row["side"])
+            yield side, row["payload"], row["flags"], row["command_no"]
+
+    def pieces(
+        self, sizes: str, rows: str, *, of: Mapping[str, Any] | None = None, **parameters: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the question `rows`, each with all that is kept of its payload.
+
+        `sizes` is the question that says which events these are, and how large; with `of`, its own
+        parameters. The other is asked about as many of them at a time as memory takes.
+        """
+        for first, last in self._windows(sizes, {**parameters, **(of or {})}):
             chunks = self._chunks(first, last)
             chunk = next(chunks, None)
-            for row in self._rows("session_payloads", first=first, last=last):
-                payload: bytes = row["payload"]
+            for row in self._rows(rows, first=first, last=last, **parameters):
                 if row["stored_len"] > _INLINE_BYTES:
-                    parts = [payload]
+                    parts = [row["payload"]]
                     while chunk is not None and chunk[0] <= row["event_no"]:
                         if chunk[0] == row["event_no"] and chunk[1] >= _INLINE_BYTES:
                             parts.append(chunk[2])
                         chunk = next(chunks, None)
-                    payload = b"".join(parts)
-                    if len(payload) != row["stored_len"]:
+                    row["payload"] = b"".join(parts)
+                    if len(row["payload"]) != row["stored_len"]:
                         raise ArchiveError(
-                            f"event {row['event_no']}: {len(payload)} bytes found, "
+                            f"event {row['event_no']}: {len(row['payload'])} bytes found, "
                             f"{row['stored_len']} were stored",
                             hint="agentaudit verify --deep says what is missing",
                         )
-                side = None if row["side"] is None else Side(row["side"])
-                yield side, payload, row["flags"], row["command_no"]
+                yield row
 
     def _rows(self, question: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         for batch in self._store.batches(named(question), {"session": self.id, **parameters}):
             yield from batch.to_pylist()
 
-    def _windows(self) -> Iterator[tuple[int, int]]:
+    def _windows(self, sizes: str, parameters: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
         """Yield ranges of event numbers, each small enough to hold in memory."""
         self._refresh()
         first = last = -1
         size = count = 0
         for batch in self._store.batches(
-            named("session_traffic"), {"session": self.id}, rows=_WINDOW_EVENTS
+            named(sizes), {"session": self.id, **parameters}, rows=_WINDOW_EVENTS
         ):
             for event_no, stored in zip(
                 batch.column("event_no").to_pylist(),

@@ -1,13 +1,14 @@
 """What SSH commands said: the lines of their output, as tables.
 
 A row is a line of what the host sent on a command's channel, standard output and standard error
-in the order in which they passed. A shell's terminal is told as it was sent, escape sequences and
-all: that is not what a person saw, but it is all that was sent.
+in the order in which they passed. Of a terminal it is a line as it was read: those that scrolled
+by, and those of the last screen (`terminal.Terminal.lines`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 import pyarrow as pa
@@ -101,6 +102,19 @@ def output_batches(traffic: Iterable[Piece], command_no: int) -> Iterator[pa.Rec
     rows.extend(lines.finish())
     if rows:
         yield pa.record_batch([pa.array(rows, pa.string())], schema=_SCHEMA)
+
+
+def read_batches(lines: Iterable[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the lines of a terminal, batch by batch."""
+    rest = iter(lines)
+    while rows := list(islice(rest, BATCH_ROWS)):
+        yield pa.record_batch([pa.array(rows, pa.string())], schema=_SCHEMA)
+
+
+def read_table(lines: Iterable[str], limit: int | None) -> pa.Table:
+    """Return the lines of a terminal, at most `limit`; without columns where there are none."""
+    rows = list(islice(lines, limit))
+    return _table(rows) if rows else _NOTHING
 
 
 def _table(rows: list[str]) -> pa.Table:

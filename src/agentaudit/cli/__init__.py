@@ -26,6 +26,7 @@ from agentaudit.cli import (
     purges,
     reading,
     report,
+    ssh,
     stream,
 )
 from agentaudit.cli.options import (
@@ -259,6 +260,42 @@ def parser() -> argparse.ArgumentParser:
         "--session", metavar="SESSION", help="of one session: its id, or its beginning"
     )
     add_question(one)
+    one = add(reading.search)
+    one.add_argument("text", type=words, metavar="TEXT", help="in any case")
+    add_archive(one)
+    one.add_argument(
+        "--screens",
+        action="store_true",
+        help="on the screens of terminals, as people saw them, in place of what was sent",
+    )
+    one.add_argument(
+        "--session", metavar="SESSION", help="in one session: its id, or its beginning"
+    )
+    one.add_argument("--user", help="who, as the identity provider says")
+    one.add_argument("--target", help="the target's name")
+    one.add_argument("--since", type=instant, metavar="TIME", help="2026-11-01, or 2h, 30d ago")
+    one.add_argument("--until", type=instant, metavar="TIME", help="the same, excluded")
+    one.add_argument(
+        "--limit", type=whole, default=100, metavar="N", help="at most N, 0 for all (default: 100)"
+    )
+    add_json(one)
+    one = add(reading.export)
+    one.add_argument("session", metavar="SESSION", help="its id, or the beginning of it")
+    add_archive(one)
+    one.add_argument(
+        "--format", choices=("asciicast",), required=True, help="asciicast v3, of one terminal"
+    )
+    one.add_argument(
+        "--command",
+        type=whole,
+        dest="command_no",
+        metavar="N",
+        help="the command whose terminal it is, where several had one",
+    )
+    one.add_argument("--typed", action="store_true", help="with what the client typed")
+    one.add_argument(
+        "--out", type=Path, metavar="FILE", help="a new file (default: standard output)"
+    )
     one = add(reading.replay)
     one.add_argument("session", metavar="SESSION", help="its id, or the beginning of it")
     add_archive(one)
@@ -289,7 +326,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "jupyter", nargs="*", metavar="OPTION", help="options for JupyterLab, after --"
     )
-    for module in (login, access, connect, decisions, report):
+    for module in (login, access, ssh, connect, decisions, report):
         module.add_verbs(add)
     stream.add(verbs)
     masks.add(verbs)

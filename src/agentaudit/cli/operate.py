@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentaudit.cli.output import NO, YES, print_json, print_table, read_text, say
 from agentaudit.errors import QuestionError
+
+if TYPE_CHECKING:
+    from agentaudit.policy import Judged
 
 
 def init(arguments: argparse.Namespace) -> int:
@@ -59,35 +64,27 @@ def gateway(arguments: argparse.Namespace) -> int:
 def rules_test(arguments: argparse.Namespace) -> int:
     """Say what the rules decide about each statement of a file, and whether that was expected.
 
-    A line `-- allow` or `-- deny` before a statement says what is.
+    A line `-- allow` or `-- deny` before a statement says what is; `# allow` before a shell's.
     """
     from agentaudit.analysis.printable import printable
     from agentaudit.policy import Policy
-    from agentaudit.risk import sql
     from agentaudit.settings.file import load
 
     whole = load(arguments.config)
-    targets = [target.name for target in whole.target]
-    target = arguments.target or (targets[0] if len(targets) == 1 else "")
-    if target not in targets:
-        there = f"one of {', '.join(targets)} expected" if targets else "the settings name none"
+    protocols = {target.name: target.protocol for target in whole.target}
+    target = arguments.target or (next(iter(protocols)) if len(protocols) == 1 else "")
+    if target not in protocols:
+        there = f"one of {', '.join(protocols)} expected" if protocols else "the settings name none"
         raise QuestionError(f'target "{target}": {there}', hint="say which one by --target")
+    protocol = protocols[target]
     session = Policy(whole.policy_document()).for_session(
-        target=target, protocol="postgres", groups=arguments.group
+        target=target, protocol=protocol, groups=arguments.group
     )
+    told = _shell_texts if protocol == "ssh" else _statements
     lines, is_as_expected = [], True
-    for text in sql.script(read_text(arguments.file)):
-        statement = _COMMENTS.sub("", text, count=1)
-        expected = _EXPECTED.findall(text[: len(text) - len(statement)])
-        if _EXPECTED.search(statement) or statement.startswith("\\"):
-            raise QuestionError(
-                f"{arguments.file}: it cannot be told where this ends: {statement[:60]!r}",
-                hint="close what is quoted, end each statement with a semicolon, and leave out "
-                "psql's own commands",
-            )
-        known = sql.classify(statement)
+    for statement, known, expected in told(arguments.file):
         decision = session.decide(known, statement)
-        ok = not expected or expected[-1].lower() == decision.action
+        ok = not expected or expected == decision.action
         is_as_expected = is_as_expected and ok
         if arguments.json:
             print_json(
@@ -102,6 +99,47 @@ def rules_test(arguments: argparse.Namespace) -> int:
         print_table(["", "decision", "rule", "class", "statement"], lines)
     return YES if is_as_expected else NO
 
+
+def _statements(path: Path) -> Iterator[tuple[str, Judged, str]]:
+    """Yield each statement of a file, what it does, and what is expected of it, if anything."""
+    from agentaudit.risk import sql
+
+    for text in sql.script(read_text(path)):
+        statement = _COMMENTS.sub("", text, count=1)
+        expected = _EXPECTED.findall(text[: len(text) - len(statement)])
+        if _EXPECTED.search(statement) or statement.startswith("\\"):
+            raise QuestionError(
+                f"{path}: it cannot be told where this ends: {statement[:60]!r}",
+                hint="close what is quoted, end each statement with a semicolon, and leave out "
+                "psql's own commands",
+            )
+        yield statement, sql.classify(statement), expected[-1].lower() if expected else ""
+
+
+def _shell_texts(path: Path) -> Iterator[tuple[str, Judged, str]]:
+    """Yield what is a command in a file of shell commands, each for a shell of its own."""
+    from agentaudit.gateway.ssh_commands import classify
+    from agentaudit.model import Command
+    from agentaudit.protocols.ssh_plain import survey
+
+    expected, text = "", ""
+    for line in read_text(path).splitlines():
+        if not text and (not line.strip() or line.lstrip().startswith("#")):
+            said = _EXPECTED_OF_SHELL.fullmatch(line)
+            expected = said[1].lower() if said else expected
+            continue
+        text = f"{text}\n{line}" if text else line
+        if survey(text).is_open:
+            continue
+        command = Command(command_no=0, operation="exec")
+        classify(command, text)
+        yield text, command, expected
+        expected, text = "", ""
+    if text:
+        raise QuestionError(f"{path}: {text[:60]!r} does not end", hint="close what is quoted")
+
+
+_EXPECTED_OF_SHELL = re.compile(r"\s*#[ \t]*(allow|deny|hold)[ \t]*", re.IGNORECASE)
 
 _COMMENTS = re.compile(r"(?:\s*--[^\n]*\n)*\s*")
 

@@ -23,7 +23,7 @@ def add_verb(verbs: Verbs, verb: Verb, name: str = "") -> argparse.ArgumentParse
     """Add a verb, which its docstring explains, and return its parser."""
     does = (verb.__doc__ or "").partition("\n")[0]
     one = verbs.add_parser(
-        name or verb.__name__,
+        name or verb.__name__.replace("_", "-"),
         help=does[0].lower() + does[1:].rstrip("."),
         description=does,
         epilog="Exit status: 0 yes, 1 no, 2 could not tell.",

@@ -1,4 +1,4 @@
-"""Verbs that read an archive: what was done, by whom, and its replay."""
+"""Verbs that read an archive: what was done, by whom, where a text is, and its replay."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentaudit.cli.hostile import hostile
 from agentaudit.cli.output import NO, YES, print_json, print_table, say_access
+from agentaudit.cli.playing import play
 from agentaudit.errors import QuestionError
 
 if TYPE_CHECKING:
@@ -93,39 +94,112 @@ def replay(arguments: argparse.Namespace) -> int:
         if arguments.command_no is not None:
             rows = rows.filter(f"command_no = {arguments.command_no:d}")
         return _print_rows(rows, case)
+    # Who reads a file wants lines.
+    screens = set(session.terminals) if sys.stdout.isatty() else set()
     if arguments.command_no is not None:
+        if arguments.speed is not None and arguments.command_no in screens:
+            play(session.terminal(arguments.command_no), arguments.speed)
         print(session.told_command(arguments.command_no, rows=arguments.rows))
         return _status(case)
     parts = session.told(rows=arguments.rows)
     print(next(parts))
     if arguments.speed is not None:
-        _play(session, parts, arguments.speed)
+        _play(session, parts, arguments.speed, screens)
     elif sys.stdin.isatty() and sys.stdout.isatty():
-        _step(parts)
+        _step(session, parts, screens)
     else:
         for part in parts:
             print(part)
     return _status(case)
 
 
-def _play(session: Session, parts: Iterator[str], speed: float) -> None:
-    """Print each command when its time comes, `speed` times as fast as it was, idle time cut."""
+@hostile()
+def search(arguments: argparse.Namespace) -> int:
+    """Find where a text occurs, or with --screens where it stood on a terminal; newest first."""
+    case = _load(arguments)
+    chosen = {name: getattr(arguments, name) for name in ("user", "target", "since", "until")}
+    if arguments.screens:
+        found = case.search_screens(arguments.text, session=arguments.session, **chosen)
+    else:
+        found = case.search(arguments.text, **chosen)
+        if arguments.session is not None:
+            identity = case.session(arguments.session).id
+            found = found.filter(f"session_id = '{identity}'")
+    rows = found.limit(arguments.limit) if arguments.limit else found
+    if arguments.json:
+        return _print_rows(rows, case)
+    from agentaudit.analysis.printable import flat, printable
+    from agentaudit.analysis.transcript import moment
+
+    if arguments.screens:
+        headings: tuple[str, ...] = ("FIRST SEEN", "LAST SEEN", "COMMAND", "USER", "TARGET", "ROW")
+        times: tuple[str, ...] = ("first_seen", "last_seen")
+    else:
+        headings = ("OBSERVED", "COMMAND", "USER", "TARGET", "PLACE", "TEXT")
+        times = ("observed_at",)
+    lines = [
+        (
+            *(moment(row[time]) for time in times),
+            f"{str(row['session_id'])[:18]}… #{row['command_no']}",
+            printable(row["user"] or "-"),
+            printable(row["target"] or "-"),
+            *(() if arguments.screens else (printable(row["place"]),)),
+            printable(flat((row["text"] or "")[:400])),
+        )
+        for row in _dicts(rows)
+    ]
+    print_table(headings, lines)
+    return _status(case)
+
+
+@hostile()
+def export(arguments: argparse.Namespace) -> int:
+    """Write what was recorded in a format of others: a terminal as asciicast v3."""
+    from agentaudit.analysis.written import require_new, write_new
+
+    case = _load(arguments)
+    if arguments.out is not None:
+        require_new(arguments.out)
+    lines = case.session(arguments.session).asciicast(arguments.command_no, typed=arguments.typed)
+    if arguments.out is None:
+        sys.stdout.writelines(lines)
+    else:
+        write_new(arguments.out, (line.encode("ascii") for line in lines))
+    return _status(case)
+
+
+def _play(session: Session, parts: Iterator[str], speed: float, screens: set[int]) -> None:
+    """Print each command when its time comes, `speed` times as fast as it was, idle time cut.
+
+    Before those that had a terminal, of `screens`, that is played.
+    """
     from agentaudit.analysis.transcript import IDLE_LIMIT_S
 
     before: datetime | None = None
-    starts = (row[0] for row in session.commands.project("started_at").fetchall())
-    for part, started in zip(parts, starts, strict=False):
+    starts = session.commands.project("command_no, started_at").fetchall()
+    for part, (number, started) in zip(parts, starts, strict=False):
         if before is not None:
-            time.sleep(min((started - before).total_seconds(), IDLE_LIMIT_S) / speed)
+            time.sleep(max(0.0, min((started - before).total_seconds(), IDLE_LIMIT_S)) / speed)
         before = started
+        if number in screens:
+            play(session.terminal(number), speed)
         print(part, flush=True)
 
 
-def _step(parts: Iterator[str]) -> None:
-    """Print a command for each Enter; `a` prints all that is left, `q` ends."""
-    for part in parts:
+def _step(session: Session, parts: Iterator[str], screens: set[int]) -> None:
+    """Print a command for each Enter; `p` plays its screen, `a` prints all that is left, `q` ends.
+
+    `screens` are the commands that have one.
+    """
+    numbers = session.commands.project("command_no").fetchall()
+    for part, (number,) in zip(parts, numbers, strict=False):
         print(part, flush=True)
-        answer = input("-- enter: next, a: all, q: end -- ").strip().lower()
+        keys = "p: play its screen, " if number in screens else ""
+        while True:
+            answer = input(f"-- enter: next, {keys}a: all, q: end -- ").strip().lower()
+            if answer != "p" or number not in screens:
+                break
+            play(session.terminal(number), 1.0)
         if answer == "q":
             return
         if answer == "a":

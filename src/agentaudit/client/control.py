@@ -131,6 +131,18 @@ class Ticket(_Told):
     expires_at: int
 
 
+class SshCertificate(_Told):
+    """A certificate as a file `-cert.pub` has it; `port` is 0 where the gateway's is not known."""
+
+    certificate: str = Field(pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$", max_length=64 * 1024)
+    serial: str
+    key_id: str
+    targets: tuple[str, ...]
+    valid_after: int
+    expires_at: int
+    port: int = Field(ge=0, lt=1 << 16)
+
+
 class Live(_Told):
     """A session that is open now."""
 
@@ -252,6 +264,11 @@ class Control:
     def ticket(self, target: str) -> Ticket:
         """Return a ticket for `target`."""
         return self._send("POST", "/v1/tickets", Ticket, {"target": target})
+
+    def ssh_certificate(self, public_key: str, targets: Sequence[str] = ()) -> SshCertificate:
+        """Return a certificate of a public key for `targets`, or all hosts that one may go to."""
+        body = {"public_key": public_key, "targets": list(targets)}
+        return self._send("POST", "/v1/ssh-certs", SshCertificate, body)
 
     # --- sessions and who may open them
 

@@ -141,6 +141,22 @@ class Admission:
             )
         return Bearer(found.actor, found.token, found.token_expires_us)
 
+    async def bearer_of_certificate(self, serial: int, digest: bytes, target: str) -> Bearer:
+        """Return who got the certificate of this serial and digest, which may be used again.
+
+        Raises:
+            IdentityError: there is none for this target, or it is over.
+            StateError: it cannot be looked up.
+        """
+        now_us = self._now_us()
+        found = await self._state.do(lambda state: state.certificate(serial, digest, now_us))
+        if found is None or target not in found.targets:
+            raise IdentityError(
+                "the certificate is not known here, or is over",
+                hint="agentaudit ssh-cert gets another one",
+            )
+        return Bearer(found.actor, found.token, found.token_expires_us)
+
     async def admit(self, bearer: Bearer, target: Target, is_gone: Callable[[], bool]) -> Admitted:
         """Let the bearer of a token in to `target`; `leave` says that the session is over.
 

@@ -18,13 +18,20 @@ from pathlib import Path
 
 from agentaudit import _native
 from agentaudit.archive.anchors import request_token
+from agentaudit.archive.clocks import SystemClock
 from agentaudit.archive.keys import Place, load_key
 from agentaudit.archive.note import Cosigner
 from agentaudit.archive.outside import AnchorPeer, post, reason_of
 from agentaudit.errors import AgentauditError, ArchiveError, IssuerError, SettingsError
 from agentaudit.gateway import backend
 from agentaudit.gateway.connections import Poller
-from agentaudit.gateway.serving import host_access, prepare, target_access
+from agentaudit.gateway.serving import (
+    host_access,
+    prepare,
+    read_host_key,
+    ssh_authority,
+    target_access,
+)
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import fetch_keys
 from agentaudit.protocols import postgres_messages as messages
@@ -62,6 +69,8 @@ def check(settings: Settings) -> list[Check]:
     findings += asyncio.run(_targets(settings))
     if settings.listen.ssh is not None:
         findings.append(_host_key(settings))
+    if settings.gateway.ssh_ca_key_file is not None:
+        findings.append(_ssh_authority(settings))
     if not settings.target:
         findings.append(
             Check(
@@ -76,10 +85,20 @@ def _host_key(settings: Settings) -> Check:
 
     name = "gateway.ssh_host_key_file"
     try:
-        key = host_key(settings)
+        key = host_key(settings, read_host_key(settings))
     except AgentauditError as error:
         return Check(name, False, str(error), error.hint)
     return Check(name, True, f"clients know it by {key.get_fingerprint()}")
+
+
+def _ssh_authority(settings: Settings) -> Check:
+    name = "gateway.ssh_ca_key_file"
+    try:
+        authority = ssh_authority(settings)
+    except AgentauditError as error:
+        return Check(name, False, str(error), error.hint)
+    assert authority is not None
+    return Check(name, True, f"signs certificates as {authority.fingerprint}")
 
 
 def _archive(settings: Settings) -> Check:
@@ -306,12 +325,18 @@ async def _database(poller: Poller, target: PostgresTarget) -> Check:
 
 
 async def _host(target: SshTarget) -> Check:
+    from agentaudit.gateway.ssh_authority import for_host
     from agentaudit.gateway.ssh_target import log_in
 
     name = f"target {target.name}"
     try:
         access = await asyncio.get_running_loop().run_in_executor(None, host_access, target)
-        connection = await log_in(access, target.user, lambda _: None)
+        at_host = None
+        if access.authority is not None:
+            at_host = for_host(
+                access.authority, target.user, "agentaudit-check", SystemClock().now_us()
+            )
+        connection = await log_in(access, target.user, lambda _: None, at_host=at_host)
     except AgentauditError as error:
         return Check(name, False, f"{target.address}: {error}", error.hint)
     version = connection.get_extra_info("server_version", "of an unknown version")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -58,17 +58,30 @@ from agentaudit.gateway.control_shapes import (
     LiveShown,
     Person,
     Shown,
+    SshCertificateRequest,
+    SshCertificateShown,
     TicketRequest,
     TicketShown,
     Voted,
 )
 from agentaudit.gateway.metrics import CONTENT_TYPE_LATEST, exposition
 from agentaudit.gateway.orders import LOGIN_AGE_S
-from agentaudit.gateway.state import Block, Grant, Note, Request, State, Ticket, Vote
+from agentaudit.gateway.serving import ssh_authority
+from agentaudit.gateway.state import (
+    Block,
+    Grant,
+    Note,
+    Request,
+    SshCertificate,
+    State,
+    Ticket,
+    Vote,
+)
 from agentaudit.gateway.state_thread import StateThread
 from agentaudit.identity import Bearer, Verifier
 from agentaudit.model import Actor
-from agentaudit.settings.tables import Target
+from agentaudit.protocols.ssh_certificates import MAX_PRINCIPALS, MalformedKey, option_text
+from agentaudit.settings.tables import SshTarget, Target
 from agentaudit.settings.values import Duration
 from agentaudit.settings.whole import Settings
 
@@ -76,6 +89,9 @@ MAX_BODY_BYTES: Final = 64 * 1024
 MAX_GRANT: Final = timedelta(days=7)
 MAX_TICKETS: Final = 100
 """Of one actor, that were not used yet."""
+
+MAX_CERTIFICATES: Final = 100
+"""Of one actor, that are valid."""
 
 TICKET_LIVES_US: Final = 5 * 60 * 1_000_000
 
@@ -140,10 +156,16 @@ class Control:
         verifier: Verifier,
         clock: Clock | None = None,
     ) -> None:
+        """Take `settings`, and read the key by which certificates are signed, if there is one.
+
+        Raises:
+            SettingsError: it cannot be used.
+        """
         self.settings = settings
         self._clock = clock or SystemClock()
         self.do = state.do
         self._verifier = verifier
+        self._ssh_authority = ssh_authority(settings)
         self._heard: OrderedDict[object, tuple[int, int]] = OrderedDict()
 
     def now_us(self) -> int:
@@ -320,6 +342,90 @@ class Control:
             user=caller.actor.user,
         )
         return request
+
+    async def certify(
+        self, caller: Caller, asked: SshCertificateRequest, address: str
+    ) -> SshCertificateShown:
+        """Return a certificate for the key that `caller`, who is at `address`, has."""
+        own, authority = self.settings.gateway, self._ssh_authority
+        if authority is None:
+            raise QuestionError(
+                "this gateway signs no SSH certificates",
+                hint="the operator sets gateway.ssh_ca_key_file; a ticket opens a host too",
+            )
+        from agentaudit.gateway import ssh_authority as ssh
+
+        names = self._hosts(caller, asked.targets)
+        try:
+            key = ssh.public_key(asked.public_key)
+        except MalformedKey as error:
+            raise QuestionError(f"public_key: {error}", hint="ssh-keygen -t ed25519") from None
+        critical = {}
+        if own.ssh_cert_source_address:
+            source = ssh.source_of(address)
+            if not source:
+                raise QuestionError("the address that you ask from is none of IP")
+            critical = {ssh.SOURCE_ADDRESS: option_text(source)}
+        bearer, now_us = caller.bearer, self.now_us()
+        after_s, before_s = ssh.life_s(own.ssh_cert_life, bearer.expires_us, now_us)
+        if before_s <= after_s:
+            raise IdentityError("the token is about to expire", hint="get another one")
+        certificate = authority.sign(
+            key,
+            serial=ssh.new_serial(),
+            key_id=ssh.key_id_of(bearer.actor),
+            principals=names,
+            valid_after=after_s,
+            valid_before=before_s,
+            critical=critical,
+        )
+        kept = SshCertificate(
+            serial=certificate.serial,
+            digest=ssh.digest(certificate),
+            actor=bearer.actor,
+            token=bearer.token_id,
+            token_expires_us=bearer.expires_us,
+            targets=names,
+            expires_us=before_s * 1_000_000,
+        )
+        await self.do(
+            lambda state: state.add_certificate(
+                kept, most_per_actor=MAX_CERTIFICATES, now_us=now_us
+            )
+        )
+        log.info("certificate signed", serial=str(kept.serial), user=bearer.actor.user)
+        listened = self.settings.listen.ssh
+        return SshCertificateShown(
+            certificate=certificate.line(),
+            serial=str(certificate.serial),
+            key_id=certificate.key_id,
+            targets=names,
+            valid_after=after_s * 1_000_000,
+            expires_at=kept.expires_us,
+            port=0 if listened is None else listened.port,
+        )
+
+    def _hosts(self, caller: Caller, named: Sequence[str]) -> tuple[str, ...]:
+        """Return the hosts that a certificate is for: those that are named, or all that may be."""
+        if named:
+            targets = [self.target(caller, name) for name in dict.fromkeys(named)]
+            for target in targets:
+                if not isinstance(target, SshTarget):
+                    raise QuestionError(f'target "{target.name}" is no host')
+            return tuple(target.name for target in targets)
+        found = tuple(
+            target.name
+            for target in self.settings.target
+            if isinstance(target, SshTarget) and not _is_apart(caller.actor, target.groups)
+        )
+        if not found:
+            raise Forbidden("there is no host that you may connect to")
+        if len(found) > MAX_PRINCIPALS:
+            raise QuestionError(
+                f"you may connect to {len(found)} hosts, a certificate is for {MAX_PRINCIPALS}",
+                hint="name those that it is to be for",
+            )
+        return found
 
     def target(self, caller: Caller, name: str) -> Target:
         for target in self.settings.target:
@@ -583,6 +689,20 @@ async def get_ticket(control: Shared, caller: Here, asked: TicketRequest) -> Tic
         lambda state: state.add_ticket(ticket, most_per_actor=MAX_TICKETS, now_us=now_us)
     )
     return TicketShown(ticket=secret, expires_at=ticket.expires_us)
+
+
+@router.post("/v1/ssh-certs", status_code=201)
+async def get_certificate(
+    control: Shared, caller: Here, http: HttpRequest, asked: SshCertificateRequest
+) -> SshCertificateShown:
+    """Get an SSH certificate for a quarter of an hour at most (anybody who may connect).
+
+    What it opens is asked when it is used, as of the token that it was got with.
+    """
+    if caller.for_review:
+        raise Forbidden("a certificate is got with the token with which one connects")
+    address = http.client.host if http.client is not None else ""
+    return await control.certify(caller, asked, address)
 
 
 @router.get("/v1/sessions/live")

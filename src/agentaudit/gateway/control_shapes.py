@@ -11,7 +11,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentaudit.protocols.ssh_certificates import MAX_PRINCIPALS
+
 MAX_BATCH: Final = 100
+MAX_KEY_LINE: Final = 8192
+"""Characters of a public key with its comment; the largest RSA key has 2,800."""
 
 
 class _Body(BaseModel):
@@ -133,6 +137,31 @@ class TicketShown(_Body):
 
     ticket: str
     expires_at: int
+
+
+class SshCertificateRequest(_Body):
+    """`POST /v1/ssh-certs`: a certificate for a public key, as a file `.pub` has it in one line.
+
+    Without `targets` it is for all hosts that one may connect to.
+    """
+
+    public_key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_LINE)]
+    targets: Annotated[tuple[Name, ...], Field(max_length=MAX_PRINCIPALS)] = ()
+
+
+class SshCertificateShown(_Body):
+    """A certificate as a file `-cert.pub` has it; the gateway listens for SSH at `port`.
+
+    `port` is 0 where the settings leave it to the system.
+    """
+
+    certificate: str
+    serial: str
+    key_id: str
+    targets: tuple[str, ...]
+    valid_after: int
+    expires_at: int
+    port: int
 
 
 class LiveShown(_Body):

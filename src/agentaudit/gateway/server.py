@@ -50,6 +50,7 @@ BACKLOG: Final = 1024
 _NEEDS_RESTART: Final = (
     "name",
     "workers",
+    "ssh_host_key_file",
     "origin",
     "archive",
     "keys",
@@ -260,6 +261,14 @@ class Gateway:
         def connected(sock: socket.socket) -> None:
             Connection(self.sessions.poller, sock, Wire(made))
 
+        doors: dict[str, Callable[[socket.socket], None]] = {"postgres": connected}
+        if self._settings.listen.ssh is not None:
+            from agentaudit.gateway.ssh import SshDoor
+
+            self._ssh = SshDoor(self.sessions)
+            self._ssh.join(team.host_key)
+            doors["ssh"] = self._ssh.take
+
         async def cancel(pid: int, secret: bytes, peer: str) -> bool:
             try:
                 return await door.cancel(pid, secret, peer)
@@ -269,7 +278,7 @@ class Gateway:
 
         team.start(
             self._logins,
-            connected=connected,
+            connected=doors,
             cancel=cancel,
             make_room=self.sessions.make_room,
             reload=self.reload,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentaudit.archive.clocks import Clock, SystemClock
 from agentaudit.archive.note import Cosigner
@@ -27,8 +27,13 @@ from agentaudit.settings.secrets import read_limited
 from agentaudit.settings.tables import PostgresTarget, SshTarget, Webhook
 from agentaudit.settings.whole import Settings
 
+if TYPE_CHECKING:
+    from agentaudit.gateway.ssh_authority import Authority
+
 WATCH_S: Final = 5.0
 """Between two looks at the files that the settings name, and at the disk."""
+
+HOST_KEY: Final = "gateway.ssh_host_key_file"
 
 POSTGRES_ALPN = "postgresql"
 """What a client offers that starts TLS at once: without it another protocol's client could be led
@@ -56,11 +61,13 @@ class TargetAccess:
 
 @dataclass(frozen=True, slots=True)
 class HostAccess:
-    """A host with what it takes to log in there: a password, or a private key in PEM."""
+    """A host with what it takes to log in there: a password, a private key in PEM, or `authority`,
+    which signs a certificate for each connection."""
 
     settings: SshTarget
     password: str | None
     key: bytes | None
+    authority: Authority | None = None
 
     def __repr__(self) -> str:
         return f"HostAccess({self.settings.name!r})"
@@ -82,6 +89,8 @@ class Serving:
     """By target."""
     said: Masks
     """Of all targets together: for what is said before one is found."""
+    ssh_authority: Authority | None = None
+    """Whose certificates let SSH clients in."""
 
 
 def prepare(
@@ -104,6 +113,15 @@ def prepare(
         # The control API's process uses them; what cannot be used is refused here, as a whole.
         webhook.read_secret()
         webhook_tls(webhook)
+    authority = ssh_authority(settings)
+    hosts = {
+        target.name: host_access(target)
+        for target in settings.target
+        if isinstance(target, SshTarget)
+    }
+    for host in hosts.values():
+        if authority is not None and host.authority is not None:
+            host.authority.require_another(authority, host.settings.name)
     masks = {target.name: masks_of(settings, target.name) for target in settings.target}
     return Serving(
         settings=settings,
@@ -114,16 +132,13 @@ def prepare(
             for target in settings.target
             if isinstance(target, PostgresTarget)
         },
-        hosts={
-            target.name: host_access(target)
-            for target in settings.target
-            if isinstance(target, SshTarget)
-        },
+        hosts=hosts,
         policy=Policy(settings.policy_document()),
         policy_digest=settings.policy_digest(),
         mask_digest=settings.mask_digest(),
         masks=masks,
         said=masks_of(settings, None),
+        ssh_authority=authority,
     )
 
 
@@ -192,10 +207,39 @@ def host_access(target: SshTarget) -> HostAccess:
     Raises:
         SettingsError: it cannot be used.
     """
-    key = None
+    key, where = None, f'target "{target.name}"'
     if target.key_file is not None:
-        key = read_limited(target.key_file, f'target "{target.name}": key_file')
-    return HostAccess(target, target.read_password(), key)
+        key = read_limited(target.key_file, f"{where}: key_file")
+    authority = _authority(target.user_ca_key_file, f"{where}: user_ca_key_file")
+    return HostAccess(target, target.read_password(), key, authority)
+
+
+def read_host_key(settings: Settings) -> bytes:
+    """Return the file with the key by which SSH clients know the gateway; blocks.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    path = settings.gateway.ssh_host_key_file
+    assert path is not None, "the settings have one where SSH is listened for"
+    return read_limited(path, HOST_KEY)
+
+
+def ssh_authority(settings: Settings) -> Authority | None:
+    """Return whose certificates let SSH clients in, None where the settings name nobody; blocks.
+
+    Raises:
+        SettingsError: its key cannot be used.
+    """
+    return _authority(settings.gateway.ssh_ca_key_file, "gateway.ssh_ca_key_file")
+
+
+def _authority(path: Path | None, where: str) -> Authority | None:
+    if path is None:
+        return None
+    from agentaudit.gateway.ssh_authority import Authority  # with its library: a fifth of a second
+
+    return Authority.read(path, where)
 
 
 def target_access(target: PostgresTarget) -> TargetAccess:
@@ -217,7 +261,8 @@ def watched_files(settings: Settings) -> Iterable[Path]:
     if settings.path is not None:
         yield settings.path
     own = settings.gateway
-    candidates = [own.tls_cert_file, own.tls_key_file, own.ssh_host_key_file]
+    candidates = [own.tls_cert_file, own.tls_key_file]
+    candidates += [own.ssh_host_key_file, own.ssh_ca_key_file]
     candidates += [issuer.ca_file for issuer in settings.issuer]
     candidates += [mask.key_file for mask in settings.mask]
     for webhook in settings.webhook:
@@ -228,7 +273,7 @@ def watched_files(settings: Settings) -> Iterable[Path]:
             candidates += [target.inspect_password_file, target.tls_ca_file]
             candidates += [target.tls_cert_file, target.tls_key_file]
         else:
-            candidates.append(target.key_file)
+            candidates += [target.key_file, target.user_ca_key_file]
     yield from (path for path in candidates if path is not None)
 
 

@@ -2,10 +2,11 @@
 
 The user's name says which target, and as whom there (`host-1`, `host-1/ops`); the password, or the
 answer to the one question of keyboard-interactive, is a ticket or a token. OpenSSH cuts what is
-typed at 1,023 bytes, so a long token cannot come this way, and that is said. Once the client is
-known, the gateway logs in at the host by what only the gateway has, and holds its host key against
-those that the settings pin. What is refused after that is told on the channel, where a person reads
-it, with exit status 254.
+typed at 1,023 bytes, so a long token cannot come this way, and that is said. Or the client has a
+certificate that the gateway's own authority has signed (`ssh_authority`); a public key alone opens
+nothing. Once the client is known, the gateway logs in at the host by what only the gateway has, and
+holds its host key against those that the settings pin. What is refused after that is told on the
+channel, where a person reads it, with exit status 254.
 
 Agent and X11 forwarding, ports of the host's and sockets are refused; connections through the host
 are decided about (`ssh_forward`).
@@ -16,6 +17,8 @@ Source: RFC 4252, RFC 4254
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -36,17 +39,24 @@ from agentaudit.errors import (
 from agentaudit.gateway.admitted import STANDING, TICKET, NotAdmitted
 from agentaudit.gateway.operational_log import guarded
 from agentaudit.gateway.relay import recording_words
-from agentaudit.gateway.serving import HostAccess
+from agentaudit.gateway.serving import HostAccess, read_host_key
 from agentaudit.gateway.sessions import Sessions, TooManyConnections, with_actor
+from agentaudit.gateway.ssh_authority import Authority, digest, for_host, has_signed, key_id_of
 from agentaudit.gateway.ssh_forward import Forward
 from agentaudit.gateway.ssh_scripts import Scripts
-from agentaudit.gateway.ssh_session import MAX_CHANNELS, REFUSED_STATUS, Channel, SshSession
+from agentaudit.gateway.ssh_session import MAX_CHANNELS, REFUSED_STATUS, Channel, Login, SshSession
 from agentaudit.gateway.ssh_target import ALGORITHMS, KEEPALIVE_S, TARGET_S, host_key, log_in
 from agentaudit.gateway.ssh_transport import prefer_gcm
 from agentaudit.gateway.wire import reason
 from agentaudit.identity import Bearer
 from agentaudit.model import Actor, Event, Flag, Kind, SessionFacts, Side
 from agentaudit.protocols.ssh import STDERR, asked_for, said
+from agentaudit.protocols.ssh_certificates import (
+    Certificate,
+    MalformedKey,
+    is_certificate,
+    parse_certificate,
+)
 from agentaudit.settings.tables import SshTarget
 from agentaudit.settings.values import Address
 
@@ -56,6 +66,8 @@ LOGIN_S: Final = 30.0
 _CUT_AT: Final = 1023
 """Bytes of a password at which OpenSSH cuts it, silently."""
 _MAX_ATTEMPTS: Final = 3
+_MAX_KEYS: Final = 32
+"""Public keys that a client may offer: more than an agent of a person's holds."""
 _MAX_NAME: Final = 256
 _REFUSED_S: Final = 10.0
 """What somebody who is known and not let in has to open a channel, and to read why."""
@@ -77,8 +89,10 @@ class SshDoor:
         self.sessions = sessions
         self.login_s = login_s
         self.target_s = target_s
+        self.logins: defaultdict[tuple[str, str], Login] = defaultdict(Login)
         self.scripts = Scripts()
         self._acceptor: asyncssh.SSHAcceptor | None = None
+        self._options: asyncssh.SSHServerConnectionOptions
 
     async def listen(self, address: Address) -> None:
         """Listen at `address`.
@@ -86,27 +100,53 @@ class SshDoor:
         Raises:
             SettingsError: the address, or the gateway's host key, cannot be used.
         """
-        key = host_key(self.sessions.serving.settings)
+        settings = self.sessions.serving.settings
+        options = self._connection_options(host_key(settings, read_host_key(settings)))
         try:
-            self._acceptor = await asyncssh.listen(
-                address.host,
-                address.port,
-                server_factory=lambda: _Client(self),
-                server_host_keys=[key],
-                login_timeout=self.login_s,
-                keepalive_interval=KEEPALIVE_S,
-                agent_forwarding=False,
-                x11_forwarding=False,
-                line_editor=False,
-                encoding=None,
-                gss_host=None,
-                # By the name clients tell in which order a link's two paths come.
-                server_version="agentaudit_OpenSSH",
-                **ALGORITHMS,
-            )
+            self._acceptor = await asyncssh.listen(address.host, address.port, options=options)
         except OSError as error:
             raise SettingsError(f"listen.ssh {address}: {reason(error)}") from None
         log.info("listening", protocol="ssh", address=address.host, port=self.port)
+
+    def join(self, key: bytes) -> None:
+        """Get ready to `take` connections, by the host key that all workers have.
+
+        Raises:
+            SettingsError: the key cannot be used.
+        """
+        self._options = self._connection_options(host_key(self.sessions.serving.settings, key))
+
+    def take(self, sock: socket.socket) -> None:
+        """Serve a connection that somebody else has accepted, and of which no byte was read."""
+        self.sessions.spawn(self._take(sock))
+
+    async def _take(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def made() -> asyncssh.SSHServerConnection:
+            return asyncssh.SSHServerConnection(loop, self._options)
+
+        try:
+            await loop.connect_accepted_socket(made, sock)
+        except OSError:  # it is gone already
+            sock.close()
+            self.sessions.places.end()
+
+    def _connection_options(self, key: asyncssh.SSHKey) -> asyncssh.SSHServerConnectionOptions:
+        return asyncssh.SSHServerConnectionOptions(
+            server_factory=lambda: _Client(self),
+            server_host_keys=[key],
+            login_timeout=self.login_s,
+            keepalive_interval=KEEPALIVE_S,
+            agent_forwarding=False,
+            x11_forwarding=False,
+            line_editor=False,
+            encoding=None,
+            gss_host=None,
+            # By the name clients tell in which order a link's two paths come.
+            server_version="agentaudit_OpenSSH",
+            **ALGORITHMS,
+        )
 
     @property
     def port(self) -> int:
@@ -138,6 +178,8 @@ class _Client(asyncssh.SSHServer):
         self._secret = ""
         self._bearer: Bearer | None = None
         self._attempts = 0
+        self._keys = 0
+        self._certificate: Certificate | None = None
         self._access: HostAccess | None = None
         self._admitted = STANDING
         self._opening: asyncio.Task[None] | None = None
@@ -146,15 +188,18 @@ class _Client(asyncssh.SSHServer):
         self._waiting = 0
         self._has_place = False
         self._is_lost = False
+        self._is_login_over = False
 
     # --- before anybody is known
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
         prefer_gcm(conn)
+        # The library would verify a certificate by the machine's clock, take one without
+        # principals for all of them, and tell nobody which one it was.
+        conn.validate_public_key = self._validate_certificate  # type: ignore[method-assign]
         host, port, *_ = conn.get_extra_info("peername") or ("", 0)
         self.peer_host, self._peer = str(host), str(Address(str(host), port))
-        self._sessions.places.begin()
         self._sessions.enter(self)
 
     def abort(self) -> None:
@@ -179,14 +224,20 @@ class _Client(asyncssh.SSHServer):
             self._opening.cancel()
         if self._session is not None:
             self._session.lost(Side.CLIENT)
-        self._sessions.places.end()
+        self._end_login()
+
+    def _end_login(self) -> None:
+        """Say that it is over, once: a session counts by itself."""
+        if not self._is_login_over:
+            self._is_login_over = True
+            self._sessions.places.end()
 
     def begin_auth(self, username: str) -> bool:
         self._user = username
         return True
 
     def public_key_auth_supported(self) -> bool:
-        return False
+        return self._serving.ssh_authority is not None and self._sessions.access is not None
 
     def password_auth_supported(self) -> bool:
         return True
@@ -217,12 +268,74 @@ class _Client(asyncssh.SSHServer):
         self._secret = password
         return True
 
-    async def _identify(self, username: str, secret: str) -> Bearer:
-        sessions, serving = self._sessions, self._serving
+    async def _validate_certificate(
+        self, username: str, key_data: bytes, msg: bytes, signature: bytes
+    ) -> bool:
+        """Return whether `key_data` is a certificate that lets its bearer in.
+
+        With `msg`, which it must have signed, it is remembered who that is; without, the client
+        only asks whether to sign.
+        """
+        self._keys += 1
+        if self._keys > _MAX_KEYS:
+            self._connection.disconnect(
+                asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "too many public keys"
+            )
+            return False
+        authority = self._serving.ssh_authority
+        if authority is None or not is_certificate(key_data):
+            return False
+        try:
+            certificate = parse_certificate(key_data)
+        except MalformedKey:
+            return False
+        if certificate.authority != authority.blob:
+            return False  # OpenSSH offers all that it has, and those of others are not our affair
+        try:
+            bearer = await self._identify_by(authority, certificate, username)
+        except _Refused as refused:
+            self._connection.send_auth_banner(f"agentaudit: {refused}\n")
+            return False
+        if not msg:
+            return True
+        session_id = self._connection._session_id
+        signed = len(session_id).to_bytes(4, "big") + session_id + msg
+        if username != self._user or not has_signed(certificate.key, signed, signature):
+            self._sessions.count_attempt(self.peer_host, "certificate of somebody else")
+            return False
+        self._bearer, self._certificate = bearer, certificate
+        return True
+
+    async def _identify_by(
+        self, authority: Authority, certificate: Certificate, username: str
+    ) -> Bearer:
+        self._require_open()
+        target, _ = asked_for(username)
+        access = self._sessions.access
+        assert access is not None, "or public keys are not supported"
+        now_us = self._sessions.recorder.clock.now_us()
+        try:
+            authority.verify(certificate, target=target, peer=self.peer_host, now_us=now_us)
+            return await access.admission.bearer_of_certificate(
+                certificate.serial, digest(certificate), target
+            )
+        except StateError as error:
+            log.warning("the state does not answer", error=str(error), hint=error.hint)
+            why, what = "a certificate cannot be looked up now", "state out of reach"
+        except IdentityError as error:
+            why, what = _said(error), "certificate refused"
+        raise self._not_known(why, what)
+
+    def _require_open(self) -> None:
+        sessions = self._sessions
         if sessions.recorder.failure is not None:
             raise _Refused(recording_words(sessions.recorder.failure)[1])
         if sessions.is_draining:
             raise _Refused("this gateway is shutting down")
+
+    async def _identify(self, username: str, secret: str) -> Bearer:
+        sessions, serving = self._sessions, self._serving
+        self._require_open()
         target, _ = asked_for(username)
         try:
             if secret.startswith(TICKET) and sessions.access is not None:
@@ -240,11 +353,15 @@ class _Client(asyncssh.SSHServer):
         except IssuerError as error:
             log.warning("issuer does not answer", error=str(error), hint=error.hint)
             why, what = "the token's issuer cannot be asked for its keys now", "issuer out of reach"
+        raise self._not_known(why, what)
+
+    def _not_known(self, why: str, what: str) -> _Refused:
+        """Count, or record, that somebody could not prove who they are; return what to tell."""
         try:
-            sessions.refuse_token(self._facts(), why, what)
+            self._sessions.refuse_token(self._facts(), why, what)
         except RecordingError as error:
             why = recording_words(error)[1]
-        raise _Refused(why)
+        return _Refused(why)
 
     # --- somebody who is known
 
@@ -412,14 +529,21 @@ class _Client(asyncssh.SSHServer):
                 self._session.lost(Side.TARGET)
 
         login = asked_for(self._user)[1] or settings.user
+        at_host = None
+        if access.authority is not None:
+            now_us = self._sessions.recorder.clock.now_us()
+            at_host = for_host(access.authority, login, key_id_of(actor), now_us)
         try:
-            target = await log_in(access, login, gone, timeout_s=self._door.target_s)
+            target = await log_in(
+                access, login, gone, at_host=at_host, timeout_s=self._door.target_s
+            )
         except TargetError as error:
             log.warning("no login at target", target=settings.name, reason=str(error))
             raise self._refuse(f"{where}: {error}") from None
         try:
             self._require_not_blocked(actor)  # all that may have taken minutes
-            await self._hand_over(actor, access, login, target)
+            by = "login" if at_host is None else f"login by certificate {at_host.serial}"
+            await self._hand_over(actor, access, login, target, by)
         finally:
             if self._session is None:
                 target.abort()
@@ -427,16 +551,19 @@ class _Client(asyncssh.SSHServer):
                 self._session.lost(Side.TARGET)
 
     async def _hand_over(
-        self, actor: Actor, access: HostAccess, login: str, target: asyncssh.SSHClientConnection
+        self,
+        actor: Actor,
+        access: HostAccess,
+        login: str,
+        target: asyncssh.SSHClientConnection,
+        by: str,
     ) -> None:
         sessions, settings = self._sessions, access.settings
         host, port, *_ = target.get_extra_info("peername") or ("", 0)
         facts = replace(self._facts(), target_addr=str(Address(str(host), port)))
         session = sessions.recorder.open_session(facts, payload_limit=settings.payload_limit)
         try:
-            session.record(
-                Event(kind=Kind.NOTICE, side=Side.TARGET, text="login", flags=Flag.SYNTHETIC)
-            )
+            session.record(Event(kind=Kind.NOTICE, side=Side.TARGET, text=by, flags=Flag.SYNTHETIC))
             await sessions.recorded()
         except RecordingError:
             raise
@@ -448,6 +575,7 @@ class _Client(asyncssh.SSHServer):
             return
         opened = self._session = SshSession(
             settings=settings,
+            login=self._door.logins[settings.name, asked_for(self._user)[1] or settings.user],
             client=self._connection,
             target=target,
             recorder=sessions.recorder,
@@ -472,6 +600,7 @@ class _Client(asyncssh.SSHServer):
             gone=sessions.forget,
         )
         sessions.add(opened, self._admitted.ends_us)
+        self._end_login()
         if sessions.access is not None:
             sessions.access.opened(actor, facts, opened)
         log.info(
@@ -510,6 +639,8 @@ class _Client(asyncssh.SSHServer):
         client = version.decode("utf-8", "replace") if isinstance(version, bytes) else str(version)
         port = self._connection.get_extra_info("sockname")
         labels = {"login": self._shown(login)} if login else {}
+        if self._certificate is not None:
+            labels["certificate"] = str(self._certificate.serial)
         facts = SessionFacts(
             protocol="ssh",
             target=self._shown(name),

@@ -6,6 +6,7 @@ yet, the length is recorded first and the content when it can be, at the latest 
 
 from __future__ import annotations
 
+from agentaudit.masking.marks import mark
 from agentaudit.masking.masks import Masks
 from agentaudit.masking.stream import Hidden, Stream
 from agentaudit.model import Event, Flag, Kind, Side, Span
@@ -21,6 +22,7 @@ class ChannelMask:
         self._kind = Kind.REQUEST if side is Side.CLIENT else Kind.RESPONSE
         self._command_no = command_no
         self._status = status
+        self._is_hiding = False
 
     @property
     def is_withholding(self) -> bool:
@@ -30,6 +32,7 @@ class ChannelMask:
     def events(self, data: bytes) -> list[Event]:
         """Return what is to be recorded of `data` before it goes on."""
         stream = self._stream
+        self._is_hiding = False
         made, hidden = b"", list[Hidden]()
         if self._waits_for_nothing():
             if data.endswith((b"\n", b"\r", b"\0")) and self._masks.scanner.is_clean(data):
@@ -42,6 +45,22 @@ class ChannelMask:
         withheld = self._event(None, len(data))
         withheld.flags |= Flag.WITHHELD
         return [withheld, *self._content(made, hidden)]
+
+    def hide(self, data: bytes, rule: str) -> list[Event]:
+        """Return what is to be recorded of `data` that `rule` hides whatever it is: its length.
+
+        One mark stands for all that is hidden in a row.
+        """
+        before = self._content(*self._stream.finish(is_cut_off=True))
+        event = self._event(b"" if self._is_hiding else mark(rule), len(data))
+        event.spans = (Span(rule, "payload", 0, len(data)),)
+        self._is_hiding = True
+        return [*before, event]
+
+    def learn(self, masks: Masks) -> None:
+        """Hide from now on what `masks` do."""
+        self._masks = masks
+        self._stream.learn(masks)
 
     def _waits_for_nothing(self) -> bool:
         return not self._stream.pending and not self._stream.is_in_run

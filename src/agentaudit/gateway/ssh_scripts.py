@@ -118,8 +118,8 @@ class SessionScripts:
         self._coming = 0
         self._hidden = set[str]()
 
-    def link(self, command: Command, text: str) -> None:
-        """Add to what an unknown command does what the files do that it names.
+    def link(self, command: Command, text: str, state: shell.State = shell.EXEC) -> None:
+        """Add to what an unknown command does, of a shell in `state`, what the files do it names.
 
         Before it is recorded, `hide` must have hidden what masks hide in their texts.
         """
@@ -135,9 +135,9 @@ class SessionScripts:
             used[path] = script
             return script.text
 
-        line = shell.classify(text, scripts=read)
+        line = shell.classify(text, state, scripts=read)
         lines = [line] if used else []
-        for path in _named(line):
+        for path in _named(line, state.folder or "~"):
             if len(lines) > _MAX_LINKED:
                 break
             if path not in used and (given := read(path)) is not None:
@@ -258,9 +258,9 @@ def _from_input(line: shell.Line) -> str:
     return first.resources[0] if is_alone else ""
 
 
-def _named(line: shell.Line) -> Iterator[str]:
+def _named(line: shell.Line, folder: str) -> Iterator[str]:
     """Yield what any word of a command may be as the name of a file."""
     words = dict.fromkeys(word for each in line.commands for word in each.argv if word)
     for word in list(words)[:MAX_FILES]:
         if len(word) < _MAX_PATH:
-            yield word if word.startswith("/") else posixpath.join("~", word)
+            yield word if word.startswith("/") else posixpath.join(folder, word)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -33,10 +34,12 @@ from agentaudit.gateway.relay import (
     WITHHELD_S,
     recording_words,
 )
+from agentaudit.gateway.ssh_commands import classify, hide
 from agentaudit.gateway.ssh_masks import ChannelMask
 from agentaudit.gateway.ssh_scripts import Given, SessionScripts
 from agentaudit.gateway.ssh_sftp import SftpFlow
 from agentaudit.gateway.ssh_transport import hasten, write
+from agentaudit.gateway.ssh_typed import Credit, TypedFlow, is_shell
 from agentaudit.masking.masks import Masks
 from agentaudit.model import (
     Command,
@@ -46,11 +49,9 @@ from agentaudit.model import (
     Hold,
     Kind,
     Side,
-    Span,
 )
 from agentaudit.policy import NO_RULE, Decision, SessionPolicy
 from agentaudit.protocols.ssh import STDERR, said
-from agentaudit.risk import shell
 from agentaudit.settings.tables import SshTarget
 
 log = structlog.get_logger()
@@ -223,6 +224,14 @@ class _Wire:
             asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
 
+@dataclass(slots=True)
+class Login:
+    """What all sessions at a host as one of its users have in common: so many channels."""
+
+    begun: int = 0
+    open: int = 0
+
+
 class SshSession:
     """One open session. It ends with its client's connection, or by `end`.
 
@@ -234,6 +243,7 @@ class SshSession:
         self,
         *,
         settings: SshTarget,
+        login: Login,
         client: asyncssh.SSHServerConnection,
         target: asyncssh.SSHClientConnection,
         recorder: Recorder,
@@ -250,6 +260,8 @@ class SshSession:
     ) -> None:
         self.session = session
         self.settings = settings
+        self.login = login
+        self.credit = Credit()
         self.masks = masks
         self.policy = policy
         self.asks = asks
@@ -292,6 +304,8 @@ class SshSession:
                 asyncssh.OPEN_RESOURCE_SHORTAGE, f"{MAX_CHANNELS} channels are open"
             )
         self._unclosed += 1
+        self.login.begun += 1
+        self.login.open += 1
         channel = make(self, self.next_number())
         self._channels[channel] = None
         if self._is_held_up:
@@ -340,7 +354,8 @@ class SshSession:
 
     def left(self, channel: Channel) -> None:
         """Note that a channel is over."""
-        self._channels.pop(channel, None)
+        if self._channels.pop(channel, channel) is None:
+            self.login.open -= 1
         self._drain_if_idle()
 
     # --- recording
@@ -499,6 +514,8 @@ class SshSession:
             if self._linger is not None:
                 self._linger.cancel()
                 self._linger = None
+            self.login.open -= len(self._channels)  # whose ends could not be recorded
+            self._channels.clear()
             self._gone(self)
 
     def _end_recording(self, reason: str) -> None:
@@ -553,6 +570,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self._signal: tuple[str, bool, str] | None = None
         self._is_over = False
         self._sftp: SftpFlow | None = None
+        self._typed: TypedFlow | None = None
         self._given: Given | None = None
         masks = relay.masks
         self._masks = {
@@ -622,40 +640,24 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         if self._client._send_pktsize < _MIN_PACKET:
             # Each write would become thousands of them, and everybody would wait for that.
             self._denied = f"this client takes packets of less than {_MIN_PACKET} bytes alone"
-        raw = text.encode("utf-8", "replace")
-        shown, found = relay.masks.mask(raw)
         command.operation = operation
         if operation == "exec":
-            _classify(command, text)
+            classify(command, text)
             relay.scripts.link(command, text)
-        elif operation == "subsystem":
-            command.cls = "session"
+        elif operation == "subsystem" or (operation == "shell" and self._pty is not None):
+            command.cls = "session"  # what is said there is decided about by itself
         hold = self._decide(text)
         relay.scripts.hide(command)
         is_denied = command.decision == "deny"
-        command.text = shown.decode("utf-8", "replace")
-        hidden = {raw[each.start : each.stop].decode("utf-8", "replace") for each in found}
-
-        def without(words: str) -> str:
-            for each in hidden:
-                words = words.replace(each, "***")
-            return self._masked(words)
-
-        command.resources = tuple(map(without, command.resources))
-        command.paths = tuple(map(without, command.paths))
-        command.risk = tuple(map(without, command.risk))
-        if found:
-            command.fingerprint = ""  # it could be tried for what is hidden
+        shown, spans = hide(command, relay.masks, text)
         event = Event(
             kind=Kind.REQUEST,
             side=Side.CLIENT,
             command_no=command.command_no,
             text=self._line(command.text),
             payload=shown or None,
-            orig_len=len(raw),
-            spans=tuple(
-                Span(each.rule, "payload", each.start, each.stop - each.start) for each in found
-            ),
+            orig_len=(size := len(text.encode("utf-8", "replace"))),
+            spans=spans,
         )
         try:
             relay.session.begin(command)
@@ -668,7 +670,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         environment = self._environment()
         for line in [*self._said, *map(self._variable, environment.items())]:
             relay.note(command.command_no, Side.CLIENT, line)
-        relay.count(_REQUEST_BYTES + len(raw))
+        relay.count(_REQUEST_BYTES + size)
         if operation == "exec" and not is_denied:
             self._given = relay.scripts.given(command, text)
         if is_denied:
@@ -688,10 +690,12 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         """Decide about what the channel is for; return who decides where people do."""
         command, policy = self.command, self._relay.policy
         decision = _DENIED if self._denied else policy.decide(command, text).about(None)
-        if command.operation == "shell" and decision is NO_RULE and policy.rules:
+        has_lines = self._pty is not None
+        if command.operation == "shell" and decision is NO_RULE and policy.rules and not has_lines:
             self._denied = (
-                "no shell on a target with rules: what is typed there would be held to none; "
-                'run commands, or let a rule allow operation "shell" of class "unknown"'
+                "no shell without a terminal on a target with rules: what it reads would be held "
+                'to none; ask for a terminal, or let a rule allow operation "shell" of class '
+                '"unknown"'
             )
             decision = _DENIED
         if decision is not NO_RULE:
@@ -720,6 +724,12 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     def _open_soon(self) -> None:
         if not self._is_over:  # else nobody waits for it any more, and its row says so
             self._relay.spawn(self._open())
+
+    @property
+    def _is_for_lines(self) -> bool:
+        """Whether what is typed at the terminal is lines of a shell."""
+        operation = self.command.operation
+        return operation == "shell" or (operation == "exec" and is_shell(self._raw_text()))
 
     async def _open(self) -> None:
         """Open at the target what the client has asked for."""
@@ -761,6 +771,9 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     def started(self) -> None:
         """Let both sides say what they have to say."""
         self._is_started = True
+        if self._pty is not None and self._is_for_lines:
+            mask = self._masks[Side.CLIENT, None]
+            self._typed = TypedFlow(self, self._relay, mask, *self._pty[1][:2])
         early, self._early = self._early, []
         for data in early:
             self.data_received(data, None)
@@ -783,7 +796,10 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             return
         if self._given is not None:
             self._given.add(data)
-        self._pass(self._up, Side.CLIENT, data, None)
+        if self._typed is not None:
+            self._typed.receive(data)
+        else:
+            self._pass(self._up, Side.CLIENT, data, None)
 
     def from_target(self, data: bytes, datatype: int | None) -> None:
         """Record what the target says, and let it wait until that counts."""
@@ -805,6 +821,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self._send(flow, data, datatype)
         if mask.is_withholding:
             relay.withhold()
+        if self._typed is not None and datatype is None:
+            self._typed.said(data)
         relay.count(len(data))
 
     def _send(self, flow: _Flow, data: bytes, datatype: int | None) -> None:
@@ -815,6 +833,16 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         """Pass on what `side` says, once all that is recorded counts."""
         self._send(self._up if side is Side.CLIENT else self._down, data, None)
 
+    def once_recorded(self, act: Callable[[], object]) -> None:
+        """Do something when all that is recorded so far counts, and what waits for that is gone."""
+        self._relay.wait(_Act(act))
+
+    def hide_output(self, masks: Masks) -> None:
+        """Hide from now on in what the target says what `masks` do."""
+        for (side, _), mask in self._masks.items():
+            if side is Side.TARGET:
+                mask.learn(masks)
+
     def flush(self) -> list[Event]:
         """Return what was withheld for long enough."""
         events = [event for mask in self._masks.values() for event in mask.flush()]
@@ -822,7 +850,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
 
     def finish(self, *, is_cut_off: bool = True, side: Side | None = None) -> list[Event]:
         """Return all that was withheld, of one side or of both."""
-        events = [
+        events = self._typed.finish() if self._typed is not None and side is None else []
+        events += [
             event
             for (of, _), mask in self._masks.items()
             if side in (None, of)
@@ -865,7 +894,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         return True  # the other direction goes on
 
     def _end_of_input(self) -> None:
-        self._has_early_end = self._sftp is not None and self._sftp.is_asking
+        flow = self._sftp or self._typed
+        self._has_early_end = flow is not None and flow.is_asking
         if self._has_early_end:
             return  # it comes behind what waits
         self._has_ended_input = True
@@ -889,6 +919,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         size = (width, height, pixwidth, pixheight)
         if self._pty is not None:
             self._pty = (self._pty[0], size, self._pty[2])
+        if self._typed is not None:
+            self._typed.resize(width, height)
         self._request(said("window-change", *size), lambda at: at.change_terminal_size(*size))
 
     def _request(
@@ -963,8 +995,9 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             self._end_of_input()
 
     def _withdraw(self, why: str) -> None:
-        if self._sftp is not None:
-            self._sftp.withdraw(why)
+        for flow in (self._sftp, self._typed):
+            if flow is not None:
+                flow.withdraw(why)
         asked, self._asked = self._asked, None
         if asked is not None:
             self._relay.asks.withdraw(asked)
@@ -974,22 +1007,37 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     # --- ends
 
     def say(self, message: str) -> bool:
-        """Tell the client something on its terminal, recorded as ours."""
+        """Tell the client something on its standard error, recorded as ours."""
         words = f"agentaudit: {message}\r\n".encode()
-        is_recorded = self._relay.record(
-            Event(
-                kind=Kind.RESPONSE,
-                side=Side.TARGET,
-                command_no=self.command.command_no,
-                text=message,
-                payload=words,
-                orig_len=len(words),
-                status=STDERR,
-                flags=Flag.SYNTHETIC,
-            )
+        event = Event(
+            kind=Kind.RESPONSE,
+            side=Side.TARGET,
+            command_no=self.command.command_no,
+            payload=words,
+            orig_len=len(words),
+            status=STDERR,
         )
+        return self._say(message, words, [event], STDERR)
+
+    def say_on_terminal(self, message: str) -> None:
+        """Tell the client something on its terminal, in a line of its own, recorded as ours.
+
+        Raises:
+            MaskingError: it cannot be recorded among what the target says there.
+        """
+        words = f"\r\nagentaudit: {message}\r\n".encode()
+        mask = self._masks[Side.TARGET, None]
+        self._say(message, words, mask.events(words), None)
+        if mask.is_withholding:
+            self._relay.withhold()
+
+    def _say(self, message: str, words: bytes, events: list[Event], status: int | None) -> bool:
+        events[0].text = self._masked(message)
+        for event in events:
+            event.flags |= Flag.SYNTHETIC
+        is_recorded = self._relay.record(*events)
         if is_recorded:
-            self._send(self._down, words, STDERR)
+            self._send(self._down, words, status)
         return is_recorded
 
     def tell(self, words: str) -> None:
@@ -1153,16 +1201,6 @@ class _AtTarget(asyncssh.SSHClientSession[bytes]):
             self._channel.target_closed()
         else:
             self._channel.target_lost()
-
-
-def _classify(command: Command, text: str) -> None:
-    """Say what a shell that is handed `text` does."""
-    line = shell.classify(text)
-    command.cls, command.confidence, command.parser = line.cls, line.confidence, line.parser
-    command.fingerprint, command.resources = line.fingerprint, line.resources
-    command.paths = tuple(path for path in line.writes if path.startswith(("/", "~")))
-    first = f"contains {line.operation}"
-    command.risk = (first, *(risk for risk in line.risk if risk != first))
 
 
 def _words(message: str, hint: str) -> str:

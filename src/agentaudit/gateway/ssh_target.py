@@ -12,9 +12,9 @@ from typing import Any, Final
 import asyncssh
 
 from agentaudit.errors import SettingsError, TargetError
-from agentaudit.gateway.serving import HostAccess
+from agentaudit.gateway.serving import HOST_KEY, HostAccess
+from agentaudit.gateway.ssh_authority import AtHost
 from agentaudit.gateway.wire import reason
-from agentaudit.settings.secrets import read_limited
 from agentaudit.settings.whole import Settings
 
 TARGET_S: Final = 20.0
@@ -59,20 +59,18 @@ class _AtTarget(asyncssh.SSHClient):
         self._gone(exc)
 
 
-def host_key(settings: Settings) -> asyncssh.SSHKey:
-    """Return the key by which the gateway's own SSH clients know it; blocks.
+def host_key(settings: Settings, data: bytes) -> asyncssh.SSHKey:
+    """Return the key that is `data`, which `serving.read_host_key` has read.
 
     Raises:
-        SettingsError: there is none that can be read.
+        SettingsError: it is none, or needs a passphrase.
     """
-    path = settings.gateway.ssh_host_key_file
-    assert path is not None, "the settings have one where SSH is listened for"
-    where = "gateway.ssh_host_key_file"
     try:
-        return asyncssh.import_private_key(read_limited(path, where))
+        return asyncssh.import_private_key(data)
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
         raise SettingsError(
-            f"{where} {path}: {error}", hint="ssh-keygen -t ed25519 -N '' -f FILE makes one"
+            f"{HOST_KEY} {settings.gateway.ssh_host_key_file}: {error}",
+            hint="ssh-keygen -t ed25519 -N '' -f FILE makes one",
         ) from None
 
 
@@ -81,16 +79,19 @@ async def log_in(
     user: str,
     gone: Callable[[Exception | None], None],
     *,
+    at_host: AtHost | None = None,
     timeout_s: float = TARGET_S,
 ) -> asyncssh.SSHClientConnection:
     """Log in at a host as `user`; `gone` is called once the connection is.
+
+    `at_host` is what its authority, where it has one, has made for this connection.
 
     Raises:
         TargetError: it is not there, not who it should be, or does not let us in.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _connect(access, user, gone)
+            return await _connect(access, user, gone, at_host)
     except TimeoutError:
         raise TargetError("no answer in time") from None
     except asyncssh.HostKeyNotVerifiable:
@@ -106,11 +107,16 @@ async def log_in(
 
 
 async def _connect(
-    access: HostAccess, user: str, gone: Callable[[Exception | None], None]
+    access: HostAccess,
+    user: str,
+    gone: Callable[[Exception | None], None],
+    at_host: AtHost | None,
 ) -> asyncssh.SSHClientConnection:
     settings = access.settings
     pinned = [asyncssh.import_public_key(key) for key in settings.host_keys]
-    keys = [] if access.key is None else [asyncssh.import_private_key(access.key)]
+    keys: list[Any] = [] if access.key is None else [asyncssh.import_private_key(access.key)]
+    if at_host is not None:
+        keys = [(at_host.key, at_host.certificate)]
     connection, _ = await asyncssh.create_connection(
         lambda: _AtTarget(gone),
         settings.address.host,

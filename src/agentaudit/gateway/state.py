@@ -24,9 +24,20 @@ from agentaudit.gateway import state_rows as rows
 from agentaudit.gateway.state_database import Database
 from agentaudit.gateway.state_deliveries import Deliveries
 from agentaudit.gateway.state_requests import Requests
-from agentaudit.gateway.state_rows import Block, Grant, Live, Note, Request, Ticket, Vote, Window
+from agentaudit.gateway.state_rows import (
+    Block,
+    Grant,
+    Live,
+    Note,
+    Request,
+    SshCertificate,
+    Ticket,
+    Vote,
+    Window,
+)
 from agentaudit.gateway.state_tables import (
     blocks,
+    certificates,
     grants,
     live,
     notes,
@@ -36,7 +47,18 @@ from agentaudit.gateway.state_tables import (
 )
 from agentaudit.gateway.state_windows import Windows, end_what_is_over
 
-__all__ = ["Block", "Grant", "Live", "Note", "Request", "State", "Ticket", "Vote", "Window"]
+__all__ = [
+    "Block",
+    "Grant",
+    "Live",
+    "Note",
+    "Request",
+    "SshCertificate",
+    "State",
+    "Ticket",
+    "Vote",
+    "Window",
+]
 
 
 class State(Requests, Windows, Deliveries):
@@ -217,7 +239,8 @@ class State(Requests, Windows, Deliveries):
                     requests.c.id.not_in(select(grants.c.request_id)),
                 )
             )
-            connection.execute(delete(tickets).where(tickets.c.expires_us < before_us))
+            for table in (tickets, certificates):
+                connection.execute(delete(table).where(table.c.expires_us < before_us))
             connection.execute(
                 delete(blocks).where(blocks.c.lifted_us > 0, blocks.c.lifted_us < before_us)
             )

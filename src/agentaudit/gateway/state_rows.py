@@ -132,6 +132,22 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SshCertificate:
+    """What stands behind an SSH certificate, which stands for a token until it expires.
+
+    `digest` is the SHA-256 of the certificate; `targets` are its principals.
+    """
+
+    serial: int
+    digest: bytes
+    actor: Actor
+    token: str
+    token_expires_us: int
+    targets: tuple[str, ...]
+    expires_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """An actor that may open no new session; an empty `subject` or `user` says nothing."""
 
@@ -318,6 +334,27 @@ def ticket_values(ticket: Ticket) -> dict[str, Any]:
     }
 
 
+def certificate_values(certificate: SshCertificate) -> dict[str, Any]:
+    """Return the row of `certificate`.
+
+    Raises:
+        QuestionError: a part of it is not what the state keeps.
+    """
+    if len(certificate.digest) != 32 or not 0 < certificate.serial < 1 << 63:
+        raise QuestionError("a certificate's digest is no SHA-256, or its serial no number of it")
+    return {
+        "serial": certificate.serial,
+        "digest": certificate.digest,
+        "issuer": name("the actor's issuer", certificate.actor.issuer),
+        "subject": name("the actor's subject", certificate.actor.subject),
+        "actor": actor_document("the actor", certificate.actor),
+        "token": name("the token's id", certificate.token),
+        "token_expires_us": time("the token's end", certificate.token_expires_us),
+        "targets": document("the targets", certificate.targets),
+        "expires_us": time("the certificate's end", certificate.expires_us),
+    }
+
+
 def block_values(block: Block) -> dict[str, Any]:
     """Return the row of `block`.
 
@@ -438,6 +475,19 @@ def ticket_of(row: RowMapping) -> Ticket:
         token=row["token"],
         token_expires_us=row["token_expires_us"],
         target=row["target"],
+        expires_us=row["expires_us"],
+    )
+
+
+def certificate_of(row: RowMapping) -> SshCertificate:
+    """Return what stands behind a certificate, as `row` has it."""
+    return SshCertificate(
+        serial=row["serial"],
+        digest=row["digest"],
+        actor=actor_of(row["actor"]),
+        token=row["token"],
+        token_expires_us=row["token_expires_us"],
+        targets=tuple(orjson.loads(row["targets"])),
         expires_us=row["expires_us"],
     )
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA: Final = "0001"
+SCHEMA: Final = "0002"
 """The newest file in `migrations/versions`, known without asking Alembic."""
 
 metadata: Final = MetaData(
@@ -187,6 +187,22 @@ tickets: Final = Table(
     _time("expires_us"),
     Index("ix_tickets_actor", "issuer", "subject"),
     Index("ix_tickets_expires", "expires_us"),
+)
+
+certificates: Final = Table(
+    "certificates",
+    metadata,
+    Column("serial", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", LargeBinary, nullable=False),
+    _text("issuer"),
+    _text("subject"),
+    _text("actor"),
+    _text("token"),
+    _time("token_expires_us"),
+    _text("targets"),
+    _time("expires_us"),
+    Index("ix_certificates_actor", "issuer", "subject"),
+    Index("ix_certificates_expires", "expires_us"),
 )
 
 blocks: Final = Table(

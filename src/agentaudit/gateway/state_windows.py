@@ -1,4 +1,4 @@
-"""Access windows: what a token may use of a target, and for how long.
+"""Access windows: what a token may use of a target, and for how long; and what stands for tokens.
 
 A window ends by the hour or because nobody is in it any more, and no process need be there for
 that: its row says since when it has been idle, so that whoever looks finds it over, from the same
@@ -17,10 +17,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     RowMapping,
+    Table,
     bindparam,
     case,
     delete,
     exists,
+    func,
     insert,
     select,
     update,
@@ -31,8 +33,16 @@ from agentaudit.errors import TooManyPending, WindowClosed
 from agentaudit.gateway import state_rows as rows
 from agentaudit.gateway.state_database import Part
 from agentaudit.gateway.state_requests import in_force
-from agentaudit.gateway.state_rows import Ticket, Window
-from agentaudit.gateway.state_tables import grants, live, tickets, window_connections, windows
+from agentaudit.gateway.state_rows import SshCertificate, Ticket, Window
+from agentaudit.gateway.state_tables import (
+    certificates,
+    grants,
+    live,
+    tickets,
+    window_connections,
+    windows,
+)
+from agentaudit.model import Actor
 
 _ENDED = {
     "window_end": "its time is over",
@@ -42,7 +52,7 @@ _ENDED = {
 
 
 class Windows(Part):
-    """Who is in, by which token, and what tickets stand for tokens; a part of `State`."""
+    """Who is in, by which token, and what tickets and certificates stand for; a part of `State`."""
 
     def enter(
         self,
@@ -189,18 +199,7 @@ class Windows(Part):
         """
         values = rows.ticket_values(ticket)
         with self._database.writing() as connection:
-            connection.execute(delete(tickets).where(tickets.c.expires_us <= now_us))
-            count = connection.execute(
-                select(tickets.c.secret_hash).where(
-                    tickets.c.issuer == ticket.actor.issuer,
-                    tickets.c.subject == ticket.actor.subject,
-                )
-            ).all()
-            if len(count) >= most_per_actor:
-                raise TooManyPending(
-                    f"{len(count)} tickets of this actor are valid, at most {most_per_actor} may",
-                    hint="use one of them, or wait until they expire",
-                )
+            _require_fewer(connection, tickets, ticket.actor, most_per_actor, now_us, "tickets")
             connection.execute(insert(tickets), values)
 
     def take_ticket(self, secret_hash: bytes, now_us: int) -> Ticket | None:
@@ -222,6 +221,51 @@ class Windows(Part):
         with self._database.reading() as connection:
             row = connection.execute(wanted).mappings().first()
             return rows.ticket_of(row) if row else None
+
+    # --- certificates
+
+    def add_certificate(
+        self, certificate: SshCertificate, *, most_per_actor: int, now_us: int
+    ) -> None:
+        """Keep what stands behind `certificate`; what has expired, of anybody, goes.
+
+        Raises:
+            TooManyPending: its actor has `most_per_actor` of them.
+        """
+        values = rows.certificate_values(certificate)
+        actor = certificate.actor
+        with self._database.writing() as connection:
+            _require_fewer(connection, certificates, actor, most_per_actor, now_us, "certificates")
+            connection.execute(insert(certificates), values)
+
+    def certificate(self, serial: int, digest: bytes, now_us: int) -> SshCertificate | None:
+        """Return what stands behind a certificate, unless it or its token has expired."""
+        wanted = select(certificates).where(
+            certificates.c.serial == serial,
+            certificates.c.digest == digest,
+            certificates.c.expires_us > now_us,
+            certificates.c.token_expires_us > now_us,
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(wanted).mappings().first()
+            return rows.certificate_of(row) if row else None
+
+
+def _require_fewer(
+    connection: Connection, table: Table, actor: Actor, most: int, now_us: int, what: str
+) -> None:
+    """Drop what has expired, of anybody, and refuse one more where `actor` has `most` of them."""
+    connection.execute(delete(table).where(table.c.expires_us <= now_us))
+    count = connection.execute(
+        select(func.count())
+        .select_from(table)
+        .where(table.c.issuer == actor.issuer, table.c.subject == actor.subject)
+    ).scalar_one()
+    if count >= most:
+        raise TooManyPending(
+            f"{count} {what} of this actor are valid, at most {most} may",
+            hint="use one of them, or wait until they expire",
+        )
 
 
 def _last(

@@ -29,6 +29,7 @@ from agentaudit.gateway.control_process import ControlProcess
 from agentaudit.gateway.operational_log import configure_log
 from agentaudit.gateway.orders import recover_others
 from agentaudit.gateway.server import BACKLOG
+from agentaudit.gateway.serving import read_host_key
 from agentaudit.gateway.wire import reason
 from agentaudit.gateway.worker import CANNOT_START
 from agentaudit.settings.file import parse
@@ -62,6 +63,15 @@ class _Worker:
         self.status: int | None = None
 
 
+class _Listening:
+    """An address that clients of one protocol connect to."""
+
+    def __init__(self, protocol: str, sock: socket.socket) -> None:
+        self.protocol = protocol
+        self.socket = sock
+        self.is_accepting = False
+
+
 class Supervisor:
     """Runs the workers of `settings`, whose file held `text` when it was read."""
 
@@ -72,9 +82,9 @@ class Supervisor:
         self._workers = [_Worker(number, name) for number, name in enumerate(own.names)]
         self._memory = places.create(own.workers)
         self._shared = places.Shared(self._memory, own.workers)
-        self._listening: socket.socket | None = None
+        self._listening: list[_Listening] = []
         self._control: ControlProcess | None = None
-        self._is_accepting = False
+        self._host_key = b""
         self._has_listened = False
         self._stop = asyncio.Event()
         self._failure: AgentauditError | None = None
@@ -87,10 +97,15 @@ class Supervisor:
             SettingsError, RecordingError, TamperedError: a worker could not start, or the address
                 cannot be listened on; none runs any more.
         """
-        address = self._settings.listen.postgres
+        listen = self._settings.listen
         try:
-            if address is not None:
-                self._listening = await self._bind(address)
+            if listen.ssh is not None:
+                # Read once: a worker that starts again later has the key that clients know.
+                self._host_key = read_host_key(self._settings)
+            for protocol, address in (("postgres", listen.postgres), ("ssh", listen.ssh)):
+                if address is not None:
+                    bound = await self._bind(protocol, address)
+                    self._listening.append(_Listening(protocol, bound))
             if self._settings.listen.control is not None:
                 assert self._settings.path is not None
                 self._control = ControlProcess(self._settings.listen.control, self._settings.path)
@@ -102,8 +117,7 @@ class Supervisor:
                 if self._control is not None:
                     self._control.start(lives)
         finally:
-            if self._listening is not None:
-                self._listening.close()
+            self._close_listening()
         if self._failure is not None:
             raise self._failure
         # None: it was not running any more; what it had not sealed, the next start recovers.
@@ -125,8 +139,7 @@ class Supervisor:
         await self._stop.wait()
         log.info("stopping", pid=os.getpid())
         self._refuse()
-        if self._listening is not None:
-            self._listening.close()
+        self._close_listening()
         for worker in self._workers:
             if worker.channel is not None:
                 worker.channel.close()
@@ -182,10 +195,12 @@ class Supervisor:
         worker.failure = None
         worker.handed = 0
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        document = os.memfd_create("agentaudit settings", os.MFD_CLOEXEC)
+        documents: list[int] = []
         try:
-            os.write(document, self._text)
-            os.lseek(document, 0, os.SEEK_SET)
+            for data in (self._text, self._host_key):
+                documents.append(os.memfd_create("agentaudit settings", os.MFD_CLOEXEC))
+                os.write(documents[-1], data)
+                os.lseek(documents[-1], 0, os.SEEK_SET)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -202,14 +217,16 @@ class Supervisor:
             )
             who = {"number": worker.number, "path": str(self._settings.path)}
             channel.hand_over(who, self._memory)
-            channel.hand_over({"settings": True}, document)
+            for what, document in zip(("settings", "host_key"), documents, strict=True):
+                channel.hand_over({what: True}, document)
         except OSError as error:
             ours.close()
             worker.failure = RecordingError(f"worker {worker.name}: {reason(error)}")
             return CANNOT_START
         finally:
             theirs.close()
-            os.close(document)
+            for document in documents:
+                os.close(document)
         if self._stop.is_set():
             channel.close()
         try:
@@ -248,7 +265,7 @@ class Supervisor:
 
     # --- connections
 
-    async def _bind(self, address: Address) -> socket.socket:
+    async def _bind(self, protocol: str, address: Address) -> socket.socket:
         """Return a socket that has the address, and refuses until it listens."""
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -263,38 +280,44 @@ class Supervisor:
             listening.bind(place)
         except OSError as error:
             listening.close()
-            raise SettingsError(f"listen.postgres {address}: {reason(error)}") from None
+            raise SettingsError(f"listen.{protocol} {address}: {reason(error)}") from None
         return listening
 
     def _look(self) -> None:
         """Accept while there is a worker to take connections; else they wait in the queue."""
-        if self._stop.is_set() or self._listening is None:
+        if self._stop.is_set() or not self._listening:
             return
         if not self._has_listened and all(worker.is_ready for worker in self._workers):
             self._has_listened = True
-            self._listening.listen(BACKLOG)
-            host, port, *_ = self._listening.getsockname()
-            log.info("listening", protocol="postgres", address=host, port=port)
+            for one in self._listening:
+                one.socket.listen(BACKLOG)
+                host, port, *_ = one.socket.getsockname()
+                log.info("listening", protocol=one.protocol, address=host, port=port)
         if self._has_listened and any(worker.is_ready for worker in self._workers):
             self._accept_again()
         else:
             self._refuse()
 
     def _accept_again(self) -> None:
-        if not self._is_accepting and not self._stop.is_set() and self._listening is not None:
-            self._is_accepting = True
-            self._loop.add_reader(self._listening, self._accept)
+        for one in self._listening:
+            if not one.is_accepting and not self._stop.is_set():
+                one.is_accepting = True
+                self._loop.add_reader(one.socket, self._accept, one)
 
     def _refuse(self) -> None:
-        if self._is_accepting and self._listening is not None:
-            self._is_accepting = False
-            self._loop.remove_reader(self._listening)
+        for one in self._listening:
+            if one.is_accepting:
+                one.is_accepting = False
+                self._loop.remove_reader(one.socket)
 
-    def _accept(self) -> None:
-        assert self._listening is not None
+    def _close_listening(self) -> None:
+        for one in self._listening:
+            one.socket.close()
+
+    def _accept(self, listening: _Listening) -> None:
         for _ in range(_ACCEPT_A_TURN):
             try:
-                connection, _ = self._listening.accept()
+                connection, _ = listening.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -302,7 +325,7 @@ class Supervisor:
                 self._pause("cannot accept a connection", error=reason(error))
                 return
             with connection:
-                if not self._hand_over(connection):
+                if not self._hand_over(listening.protocol, connection):
                     self._pause("no worker takes a connection")
                     return
 
@@ -312,7 +335,7 @@ class Supervisor:
         self._refuse()
         self._loop.call_later(_ACCEPT_PAUSE_S, self._look)
 
-    def _hand_over(self, connection: socket.socket) -> bool:
+    def _hand_over(self, protocol: str, connection: socket.socket) -> bool:
         """Give a connection to the worker that has fewest, of those that can take it; say whether.
 
         The others are tried after it: one that hangs reads nothing, and then has no room.
@@ -321,7 +344,7 @@ class Supervisor:
         open_ = [w for w in self._workers if w.is_open] or [w for w in self._workers if w.is_ready]
         for worker in sorted(open_, key=self._load):
             if worker.channel is not None and worker.channel.hand_over(
-                {"connection": True}, connection.fileno()
+                {"connection": protocol}, connection.fileno()
             ):
                 worker.handed += 1
                 return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from agentaudit.errors import AgentauditError
@@ -25,15 +25,23 @@ class Team:
     """What worker `own`, from 0, has of the others."""
 
     def __init__(
-        self, end: socket.socket, own: int, shared: Shared, *, ended: Callable[[], None]
+        self,
+        end: socket.socket,
+        own: int,
+        shared: Shared,
+        *,
+        ended: Callable[[], None],
+        host_key: bytes = b"",
     ) -> None:
+        """Take part by `end`; `host_key` is the one by which SSH clients know all workers."""
         workers = len(shared.workers)
+        self.host_key = host_key
         self.places = SharedPlaces(shared, own, self._ask_for_room)
         self.keys = CancelKeys(own, workers, self._pass_on)
         self._own = own
         self._channel = Channel(end, self._received, ended)
         self._tasks: asyncio.TaskGroup | None = None
-        self._connected: Callable[[socket.socket], None]
+        self._connected: Mapping[str, Callable[[socket.socket], None]]
         self._cancel: Callable[[int, bytes, str], Awaitable[bool]]
         self._make_room: Callable[[], None]
         self._reload: Callable[[], None]
@@ -45,16 +53,17 @@ class Team:
         self,
         tasks: asyncio.TaskGroup,
         *,
-        connected: Callable[[socket.socket], None],
+        connected: Mapping[str, Callable[[socket.socket], None]],
         cancel: Callable[[int, bytes, str], Awaitable[bool]],
         make_room: Callable[[], None],
         reload: Callable[[], None],
     ) -> None:
         """Take part, in `tasks`.
 
-        `connected` gets each connection, and `places.end` is to be called when its login is over;
-        `cancel` gets a key and who asks, and says whether it knew the key; `make_room` is called
-        when an anonymous connection should go, `reload` when the settings should be read again.
+        `connected` has who gets each connection, by protocol, and `places.end` is to be called when
+        its login is over; `cancel` gets a key and who asks, and says whether it knew the key;
+        `make_room` is called when an anonymous connection should go, `reload` when the settings
+        should be read again.
         """
         self._tasks = tasks
         self._connected = connected
@@ -110,7 +119,7 @@ class Team:
 
     def _received(self, message: Message, fd: int) -> None:
         if "connection" in message:
-            self._take(fd)
+            self._take(message["connection"], fd)
             return
         close_file(fd)
         if "cancel" in message:
@@ -127,7 +136,7 @@ class Team:
         elif "make_room" in message and self._tasks is not None:
             self._make_room()
 
-    def _take(self, fd: int) -> None:
+    def _take(self, protocol: str, fd: int) -> None:
         if fd < 0 or self._tasks is None:
             # The kernel has no room for one more open file of ours, or this worker drains.
             close_file(fd)
@@ -136,7 +145,7 @@ class Team:
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
         try:
-            self._connected(sock)
+            self._connected[protocol](sock)
         except OSError:  # it is gone already
             sock.close()
             self.places.end()

@@ -35,14 +35,17 @@ def main() -> int:
     try:
         orders, places = receive_first(end)
         _, file = receive_first(end)
+        _, key_file = receive_first(end)
     except EOFError:
         return 1
     with os.fdopen(file, "rb") as text:
         begun = parse(text.read(), Path(orders["path"]))
+    with os.fdopen(key_file, "rb") as key:
+        host_key = key.read()
     configure_log(gateway=begun.gateway.names[orders["number"]])
     shared = Shared(places, begun.gateway.workers)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(end, orders["number"], begun, shared))
+        return runner.run(_run(end, orders["number"], begun, shared, host_key))
 
 
 def _take_standard_input() -> socket.socket:
@@ -64,11 +67,13 @@ def _take_standard_input() -> socket.socket:
     return end
 
 
-async def _run(end: socket.socket, number: int, begun: Settings, shared: Shared) -> int:
+async def _run(
+    end: socket.socket, number: int, begun: Settings, shared: Shared, host_key: bytes
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    team = Team(end, number, shared, ended=stop.set)
+    team = Team(end, number, shared, ended=stop.set, host_key=host_key)
     name = begun.gateway.names[number]
     try:
         assert begun.path is not None

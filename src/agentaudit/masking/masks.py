@@ -10,6 +10,7 @@ The rule `credentials` is always there, whatever the settings say.
 from __future__ import annotations
 
 import codecs
+import copy
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ import orjson
 from agentaudit.masking import jsonpath
 from agentaudit.masking.detectors import Detector, named
 from agentaudit.masking.marks import PseudonymKey, mark, partial, slug
-from agentaudit.masking.scan import Finder, Found, Look, OwnPattern, Scanner
+from agentaudit.masking.scan import Finder, Found, Look, OwnPattern, Scanner, ScannerOf
 
 CREDENTIALS: Final = "credentials"
 """The rule of what is hidden in any case."""
@@ -125,6 +126,13 @@ class Masks:
     def _named(names: Sequence[str], finders: Mapping[str, Finder]) -> Iterable[Detector | Finder]:
         plugged = [finders[name] for name in names if name in finders]
         return [*named([name for name in names if name not in finders]), *plugged]
+
+    def hiding(self, rule: str, values: Sequence[bytes]) -> Masks:
+        """Return masks that hide `values` too, wherever they are, as `rule` says."""
+        more = copy.copy(self)
+        more.rules = {**self.rules, rule: Rule(name=rule)}
+        more.scanner = ScannerOf(self.scanner, rule, values)
+        return more
 
     # --- values
 

@@ -8,7 +8,7 @@ alternation of all patterns, and each pattern by itself with its check
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -213,6 +213,34 @@ class Scanner:
             return []
         hits.sort(key=lambda hit: hit[:3])
         return united([Found(a, b, rule, finder.name) for a, _, b, (rule, finder) in hits])
+
+
+class ScannerOf(Scanner):
+    """Looks for what another scanner looks for, and for `values` as they stand, for `rule`."""
+
+    def __init__(self, scanner: Scanner, rule: str, values: Sequence[bytes]) -> None:
+        self.__dict__.update(scanner.__dict__)
+        self._scanner = scanner
+        self._rule = rule
+        self._values = tuple(sorted(values, key=len, reverse=True))
+
+    def may_hold(self, data: bytes) -> bool:
+        return any(value in data for value in self._values) or self._scanner.may_hold(data)
+
+    def find(self, value: bytes) -> list[Found]:
+        return self._with_values(value, self._scanner.find)
+
+    def found_in(self, data: bytes) -> list[Found]:
+        return self._with_values(data, self._scanner.found_in)
+
+    def _with_values(self, data: bytes, find: Callable[[bytes], list[Found]]) -> list[Found]:
+        hits = [
+            Found(found.start(), found.end(), self._rule, self._rule)
+            for each in self._values
+            for found in re.finditer(re.escape(each), data)
+        ]
+        known = find(data) if self._scanner.may_hold(data) else []
+        return united([*hits, *known]) if hits else known
 
 
 _ESCAPE: Final = re.compile(rb"\\(?:[bfnrtv]|u00[01][0-9A-Fa-f]|.)", re.DOTALL)

@@ -89,6 +89,10 @@ class Stream:
         self._swallowed = b""
         """The end of what was hidden of that: a private key may begin in it."""
 
+    def learn(self, masks: Masks) -> None:
+        """Hide from now on, and in what waits, what `masks` do."""
+        self._masks = masks
+
     @property
     def pending(self) -> int:
         """How many bytes of what was fed wait."""

@@ -36,6 +36,7 @@ drain_timeout = "30s"              # how long sessions may go on after SIGTERM
 # tls_cert_file = "tls/cert.pem"   # without these two only loopback may be listened on
 # tls_key_file = "tls/key.pem"
 # ssh_host_key_file = "secrets/ssh" # ssh-keygen -t ed25519 -N '' -f secrets/ssh makes one
+# ssh_ca_key_file = "secrets/ssh-ca" # signs certificates of SSH clients: agentaudit ssh-cert
 
 [listen]
 postgres = "127.0.0.1:6432"
@@ -86,7 +87,7 @@ max_session = "12h"
 # address = "10.0.0.7:22"
 # host_keys = ["ssh-ed25519 AAAA…"] # from its /etc/ssh/ssh_host_ed25519_key.pub
 # user = "agents"
-# key_file = "secrets/host-1"      # or a password, as above
+# key_file = "secrets/host-1"      # or user_ca_key_file, or a password, as above
 # logins = ["deploy"]              # other users of it that may be asked for
 # exec_only = true                 # commands and files, no shell
 # env = ["LANG", "LC_*"]           # variables that a client may set

@@ -28,6 +28,24 @@ def read_limited(path: Path, where: str) -> bytes:
         ) from None
 
 
+def read_private(path: Path, where: str) -> bytes:
+    """Return what `read_limited` does, of a file that its owner alone can read.
+
+    Raises:
+        SettingsError: there is none, or group or others may read or write it.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return read_limited(path, where)  # which says what is wrong
+    if mode & 0o077:
+        raise SettingsError(
+            f"{where} {path}: its mode is {mode & 0o777:04o}, others than its owner have it too",
+            hint=f"chmod 600 {path}",
+        )
+    return read_limited(path, where)
+
+
 def run_limited(argv: Sequence[str], where: str, key: str = "password_command") -> bytes:
     """Return what the command that `key` names prints; it is given 10 s."""
     try:

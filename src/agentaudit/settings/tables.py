@@ -58,6 +58,9 @@ ASYMMETRIC_ALGORITHMS: Final = frozenset(
 
 _LONGEST_WAIT: Final = timedelta(minutes=10)
 
+LONGEST_CERT: Final = timedelta(minutes=15)
+"""How long an SSH certificate may be good: what has left the gateway cannot be called back."""
+
 MAX_WORKERS: Final = 64
 MAX_NAME: Final = 63
 """Characters of a name under which something records."""
@@ -91,6 +94,11 @@ class Gateway(Table):
     tls_cert_file: LocatedPath | None = None
     tls_key_file: LocatedPath | None = None
     ssh_host_key_file: LocatedPath | None = None
+    ssh_ca_key_file: LocatedPath | None = None
+    ssh_cert_life: Annotated[Duration, Field(ge=timedelta(seconds=1), le=LONGEST_CERT)] = (
+        LONGEST_CERT
+    )
+    ssh_cert_source_address: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _is_whole(self) -> Gateway:
@@ -350,6 +358,7 @@ class SshTarget(Target):
         tuple[Annotated[str, Field(pattern=_HOST_KEY)], ...], Field(min_length=1, max_length=8)
     ]
     key_file: LocatedPath | None = None
+    user_ca_key_file: LocatedPath | None = None
     logins: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")], ...] = ()
     exec_only: Annotated[bool, Field(strict=True)] = False
     env: tuple[Annotated[str, Field(pattern=_VARIABLE)], ...] = ("LANG", "LC_*")
@@ -357,8 +366,11 @@ class SshTarget(Target):
     @model_validator(mode="after")
     def _logs_in_somehow(self) -> SshTarget:
         has_password = self.password_file or self.password_env or self.password_command
-        if bool(has_password) == (self.key_file is not None):
-            raise ValueError("either key_file or one of the passwords says how to log in")
+        ways = (bool(has_password), self.key_file is not None, self.user_ca_key_file is not None)
+        if sum(ways) != 1:
+            raise ValueError(
+                "one of key_file, user_ca_key_file and the passwords says how to log in"
+            )
         return self
 
     def protocol_document(self) -> dict[str, Any]:

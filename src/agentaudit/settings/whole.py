@@ -89,8 +89,6 @@ class Settings(Table):
             raise ValueError("[[webhook]] needs listen.control: the control API's process does it")
         if self.listen.ssh is not None and self.gateway.ssh_host_key_file is None:
             raise ValueError("listen.ssh needs gateway.ssh_host_key_file, by which clients know it")
-        if self.listen.ssh is not None and self.gateway.workers > 1:
-            raise ValueError("listen.ssh needs gateway.workers = 1: workers share no SSH port yet")
         if self.listen.postgres_oauth and not self.issuer:
             raise ValueError("listen.postgres_oauth is true, and there is no [[issuer]] to name")
         for key in ("postgres", "control"):
@@ -129,6 +127,7 @@ class Settings(Table):
         """Whether people decide on something here, so that it must be known who decided what."""
         return (
             self.listen.control is not None
+            or self.gateway.ssh_ca_key_file is not None
             or any(rule.action == "hold" for rule in self.rule)
             or any(t.default == "hold" or t.has_windows for t in self.target)
         )

@@ -7,6 +7,7 @@ with all others.
 
 from __future__ import annotations
 
+import struct
 import threading
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,7 +15,10 @@ from uuid import UUID
 import traitlets
 
 from agentaudit.analysis import cells, replay
+from agentaudit.analysis import film as films
 from agentaudit.analysis.case import Case
+from agentaudit.analysis.film import Film
+from agentaudit.analysis.seen import seen
 from agentaudit.analysis.session import Session
 from agentaudit.errors import QuestionError
 from agentaudit.widgets.questions import Buffered, Data, Questions, question
@@ -27,12 +31,14 @@ if TYPE_CHECKING:
 
 MAX_RESULT_ROWS = 100_000
 _KEPT_RESULTS = 4
+_KEPT_FILMS = 1
 _KEPT_REPLAYS = 4
 _STATEMENT_CHARACTERS = 8_000
 _WHOLE_CHARACTERS = 1_000_000
 _CELL_CHARACTERS = 300
 _MAX_INDEX = 100_000
 _MAX_PAGE = 500
+_MAX_SEEN = 200
 
 
 class Replay(View):
@@ -146,6 +152,7 @@ class ReplayQuestions(Questions):
     def __init__(self, session: Session) -> None:
         self.session = session
         self._results: dict[int, pa.Table] = {}
+        self._films: dict[int, Film] = {}
         self._reading = threading.Lock()
 
     @question
@@ -192,7 +199,9 @@ class ReplayQuestions(Questions):
     @question
     def command(self, command_no: int) -> Data:
         row = self.session.command(int(command_no))
-        shown = replay.command(row, self.session.cuts(int(command_no)).get(int(command_no)))
+        cut = self.session.cuts(int(command_no)).get(int(command_no))
+        has_terminal = row["protocol"] == "ssh" and int(command_no) in self.session.terminals
+        shown = replay.command(row, cut, has_terminal=has_terminal)
         statement = self.session.statement(int(command_no))
         shown["text"] = statement[:_STATEMENT_CHARACTERS]
         shown["text_more"] = max(0, len(statement) - _STATEMENT_CHARACTERS)
@@ -226,6 +235,36 @@ class ReplayQuestions(Questions):
             "text": text[:_WHOLE_CHARACTERS],
             "more": max(0, len(text) - _WHOLE_CHARACTERS),
         }
+
+    @question
+    def terminal(self, command_no: int) -> Buffered:
+        film = self._film(int(command_no), is_fresh=True)
+        return films.facts(film), [struct.pack(f"<{len(film.times_ms)}i", *film.times_ms)]
+
+    @question
+    def frames(self, command_no: int, page: int) -> Data:
+        return {"frames": self._film(int(command_no)).page(int(page))}
+
+    @question
+    def seen(self, command_no: int, text: str) -> Data:
+        hits, is_cut = seen(self.session.terminal(int(command_no)), str(text), _MAX_SEEN)
+        told = [
+            {"first_ms": hit.first_us // 1_000, "last_ms": hit.last_us // 1_000, "text": hit.text}
+            for hit in hits
+        ]
+        return {"hits": told, "is_cut": is_cut}
+
+    def _film(self, command_no: int, *, is_fresh: bool = False) -> Film:
+        with self._reading:
+            film = self._films.pop(command_no, None)
+            if film is None:
+                film = Film(self.session.terminal(command_no))
+            elif is_fresh:
+                film.refresh()
+            self._films[command_no] = film
+            while len(self._films) > _KEPT_FILMS:
+                del self._films[next(iter(self._films))]
+            return film
 
     def table(self, command_no: int) -> pa.Table:
         """Return the rows that a command returned, at most 100,000; the last few are kept."""

@@ -2,6 +2,7 @@
 
 import type { ResultPage } from "../grid.ts";
 import type { CommandClass, Status } from "./commands.ts";
+import type { Frame } from "./film.ts";
 
 /** Times are microseconds since 1970, UTC. */
 export interface SessionFacts {
@@ -67,6 +68,28 @@ export interface CommandFacts {
   /** What of it was not kept, in words. */
   cut: string | null;
   returns_rows: boolean;
+  /** Whether it had a terminal, whose screen can be asked for. */
+  has_terminal: boolean;
+}
+
+/** A terminal over time; the times of its frames are a buffer of int32 beside it, in milliseconds. */
+export interface TerminalFacts {
+  /** Its name, as the client told it: xterm-256color. */
+  kind: string;
+  /** As it was at first. */
+  columns: number;
+  rows: number;
+  duration_ms: number;
+  page_frames: number;
+  /** What of it is not shown, in words. */
+  left_out: string | null;
+}
+
+/** A row that stood on a screen, from when to when, in milliseconds from the command's beginning. */
+export interface Seen {
+  first_ms: number;
+  last_ms: number;
+  text: string;
 }
 
 export interface Whole {
@@ -86,4 +109,8 @@ export interface ReplayAnswers {
   statement: Whole;
   result: ResultPage;
   cell: Whole;
+  terminal: TerminalFacts;
+  /** The first frame of a page is whole, each other what has changed. */
+  frames: { frames: Frame[] };
+  seen: { hits: Seen[]; is_cut: boolean };
 }

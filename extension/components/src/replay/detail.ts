@@ -1,11 +1,12 @@
 /** One command: what was asked and decided, what came back, and its rows by pages. */
 
-import { el, highlighted, shown } from "../dom.ts";
+import { arrange, el, highlighted, shown } from "../dom.ts";
 import { resultTable, turns } from "../grid.ts";
 import { bytes, count, counted, duration, elapsed, moment } from "../units.ts";
 import { messageOf, remember, replaceKeepingFocus, type Ask, type Lifetime } from "../view.ts";
 import type { CommandFacts, ReplayAnswers, SessionFacts } from "./answers.ts";
 import { changes, fateOf, numberOf, type Fate, type Index } from "./commands.ts";
+import { terminal, type Terminal } from "./terminal.ts";
 
 const RESULT_ROWS = 50;
 const KEPT_COMMANDS = 200;
@@ -17,6 +18,8 @@ export interface Moment {
   index: Index;
   position: number;
   isRunning: boolean;
+  /** Where in it the playing time is, in microseconds. */
+  offset: number;
 }
 
 export interface CommandDetail {
@@ -25,17 +28,36 @@ export interface CommandDetail {
   show(moment: Moment): Promise<CommandFacts | null>;
   showNothing(why: string): void;
   forget(number: number): void;
+  /** Whether what is shown has a time of its own in it: a terminal. */
+  readonly isTimed: boolean;
+  /** Show it as it was so many microseconds behind its beginning. */
+  at(offset: number): void;
+  /** How long nothing changes in it from there on, in microseconds. */
+  quietFrom(offset: number): number;
 }
 
 export function commandDetail(options: {
   ask: Ask<ReplayAnswers>;
   lifetime: Lifetime;
   complain: (error: unknown) => void;
+  /** Hears of a time in the command that somebody chose, in microseconds. */
+  onSeek: (offset: number) => void;
 }): CommandDetail {
   const { ask, lifetime, complain } = options;
   const detail = el("section", { class: "aa-detail", "aria-label": "Command", tabindex: -1 });
   const known = new Map<number, CommandFacts>();
   let drawings = 0;
+  let shownNumber = -1;
+  let screen: Terminal | null = null;
+
+  /** The screen of a command, the same while that is shown; of one without a terminal, none. */
+  function screenOf(command: CommandFacts): Terminal | null {
+    const number = command.command_no;
+    if (number !== shownNumber || command.has_terminal !== (screen !== null)) {
+      screen = command.has_terminal ? terminal({ number, ask, lifetime, complain, onSeek: options.onSeek }) : null;
+    } else if (command.ended_at === null) screen?.refresh();
+    return screen;
+  }
 
   async function show(now: Moment): Promise<CommandFacts | null> {
     drawings += 1;
@@ -54,15 +76,21 @@ export function commandDetail(options: {
       if (mine !== drawings || lifetime.isOver) return null; // the reader has moved on
     }
     detail.classList.remove("aa-waiting");
-    detail.replaceChildren(...parts(command, now));
-    detail.scrollTop = 0;
+    screen = screenOf(command);
+    // A screen stays where it is: somebody may hold its slider.
+    arrange(detail, parts(command, now));
+    if (number !== shownNumber) detail.scrollTop = 0;
+    shownNumber = number;
+    screen?.at(now.isRunning ? now.offset : Infinity);
     if (!now.isRunning && command.returns_rows) void drawResult(command, mine, 0);
     return command;
   }
 
   function parts(command: CommandFacts, now: Moment): HTMLElement[] {
     const { isRunning } = now;
-    const found = [top(command, now), facts(command, now), statement(command)];
+    const found = [top(command, now), facts(command, now)];
+    if (command.text || !screen) found.push(statement(command)); // a shell is asked for without a word
+    if (screen) found.push(screen.element);
     if (command.params) found.push(parameters(command.params));
     if (!isRunning && (command.error_text || command.error_code)) {
       found.push(
@@ -199,9 +227,16 @@ export function commandDetail(options: {
     show,
     showNothing(why) {
       drawings += 1;
+      shownNumber = -1;
+      screen = null;
       detail.replaceChildren(el("p", { class: "aa-empty" }, why));
     },
     forget: (number) => void known.delete(number),
+    get isTimed() {
+      return screen !== null;
+    },
+    at: (offset) => screen?.at(offset),
+    quietFrom: (offset) => screen?.quietFrom(offset) ?? 0,
   };
 }
 

@@ -29,7 +29,8 @@ class CommandFacts:
 
     `sha256` is of the whole recorded statement, which is the file `<seq>.text` of the session's
     proof; both are empty where it is not in one event of its own. `is_asked` marks the command that
-    the report is about.
+    the report is about. `screen` are the rows of its terminal's last screen, and `screen_words`
+    says which one that is, or why it is not there; both are empty where it had no terminal.
     """
 
     number: int
@@ -52,6 +53,8 @@ class CommandFacts:
     risk: tuple[str, ...]
     tables: tuple[str, ...]
     result: Grid | None
+    screen: tuple[str, ...]
+    screen_words: str
     cut: str
     seq: int | None
     sha256: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +12,7 @@ from uuid import UUID
 
 from agentaudit.analysis import asked
 from agentaudit.analysis.report.facts import Facts
+from agentaudit.analysis.written import require_new, write_new
 from agentaudit.archive.prove import DISCLOSE
 from agentaudit.errors import QuestionError
 
@@ -128,9 +128,9 @@ def make(
     says("pages", 1, 2 if pdf else 1)
     paged = paper.render(facts, sha256(html).hexdigest()) if pdf else None
     if out is not None:
-        write_new(out, html)
+        write_new(out, [html])
     if pdf_out is not None and paged is not None:
-        write_new(pdf_out, paged)
+        write_new(pdf_out, [paged])
     return Report(facts=facts, html=html, pdf=paged, out=out, pdf_out=pdf_out)
 
 
@@ -144,35 +144,3 @@ def _request(request: UUID | str | None) -> UUID | None:
             "request: the id of a request expected, 32 hexadecimal digits with dashes",
             hint="agentaudit commands --json shows it as request_id",
         ) from None
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet, readable by its owner alone.
-
-    Raises:
-        QuestionError: it is there, or cannot be written.
-    """
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        raise QuestionError(f"{path}: is there already", hint="a report needs a new file") from None
-    except OSError as error:
-        raise QuestionError(f"{path}: {error.strerror}") from None
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        path.unlink(missing_ok=True)  # half a report is none
-        raise QuestionError(f"{path}: {error.strerror}") from None
-
-
-def require_new(path: Path) -> None:
-    """Return if a file can be made at `path`, so that nobody waits for a report in vain.
-
-    Raises:
-        QuestionError: something is there already, or its folder is not.
-    """
-    if path.exists() or path.is_symlink():
-        raise QuestionError(f"{path}: is there already", hint="a report needs a new file")
-    if not path.absolute().parent.is_dir():
-        raise QuestionError(f"{path}: no such folder")

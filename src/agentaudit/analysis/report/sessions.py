@@ -6,7 +6,7 @@ none are shown; what cannot be decoded is said, and hides nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,7 @@ from uuid import UUID
 
 import duckdb
 
-from agentaudit.analysis import transcript
+from agentaudit.analysis import film, transcript
 from agentaudit.analysis.report import replays
 from agentaudit.analysis.report.facts import Check, CommandFacts, SessionFacts
 from agentaudit.analysis.report.story import Story, days, moment_of
@@ -22,11 +22,13 @@ from agentaudit.analysis.report.texts import MAX_CELL, block, grid, line, lines
 from agentaudit.archive import canonical
 from agentaudit.archive.retention import Closed
 from agentaudit.archive.verification import MALFORMED
+from agentaudit.protocols import ssh_screen
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from agentaudit.analysis.session import Session
+    from agentaudit.analysis.terminal import Terminal
 
 MAX_TRAFFIC_BYTES: Final = 32 << 20
 MAX_PARAMS: Final = 50
@@ -83,15 +85,18 @@ def tell(
     results = _results(session, facts, {row["command_no"] for row in rows}, wanted.rows, notes)
     fates = dict(session.ask("session_fates").fetchall())
     cuts = session.cuts()
+    screens = _screens(session, facts, rows, wanted.rows)
     texts = {row[0]: row[1:] for row in session.ask("report_statements").fetchall()}
     played, why = b"", ""
     if wanted.replay is not None and rows:
-        played, why = replays.packed(session, facts, rows, results, cuts, wanted.replay)
+        terminals = {number: each.terminal or each.words for number, each in screens.items()}
+        played, why = replays.packed(session, facts, rows, results, cuts, terminals, wanted.replay)
     commands = tuple(
         _command(
             row,
             results.get(row["command_no"]),
             fates.get(row["command_no"]),
+            screens.get(row["command_no"]),
             cuts.get(row["command_no"]),
             texts.get(row["command_no"]),
             wanted,
@@ -184,10 +189,58 @@ def _results(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A terminal with the rows of its last screen; none where the words say why it is left out."""
+
+    terminal: Terminal | None
+    rows: tuple[str, ...]
+    words: str
+
+
+_NO_TERMINAL: Final = _Shown(None, (), "")
+
+
+def _screens(
+    session: Session, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], limit: int
+) -> dict[int, _Shown]:
+    """Return the terminals of the commands that had one."""
+    if facts["protocol"] != "ssh":
+        return {}
+    terminals = session.terminals
+    had = (row for row in rows if row["command_no"] in terminals)
+    return {row["command_no"]: _shown(session, row, limit) for row in had}
+
+
+def _shown(session: Session, row: Mapping[str, Any], limit: int) -> _Shown:
+    if not limit:
+        return _Shown(None, (), "its terminal is left out, as was asked for")
+    if session.is_purged:
+        return _Shown(None, (), "what was said on its terminal was purged under retention")
+    size = row["bytes_out"] or 0
+    if size > film.MAX_OUTPUT_BYTES:
+        most = transcript.size(film.MAX_OUTPUT_BYTES)
+        return _Shown(
+            None,
+            (),
+            f"its terminal is left out: it was sent {transcript.size(size)}, and more than {most} "
+            "is not read for a report",
+        )
+    terminal = session.terminal(row["command_no"])
+    try:
+        display = terminal.last()
+    except (*MALFORMED, duckdb.Error) as error:
+        return _Shown(None, (), f"its terminal cannot be read: {line(error)}")
+    screen = display.screen
+    words = f"Its terminal at the end, {screen.columns} columns and {screen.height} rows"
+    return _Shown(terminal, lines(display.text(), ssh_screen.MAX_SIDE), words)
+
+
 def _command(
     row: Mapping[str, Any],
     result: pa.Table | None,
     fate: str | None,
+    screen: _Shown | None,
     cut: transcript.Cut | None,
     statement: tuple[int, str | None] | None,
     wanted: Wanted,
@@ -196,6 +249,7 @@ def _command(
     params = list(row["params"] or ())
     error = " ".join(filter(None, (line(row["error_code"]), line(row["error_text"], 1_000))))
     digest = "" if statement is None else statement[1] or ""
+    shown = screen or _NO_TERMINAL
     return CommandFacts(
         number=row["command_no"],
         at=row["started_at"],
@@ -218,8 +272,10 @@ def _command(
         is_undone=transcript.is_undone(dict(row), fate),
         risk=lines(row["risk"]),
         tables=lines(row["resources"]),
+        screen=shown.rows,
+        screen_words=shown.words,
         result=None
-        if result is None or not result.num_columns
+        if screen is not None or result is None or not result.num_columns
         else grid(result, row["rows_returned"]),
         cut="" if cut is None else cut.words(),
         seq=statement[0] if statement is not None and digest else None,
