@@ -24,7 +24,7 @@ ORDINARY: Sequence[bytes | tuple[bytes, bytes]] = [
     b"pwd\r",
     b"ls -la data | sort -k 5 -n | head -n 3\r",
     # --- editing
-    b"echo wrold" + LEFT * 3 + b"\x7for" + RIGHT + DELETE + END + b"d\r",
+    b"echo wrxld" + LEFT * 3 + b"\x7for" + RIGHT + DELETE + END + b"d\r",
     b"cho one" + HOME + b"e" + b"\x05 two\r",
     b"echo first second\x17third\r",
     b"echo first second\x1b\x7fthird\r",
@@ -243,12 +243,12 @@ def test_where_less_is_shown_less_is_certain_and_nothing_is_wrong(
 
 def test_a_shell_without_a_line_editor_has_certain_lines_too(home: Path) -> None:
     with typist(home, shell=("dash",), PS1="$ ") as one:
-        one.type(b"echo abd\x7fc; ls\x15echo 'x\r")
+        one.type(b"echo abx\x7fc; ls\x15echo 'x\r")
         one.until(rb"> $")
         one.type(b"y'\r")
         one.until(PROMPT)
         assert one.output.endswith(b"x\r\ny\r\n$ ")
-        one.type(b"echo abd\x7fc\r")
+        one.type(b"echo abx\x7fc\r")
         one.until(PROMPT)
         assert b"\r\nabc\r\n" in one.output
     told = [each for each in one.found if each is not None]

