@@ -37,7 +37,7 @@ PEERS   := postgresql pgbouncer chromium fonts-dejavu-core fonts-liberation open
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help native front demo lab test test-all ready peers measured unmeasured rest long doctest lint docs notebook wheel installed story coverage bench bench-archive bench-masking bench-ssh bench-workbench soak fuzz fuzz-briefly lock clean distclean
+.PHONY: help native front demo lab test test-all ready peers measured unmeasured rest long doctest lint docs notebook wheel installed story coverage bench bench-archive bench-masking bench-ssh bench-workbench soak soak-ssh fuzz fuzz-briefly lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ test measured long: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 
 soak: $(VENV)/.native  ## MINUTES (60) of load, cancels, kills and slow readers; then all accounts are compared
 	$(BIN)/python -m tests.soak $(addprefix --minutes ,$(MINUTES))
+
+soak-ssh: $(VENV)/.native  ## MINUTES (10) of 50 SSH clients that do everything at once; then all accounts are compared
+	$(BIN)/python -m tests.soak.ssh $(addprefix --minutes ,$(MINUTES))
 
 fuzz: $(VENV)/.fuzz $(VENV)/.native  ## each reader of foreign bytes under atheris, for SECONDS (60)
 	mkdir -p $(BUILD)/fuzz

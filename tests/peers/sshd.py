@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,13 @@ class Sshd:
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """Run one for the whole session."""
-    folder = tmp_path_factory.mktemp("sshd")
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@contextmanager
+def running_sshd(folder: Path) -> Iterator[Sshd]:
+    """Run one whose files are in `folder`."""
     for name in ("host_key", "user_key", "user_ca"):
         make_key(folder / name)
     shutil.copy(folder / "user_key.pub", folder / "authorized_keys")

@@ -120,9 +120,9 @@ def _soak(arguments: argparse.Namespace, directory: Path) -> Verdict:
         began = time.monotonic()
         verdict = Verdict()
         _judge_traffic(verdict, traffic.seen, samples)
-        _judge_memory(verdict, samples, at_rest, after)
+        judge_memory(verdict, samples, at_rest, after)
         _judge_records(verdict, gateway, server, traffic.seen)
-        _judge_end(verdict, gateway, status)
+        judge_end(verdict, gateway, status)
         verdict.lines.append(f"  held against each other in {time.monotonic() - began:.0f} s")
         return verdict
 
@@ -244,7 +244,7 @@ def _held_up(seen: Seen) -> Iterator[str]:
                 yield f"{name} had no answer for {ended - began:.0f} s"
 
 
-def _judge_memory(
+def judge_memory(
     verdict: Verdict, samples: Sequence[Sample], before: Sample, after: Sample
 ) -> None:
     for name, value in (
@@ -298,7 +298,7 @@ def _judge_records(verdict: Verdict, gateway: Gateway, server: TellingPostgres, 
     )
 
 
-def _judge_end(verdict: Verdict, gateway: Gateway, status: int | None) -> None:
+def judge_end(verdict: Verdict, gateway: Gateway, status: int | None) -> None:
     verdict.add("SIGTERM ends it in order", [] if status == 0 else ["not 0"], f"status {status}")
     log = gateway.log_text().splitlines()
     verdict.add(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.peers.serverlog import Line
+from tests.soak import ssh
 from tests.soak.__main__ import main
 from tests.soak.accounts import (
     Archived,
@@ -103,3 +104,23 @@ def test_a_minute_of_everything_loses_nothing_and_leaks_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--minutes", "1"]) == 0, capsys.readouterr().out
+
+
+def test_a_command_over_ssh_that_is_not_recorded_as_it_was_is_a_problem() -> None:
+    row = ("exec", "ok", None, 10, 5)
+    for found, problems in (
+        ([row], 0),
+        ([], 1),
+        ([row, row], 1),
+        ([("exec", "ok", None, 10, 4)], 1),
+        ([("exec", "error", "1", 10, 5)], 1),
+    ):
+        assert len(list(ssh.unlike({"m": row}, {"m": found}))) == problems
+
+
+@pytest.mark.full
+@pytest.mark.timeout(400)
+def test_half_a_minute_of_everything_over_ssh_loses_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ssh.main(["--minutes", "0.5", "--sessions", "8"]) == 0, capsys.readouterr().out
