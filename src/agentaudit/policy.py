@@ -342,8 +342,8 @@ def _is_host(wanted: str, host: str) -> bool:
     if wanted == "*":
         return True
     address = _address_of(host)
-    if wanted.startswith("["):
-        return address is not None and address == _address_of(wanted)
+    if (named := _address_of(wanted)) is not None:
+        return address == named
     words, parts = wanted.split("."), host.split(".")
     if words[0].isdigit() and address is None:
         return False  # a name may have numbers in it, and is no address

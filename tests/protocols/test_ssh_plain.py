@@ -179,7 +179,6 @@ cat <<EOF
 cat <<EOF | wc
 cat <<EOF\\nline
 cat <<EOF\\nline\\n EOF
-!
 """.strip().split("\n")
 
 UNREAD = """
@@ -230,6 +229,17 @@ def test_after_another_line_there_may_be_anything(text: str) -> None:
     found = survey(text)
     assert found.doubt
     assert found.is_read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("rm x; time", "rm x; !", "rm x; >y if", "rm x\n{", 'cat <<"\\$"\nx\n$\nrm y'),
+        "for x in a #'",
+    ],
+)
+def test_what_bash_runs_at_once_is_not_open(text: str) -> None:
+    assert not survey(text).is_open
 
 
 @pytest.mark.parametrize("text", OPEN)

@@ -75,7 +75,7 @@ def test_a_line_that_was_dropped_leaves_no_doubt() -> None:
     found = lines.line()
     assert found is not None
     assert not found.is_certain
-    assert lines.dropped() == b"\x03"
+    assert lines.dropped() == b"\x05\x15\x03"
     lines.said(b"^C\r\n" + PROMPT)
     assert run(lines, b"ls\r") == certain("ls")
 
@@ -108,6 +108,7 @@ def test_what_may_go_on_in_the_next_line_is_not_certain() -> None:
 
 def test_a_command_of_too_many_lines_is_not_certain() -> None:
     lines = shell()
+    run(lines, b"true\r")
     second = b"\r\n\x1b[?2004l\r\x1b[?2004h> "
     found = end(lines, b"cat <<E\r")
     for _ in range(300):
@@ -117,6 +118,82 @@ def test_a_command_of_too_many_lines_is_not_certain() -> None:
         found = end(lines, b"x" * 60 + b"\r")
     assert found is not None
     assert (found.is_certain, found.why) == (False, "too long")
+
+
+# --- what once let a line run that nobody had been told of --------------------------------------
+
+
+def test_what_is_unfinished_is_believed_of_a_shell_that_is_known_alone() -> None:
+    lines = shell()
+    found = end(lines, b"echo 'a\r")
+    assert found is not None
+    assert (found.is_certain, found.why) == (False, "it may be finished")
+    lines = shell()
+    run(lines, b"true\r")
+    assert end(lines, b"echo 'a\r") is None
+
+
+@pytest.mark.parametrize("before", [b"\x16", b"\x1b"])
+def test_a_paste_that_the_shell_does_not_see_hides_no_enter(before: bytes) -> None:
+    lines = shell()
+    typed = b"rm -rf /srv/x #" + before + b"\x1b[200~"
+    assert lines.typed(typed + b"\r") == len(typed)
+    lines.said(b"rm -rf /srv/x #^[")
+    found = lines.line()
+    assert found is not None
+    assert not found.is_certain
+
+
+def test_an_interrupt_that_is_quoted_ends_nothing() -> None:
+    lines = shell()
+    count = lines.typed(b"rm -rf /srv/x #\x16")
+    lines.said(b"rm -rf /srv/x #^\x08")
+    assert lines.typed(b"\x03\r") == 1
+    lines.said(b"^C")
+    found = lines.line()
+    assert count == 16
+    assert found is not None
+    assert not found.is_certain
+    lines = shell()
+    lines.typed(b"rm x\x16")
+    assert lines.typed(b"\r") == 0
+    assert lines.dropped() == b"\x05\x15\x03"
+
+
+def test_behind_an_interrupt_nothing_is_empty_before_there_is_a_prompt() -> None:
+    lines = shell()
+    lines.typed(b"rm -rf /srv/x\x03")
+    lines.said(b"rm -rf /srv/x")
+    assert lines.typed(b"\r") == 0
+    found = lines.line()
+    assert found is not None
+    assert not found.is_certain
+
+
+def test_keys_for_a_program_that_took_no_screen_are_no_nothing() -> None:
+    lines = shell()
+    assert end(lines, b"less file\r") == certain("less file")
+    lines.said(ENTERED + b"text\r\n:")
+    found = end(lines, b"!rm -rf /srv/x\r", echo=b"\r!rm -rf /srv/x")
+    assert found is not None
+    assert not found.is_certain
+
+
+def test_a_program_that_was_killed_on_its_screen_has_the_keys_no_more() -> None:
+    lines = shell()
+    assert end(lines, b"less file\r") == certain("less file")
+    lines.said(ENTERED + b"\x1b[?1049htext\r\n:")
+    assert end(lines, b"/search\r") is None
+    lines.said(b"Killed\r\n" + PROMPT)
+    found = end(lines, b"/bin/rm -rf /srv/x\r")
+    assert found is not None
+
+
+def test_what_is_not_followed_is_doubted_from_then_on() -> None:
+    lines = shell()
+    lines.doubt("a signal was sent")
+    found = end(lines, b"ls\r")
+    assert found == Line("ls", False, False, "a signal was sent")
 
 
 # --- passwords ------------------------------------------------------------------------------------
@@ -541,7 +618,7 @@ def test_no_bytes_break_the_recognition(
                     assert found == lines.line()
                     assert found is None or (found.why == "") == found.is_certain
                     if drops:
-                        assert lines.dropped() == b"\x03"
+                        assert lines.dropped() == b"\x05\x15\x03"
                         what = what[1:]
                     else:
                         assert lines.passed(what) == 1

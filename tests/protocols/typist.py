@@ -18,8 +18,9 @@ from pathlib import Path
 from agentaudit.protocols.ssh_lines import Line, TypedLines
 
 DEADLINE_SECONDS = 20.0
-# What the gateway waits for at most behind the last output.
-QUIET_SECONDS = 0.15
+# What is waited for behind the last output: here another test may have the processor meanwhile.
+QUIET_SECONDS = 0.5
+START_SECONDS = 3.0
 
 RC = r"""
 PS1='\u@host:\W\$ '
@@ -121,6 +122,8 @@ class Typist:
                 count = self.lines.passed(keys)
                 os.write(self._master, keys[:count])
                 keys = keys[count:]
+                while keys and not self.lines.is_ready and self._listen(START_SECONDS):
+                    pass
 
     def interrupt(self) -> None:
         """Type ^C until there is a prompt: bash itself misses some, until the next key."""

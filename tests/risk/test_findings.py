@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentaudit.policy import Policy
@@ -449,6 +449,8 @@ def rows(postgres18: PostgresPeer) -> Iterator[psycopg.Connection[Any]]:
 
 
 @given(condition=conditions)
+@example(condition="(NULL = 0 OR NULL <> 0)")
+@example(condition="(NULL OR NOT NULL)")
 @settings(max_examples=400, deadline=None)
 def test_what_is_said_to_hold_for_every_row_does_on_a_server(
     rows: psycopg.Connection[Any], condition: str

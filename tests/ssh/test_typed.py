@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import agentaudit as aa
+from agentaudit.risk.shell import classify
 from tests.gateway.test_holds import Reviewers, meanwhile
 from tests.ssh.client import OpenSsh, Started, connected, recorded
 from tests.ssh.terminal import Terminal
@@ -92,7 +93,11 @@ def test_a_held_line_runs_when_somebody_has_approved_and_not_before(
     terminal.wait_for("^C takes it back")
     (request,) = reviewers.wait_for()
     (shown,) = request.shown["statements"]
-    assert (shown["operation"], shown["class"], shown["text"]) == ("line", "write", removal)
+    assert (shown["operation"], shown["class"], shown["text"]) == (
+        "line",
+        classify(removal).cls,
+        removal,
+    )
     assert (data / "file").read_text() == "kept"
     reviewers.decide(request)
     terminal.see("42")
@@ -145,7 +150,7 @@ def test_a_line_that_may_not_run_is_taken_back_and_the_shell_lives_on(
     # Of a paste each line is decided about by itself.
     terminal.send(f"echo one\rrm -rf {data}\recho th''ree\r")
     terminal.see("one")
-    assert 'denied by rule "removals"' in terminal.refused(2)
+    assert 'denied by rule "removals"' in terminal.wait_for("command 2)")
     terminal.see("three")
     terminal.wait()
     assert (data / "file").exists()
@@ -164,7 +169,7 @@ def test_a_line_that_may_not_run_is_taken_back_and_the_shell_lives_on(
     )
     assert rows[:4] == [
         ("echo one", "session", "allow", "ok", False),
-        (f"rm -rf {data}", "write", "deny", "denied", False),
+        (f"rm -rf {data}", classify(f"rm -rf {data}").cls, "deny", "denied", False),
         ("echo th''ree", "session", "allow", "ok", False),
         ("stty -echo", "unknown", "allow", "ok", False),
     ]
@@ -236,7 +241,7 @@ def test_what_was_typed_ahead_and_its_end_wait_behind_a_held_line(
 def test_lines_are_what_ran_whatever_was_typed(
     started: Started, at: Opened, tmp_path: Path
 ) -> None:
-    gw, client = started()
+    gw, client = started(NO_REMOVALS)  # so each line is waited for, also on a busy machine
     (tmp_path / "a-long-name").write_text("inside\n")
     terminal = at(client)
     terminal.run(f"cd {tmp_path}")
@@ -270,10 +275,11 @@ def test_lines_are_what_ran_whatever_was_typed(
         terminal.hang_up()
 
     case = recorded(gw)
-    assert lines(case) == [
+    # What completion puts behind a word may or may not be on the screen yet.
+    assert [line.rstrip() for line in lines(case)] == [
         f"cd {tmp_path}",
         "echo first",
-        "cat a-long-name ",
+        "cat a-long-name",
         "echo first again",
         "echo right",
         "vi made",
@@ -335,18 +341,21 @@ def test_no_disguise_of_a_removal_passes_at_a_prompt(
 ) -> None:
     gw, client = started(UNKNOWN, WRITES)
     terminal = at(client)
+    terminal.run("true")  # what is unfinished is told of a bash that is known to be one
     for text in EVASIONS:
         terminal.type(text.format(data).replace("\n", "\r") + "\r")
         terminal.wait_for("agentaudit: denied by rule")
         terminal.wait_for("^C")
         terminal.wait()
         assert (data / "file").read_text() == "kept", text
-    assert "file" in terminal.run(f"ls {data}")
+    terminal.type(f"ls {data}\r")
+    terminal.see("file")
+    terminal.wait()
     terminal.end()
     case = recorded(gw)
     statuses = [status for (status,) in lines(case, "status")]
     assert statuses.count("denied") == len(EVASIONS)
-    assert len(statuses) == len(EVASIONS) + 2  # the one that is two, and the last
+    assert len(statuses) == len(EVASIONS) + 3  # the first, the one that is two, and the last
 
 
 async def test_what_is_recorded_of_a_terminal_is_what_both_ends_saw(
@@ -381,7 +390,7 @@ async def test_what_is_recorded_of_a_terminal_is_what_both_ends_saw(
     of = case.session(str(session))
     assert b"".join(of.stream("target", command_no=0)) == got
     sent = b"".join(of.stream("client", command_no=0))
-    assert sent.replace(b"\x03", b"", 1) == b"".join(typed) + b"never [masked:undecided]"
+    assert sent.replace(b"\x05\x15\x03", b"", 1) == b"".join(typed) + b"never [masked:undecided]"
     assert is_sound(case, gw.verifier_key)
 
 
@@ -391,9 +400,48 @@ def test_a_line_behind_much_output_is_known_again(
     gw, client = started(UNKNOWN)
     (tmp_path / "big").write_bytes(b"no prompt: $ rm -rf /\n" * 200_000)
     terminal = at(client)
-    terminal.run(f"cat {tmp_path}/big; echo do''ne")
+    terminal.run(f"cd {tmp_path}")
+    terminal.run("cat big; echo do''ne")
     terminal.child.expect("done\r\n")
     terminal.wait()
     assert "seen" in terminal.run("echo seen")
     terminal.end()
     assert lines(recorded(gw), "text", "status")[-1] == ("echo seen", "ok")
+
+
+def test_a_client_changes_neither_the_terminal_nor_the_line_behind_the_screen(
+    started: Started,
+) -> None:
+    gw, client = started()
+
+    async def typed() -> str:
+        async with connected(client) as connection:
+            process = await connection.create_process(
+                term_type="xterm",
+                # RFC 4254, section 8: no interrupt, no echo, capitals for all that is typed.
+                term_modes={1: 255, 53: 0, 37: 1, 3: 127},
+                encoding="utf-8",
+            )
+            seen = ""
+
+            async def until(pattern: str) -> None:
+                nonlocal seen
+                while not re.search(pattern, seen):
+                    said = await asyncio.wait_for(process.stdout.read(4096), 10)
+                    assert said, seen
+                    seen += said
+
+            await until(r"[$#] $")
+            process.send_signal("WINCH")
+            process.stdin.write("stty -a | tr ';' ','\r")
+            await until(r"echok[^$#]*[$#] $")
+            process.stdin.write("exit\r")
+            await process.wait_closed()
+            return seen
+
+    seen = asyncio.run(asyncio.wait_for(typed(), 60))
+    assert "intr = ^C" in seen
+    assert re.search(r"(?<!-)echo\b", seen.partition("echok")[0])
+    case = recorded(gw)
+    said = "SELECT text FROM events WHERE kind = 'notice' AND starts_with(text, 'line 1 ')"
+    assert case.sql(said).fetchall() == [(r"line 1 uncertain a\x20signal\x20was\x20sent",)]

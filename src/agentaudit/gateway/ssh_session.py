@@ -38,7 +38,7 @@ from agentaudit.gateway.ssh_commands import classify, hide
 from agentaudit.gateway.ssh_masks import ChannelMask
 from agentaudit.gateway.ssh_scripts import Given, SessionScripts
 from agentaudit.gateway.ssh_sftp import SftpFlow
-from agentaudit.gateway.ssh_transport import hasten, write
+from agentaudit.gateway.ssh_transport import hasten, while_keys_change, write
 from agentaudit.gateway.ssh_typed import Credit, TypedFlow, is_shell
 from agentaudit.masking.masks import Masks
 from agentaudit.model import (
@@ -79,6 +79,11 @@ _FORWARDS: Final = {
     "x11-req": "_process_x11_req_request",
     "auth-agent-req@openssh.com": "_process_auth_agent_req_at_openssh_dot_com_request",
 }
+_PLAIN_MODES: Final = frozenset((42, 128, 129))
+"""IUTF8 and speeds (RFC 4254, section 8): what else a client may ask of a shell's terminal would
+let it say one line and show another."""
+_ERASES: Final = frozenset(((3, 8), (3, 127)))
+"""VERASE, as ^H or as DEL."""
 _MIN_PACKET: Final = 512
 _PIECE: Final = 16 * 1024
 _MAX_ENVIRONMENT: Final = 64
@@ -186,7 +191,8 @@ class _Wire:
     """What one connection has not taken yet.
 
     The library heeds the windows of channels alone, and a peer may open one of four gigabytes and
-    read nothing; or ask for any number of answers, and not read those.
+    read nothing; or ask for any number of answers, and not read those; or begin to change keys, for
+    which all waits, and never end.
     """
 
     def __init__(
@@ -197,12 +203,23 @@ class _Wire:
         self._tell = tell
         self._transport: Any = connection._transport
         self.is_full = False
+        self._reasons = set[str]()
         # Of the library's, these do nothing.
-        connection.pause_writing = lambda: self._turn(True)  # type: ignore[method-assign]
-        connection.resume_writing = lambda: self._turn(False)  # type: ignore[method-assign]
+        connection.pause_writing = partial(self._wait, "room")  # type: ignore[method-assign]
+        connection.resume_writing = partial(self._go_on, "room")  # type: ignore[method-assign]
         hasten(connection)
+        while_keys_change(connection, partial(self._wait, "keys"), partial(self._go_on, "keys"))
         if self._transport is not None:
             self._transport.set_write_buffer_limits(_WIRE_BYTES, _WIRE_BYTES // 4)
+
+    def _wait(self, reason: str) -> None:
+        self._reasons.add(reason)
+        self._turn(True)
+
+    def _go_on(self, reason: str) -> None:
+        self._reasons.discard(reason)
+        if not self._reasons:
+            self._turn(False)
 
     def _turn(self, is_full: bool) -> None:
         self.is_full = is_full
@@ -736,6 +753,12 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         term: dict[str, Any] = {}
         if self._pty is not None:
             term_type, term_size, term_modes = self._pty
+            if self._is_for_lines:
+                term_modes = {
+                    mode: value
+                    for mode, value in term_modes.items()
+                    if mode in _PLAIN_MODES or (mode, value) in _ERASES
+                }
             self._asked_size = term_size
             term = {"term_type": term_type, "term_size": term_size, "term_modes": term_modes}
         operation, text = self.command.operation, self._raw_text()
@@ -906,14 +929,22 @@ class Channel(asyncssh.SSHServerSession[bytes]):
 
     def signal_received(self, signal: str) -> None:
         line = said("signal", self._masked(signal[:_MAX_NAME]))
-        if len(signal) > _MAX_NAME:
+        # Longer than any that a target knows, or it would change a line that waits.
+        if len(signal) > _MAX_NAME or not self._may_interrupt("a signal was sent"):
             self._relay.note(self.command.command_no, Side.CLIENT, line)
-            return  # longer than any that a target knows
+            return
         self._request(line, lambda target: target.send_signal(signal))
 
     def break_received(self, msec: int) -> bool:
-        self._request(said("break", msec), lambda target: target.send_break(msec))
+        line = said("break", msec)
+        if not self._may_interrupt("a break was sent"):
+            self._relay.note(self.command.command_no, Side.CLIENT, line)
+            return False
+        self._request(line, lambda target: target.send_break(msec))
         return True
+
+    def _may_interrupt(self, what: str) -> bool:
+        return self._typed is None or self._typed.unfollowed(what)
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
         size = (width, height, pixwidth, pixheight)

@@ -11,6 +11,7 @@ Source: RFC 4253, section 6; RFC 4254, section 5.2; RFC 5647
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 import asyncssh
@@ -29,6 +30,8 @@ _HEADER_BYTES: Final = 4
 _BEFORE_LISTS: Final = 1 + 16
 """A KEXINIT's number and its cookie."""
 _TAG_BYTES: Final = 16
+_KEYS_S: Final = 30.0
+"""What a change of keys may take."""
 _HEARD_S: Final = 1.0
 """A keepalive may come so much earlier than it is due: not each packet sets its timer anew."""
 
@@ -38,6 +41,34 @@ def hasten(connection: Connection) -> None:
     any_connection: Any = connection
     if any_connection._transport is not None:
         _Hastened(any_connection)
+
+
+def while_keys_change(
+    connection: Connection, begun: Callable[[], None], ended: Callable[[], None]
+) -> None:
+    """Tell when keys begin to be changed, and when that is over; cut who does not come to an end.
+
+    The library keeps what it is to send meanwhile, however much that becomes.
+
+    Source: RFC 4253, section 9
+    """
+    end: Any = connection
+    send, go_on = end._send_kexinit, end._send_deferred_packets
+
+    def cut() -> None:
+        if not end._kex_complete:
+            connection.abort()
+
+    def begin() -> None:
+        send()
+        begun()
+        end._loop.call_later(_KEYS_S, cut)
+
+    def finish() -> None:
+        go_on()
+        ended()
+
+    end._send_kexinit, end._send_deferred_packets = begin, finish
 
 
 def write(channel: Channel, data: bytes, kind: int | None) -> None:

@@ -44,10 +44,12 @@ NOT_RECOGNISED: Final = "not recognised"
 _QUIET_S: Final = 0.15
 """For so long, and for twice as long as it takes to answer a key, a host may say nothing before it
 is taken to have shown all that it will show."""
-_MOST_S: Final = 1.0
+_MOST_S: Final = 3.0
 """A line waits no longer for its host; one that is not shown by then is uncertain."""
 _START_S: Final = 3.0
 """What is typed before the first prompt waits for it no longer."""
+_INTERRUPTS: Final = 2
+_AGAIN_S: Final = 0.4
 _MAX_WAITING: Final = 64 * 1024
 """What may be typed behind a line that waits, before the client is read no more."""
 
@@ -124,8 +126,9 @@ class TypedFlow:
         self._is_taking = False
         self._state = shell.INTERACTIVE
         self._is_behind_line = self._is_new = True
+        self._is_behind_refusal = False
         self._said_s = self._sent_s = self._loop.time()
-        self._unsent = 0
+        self._unsent = self._sends = 0
         self._is_echoed = True
         self._lag_s = 0.0
         self._channels = relay.login.begun
@@ -156,6 +159,14 @@ class TypedFlow:
         if max(columns, rows) > MAX_SIDE or columns * rows > MAX_CELLS:
             self._lines.distrust("the terminal is larger than what is followed")
         self._lines.resize(columns, rows)
+
+    def unfollowed(self, what: str) -> bool:
+        """Note that something else would reach the shell; return whether it may.
+
+        It would change a line that waits, behind the back of who decides about that.
+        """
+        self._lines.doubt(what)
+        return not self.is_asking
 
     def said(self, data: bytes) -> None:
         """Follow what the host says, before it goes on."""
@@ -270,12 +281,13 @@ class TypedFlow:
         """Return whether the host waits for what comes next, as far as can be waited for."""
         if not self._is_behind_line:
             return True
-        is_new, self._is_new = self._is_new, False
-        self._is_behind_line = False
-        if self._lines.is_ready or (not is_new and self._has_answered()):
+        is_patient = self._is_new or self._is_behind_refusal
+        self._is_behind_line = self._is_new = self._is_behind_refusal = False
+        if self._lines.is_ready or (not is_patient and self._has_answered()):
             return True
-        if is_new:
-            # The shell reads its start-up files, and says nothing for as long as that takes.
+        if is_patient:
+            # The shell reads its start-up files, and says nothing for as long as that takes; or it
+            # has not heard yet that it is to forget a line.
             self._wait(lambda: self._lines.is_ready, lambda: None, most=_START_S, heeds_quiet=False)
         else:
             self._wait(self._has_answered, lambda: None)
@@ -320,6 +332,7 @@ class TypedFlow:
     def _send(self, data: bytes) -> None:
         self._channel.send(Side.CLIENT, data)
         self._unsent += 1
+        self._sends += 1
         self._is_echoed = False
         self._channel.once_recorded(self._has_sent)
 
@@ -490,12 +503,28 @@ class TypedFlow:
         dropped = self._lines.dropped()
         self._drop(1)
         self._secret.clear()
-        self._is_behind_line = True
+        self._is_behind_line = self._is_behind_refusal = True
         command.status, command.error_text = status, why
         relay.session.end(command)
         where = f" (session {relay.session.session_id}, command {command.command_no})"
         self._channel.say_on_terminal(why + where)
         self._type(dropped)
+        self._interrupt_again(_INTERRUPTS)
+
+    def _interrupt_again(self, times: int) -> None:
+        """Interrupt a shell again that shows no prompt for it.
+
+        bash misses an interrupt that comes as it begins to wait for a key, up to the next one.
+        """
+        sent = self._sends
+
+        def again() -> None:
+            if self._is_open and self._sends == sent and not self._lines.is_ready:
+                self._guarded(lambda: self._type(self._lines.dropped()))
+                if times > 1:
+                    self._interrupt_again(times - 1)
+
+        self._loop.call_later(_AGAIN_S, again)
 
     def _ask(self, waits: _Waits, hold: Hold, commit: str) -> None:
         self._waits = waits

@@ -26,7 +26,11 @@ from agentaudit.protocols.ssh_typing import Buffer, Known, key_at
 
 _ENDS: Final = (b"\r", b"\n", b"\x0f")
 _INTERRUPT: Final = b"\x03"
+# To the end, kill what stands before it, and interrupt: bash may hear an interrupt late, and go on
+# with the line. A key that is quoted is a letter, and the first of these would be that.
+_FORGET: Final = b"\x05\x15\x03"
 _EOF: Final = b"\x04"
+_QUOTE: Final = b"\x16"
 # Above the cursor, in which the prompt is sought again after the screen was drawn anew.
 _ROWS_BACK: Final = 200
 _MAX_INNER: Final = 4096
@@ -129,6 +133,7 @@ class TypedLines:
         self._ahead_why = ""
         self._cut_row: int | None = None
         self._has_typed = False
+        self._quotes = False
         self._heard = False
         self._was_settled = False
         self._is_unasked = False
@@ -159,6 +164,10 @@ class TypedLines:
         """Believe the screen alone no more: something else than this channel may write to it."""
         self._paints = self._paints or why
 
+    def doubt(self, why: str) -> None:
+        """Take no line for certain any more: what is not followed has reached the shell."""
+        self._doubt = self._doubt or why
+
     # --- both directions -------------------------------------------------------------------------
 
     def said(self, data: bytes) -> None:
@@ -179,7 +188,7 @@ class TypedLines:
         why = "much was written to the screen"
         if self._after.full_screen:
             self._doubt = self._doubt or why
-        had_typed = self._has_typed
+        had_typed = self._has_typed or self._cut_row is not None
         screen = self._screen
         self._screen = Screen(screen.columns, screen.height)
         self._forget()
@@ -307,8 +316,9 @@ class TypedLines:
         The key itself, which is one byte, does not go on.
         """
         self._key = self._kept = b""
+        self._quotes = False
         self._interrupt()
-        return _INTERRUPT
+        return _FORGET
 
     # --- keys ------------------------------------------------------------------------------------
 
@@ -333,7 +343,8 @@ class TypedLines:
             self._follow_inner()
             return
         self._begin()
-        if key == _INTERRUPT:
+        quoted, self._quotes = self._quotes, key == _QUOTE and not self._quotes
+        if key == _INTERRUPT and not quoted:
             self._interrupt()
             return
         if self._place is not None:
@@ -342,6 +353,7 @@ class TypedLines:
                 self._last = None
                 self._forget()
                 self._await()
+                self._cut_row = self._screen.place[0]
                 return
             self._has_typed = True
             self._buffer.press(key)
@@ -487,7 +499,13 @@ class TypedLines:
             and self._screen.is_alternate
             and not self._was_alternate
             and self._screen.alternations > self._alternations
+            and not self._has_shell_again()
         )
+
+    def _has_shell_again(self) -> bool:
+        """Whether a program that left the screen as it was is gone: who pastes is the shell."""
+        begun = self._screen.brackets - self._brackets
+        return begun > (1 if self._after.full_screen == "vim" else 0)
 
     def _follow_inner(self) -> None:
         """Follow the keys of a full-screen program: those that may run another raise a doubt."""
@@ -536,7 +554,9 @@ class TypedLines:
             return Line("", is_sure, True, "" if is_sure else "nothing known asks for a password")
         self._begin()
         if self._place is None:
-            if not self._has_typed:
+            if self._after.full_screen and (self._inner or self._has_quit or self._doubt):
+                return self._uncertain("keys for a program that has not taken the screen")
+            if not self._has_typed and self._cut_row is None:
                 return ""
             return self._uncertain(self._ahead_why or "typed before the prompt came")
         if self._buffer.is_quoting:
@@ -561,8 +581,11 @@ class TypedLines:
         if not found.is_read:
             return self._uncertain(found.doubt)
         if found.is_open:
+            # What is unfinished is told by bash's grammar.
             if expanded != whole or self._prompt == _SECOND_PROMPT or key == b"\x0f":
                 return self._uncertain("it is not finished")
+            if not self._is_bash:
+                return self._uncertain("it may be finished")
             return text or "\n"
         return Line(expanded, True, False, "")
 

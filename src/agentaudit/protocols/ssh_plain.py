@@ -24,7 +24,7 @@ _ANY: Final = frozenset(
     dirs du echo false file free getent groups help host hostname id ifconfig jobs kill killall l
     la last ll ln locale ls lsblk lscpu lsmod lsof lspci lsusb mkdir mktemp mv netstat nproc pgrep
     ping pkill popd printenv printf ps pushd pwd readlink realpath rm rmdir seq sleep ss stat sync
-    test times touch true truncate tty type ulimit umask umount uname uptime w wait whereis which
+    test times touch true truncate tty type umask umount uname uptime w wait whereis which
     who whoami
     """.split()  # noqa: SIM905
 )
@@ -99,7 +99,7 @@ _TEST: Final = re.compile(r"\[\[\s[^'\"`\\\n(){};]*\s\]\]")
 # What programs of this list do as they are told there; it is told by names, so it is no proof.
 _SETTINGS: Final = re.compile(
     r"(?:^|[\s/='\"~])\.(?:bash|profile|inputrc|vim|exrc|gvim|less|manpath|config|local|toprc|curlrc"
-    r"|ssh\b|xdg|pam|sudo|env)|/etc/|(?:~|HOME)\S*/bin/"
+    r"|ssh\b|xdg|pam|sudo|env|terminfo|termcap)|/etc/|(?:~|HOME)\S*/bin/"
 )
 _LOOKING: Final = frozenset(
     """
@@ -170,6 +170,8 @@ def survey(text: str) -> Survey:
     try:
         reader.read()
     except _Open:
+        if reader.has_run:
+            return Survey(doubt="a part of it runs before it is whole", is_read=False)
         if not reader.is_strange:
             return Survey(is_open=True)
         return Survey(doubt="syntax that is not read", is_read=False)
@@ -211,6 +213,7 @@ class _Reader:
         self.simple: list[_Simple] = []
         self.paints = False
         self.is_strange = False
+        self.has_run = False
         self.doubt = ""
         self.ends: list[str] = []
         self._documents: list[tuple[str, bool, bool]] = []
@@ -265,6 +268,8 @@ class _Reader:
                     self.paints = True
                 elif operator == "\n":
                     self._read_documents()
+                    # Of rows that were pasted a shell runs what is whole.
+                    self.has_run |= bool(self.simple) and not self.ends and not wants
                 reads_terminal = operator not in ("|", "|&")
             elif character in "<>":
                 if self.text.startswith(("<(", ">("), self.at):
@@ -290,8 +295,10 @@ class _Reader:
                 ):
                     continue
                 is_first = starts and not current.words and not word.is_quoted
+                is_first = is_first and not current.is_redirected
                 if is_first and word.literal is not None and self._keyword(word.literal):
-                    wants = starts = word.literal not in _CLOSES
+                    starts = word.literal not in _CLOSES
+                    wants = starts and word.literal not in ("time", "!")
                     continue
                 if not starts:
                     self._strange("a word behind the end of a command")
@@ -345,7 +352,7 @@ class _Reader:
             if self.text[self.at] in ";\n":
                 self.at += 1
                 break
-            if self.text[self.at] in "&|()<>":
+            if self.text[self.at] in "&|()<>#":
                 self._strange("for")
             self._word()
         self.ends.append("for")
@@ -379,7 +386,7 @@ class _Reader:
             self._strange("a redirection")
         word = self._word()
         if operator in ("<<", "<<-"):
-            if word.literal is None:
+            if word.literal is None or "\\" in word.literal:
                 self._strange("a here-document")
             # Substitutions in its text are looked for where the delimiter is not quoted.
             self._documents.append((word.literal or "", word.is_quoted, operator == "<<-"))

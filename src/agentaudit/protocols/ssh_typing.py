@@ -99,7 +99,11 @@ class Buffer:
     def press(self, key: bytes) -> None:
         """Follow one key, or a run of letters."""
         kills, self._kills = self._kills, False
-        if key == _PASTE:
+        if key == _PASTE and (self.is_quoting or self.known is not Known.TYPED):
+            # Something else may have got it: what comes then are keys.
+            self.known, self.why = Known.LOST, "a paste that may be none"
+            self.is_quoting = False
+        elif key == _PASTE:
             self.is_pasting = True
         elif key == _PASTED and self.is_pasting:
             self.is_pasting = False

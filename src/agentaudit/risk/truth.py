@@ -105,6 +105,8 @@ class Condition:
             operator = _operator(body)
             if left is None or right is None or body.get("kind") not in _PLAIN:
                 return None
+            if "null" in (left[0], right[0]):
+                return None  # which is null, and so is its opposite
             return (
                 ((left, right), operator, _OPPOSITES[operator]) if operator in _OPPOSITES else None
             )
@@ -114,7 +116,9 @@ class Condition:
             opposite = test.replace("IS_NOT_", "IS_") if "_NOT_" in test else f"IS_NOT_{test[3:]}"
             subject = body["arg"]
         operand = self._operand(subject)
-        return None if operand is None else ((operand,), test, opposite)
+        if operand is None or (operand[0] == "null" and not test):
+            return None
+        return (operand,), test, opposite
 
     def _comparison(self, body: Node) -> bool | None:
         kind, operator = body.get("kind"), _operator(body)
