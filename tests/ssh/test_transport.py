@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import os
 from contextlib import suppress
+from typing import Any
 
 import asyncssh
 import pytest
 
+from agentaudit.gateway.ssh_transport import while_keys_change
 from tests.ssh.client import OpenSsh, Started, recorded
 
 CIPHERS = {
@@ -88,3 +90,45 @@ async def _connect(client: OpenSsh, port: int, cipher: str) -> asyncssh.SSHClien
         encryption_algs=[cipher],
         config=[],
     )
+
+
+async def test_who_changes_keys_again_and_again_is_not_cut_and_who_never_ends_it_is() -> None:
+    timers: list[Any] = []
+
+    class End:
+        """As much of the library's connection as is asked."""
+
+        _kex_complete = True
+        cuts = 0
+
+        def __init__(self) -> None:
+            self._loop = self
+
+        def call_later(self, seconds: float, act: Any) -> Any:
+            timer = asyncio.get_running_loop().call_later(60, act)
+            timers.append((timer, act))
+            return timer
+
+        def _send_kexinit(self) -> None:
+            self._kex_complete = False
+
+        def _send_deferred_packets(self) -> None: ...
+
+        def abort(self) -> None:
+            self.cuts += 1
+
+    end: Any = End()
+    told: list[str] = []
+    while_keys_change(end, lambda: told.append("begun"), lambda: told.append("ended"))
+    for _ in range(3):
+        end._send_kexinit()
+        end._kex_complete = True
+        end._send_deferred_packets()
+    assert told == ["begun", "ended"] * 3
+    assert all(timer.cancelled() for timer, _ in timers)
+    end._send_kexinit()
+    timer, cut = timers[-1]
+    assert not timer.cancelled()
+    cut()
+    timer.cancel()
+    assert end.cuts == 1

@@ -10,6 +10,7 @@ Source: RFC 4253, section 6; RFC 4254, section 5.2; RFC 5647
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -54,19 +55,23 @@ def while_keys_change(
     """
     end: Any = connection
     send, go_on = end._send_kexinit, end._send_deferred_packets
-
-    def cut() -> None:
-        if not end._kex_complete:
-            connection.abort()
+    timer: asyncio.TimerHandle | None = None
 
     def begin() -> None:
+        nonlocal timer
         send()
         begun()
-        end._loop.call_later(_KEYS_S, cut)
+        if timer is None:
+            timer = end._loop.call_later(_KEYS_S, connection.abort)
 
     def finish() -> None:
+        nonlocal timer
+        if timer is not None:
+            timer.cancel()
+            timer = None
         go_on()
-        ended()
+        if end._kex_complete:  # else what had waited was so much that keys change again
+            ended()
 
     end._send_kexinit, end._send_deferred_packets = begin, finish
 
