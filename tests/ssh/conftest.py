@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentaudit.demo.gateways import Gateway
+from tests.gateway.test_holds import Reviewers
 from tests.peers.gateway import GatewayFactory
 from tests.peers.issuers import SigningIssuer
 from tests.peers.sshd import Sshd
@@ -41,3 +43,21 @@ def started(
         return gw, OpenSsh.of(tmp_path, gw.ssh_port, token, host_key)
 
     return start
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return a folder with a file that is to be there afterwards, or not."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "file").write_text("kept")
+    return folder
+
+
+@pytest.fixture
+def reviewed() -> Iterator[list[Reviewers]]:
+    """Keep those who decide at gateways, and close what they have open."""
+    opened: list[Reviewers] = []
+    yield opened
+    for each in opened:
+        each.state.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,28 +21,12 @@ REMOVALS = {
 UNKNOWN = {"name": "who knows", "when": {"class": ["unknown"]}, "action": "deny"}
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "file").write_text("kept")
-    return folder
-
-
-@pytest.fixture
-def reviewers_of() -> Iterator[list[Reviewers]]:
-    opened: list[Reviewers] = []
-    yield opened
-    for each in opened:
-        each.state.close()
-
-
 def test_a_removal_runs_when_somebody_has_approved_and_not_before(
-    started: Started, data: Path, reviewers_of: list[Reviewers]
+    started: Started, data: Path, reviewed: list[Reviewers]
 ) -> None:
     gw, client = started(REMOVALS)
-    reviewers_of.append(Reviewers(gw))
-    (reviewers,) = reviewers_of
+    reviewed.append(Reviewers(gw))
+    (reviewers,) = reviewed
     text = f"cd {data.parent} && nohup rm -rf data"
 
     def review() -> None:
@@ -71,11 +54,11 @@ def test_a_removal_runs_when_somebody_has_approved_and_not_before(
 
 
 def test_denied_it_does_not_run_and_the_client_hears_why(
-    started: Started, data: Path, reviewers_of: list[Reviewers]
+    started: Started, data: Path, reviewed: list[Reviewers]
 ) -> None:
     gw, client = started(REMOVALS)
-    reviewers_of.append(Reviewers(gw))
-    with meanwhile(reviewers_of[0].deny_next):
+    reviewed.append(Reviewers(gw))
+    with meanwhile(reviewed[0].deny_next):
         done = client.ssh("rm", "-rf", str(data))
     assert done.returncode == 254
     assert b"not on a Friday" in done.stderr
@@ -85,10 +68,10 @@ def test_denied_it_does_not_run_and_the_client_hears_why(
 
 
 def test_a_client_that_hangs_up_while_it_waits_runs_nothing(
-    started: Started, data: Path, reviewers_of: list[Reviewers]
+    started: Started, data: Path, reviewed: list[Reviewers]
 ) -> None:
     gw, client = started(REMOVALS)
-    reviewers_of.append(Reviewers(gw))
+    reviewed.append(Reviewers(gw))
     with pytest.raises(subprocess.TimeoutExpired):
         client.ssh("rm", "-rf", str(data), timeout=5)
     case = recorded(gw)

@@ -25,14 +25,6 @@ from tests.ssh.client import OpenSsh, Started, connected, recorded
 REMOVALS = {"name": "no removals", "when": {"operation": ["rm"]}, "action": "deny"}
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "file").write_text("kept")
-    return folder
-
-
 def copy(client: OpenSsh, source: Path, to: Path) -> None:
     argv = ["scp", *client.options, "-P", str(client.port), str(source), f"host-1@127.0.0.1:{to}"]
     done = client.run(argv)

@@ -32,22 +32,6 @@ ECHO_OFF = {
 }
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "file").write_text("kept")
-    return folder
-
-
-@pytest.fixture
-def reviewed() -> Iterator[list[Reviewers]]:
-    opened: list[Reviewers] = []
-    yield opened
-    for each in opened:
-        each.state.close()
-
-
 Opened = Callable[[OpenSsh], Terminal]
 
 
