@@ -100,14 +100,16 @@ class Traffic:
         text = f"cat # {mark}"
         done = await connection.run(text, input=data, encoding=None)
         self._same(mark, done.stdout, data)
-        self.told[mark] = ("exec", "ok", None, len(text) + len(data), len(data))
+        said = len(data) + len(done.stderr)  # a start-up file of the host's may say something
+        self.told[mark] = ("exec", "ok", None, len(text) + len(data), said)
 
     async def _fail(self, connection: Any, mark: str, random: Random) -> None:
         text, status = f"exit 3 # {mark}", 3
         done = await connection.run(text)
         if done.exit_status != status:
             self.wrong.append(f"{mark}: status {done.exit_status}")
-        self.told[mark] = ("exec", "error", "3", len(text), 0)
+        said = len(done.stdout.encode()) + len(done.stderr.encode())
+        self.told[mark] = ("exec", "error", "3", len(text), said)
 
     async def _type(self, connection: Any, mark: str, random: Random) -> None:
         process = await connection.create_process(term_type="xterm", encoding="utf-8")
@@ -154,15 +156,16 @@ class Traffic:
             await asyncio.sleep(0.01)
         if got != size:
             self.wrong.append(f"{mark}: {got} bytes of {size}")
+        said = size + len(await process.stderr.read())
         await process.wait_closed()
-        self.told[mark] = ("exec", "ok", None, len(text), size)
+        self.told[mark] = ("exec", "ok", None, len(text), said)
 
     async def _hang_up(self, connection: Any, mark: str) -> None:
         process = await connection.create_process(f"echo up; sleep 600 # {mark}")
         await process.stdout.readline()
         connection.abort()
         self.counts["hang_up"] += 1
-        self.told[mark] = ("exec", "cancelled", None, -1, 3)
+        self.told[mark] = ("exec", "cancelled", None, -1, -1)
 
     def _same(self, mark: str, got: Any, sent: bytes) -> None:
         if got != sent:
