@@ -374,7 +374,7 @@ async def test_what_is_recorded_of_a_terminal_is_what_both_ends_saw(
     of = case.session(str(session))
     assert b"".join(of.stream("target", command_no=0)) == got
     sent = b"".join(of.stream("client", command_no=0))
-    assert sent.replace(b"\x05\x15\x03", b"", 1) == b"".join(typed) + b"never [masked:undecided]"
+    assert sent.replace(b"\x05\x15\x03", b"") == b"".join(typed) + b"never [masked:undecided]"
     assert is_sound(case, gw.verifier_key)
 
 
