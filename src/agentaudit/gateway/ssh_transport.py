@@ -26,11 +26,11 @@ Channel = asyncssh.SSHServerChannel[bytes] | asyncssh.SSHClientChannel[bytes]
 
 _IGNORE: Final = 2
 _DATA: Final = 94
+_DATA_BYTE: Final = bytes([_DATA])
 _EXTENDED_DATA: Final = 95
 _HEADER_BYTES: Final = 4
 _BEFORE_LISTS: Final = 1 + 16
 """A KEXINIT's number and its cookie."""
-_TAG_BYTES: Final = 16
 _KEYS_S: Final = 30.0
 """What a change of keys may take."""
 _HEARD_S: Final = 1.0
@@ -179,11 +179,15 @@ class _Hastened:
         while len(received) - at >= connection._recv_blocksize:
             length = int.from_bytes(received[at : at + _HEADER_BYTES], "big")
             end = at + _HEADER_BYTES + length + tag
-            if length > connection._max_recv_pktlen or len(received) < end:
+            if length > connection._max_recv_pktlen:
+                connection._inpbuf = received[at:]
+                self._receive()  # the library refuses it
+                return False
+            if len(received) < end:
                 break
             packet = _opened(cipher, connection._recv_seq, received, at, end, tag)
             payload = packet[1 : -packet[0]]
-            if payload[:1] == b"^":  # a channel's data
+            if payload[:1] == _DATA_BYTE:
                 channel = channels.get(int.from_bytes(payload[1:5], "big"))
                 size = len(payload) - 9
                 if (
@@ -199,13 +203,7 @@ class _Hastened:
             connection._inpbuf = received[at:]
             return self._hand_over(cipher, packet)
         connection._inpbuf = received[at:]
-        if at == 0 and len(received) >= connection._recv_blocksize:
-            self._check_length(received)
         return False
-
-    def _check_length(self, received: bytes) -> None:
-        if int.from_bytes(received[:_HEADER_BYTES], "big") > self._connection._max_recv_pktlen:
-            self._receive()  # the library refuses it
 
     def _hand_over(self, cipher: Encryption, packet: bytes) -> bool:
         """Let the library take a packet that was opened; return whether it is ready for more."""
