@@ -173,7 +173,8 @@ class Recorder:
         self.failure: RecordingError | None = None
         self.is_recording = True
         self.is_behind = self.is_starved = False
-        """Whether the sealer has fallen so far behind that traffic should wait for it."""
+        """Whether the sealer has fallen so far behind that traffic should wait for it, and whether
+        that is because it gets no processor."""
         self.clock = clock
         self._is_system_clock = type(clock) is SystemClock
         self._place = place

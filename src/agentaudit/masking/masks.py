@@ -23,7 +23,7 @@ import orjson
 from agentaudit.masking import jsonpath
 from agentaudit.masking.detectors import Detector, named
 from agentaudit.masking.marks import PseudonymKey, mark, partial, slug
-from agentaudit.masking.scan import Finder, Found, Look, OwnPattern, Scanner, ScannerOf
+from agentaudit.masking.scan import Finder, Found, Look, OwnPattern, Scanner, ScannerWithValues
 
 CREDENTIALS: Final = "credentials"
 """The rule of what is hidden in any case."""
@@ -131,7 +131,7 @@ class Masks:
         """Return masks that hide `values` too, wherever they are, as `rule` says."""
         more = copy.copy(self)
         more.rules = {**self.rules, rule: Rule(name=rule)}
-        more.scanner = ScannerOf(self.scanner, rule, values)
+        more.scanner = ScannerWithValues(self.scanner, rule, values)
         return more
 
     # --- values

@@ -215,11 +215,11 @@ class Scanner:
         return united([Found(a, b, rule, finder.name) for a, _, b, (rule, finder) in hits])
 
 
-class ScannerOf(Scanner):
+class ScannerWithValues(Scanner):
     """Looks for what another scanner looks for, and for `values` as they stand, for `rule`."""
 
     def __init__(self, scanner: Scanner, rule: str, values: Sequence[bytes]) -> None:
-        self.__dict__.update(scanner.__dict__)
+        self.__dict__.update(scanner.__dict__)  # its patterns are compiled once
         self._scanner = scanner
         self._rule = rule
         self._values = tuple(sorted(values, key=len, reverse=True))
