@@ -12,7 +12,8 @@ import asyncssh
 import pytest
 
 from agentaudit.archive.recorder import Waiter
-from agentaudit.gateway import ssh_session
+from agentaudit.gateway import ssh_flow
+from agentaudit.gateway.ssh_flow import Wire
 from agentaudit.gateway.ssh_scripts import Scripts
 from agentaudit.gateway.ssh_session import Channel
 from agentaudit.gateway.ssh_sftp import _find
@@ -197,12 +198,12 @@ def test_a_command_that_nobody_waits_for_any_more_is_not_run(
 async def test_a_peer_that_takes_no_answer_is_heard_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ssh_session, "_LOOK_S", 0.001)
+    monkeypatch.setattr(ssh_flow, "_LOOK_S", 0.001)
     connection, told = mock.Mock(), mock.Mock()
     transport = connection._transport
     transport.is_closing.return_value = False
     transport.get_write_buffer_size.return_value = 300_000
-    ssh_session._Wire(connection, told)
+    Wire(connection, told)
     connection.pause_writing()
     await asyncio.sleep(0.01)
     transport.pause_reading.assert_not_called()

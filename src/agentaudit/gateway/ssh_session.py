@@ -6,9 +6,6 @@ counts; requests, ends of streams and exit codes take their place in the same qu
 sees what the client did in the order in which it did it.
 
 Every channel is a command: an exec request's is its text, a shell's and a subsystem's is named so.
-
-Back-pressure goes by channel and direction: a side is not read while more than `HIGH_WATER_BYTES`
-wait for the journal or for the other side, and a peer that is not read fills its window and stops.
 """
 
 from __future__ import annotations
@@ -27,18 +24,12 @@ import structlog
 from agentaudit.archive.recorder import Recorder, SessionRecorder, Waiter
 from agentaudit.errors import MaskingError, RecordingError
 from agentaudit.gateway.holds import Asked, Asks, Outcome, shown
-from agentaudit.gateway.relay import (
-    HIGH_WATER_BYTES,
-    LINGER_S,
-    LOW_WATER_BYTES,
-    WITHHELD_S,
-    recording_words,
-)
+from agentaudit.gateway.relay import LINGER_S, WITHHELD_S, recording_words
 from agentaudit.gateway.ssh_commands import classify, hide
+from agentaudit.gateway.ssh_flow import ActWaiter, BytesWaiter, Flow, Wire
 from agentaudit.gateway.ssh_masks import ChannelMask
 from agentaudit.gateway.ssh_scripts import Given, SessionScripts
 from agentaudit.gateway.ssh_sftp import SftpFlow
-from agentaudit.gateway.ssh_transport import hasten, while_keys_change, write
 from agentaudit.gateway.ssh_typed import Credit, TypedFlow, is_shell
 from agentaudit.masking.masks import Masks
 from agentaudit.model import (
@@ -69,12 +60,8 @@ _LOST_STATUS: Final = 255
 _DENIED: Final = Decision("deny", "protocol")
 _REQUEST_BYTES: Final = 256
 """What a request counts for in a session's bytes: a client may send any number of them."""
-_WIRE_BYTES: Final = 256 * 1024
-"""What may wait for a peer's connection before its channels' other ends wait too."""
 _TOLD_S: Final = 0.5
 """What a client has to show what it is told before its connection ends."""
-_UNHEARD_BYTES: Final = 8 * 1024 * 1024
-_LOOK_S: Final = 0.1
 _FORWARDS: Final = {
     "x11-req": "_process_x11_req_request",
     "auth-agent-req@openssh.com": "_process_auth_agent_req_at_openssh_dot_com_request",
@@ -92,7 +79,6 @@ _MAX_NAME: Final = 256
 
 
 _Made = TypeVar("_Made", bound="Channel")
-_End = asyncssh.SSHServerChannel[bytes] | asyncssh.SSHClientChannel[bytes]
 
 
 class _Environment(dict[bytes, bytes]):
@@ -108,137 +94,6 @@ class _Environment(dict[bytes, bytes]):
             len(name) <= _MAX_NAME and (name in self or len(self) < _MAX_ENVIRONMENT)
         ):
             super().__setitem__(name, value[: 4 * _MAX_VALUE])
-
-
-class _Bytes(Waiter):
-    """Bytes that wait until they count."""
-
-    __slots__ = ("data", "flow", "kind")
-
-    def __init__(self, flow: _Flow, data: bytes, kind: int | None) -> None:
-        self.flow = flow
-        self.data = data
-        self.kind = kind
-
-    def go(self) -> None:
-        self.flow.send(self.data, self.kind)
-
-
-class _Act(Waiter):
-    """Something else that has its place among the bytes."""
-
-    __slots__ = ("_act",)
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        self._act = act
-
-    def go(self) -> None:
-        # Its channel may be gone by then, and with it whoever would have heard.
-        with suppress(OSError, asyncssh.Error):
-            self._act()
-
-
-class _Flow:
-    """One direction of a channel: how much of it waits, and whether its source is read."""
-
-    __slots__ = (
-        *("_held_bytes", "is_asking", "is_held_up", "is_paused", "is_sink_full", "is_wire_full"),
-        *("sink", "source"),
-    )
-
-    def __init__(self) -> None:
-        self.source: _End | None = None
-        self.sink: _End | None = None
-        self.is_sink_full = self.is_wire_full = False
-        self.is_held_up = False
-        self.is_asking = False
-        self.is_paused = False
-        self._held_bytes = 0
-
-    def hold(self, size: int) -> None:
-        self._held_bytes += size
-        self.throttle()
-
-    def send(self, data: bytes, kind: int | None) -> None:
-        self._held_bytes -= len(data)
-        if self.sink is not None:
-            with suppress(OSError):  # a sink that is closed takes nothing more
-                write(self.sink, data, kind)
-        if self.is_paused:
-            self.throttle()
-
-    def throttle(self) -> None:
-        """Read the source if, and only if, there is room for what it says."""
-        if self.source is None:
-            return
-        room = LOW_WATER_BYTES if self.is_paused else HIGH_WATER_BYTES
-        must_wait = (
-            self.is_sink_full
-            or self.is_wire_full
-            or self.is_held_up
-            or self.is_asking
-            or self._held_bytes > room
-        )
-        if must_wait and not self.is_paused:
-            self.is_paused = True
-            self.source.pause_reading()
-        elif self.is_paused and not must_wait:
-            self.is_paused = False
-            self.source.resume_reading()
-
-
-class _Wire:
-    """What one connection has not taken yet.
-
-    The library heeds the windows of channels alone, and a peer may open one of four gigabytes and
-    read nothing; or ask for any number of answers, and not read those; or begin to change keys, for
-    which all waits, and never end.
-    """
-
-    def __init__(
-        self,
-        connection: asyncssh.SSHServerConnection | asyncssh.SSHClientConnection,
-        tell: Callable[[bool], None],
-    ) -> None:
-        self._tell = tell
-        self._transport: Any = connection._transport
-        self.is_full = False
-        self._reasons = set[str]()
-        # Of the library's, these do nothing.
-        connection.pause_writing = partial(self._wait, "room")  # type: ignore[method-assign]
-        connection.resume_writing = partial(self._go_on, "room")  # type: ignore[method-assign]
-        hasten(connection)
-        while_keys_change(connection, partial(self._wait, "keys"), partial(self._go_on, "keys"))
-        if self._transport is not None:
-            self._transport.set_write_buffer_limits(_WIRE_BYTES, _WIRE_BYTES // 4)
-
-    def _wait(self, reason: str) -> None:
-        self._reasons.add(reason)
-        self._turn(True)
-
-    def _go_on(self, reason: str) -> None:
-        self._reasons.discard(reason)
-        if not self._reasons:
-            self._turn(False)
-
-    def _turn(self, is_full: bool) -> None:
-        self.is_full = is_full
-        if is_full:
-            self._look()
-        else:
-            with suppress(RuntimeError):  # it is closing
-                self._transport.resume_reading()
-        self._tell(is_full)
-
-    def _look(self) -> None:
-        """Hear the peer no more if what it asks for grows, and it takes no answer."""
-        if not self.is_full or self._transport.is_closing():
-            return
-        if self._transport.get_write_buffer_size() > _UNHEARD_BYTES:
-            with suppress(RuntimeError):
-                self._transport.pause_reading()
-        else:
-            asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
 
 @dataclass(slots=True)
@@ -304,8 +159,8 @@ class SshSession:
         self._is_held_up = False
         self._drain_words: tuple[str, str] | None = None
         self._wires = {
-            Side.CLIENT: _Wire(client, lambda _: self._wire_turned()),
-            Side.TARGET: _Wire(target, lambda _: self._wire_turned()),
+            Side.CLIENT: Wire(client, lambda _: self._wire_turned()),
+            Side.TARGET: Wire(target, lambda _: self._wire_turned()),
         }
 
     def channel(self, make: Callable[[SshSession, int], _Made]) -> _Made:
@@ -406,7 +261,7 @@ class SshSession:
 
     def later(self, act: Callable[[], object]) -> None:
         """Do something once all that was recorded counts; its end may be gone by then."""
-        self.wait(_Act(act))
+        self.wait(ActWaiter(act))
 
     def count(self, size: int) -> None:
         """Count bytes, and end a session that has moved as many as it may."""
@@ -460,7 +315,7 @@ class SshSession:
             return
         self.is_closing = True
         # What the client is to hear waits until it counts, and its close behind it.
-        self.wait(_Act(self._close))
+        self.wait(ActWaiter(self._close))
         self._arm_linger()
 
     def drain(self, message: str, hint: str = "") -> None:
@@ -574,8 +429,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self._has_early_end = self._has_ended_input = self._is_started = False
         self._pty: tuple[str, tuple[int, int, int, int], Mapping[int, int]] | None = None
         self._asked_size = (0, 0, 0, 0)
-        self._up = _Flow()
-        self._down = _Flow()
+        self._up = Flow()
+        self._down = Flow()
         self._client: asyncssh.SSHServerChannel[bytes]
         self._target: asyncssh.SSHClientChannel[bytes] | None = None
         self._asked: Asked | None = None
@@ -696,7 +551,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             self._holds = [hold]
             self._ask()
         else:
-            relay.wait(_Act(self._open_soon))
+            relay.wait(ActWaiter(self._open_soon))
         return True
 
     def _line(self, text: str) -> str:
@@ -802,7 +657,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             self.data_received(data, None)
         pty, target = self._pty, self._target
         if pty is not None and target is not None and pty[1] != self._asked_size:
-            self._relay.wait(_Act(lambda: target.change_terminal_size(*pty[1])))
+            self._relay.wait(ActWaiter(lambda: target.change_terminal_size(*pty[1])))
         if self._has_early_end:
             self._end_of_input()
         self._up.throttle()
@@ -828,7 +683,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         """Record what the target says, and let it wait until that counts."""
         self._pass(self._down, Side.TARGET, data, datatype)
 
-    def _pass(self, flow: _Flow, side: Side, data: bytes, datatype: int | None) -> None:
+    def _pass(self, flow: Flow, side: Side, data: bytes, datatype: int | None) -> None:
         relay = self._relay
         if self._sftp is not None and datatype != STDERR:
             self._sftp.receive(side, data)
@@ -848,9 +703,9 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             self._typed.said(data)
         relay.count(len(data))
 
-    def _send(self, flow: _Flow, data: bytes, datatype: int | None) -> None:
+    def _send(self, flow: Flow, data: bytes, datatype: int | None) -> None:
         flow.hold(len(data))
-        self._relay.wait(_Bytes(flow, data, datatype))
+        self._relay.wait(BytesWaiter(flow, data, datatype))
 
     def send(self, side: Side, data: bytes) -> None:
         """Pass on what `side` says, once all that is recorded counts."""
@@ -858,7 +713,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
 
     def once_recorded(self, act: Callable[[], object]) -> None:
         """Do something when all that is recorded so far counts, and what waits for that is gone."""
-        self._relay.wait(_Act(act))
+        self._relay.wait(ActWaiter(act))
 
     def hide_output(self, masks: Masks) -> None:
         """Hide from now on in what the target says what `masks` do."""
@@ -961,7 +816,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             return
         target = self._target
         if target is not None and self._is_started:
-            self._relay.wait(_Act(lambda: act(target)))
+            self._relay.wait(ActWaiter(lambda: act(target)))
 
     def target_eof(self) -> None:
         """Note that the target says no more on this channel.
@@ -972,7 +827,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self._relay.recorded(lambda: self.finish(is_cut_off=False, side=Side.TARGET))
         is_recorded = self._relay.note(self.command.command_no, Side.TARGET, "eof")
         if is_recorded and not self._has_ended_input:
-            self._relay.wait(_Act(self._client.write_eof))
+            self._relay.wait(ActWaiter(self._client.write_eof))
 
     def exited(self, status: int) -> None:
         """Note with what the command has exited."""
@@ -1014,7 +869,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
             if self._holds:
                 self._ask()
             else:
-                relay.wait(_Act(self._open_soon))
+                relay.wait(ActWaiter(self._open_soon))
             return
         self._deny(outcome.refusal(asked.hold.rule))
 
@@ -1093,7 +948,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         self._withdraw(why)
         self._deny(why, status="error")
         if self._target is not None:
-            self._relay.wait(_Act(self._target.close))
+            self._relay.wait(ActWaiter(self._target.close))
 
     def target_closed(self) -> None:
         """Note that the channel at the target is over, and with it this one.
@@ -1171,7 +1026,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         except RecordingError as error:
             relay.recording_failed(error)
             return
-        relay.wait(_Act(act))
+        relay.wait(ActWaiter(act))
         relay.left(self)
 
 
